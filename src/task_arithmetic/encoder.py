@@ -1,0 +1,533 @@
+"""The encoder f(x; θ) as a pure function of named tensors, its linearization, and its heads.
+
+`encode` computes a plain CLIP ViT image tower from a dictionary of tensors under open_clip's
+names. `encode_linearized` carries a tangent through the same layers: one pass gives f(x; θ0) and
+the directional derivative ∇f(x; θ0)·τ. `import_encoder` is the only place that needs open_clip.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .artifacts import (
+    UserError,
+    atomic_path,
+    check_tensors,
+    read_json,
+    read_tensors,
+    sha256_of_file,
+    write_json,
+    write_tensors,
+)
+
+Tensors = dict[str, Tensor]
+IMAGE_TOWER, TEXT_TOWER, MERGES = "image_tower.safetensors", "text_tower.safetensors", "merges.gz"
+LAYER_NORM_EPS = 1e-5
+
+
+class Dual(NamedTuple):
+    """A tensor and its tangent; no tangent means zero, and costs nothing."""
+
+    value: Tensor
+    tangent: Tensor | None = None
+
+
+# --- The image tower -----------------------------------------------------------------------------
+
+
+def encode(params: Tensors, pixels: Tensor, geometry: dict) -> Tensor:
+    """f(x; θ): the raw image features, before L2 normalisation (paper, section 2).
+
+    Args:
+        params: the image tower's tensors under open_clip's names, see `image_tower_shapes`.
+        pixels: normalised images, float (B, 3, S, S), S = geometry["image_size"].
+        geometry: image_size, patch_size, width, layers, heads, mlp_width, embed_dim, activation.
+    Returns:
+        features (B, embed_dim), differentiable in every tensor of `params`.
+    """
+    return _image_tower(params, {}, pixels, geometry).value
+
+
+def encode_linearized(
+    params: Tensors, tau: Tensors, pixels: Tensor, geometry: dict
+) -> tuple[Tensor, Tensor]:
+    """f(x; θ0) and ∇f(x; θ0)·τ; their sum is f_lin(x; θ0 + τ) (paper, section 2, "NTK
+    Linearization").
+
+    The value keeps its graph, the tangent has none: the gradient of a loss in τ is exactly the
+    vector-Jacobian product at θ0 of the loss's gradient in f_lin, so no second-order graph is
+    built. Agrees with torch.func.jvp of `encode`.
+
+    Args:
+        params: θ0, as in `encode`.
+        tau: task vector; tensors that it does not name count as zero.
+    Returns:
+        value (B, embed_dim), tangent (B, embed_dim).
+    """
+    value, tangent = _image_tower(params, tau, pixels, geometry)
+    return value, torch.zeros_like(value) if tangent is None else tangent
+
+
+def _image_tower(params: Tensors, tau: Tensors, pixels: Tensor, geometry: dict) -> Dual:
+    def p(name):
+        return Dual(params[name], tau.get(name))
+
+    size, patch, width = geometry["image_size"], geometry["patch_size"], geometry["width"]
+    side = size // patch
+    patches = pixels.reshape(-1, 3, side, patch, side, patch).permute(0, 2, 4, 1, 3, 5)
+    patches = patches.reshape(-1, side * side, 3 * patch * patch)  # (B, N, 3·p·p)
+    x = _linear(Dual(patches), _each(lambda t: t.reshape(width, -1), p("conv1.weight")))
+    x = _prepend(p("class_embedding"), x)  # (B, 1 + N, width)
+    x = _add(x, p("positional_embedding"))
+    x = _layer_norm(x, p("ln_pre.weight"), p("ln_pre.bias"))
+    for layer in range(geometry["layers"]):
+        # Only the class token is read from the last block: nothing else of it is computed.
+        only_first = layer == geometry["layers"] - 1
+        x = _block(x, p, f"transformer.resblocks.{layer}.", geometry, only_first=only_first)
+    x = _each(lambda t: t[:, 0], x)
+    x = _layer_norm(x, p("ln_post.weight"), p("ln_post.bias"))
+    return _linear(x, _each(lambda t: t.T, p("proj")))
+
+
+def _block(x: Dual, p, prefix: str, geometry: dict, mask=None, only_first=False) -> Dual:
+    """One pre-norm residual attention block; `only_first` returns its first token alone."""
+    tokens = _layer_norm(x, p(prefix + "ln_1.weight"), p(prefix + "ln_1.bias"))
+    queries = tokens
+    if only_first:
+        queries, x = _each(lambda t: t[:, :1], tokens), _each(lambda t: t[:, :1], x)
+    x = _add(x, _attention(queries, tokens, p, prefix + "attn.", geometry["heads"], mask))
+    h = _layer_norm(x, p(prefix + "ln_2.weight"), p(prefix + "ln_2.bias"))
+    h = _linear(h, p(prefix + "mlp.c_fc.weight"), p(prefix + "mlp.c_fc.bias"))
+    h = _activation(h, geometry["activation"])
+    h = _linear(h, p(prefix + "mlp.c_proj.weight"), p(prefix + "mlp.c_proj.bias"))
+    return _add(x, h)
+
+
+def _attention(queries: Dual, tokens: Dual, p, prefix: str, heads: int, mask=None) -> Dual:
+    """Multi-head attention of `queries` (B, Q, width) over `tokens` (B, N, width)."""
+    width = tokens.value.shape[-1]
+    head = width // heads
+    weight, bias = p(prefix + "in_proj_weight"), p(prefix + "in_proj_bias")
+
+    def project(x: Dual, rows: slice) -> list[Dual]:
+        """Rows of the stacked q, k, v projection → one (B, heads, N, head) for each."""
+        x = _linear(x, _each(lambda t: t[rows], weight), _each(lambda t: t[rows], bias))
+        x = _each(lambda t: t.unflatten(-1, (-1, heads, head)).permute(2, 0, 3, 1, 4), x)
+        return [_each(lambda t, i=i: t[i], x) for i in range(len(x.value))]
+
+    (q,) = project(queries, slice(width))
+    k, v = project(tokens, slice(width, None))
+    if q.tangent is None and k.tangent is None and v.tangent is None:
+        mixed = Dual(F.scaled_dot_product_attention(q.value, k.value, v.value, attn_mask=mask))
+    else:  # the fused kernel has no forward derivative
+        scale = head**-0.5
+        scores = _matmul(_each(lambda t: t * scale, q), _each(lambda t: t.mT, k))
+        if mask is not None:
+            scores = Dual(scores.value + mask, scores.tangent)
+        mixed = _matmul(_softmax(scores), v)
+    mixed = _each(lambda t: t.transpose(1, 2).flatten(2), mixed)
+    return _linear(mixed, p(prefix + "out_proj.weight"), p(prefix + "out_proj.bias"))
+
+
+# --- Layers over Dual: the value keeps its graph, the tangent never has one ------------------------
+
+
+def _each(linear_map, x: Dual) -> Dual:
+    """A linear map, which is its own derivative, of the value and of the tangent if there is one."""
+    return Dual(linear_map(x.value), None if x.tangent is None else linear_map(x.tangent))
+
+
+def _total(like: Tensor, *terms: Tensor | None) -> Tensor | None:
+    """The sum of the tangent's terms that exist, in the shape of its value."""
+    found = [t for t in terms if t is not None]
+    return sum(found[1:], found[0]).expand_as(like) if found else None
+
+
+def _add(a: Dual, b: Dual) -> Dual:
+    value = a.value + b.value
+    return Dual(value, _total(value, a.tangent, b.tangent))
+
+
+def _prepend(token: Dual, x: Dual) -> Dual:
+    """Put `token` (width,) before the tokens of every image (B, N, width)."""
+    tokens = [_each(lambda t: t.expand(len(x.value), 1, -1), token), x]
+    value = torch.cat([t.value for t in tokens], dim=1)
+    if all(t.tangent is None for t in tokens):
+        return Dual(value)
+    tangents = [torch.zeros_like(t.value) if t.tangent is None else t.tangent for t in tokens]
+    return Dual(value, torch.cat([t.detach() for t in tangents], dim=1))
+
+
+def _linear(x: Dual, weight: Dual, bias: Dual | None = None) -> Dual:
+    """x Wᵀ + b; tangent dx Wᵀ + x dWᵀ + db."""
+    value = F.linear(x.value, weight.value, None if bias is None else bias.value)
+    with torch.no_grad():
+        tangent = _total(
+            value,
+            None if x.tangent is None else F.linear(x.tangent, weight.value),
+            None if weight.tangent is None else F.linear(x.value, weight.tangent),
+            None if bias is None else bias.tangent,
+        )
+    return Dual(value, tangent)
+
+
+def _matmul(a: Dual, b: Dual) -> Dual:
+    """a b; tangent da b + a db."""
+    value = a.value @ b.value
+    with torch.no_grad():
+        tangent = _total(
+            value,
+            None if a.tangent is None else a.tangent @ b.value,
+            None if b.tangent is None else a.value @ b.tangent,
+        )
+    return Dual(value, tangent)
+
+
+def _layer_norm(x: Dual, weight: Dual, bias: Dual) -> Dual:
+    """w·n + b with n = (x - mean) / std; tangent w·dn + n·dw + db,
+    dn = (dx - mean(dx) - n·mean(n·dx)) / std, means over the last dimension."""
+    shape = x.value.shape[-1:]
+    value, mean, inverse_std = torch.native_layer_norm(
+        x.value, shape, weight.value, bias.value, LAYER_NORM_EPS
+    )
+    if x.tangent is None and weight.tangent is None and bias.tangent is None:
+        return Dual(value)
+    with torch.no_grad():
+        n = (x.value - mean) * inverse_std
+        through_x = None
+        if x.tangent is not None:
+            dx = x.tangent
+            dn = dx - dx.mean(-1, keepdim=True) - n * (n * dx).mean(-1, keepdim=True)
+            through_x = dn * inverse_std * weight.value
+        through_weight = None if weight.tangent is None else n * weight.tangent
+        return Dual(value, _total(value, through_x, through_weight, bias.tangent))
+
+
+def _softmax(x: Dual) -> Dual:
+    """Softmax over the last dimension; its Jacobian is symmetric, so the kernel of its backward
+    pass is its forward derivative too."""
+    value = x.value.softmax(-1)
+    if x.tangent is None:
+        return Dual(value)
+    with torch.no_grad():
+        slope = torch.ops.aten._softmax_backward_data(x.tangent, value, -1, value.dtype)
+    return Dual(value, slope)
+
+
+def _activation(x: Dual, kind: str) -> Dual:
+    """GELU x·Φ(x), or CLIP's QuickGELU x·sigmoid(1.702 x)."""
+    if kind == "gelu":
+        value = F.gelu(x.value)
+    else:
+        gate = torch.sigmoid(1.702 * x.value)
+        value = x.value * gate
+    if x.tangent is None:
+        return Dual(value)
+    with torch.no_grad():
+        if kind == "gelu":  # elementwise: its backward kernel is its forward derivative too
+            return Dual(value, torch.ops.aten.gelu_backward(x.tangent, x.value))
+        return Dual(value, x.tangent * gate * (1 + 1.702 * x.value * (1 - gate)))
+
+
+# --- The text tower and the heads ----------------------------------------------------------------
+
+
+def encode_text(params: Tensors, tokens: Tensor, geometry: dict) -> Tensor:
+    """CLIP's text features, before L2 normalisation; only heads need them.
+
+    Args:
+        params: the text tower's tensors under open_clip's names.
+        tokens: int64 (B, context_length); the end-of-text token has the largest id.
+        geometry: width, layers, heads, embed_dim, activation, context_length, vocab_size.
+    Returns:
+        features (B, embed_dim).
+    """
+    x = Dual(params["token_embedding.weight"][tokens] + params["positional_embedding"])
+    length = geometry["context_length"]
+    mask = torch.full((length, length), -torch.inf, dtype=x.value.dtype, device=tokens.device)
+    for layer in range(geometry["layers"]):
+        prefix = f"transformer.resblocks.{layer}."
+        x = _block(x, lambda name: Dual(params[name]), prefix, geometry, mask=mask.triu(1))
+    last = x.value[torch.arange(len(tokens)), tokens.argmax(-1)]
+    last = F.layer_norm(
+        last, last.shape[-1:], params["ln_final.weight"], params["ln_final.bias"], LAYER_NORM_EPS
+    )
+    return last @ params["text_projection"]
+
+
+def make_head(text_features: Tensor, logit_scale: float) -> Tensor:
+    """The frozen zero-shot classifier of one task (paper, appendix A, "Fine-tuning"): per class
+    the normalised mean of the normalised prompt features, times exp(logit_scale).
+
+    Args:
+        text_features: (classes, templates, embed_dim), not normalised.
+        logit_scale: natural logarithm of CLIP's temperature factor.
+    Returns:
+        head (classes, embed_dim); logits are `classify(features, head)`.
+    """
+    means = F.normalize(F.normalize(text_features, dim=-1).mean(1), dim=-1)
+    return means * math.exp(logit_scale)
+
+
+def classify(features: Tensor, head: Tensor) -> Tensor:
+    """Logits (B, classes) of raw features (B, embed_dim): head times the L2-normalised feature."""
+    return F.normalize(features, dim=-1) @ head.T
+
+
+def write_head(encoder_dir, manifest: dict, templates: list[str], output) -> None:
+    """Make the head of one task for one encoder and write it to `output`.
+
+    Args:
+        encoder_dir: the encoder stage's folder.
+        manifest: the task's manifest (class names, data hash).
+        templates: prompts with one `{}` for the class name.
+    """
+    encoder_dir = Path(encoder_dir)
+    about = read_json(encoder_dir / "encoder.json")
+    params = read_tensors(encoder_dir / TEXT_TOWER)
+    merges = encoder_dir / MERGES
+    tokenize = clip_tokenizer(about["text"]["context_length"], merges if merges.exists() else None)
+    features = []
+    with torch.inference_mode():
+        for name in manifest["classes"]:
+            tokens = tokenize([template.replace("{}", name) for template in templates])
+            features.append(encode_text(params, tokens, about["text"]))
+        head = make_head(torch.stack(features), about["logit_scale"])
+    made_by = {
+        "encoder": about["name"],
+        "text_tower_sha256": about["text_tower_sha256"],
+        "task": manifest["task"],
+        "classes": manifest["classes"],
+        "templates": templates,
+    }
+    write_tensors(output, {"head": head}, made_by)
+
+
+def clip_tokenizer(context_length: int, merges=None):
+    """open_clip's tokenizer: texts → int64 (n, context_length).
+
+    Its module is loaded by itself: the whole of open_clip takes ten seconds to import.
+    """
+    import importlib.util
+
+    folder = importlib.util.find_spec("open_clip").submodule_search_locations[0]
+    spec = importlib.util.spec_from_file_location("_clip_tokenizer", f"{folder}/tokenizer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    extra = {} if merges is None else {"bpe_path": str(merges)}
+    return module.SimpleTokenizer(context_length=context_length, **extra)
+
+
+# --- Reading θ0 ----------------------------------------------------------------------------------
+
+
+def image_tower_shapes(geometry: dict) -> dict[str, tuple]:
+    """Name → shape of every tensor of a plain CLIP ViT's image tower, as open_clip names them."""
+    g, width = geometry, geometry["width"]
+    side = g["image_size"] // g["patch_size"]
+    return {
+        "conv1.weight": (width, 3, g["patch_size"], g["patch_size"]),
+        "class_embedding": (width,),
+        "positional_embedding": (side * side + 1, width),
+        **{f"{ln}.{part}": (width,) for ln in ("ln_pre", "ln_post") for part in ("weight", "bias")},
+        "proj": (width, g["embed_dim"]),
+        **_block_shapes(g),
+    }
+
+
+def _block_shapes(geometry: dict) -> dict[str, tuple]:
+    width, mlp_width = geometry["width"], geometry["mlp_width"]
+    block = {
+        "attn.in_proj_weight": (3 * width, width),
+        "attn.in_proj_bias": (3 * width,),
+        "attn.out_proj.weight": (width, width),
+        "attn.out_proj.bias": (width,),
+        "mlp.c_fc.weight": (mlp_width, width),
+        "mlp.c_fc.bias": (mlp_width,),
+        "mlp.c_proj.weight": (width, mlp_width),
+        "mlp.c_proj.bias": (width,),
+        **{f"{ln}.{part}": (width,) for ln in ("ln_1", "ln_2") for part in ("weight", "bias")},
+    }
+    layers = range(geometry["layers"])
+    return {f"transformer.resblocks.{i}.{k}": shape for i in layers for k, shape in block.items()}
+
+
+def read_encoder(encoder_dir, device="cpu") -> tuple[Tensors, dict]:
+    """θ0 of the image tower and what encoder.json says of it.
+
+    Returns:
+        tensors (float32) under open_clip's names; the description: name, geometry, mean, std
+        (per RGB channel, for pixels in 0–1), logit_scale, image_tower_sha256 …
+    Raises:
+        UserError: a file is missing, is not safetensors, or does not fit the geometry.
+    """
+    encoder_dir = Path(encoder_dir)
+    about = read_json(encoder_dir / "encoder.json")
+    params = read_tensors(encoder_dir / IMAGE_TOWER, device)
+    check_tensors(encoder_dir / IMAGE_TOWER, params, image_tower_shapes(about["geometry"]))
+    return params, about
+
+
+# --- Import through open_clip --------------------------------------------------------------------
+
+
+def import_encoder(name: str, definition: dict, output_dir) -> None:
+    """Take a pretrained CLIP through open_clip and write its towers as named tensors.
+
+    Args:
+        name: the encoder's name in the configuration.
+        definition: `model` and `pretrained` (open_clip's names), or `path`: a folder with
+            open_clip_config.json, open_clip_model.safetensors and, if the tokenizer has its own
+            merges, bpe_merges.txt.gz.
+        output_dir: gets image_tower.safetensors, text_tower.safetensors and encoder.json.
+    Raises:
+        UserError: unknown names, missing or wrong weights, a tower that is no plain CLIP ViT.
+    """
+    model, merges = _open_clip_model(name, definition)
+    geometry, text = _geometries(name, model)
+    state = {k: v.float() for k, v in model.state_dict().items()}
+    image = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
+    words = {
+        k: v
+        for k, v in state.items()
+        if not k.startswith("visual.") and k not in ("logit_scale", "logit_bias", "attn_mask")
+    }
+    _check_plain(name, model, image, words, geometry, text)
+    preprocess = model.visual.preprocess_cfg
+    with atomic_path(output_dir) as folder:
+        folder.mkdir()
+        made_by = {"encoder": name, "definition": definition}
+        write_tensors(folder / IMAGE_TOWER, image, made_by)
+        write_tensors(folder / TEXT_TOWER, words, made_by)
+        if merges is not None:
+            (folder / MERGES).write_bytes(merges.read_bytes())
+        about = {
+            "name": name,
+            "definition": definition,
+            "geometry": geometry,
+            "text": text,
+            "mean": list(preprocess["mean"]),
+            "std": list(preprocess["std"]),
+            "logit_scale": float(model.logit_scale),
+            "image_tower_sha256": sha256_of_file(folder / IMAGE_TOWER),
+            "text_tower_sha256": sha256_of_file(folder / TEXT_TOWER),
+        }
+        write_json(folder / "encoder.json", about)
+
+
+def _open_clip_model(name: str, definition: dict):
+    """The open_clip model in float32 on the CPU, and the path of its own tokenizer merges if any."""
+    import open_clip
+
+    if "path" in definition:
+        folder = Path(definition["path"])
+        config, weights = folder / "open_clip_config.json", folder / "open_clip_model.safetensors"
+        if not config.is_file() or not weights.is_file():
+            raise UserError(
+                f"Encoder {name}: {folder} must hold open_clip_config.json and "
+                "open_clip_model.safetensors; correct `path` in its definition."
+            )
+        tensors = read_tensors(weights)
+        model = _create(name, open_clip.create_model, f"local-dir:{folder}", load_weights=False)
+        shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+        check_tensors(weights, tensors, shapes)
+        model.load_state_dict(tensors)
+        merges = folder / "bpe_merges.txt.gz"
+        return model.eval(), merges if merges.is_file() else None
+
+    architecture, tag = definition["model"], definition["pretrained"]
+    _check_activation(name, open_clip, architecture, tag)
+    model = _create(
+        name, open_clip.create_model, architecture, pretrained=tag, require_pretrained=True
+    )
+    return model.eval(), None
+
+
+def _create(name: str, create, *args, **options):
+    """create(*args, **options), with open_clip's own errors as one sentence."""
+    try:
+        return create(*args, **options)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(
+            f"Encoder {name}: open_clip cannot give {args[0]} ({reason}); check `model`, "
+            "`pretrained` or `path` in its definition, and the connection if it is downloaded."
+        ) from error
+
+
+def _check_activation(name: str, open_clip, architecture: str, tag: str) -> None:
+    """Weights trained with QuickGELU give wrong numbers, without an error, under GELU."""
+    config = open_clip.get_model_config(architecture) or {}
+    weights = open_clip.pretrained.get_pretrained_cfg(architecture, tag) or {}
+    if weights.get("quick_gelu", False) and not config.get("quick_gelu", False):
+        raise UserError(
+            f"Encoder {name}: the weights {tag} of {architecture} were trained with QuickGELU, "
+            f"which this architecture does not have; use model: {architecture}-quickgelu."
+        )
+
+
+def _geometries(name: str, model) -> tuple[dict, dict]:
+    """The image and the text tower's geometry of an open_clip model."""
+    try:
+        visual, block = model.visual, model.visual.transformer.resblocks[0]
+        image = {
+            "image_size": visual.image_size[0],
+            "patch_size": visual.patch_size[0],
+            "width": visual.conv1.out_channels,
+            "layers": len(visual.transformer.resblocks),
+            "heads": block.attn.num_heads,
+            "mlp_width": block.mlp.c_fc.out_features,
+            "embed_dim": visual.proj.shape[1],
+            "activation": _activation_name(block.mlp.gelu),
+        }
+        block = model.transformer.resblocks[0]
+        text = {
+            "context_length": model.context_length,
+            "vocab_size": model.vocab_size,
+            "width": model.token_embedding.embedding_dim,
+            "layers": len(model.transformer.resblocks),
+            "heads": block.attn.num_heads,
+            "mlp_width": block.mlp.c_fc.out_features,
+            "embed_dim": model.text_projection.shape[1],
+            "activation": _activation_name(block.mlp.gelu),
+        }
+    except (AttributeError, IndexError, TypeError) as error:
+        raise UserError(
+            f"Encoder {name} is no plain CLIP ViT ({error}): only vision transformers with "
+            "class-token pooling and CLIP's text transformer can be used; choose another model."
+        ) from None
+    return image, text
+
+
+def _activation_name(layer) -> str:
+    kind = type(layer).__name__
+    if kind not in ("GELU", "QuickGELU") or getattr(layer, "approximate", "none") != "none":
+        raise AttributeError(f"activation {layer}")
+    return {"GELU": "gelu", "QuickGELU": "quick_gelu"}[kind]
+
+
+@torch.no_grad()
+def _check_plain(name, model, image: Tensors, words: Tensors, geometry: dict, text: dict) -> None:
+    """Hold our functions to open_clip's own outputs, on random images and tokens."""
+    generator = torch.Generator().manual_seed(0)
+    size, length = geometry["image_size"], text["context_length"]
+    pixels = torch.randn(2, 3, size, size, generator=generator)
+    tokens = torch.randint(1, text["vocab_size"], (2, length), generator=generator)
+    expected = image_tower_shapes(geometry)
+    if {k: tuple(v.shape) for k, v in image.items()} == expected:
+        ours = encode(image, pixels, geometry), encode_text(words, tokens, text)
+        theirs = model.encode_image(pixels), model.encode_text(tokens)
+        if all(_close(a, b) for a, b in zip(ours, theirs, strict=True)):
+            return
+    raise UserError(
+        f"Encoder {name} is no plain CLIP ViT: its tensors or outputs differ from those of a "
+        "vision transformer with class-token pooling; choose another model."
+    )
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    return bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max())
