@@ -1,0 +1,85 @@
+"""What training costs in each mode, measured (paper, Table 4)."""
+
+import statistics
+import time
+
+import torch
+
+from .data import read_manifest, read_split
+from .encoder import read_encoder
+from .finetune import best_device, draw_batch, learning_rate_at, read_head, start, step
+from .metrics import write_rows
+
+WARM_UP = 3  # steps before the clock starts
+
+
+def efficiency(encoder_dir, *, encoder, mode, head, data_dir, settings, output) -> None:
+    """Run real training steps alone on the machine and write what they cost.
+
+    Rows: `step_seconds` (median), `training_seconds` (step_seconds × finetune.steps),
+    `peak_memory_bytes` (CUDA: allocated; CPU: resident memory above that of the loaded
+    libraries), `trained_parameters`, `held_parameters` (all tensors that training needs; a
+    linearized mode holds θ0 beside θ).
+
+    Args:
+        settings: those of finetune, and `efficiency`: steps.
+    """
+    device = best_device()
+    before = _start_memory(device)
+    theta0, about = read_encoder(encoder_dir, device)
+    head_tensor = read_head(head, read_manifest(data_dir), about, device)
+    images, labels = read_split(data_dir, "train", settings["limit"])
+    run = start(theta0, about, head_tensor, settings, mode)
+    del theta0
+    seconds = []
+    for number in range(WARM_UP + settings["efficiency"]["steps"]):
+        batch = draw_batch(images, labels, number, 0, settings, about, device)
+        _wait(device)
+        began = time.perf_counter()
+        step(run, *batch, learning_rate_at(0, settings["finetune"]))
+        _wait(device)
+        seconds.append(time.perf_counter() - began)
+    step_seconds = statistics.median(seconds[WARM_UP:])
+    measured = {
+        "step_seconds": step_seconds,
+        "training_seconds": step_seconds * settings["finetune"]["steps"],
+        "peak_memory_bytes": _peak_memory(device) - before,
+        "trained_parameters": _count(run["theta"]),
+        "held_parameters": _count(run["theta"]) + _count(run["base"]),
+    }
+    rows = [{"metric": metric, "value": value} for metric, value in measured.items()]
+    write_rows(output, rows, encoder=encoder, mode=mode)
+
+
+def _count(tensors: dict) -> int:
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+def _wait(device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _start_memory(device) -> int:
+    """Reset the peak; bytes in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # Linux: resets VmHWM, the peak resident size
+    return _status("VmRSS")
+
+
+def _peak_memory(device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status, in bytes."""
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")

@@ -1,0 +1,311 @@
+"""Accuracies: pretrained, single-task, kernel behaviour, task addition and task negation.
+
+All of them are one computation, `accuracies`: the model at θ0 + α·τ, for each α of a grid, on one
+or more splits, through f or through f_lin. α is chosen from validation rows alone.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .artifacts import UserError, check_tensors
+from .config import alpha_grid
+from .data import read_manifest, read_split
+from .encoder import classify, encode, encode_linearized, image_tower_shapes, read_encoder
+from .finetune import best_device, read_head
+from .metrics import read_rows, write_rows
+from .pixels import to_pixels
+from .vector import TaskVector, total
+
+BATCH = 256  # images of one forward pass
+CHUNK_BYTES = 512 * 2**20  # normalised pixels kept while the grid of α is walked
+
+
+# --- The computation -----------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def accuracies(theta0, about, tau: TaskVector, alphas, splits, linearized: bool) -> dict:
+    """Top-1 accuracy of θ0 + α·τ for each α on each split.
+
+    f_lin is affine in τ, so a linearized grid costs one pass; otherwise each α is merged once per
+    chunk of images that fits in memory.
+
+    Args:
+        theta0, about: from read_encoder. tau: the vector to scale, on θ0's device.
+        alphas: the grid, any floats.
+        splits: key → (images uint8 (N, H, W, 3), labels (N,), head (classes, embed_dim)).
+        linearized: evaluate f_lin(x; θ0 + ατ) = f(x; θ0) + α ∇f(x; θ0)·τ instead of f.
+    Returns:
+        key → array of accuracies (fractions), one for each α.
+    """
+    geometry = about["geometry"]
+    correct = {key: np.zeros(len(alphas)) for key in splits}
+    for chunk in _chunks(splits, about):
+        if linearized:
+            for key, pixels, labels, head in chunk:
+                value, tangent = encode_linearized(theta0, tau.tensors, pixels, geometry)
+                for i, alpha in enumerate(alphas):
+                    correct[key][i] += _hits(value + alpha * tangent, head, labels)
+        else:
+            for i, alpha in enumerate(alphas):
+                theta = tau.apply(theta0, alpha)
+                for key, pixels, labels, head in chunk:
+                    correct[key][i] += _hits(encode(theta, pixels, geometry), head, labels)
+    return {key: hits / len(splits[key][1]) for key, hits in correct.items()}
+
+
+def _hits(features, head, labels) -> int:
+    return int((classify(features, head).argmax(-1) == labels).sum())
+
+
+def _chunks(splits, about):
+    """Lists of batches (key, pixels, labels, head), as many as CHUNK_BYTES hold."""
+    chunk, size = [], 0
+    for key, (images, labels, head) in splits.items():
+        for i in range(0, len(images), BATCH):
+            part = torch.from_numpy(np.ascontiguousarray(images[i : i + BATCH])).to(head.device)
+            truth = torch.from_numpy(np.ascontiguousarray(labels[i : i + BATCH])).to(head.device)
+            pixels = to_pixels(part, about)
+            if chunk and size + pixels.nbytes > CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+            chunk.append((key, pixels, truth, head))
+            size += pixels.nbytes
+    if chunk:
+        yield chunk
+
+
+def choose_alpha(alphas, normalized) -> int:
+    """Index of the α with the largest mean normalized accuracy; the first wins a tie.
+
+    Args:
+        normalized: (alphas, tasks), validation split only (paper, appendix A).
+    """
+    return int(np.argmax(np.mean(normalized, axis=1)))
+
+
+def choose_negation(target, control, pretrained_control: float, keep: float) -> int:
+    """Index of the α with the lowest target accuracy among those whose control accuracy is at
+    least keep × the pretrained model's (paper, appendix A); the first wins a tie.
+
+    Args:
+        target, control: accuracies on validation, one for each α.
+    Raises:
+        UserError: no α keeps the control accuracy (α = 0 always does).
+    """
+    target, control = np.asarray(target), np.asarray(control)
+    kept = control >= keep * pretrained_control
+    if not kept.any():
+        raise UserError(
+            f"No α of the grid keeps {keep:.0%} of the pretrained control accuracy: let `alphas` "
+            "start at 0."
+        )
+    return int(np.argmin(np.where(kept, target, np.inf)))
+
+
+# --- The stages ----------------------------------------------------------------------------------
+
+
+def load(encoder_dir, tasks, heads, data_dirs, limit, names=("validation", "test")):
+    """θ0, its description, and for each split the tasks' images, labels and heads.
+
+    Returns:
+        theta0, about, {split: {task: (images, labels, head)}}.
+    """
+    device = best_device()
+    theta0, about = read_encoder(encoder_dir, device)
+    splits = {name: {} for name in names}
+    for task, head_path, data_dir in zip(tasks, heads, data_dirs, strict=True):
+        head = read_head(head_path, read_manifest(data_dir), about, device)
+        for name in names:
+            splits[name][task] = (*read_split(data_dir, name, limit), head)
+    return theta0, about, splits
+
+
+def read_vector(path, about: dict, device) -> TaskVector:
+    """A task vector, held to the encoder's names and shapes.
+
+    Raises:
+        UserError: a file of another encoder, or no safetensors.
+    """
+    vector = TaskVector.read(path, device)
+    shapes = image_tower_shapes(about["geometry"])
+    known = {name: shapes[name] for name in vector.tensors if name in shapes}
+    check_tensors(path, vector.tensors, known)
+    return vector
+
+
+def pretrained(encoder_dir, *, encoder, tasks, heads, data_dirs, settings, output) -> None:
+    """Zero-shot accuracy of θ0 on every task, validation and test: `pretrained_accuracy`."""
+    theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings["limit"])
+    rows = []
+    for split, parts in splits.items():
+        found = accuracies(theta0, about, TaskVector({}), [0.0], parts, linearized=False)
+        rows += [{"task": task, "split": split, "value": v[0]} for task, v in found.items()]
+    write_rows(output, rows, encoder=encoder, mode="pretrained", metric="pretrained_accuracy")
+
+
+def single_task(
+    encoder_dir,
+    *,
+    encoder,
+    mode,
+    seed,
+    tasks,
+    heads,
+    data_dirs,
+    vectors,
+    settings,
+    output,
+    metric="single_task_accuracy",
+) -> None:
+    """Accuracy of each individual model θ0 + τ_t on its own task, validation and test.
+
+    Through f_lin if settings["linearized"]; the kernel behaviour test (paper, section 3.2) asks
+    for it with a non-linearly trained τ, under the metric `posthoc_accuracy`.
+    """
+    theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings["limit"])
+    rows = []
+    for task, path in zip(tasks, vectors, strict=True):
+        tau = read_vector(path, about, best_device())
+        for split, parts in splits.items():
+            found = accuracies(
+                theta0, about, tau, [1.0], {task: parts[task]}, settings["linearized"]
+            )
+            rows.append({"task": task, "split": split, "alpha": 1.0, "value": found[task][0]})
+    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, metric=metric)
+
+
+def kernel(encoder_dir, *, settings, **arguments) -> None:
+    """Post-hoc linearized accuracy of each individual model (paper, section 3.2 and Figure 3)."""
+    settings = {**settings, "linearized": True}
+    single_task(encoder_dir, settings=settings, metric="posthoc_accuracy", **arguments)
+
+
+def addition(
+    encoder_dir,
+    *,
+    encoder,
+    mode,
+    seed,
+    tasks,
+    heads,
+    data_dirs,
+    vectors,
+    single_task,
+    settings,
+    output,
+) -> None:
+    """Task addition θ0 + α Σ τ_t (paper, section 3.4 and appendix A).
+
+    α is chosen on validation by the largest mean normalized accuracy; the test split is read only
+    at the chosen α. Writes `unified_accuracy` and `normalized_accuracy`: validation over the whole
+    grid, test at the chosen α.
+
+    Args:
+        single_task: metrics of the mode's own single-task accuracy, which normalizes.
+    """
+    theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings["limit"])
+    own = _own_accuracy(single_task, tasks)
+    alphas = alpha_grid(settings["alphas"])
+    tau = total(read_vector(path, about, best_device()) for path in vectors)
+    rows = []
+
+    def record(split, grid):
+        found = accuracies(theta0, about, tau, grid, splits[split], settings["linearized"])
+        normalized = np.stack([found[task] / own[split][task] for task in tasks], axis=1)
+        for i, alpha in enumerate(grid):
+            for t, task in enumerate(tasks):
+                at = {"task": task, "split": split, "alpha": alpha}
+                rows.append({**at, "metric": "unified_accuracy", "value": found[task][i]})
+                rows.append({**at, "metric": "normalized_accuracy", "value": normalized[i, t]})
+        return normalized
+
+    chosen = alphas[choose_alpha(alphas, record("validation", alphas))]
+    record("test", [chosen])
+    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
+
+
+def _own_accuracy(path, tasks) -> dict:
+    """split → task → the mode's own single-task accuracy; zero cannot normalize."""
+    frame = read_rows(path)
+    own = {
+        split: dict(zip(part.task, part.value, strict=True))
+        for split, part in frame.groupby("split")
+    }
+    for split in ("validation", "test"):
+        for task in tasks:
+            if not own.get(split, {}).get(task):
+                raise UserError(
+                    f"{Path(path)} has no {split} accuracy above 0 for {task}: normalized accuracy "
+                    "is undefined; train longer, or make the file again."
+                )
+    return own
+
+
+def negation(
+    encoder_dir,
+    *,
+    encoder,
+    mode,
+    seed,
+    tasks,
+    heads,
+    data_dirs,
+    vectors,
+    pretrained,
+    control,
+    control_head,
+    control_data_dir,
+    settings,
+    output,
+) -> None:
+    """Task negation θ0 − α τ_t, for each task by itself (paper, appendix A).
+
+    α is chosen on validation: the lowest target accuracy whose control accuracy keeps
+    settings["keep"] of the pretrained model's. Writes `negated_accuracy` (target) and
+    `control_accuracy`: validation over the whole grid, test at the chosen α.
+    """
+    every = [*tasks, control], [*heads, control_head], [*data_dirs, control_data_dir]
+    theta0, about, splits = load(encoder_dir, *every, settings["limit"])
+    alphas = alpha_grid(settings["alphas"])
+    frame = read_rows(pretrained)
+    before = frame[(frame.task == control) & (frame.split == "validation")]["value"]
+    if len(before) != 1:
+        raise UserError(f"{pretrained} has no validation accuracy of {control}: make it again.")
+    rows = []
+    for task, path in zip(tasks, vectors, strict=True):
+        tau = -read_vector(path, about, best_device())
+
+        def record(split, grid, task=task, tau=tau):
+            parts = {name: splits[split][name] for name in (task, control)}
+            found = accuracies(theta0, about, tau, grid, parts, settings["linearized"])
+            for i, alpha in enumerate(grid):
+                at = {"task": task, "other_task": control, "split": split, "alpha": alpha}
+                rows.append({**at, "metric": "negated_accuracy", "value": found[task][i]})
+                rows.append({**at, "metric": "control_accuracy", "value": found[control][i]})
+            return found[task], found[control]
+
+        target, kept = record("validation", alphas)
+        chosen = choose_negation(target, kept, float(before.iloc[0]), settings["keep"])
+        record("test", [alphas[chosen]])
+    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
+
+
+def cosine(*, encoder, mode, seed, tasks, vectors, output) -> None:
+    """Cosine similarity of every pair of task vectors (paper, Figure 10): `cosine_similarity`.
+
+    Two vectors are in memory at a time.
+    """
+    rows = []
+    for i, task in enumerate(tasks):
+        one = TaskVector.read(vectors[i])
+        for j in range(i, len(tasks)):
+            value = one.cosine(one if i == j else TaskVector.read(vectors[j]))
+            for a, b in {(task, tasks[j]), (tasks[j], task)}:
+                rows.append({"task": a, "other_task": b, "value": value})
+    order = {task: i for i, task in enumerate(tasks)}
+    rows.sort(key=lambda row: (order[row["task"]], order[row["other_task"]]))
+    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, metric="cosine_similarity")

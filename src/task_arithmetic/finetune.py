@@ -1,0 +1,290 @@
+"""Fine-tuning one encoder on one task in one mode (paper, appendix A, "Fine-tuning").
+
+Every step's images and crops are a function of (seed, step) alone, so that a resumed run
+continues exactly where it stopped.
+"""
+
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .artifacts import (
+    Interrupted,
+    UserError,
+    atomic_path,
+    check_tensors,
+    read_made_by,
+    read_tensors,
+    sha256_of,
+    sha256_of_file,
+    stop_signals,
+    versions,
+    write_tensors,
+)
+from .data import read_manifest, read_split
+from .encoder import classify, encode, encode_linearized, read_encoder
+from .pixels import crop_boxes, to_pixels
+from .vector import moved_names
+
+LOG_EVERY = 10  # steps
+
+
+def finetune(
+    encoder_dir, head, data_dir, *, encoder, mode, task, seed, settings, output, log
+) -> None:
+    """Fine-tune θ and write the tensors that moved, and a metrics log.
+
+    Args:
+        encoder_dir, data_dir: folders of the encoder and data stages; head: a head artifact.
+        encoder, mode, task: names, recorded in the artifact.
+        seed: repeats differ in data order and crops only.
+        settings: `mode` (train: name patterns, linearized), `finetune` (steps, batch_size,
+            learning_rate, warmup_steps, weight_decay, gradient_clip, crop_scale,
+            checkpoint_steps), `limit`, `micro_batch`.
+        output: safetensors of θ_t, of the moved tensors only.
+        log: CSV: step, loss, learning_rate, images_per_second.
+    Raises:
+        UserError: patterns that match nothing, a loss that is not finite (the last good state is
+            kept), artifacts that do not fit each other.
+        Interrupted: after SIGTERM or SIGINT, once the state is saved.
+    """
+    device = best_device()
+    theta0, about = read_encoder(encoder_dir, device)
+    head_tensor = read_head(head, read_manifest(data_dir), about, device)
+    images, labels = read_split(data_dir, "train", settings.get("limit"))
+    recipe = {
+        "encoder": encoder,
+        "image_tower_sha256": about["image_tower_sha256"],
+        "head_sha256": sha256_of_file(head),
+        "mode": mode,
+        "task": task,
+        "seed": seed,
+        "settings": settings,
+        "data_sha256": read_manifest(data_dir)["data_sha256"],
+    }
+    state_path = Path(output).with_name(f".{Path(output).stem}.{sha256_of(recipe)[:16]}.state")
+    run = start(theta0, about, head_tensor, settings, mode)
+    first = _restore(state_path, run)
+    with stop_signals() as caught:
+        rows = _train(run, images, labels, seed, first, state_path, caught, f"{mode} {task}")
+    theta = {name: tensor.detach() for name, tensor in run["theta"].items()}
+    made_by = {**recipe, "device": device.type, "versions": versions()}
+    with atomic_path(log) as temporary:
+        temporary.write_text(
+            "step,loss,learning_rate,images_per_second\n"
+            + "".join(f"{s},{loss:.6f},{lr:.6e},{speed:.1f}\n" for s, loss, lr, speed in rows)
+        )
+    write_tensors(output, theta, made_by)
+    state_path.unlink(missing_ok=True)
+
+
+def start(theta0, about: dict, head, settings: dict, mode: str) -> dict:
+    """Everything that a training step needs.
+
+    Returns:
+        theta: the moved tensors, which the optimizer updates; base: θ0, without the tensors that
+        theta replaces unless the mode is linearized; about, head, optimizer, settings.
+    """
+    names = moved_names(theta0, settings["mode"]["train"], mode)
+    theta = {name: theta0[name].clone().requires_grad_() for name in names}
+    if settings["mode"]["linearized"]:
+        base = dict(theta0)
+    else:
+        base = {name: tensor for name, tensor in theta0.items() if name not in theta}
+    recipe = settings["finetune"]
+    optimizer = torch.optim.AdamW(
+        theta.values(),
+        lr=recipe["learning_rate"],
+        weight_decay=recipe["weight_decay"],
+        fused=True,
+    )
+    return {
+        "theta": theta,
+        "base": base,
+        "about": about,
+        "head": head,
+        "optimizer": optimizer,
+        "settings": settings,
+    }
+
+
+def step(run: dict, pixels, labels, learning_rate: float) -> float:
+    """One optimizer step on one batch; returns its mean cross-entropy.
+
+    Micro-batches accumulate their share of the mean loss, so that the gradient is that of the
+    whole batch. The step is skipped if the loss is not finite.
+
+    Args:
+        run: from `start`.
+        pixels: float (B, 3, S, S); labels: int64 (B,).
+    """
+    settings, theta, optimizer = run["settings"], run["theta"], run["optimizer"]
+    gradient = linearized_gradient if settings["mode"]["linearized"] else plain_gradient
+    micro = settings.get("micro_batch") or len(pixels)
+    optimizer.zero_grad()
+    loss = 0.0
+    for i in range(0, len(pixels), micro):
+        part = slice(i, i + micro)
+        share = len(labels[part]) / len(labels)
+        loss += gradient(run, pixels[part], labels[part], share)
+    loss = float(loss)
+    if not math.isfinite(loss):
+        return loss
+    torch.nn.utils.clip_grad_norm_(theta.values(), settings["finetune"]["gradient_clip"])
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    return loss
+
+
+def plain_gradient(run: dict, pixels, labels, share: float = 1.0):
+    """Add the gradient of share · L(f(x; θ)) to theta's .grad; returns share · L."""
+    features = encode({**run["base"], **run["theta"]}, pixels, run["about"]["geometry"])
+    loss = share * F.cross_entropy(classify(features, run["head"]), labels)
+    loss.backward()
+    return loss.detach()
+
+
+def linearized_gradient(run: dict, pixels, labels, share: float = 1.0):
+    """Add the gradient in τ of share · L(f(x; θ0) + ∇f(x; θ0)·τ) to theta's .grad; returns
+    share · L (paper, section 2, "NTK Linearization").
+
+    The gradient is the vector-Jacobian product of f at θ0 with ∂L/∂f_lin: θ0 takes the part of the
+    leaf, τ = θ − θ0 that of a constant.
+    """
+    theta, theta0 = run["theta"], run["base"]
+    with torch.no_grad():
+        tau = {name: tensor - theta0[name] for name, tensor in theta.items()}
+    anchor = {name: theta0[name].detach().requires_grad_() for name in theta}
+    value, tangent = encode_linearized({**theta0, **anchor}, tau, pixels, run["about"]["geometry"])
+    features = (value.detach() + tangent).requires_grad_()
+    loss = share * F.cross_entropy(classify(features, run["head"]), labels)
+    (slope,) = torch.autograd.grad(loss, features)
+    for name, gradient in zip(
+        theta, torch.autograd.grad(value, list(anchor.values()), slope), strict=True
+    ):
+        leaf = theta[name]
+        leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+    return loss.detach()
+
+
+def learning_rate_at(step: int, recipe: dict) -> float:
+    """Linear warm-up to the base rate, then a cosine to 0 (paper, appendix A).
+
+    Args:
+        step: from 0; recipe: learning_rate, warmup_steps, steps.
+    """
+    base, warmup, steps = recipe["learning_rate"], recipe["warmup_steps"], recipe["steps"]
+    if step < warmup:
+        return base * (step + 1) / warmup
+    return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def batch_indices(step: int, count: int, batch_size: int, seed: int) -> np.ndarray:
+    """Image indices of one step: an endless chain of permutations, one per epoch, cut in batches.
+
+    A function of its arguments alone; batches run over the ends of epochs, so that none is short.
+    """
+    at = np.arange(step * batch_size, (step + 1) * batch_size)
+    orders = {
+        epoch: np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count)
+        for epoch in range(at[0] // count, at[-1] // count + 1)
+    }
+    return np.asarray([orders[i // count][i % count] for i in at])
+
+
+def draw_batch(images, labels, step: int, seed: int, settings: dict, about: dict, device):
+    """The pixels and labels of one training step, with its random crops."""
+    recipe = settings["finetune"]
+    chosen = batch_indices(step, len(images), recipe["batch_size"], seed)
+    generator = torch.Generator().manual_seed(
+        int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+    )
+    boxes = crop_boxes(len(chosen), *images.shape[1:3], recipe["crop_scale"], generator)
+    batch = torch.from_numpy(np.ascontiguousarray(images[chosen])).to(device)
+    return to_pixels(batch, about, boxes), torch.from_numpy(labels[chosen]).to(device)
+
+
+def _train(run, images, labels, seed, first, state_path, caught, label) -> list[tuple]:
+    """The loop; returns the rows of the metrics log."""
+    from tqdm import tqdm
+
+    settings, recipe = run["settings"], run["settings"]["finetune"]
+    device, steps = run["head"].device, recipe["steps"]
+    rows, began = [], time.perf_counter()
+    bar = tqdm(
+        range(first, steps), initial=first, total=steps, desc=label, file=sys.stderr, mininterval=2
+    )
+    for number in bar:
+        rate = learning_rate_at(number, recipe)
+        loss = step(
+            run, *draw_batch(images, labels, number, seed, settings, run["about"], device), rate
+        )
+        if not math.isfinite(loss):
+            _save(state_path, run, number)
+            raise UserError(
+                f"The loss is {loss} at step {number + 1} of {steps} ({label}); the state before "
+                f"it is kept in {state_path}: lower finetune.learning_rate and run again."
+            )
+        done = number + 1
+        if done % LOG_EVERY == 0 or done == steps:
+            speed = recipe["batch_size"] * (done - first) / (time.perf_counter() - began)
+            rows.append((done, loss, rate, speed))
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        if caught[0] or (done % recipe["checkpoint_steps"] == 0 and done < steps):
+            _save(state_path, run, done)
+        if caught[0]:
+            raise Interrupted(
+                caught[0],
+                f"Stopped after step {done} of {steps} ({label}); run the same command to resume.",
+            )
+    return rows
+
+
+def _save(path: Path, run: dict, done: int) -> None:
+    """Write the resume state: θ, the optimizer's moments and the number of steps done."""
+    tensors = {f"theta.{name}": tensor for name, tensor in run["theta"].items()}
+    for name, tensor in run["theta"].items():
+        for key, value in run["optimizer"].state[tensor].items():
+            tensors[f"{key}.{name}"] = value
+    write_tensors(path, tensors, {"steps_done": done})
+
+
+def _restore(path: Path, run: dict) -> int:
+    """Load a resume state into `run` if there is one; returns the number of steps done."""
+    if not path.is_file():
+        return 0
+    try:
+        tensors = read_tensors(path)
+    except UserError:
+        os.unlink(path)
+        return 0
+    for name, tensor in run["theta"].items():
+        with torch.no_grad():
+            tensor.copy_(tensors[f"theta.{name}"])
+        keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}.{name}" in tensors]
+        run["optimizer"].state[tensor] = {k: tensors[f"{k}.{name}"].to(tensor.device) for k in keys}
+    return read_made_by(path)["steps_done"]
+
+
+def best_device() -> torch.device:
+    """CUDA if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def read_head(path, manifest: dict, about: dict, device):
+    """A head (classes, embed_dim), held to its task's classes and its encoder's features.
+
+    Raises:
+        UserError: the head is of another task's classes or of another encoder.
+    """
+    tensors = read_tensors(path, device)
+    shape = (len(manifest["classes"]), about["geometry"]["embed_dim"])
+    check_tensors(path, tensors, {"head": shape})
+    return tensors["head"]

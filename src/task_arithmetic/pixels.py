@@ -1,0 +1,87 @@
+"""From uint8 images to normalised pixels, on the device: bicubic resampling and training crops."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def to_pixels(images: Tensor, about: dict, boxes: Tensor | None = None) -> Tensor:
+    """CLIP's preprocessing: crop and resize (bicubic, antialiased), round to levels, normalise.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        about: the encoder's description: geometry.image_size, mean, std.
+        boxes: (B, 4) top, left, height, width in pixels; None takes whole images.
+    Returns:
+        float32 (B, 3, S, S).
+    """
+    size = about["geometry"]["image_size"]
+    pixels = images.permute(0, 3, 1, 2).float()
+    if boxes is not None or pixels.shape[-2:] != (size, size):
+        if boxes is None:
+            boxes = torch.tensor([[0, 0, *pixels.shape[-2:]]]).expand(len(pixels), 4)
+        pixels = resample(pixels, boxes.to(pixels.device), size).round_().clamp_(0, 255)
+    mean, std = (
+        torch.tensor(about[k], dtype=torch.float32, device=pixels.device).view(3, 1, 1)
+        for k in ("mean", "std")
+    )
+    return (pixels / 255 - mean) / std
+
+
+def resample(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Bicubic, antialiased resize of one box of each image, as Pillow's (a = -1/2).
+
+    Args:
+        pixels: float (B, C, H, W).
+        boxes: (B, 4) top, left, height, width.
+    Returns:
+        float (B, C, size, size), not clipped.
+    """
+    top, left, height, width = boxes.float().unbind(1)
+    rows = _bicubic_weights(top, height, pixels.shape[2], size)
+    columns = _bicubic_weights(left, width, pixels.shape[3], size)
+    return rows[:, None] @ pixels @ columns[:, None].mT
+
+
+def _bicubic_weights(start: Tensor, length: Tensor, pixels: int, size: int) -> Tensor:
+    """Weights (B, size, pixels) of the input pixels of [start, start + length) for each output."""
+    at = torch.arange(pixels, device=start.device) + 0.5
+    step = (length / size)[:, None, None]
+    center = start[:, None, None] + step * (torch.arange(size, device=start.device)[:, None] + 0.5)
+    x = ((at - center) / step.clamp_min(1)).abs()
+    weights = torch.where(
+        x < 1, (1.5 * x - 2.5) * x * x + 1, torch.where(x < 2, ((2.5 - 0.5 * x) * x - 4) * x + 2, 0)
+    )
+    end = (start + length)[:, None, None]
+    weights = weights * ((at > start[:, None, None]) & (at < end))
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def crop_boxes(count: int, height: int, width: int, scale, generator: torch.Generator) -> Tensor:
+    """Boxes of RandomResizedCrop (aspect ratio 3/4 to 4/3), as torchvision draws them.
+
+    Each box has an area uniform in `scale` times the image's, a log-uniform aspect ratio, and a
+    uniform place; the first of ten draws that fits is taken, else the whole image (its largest
+    centred part with an allowed ratio).
+
+    Args:
+        scale: smallest and largest share of the area, such as (0.9, 1.0).
+        generator: a CPU generator, so that every device sees the same crops.
+    Returns:
+        int64 (count, 4): top, left, height, width.
+    """
+    draws = torch.rand(4, count, 10, generator=generator, dtype=torch.float64)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[0])
+    ratio = torch.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * draws[1])
+    w, h = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
+    top = (draws[2] * (height - h + 1)).floor().long()
+    left = (draws[3] * (width - w + 1)).floor().long()
+    fits = (0 < w) & (w <= width) & (0 < h) & (h <= height)
+    first = fits.int().argmax(1, keepdim=True)
+    boxes = torch.stack([t.gather(1, first)[:, 0] for t in (top, left, h, w)], dim=1)
+    whole_w = min(width, round(height * 4 / 3))
+    whole_h = min(height, round(width * 4 / 3))
+    whole = [(height - whole_h) // 2, (width - whole_w) // 2, whole_h, whole_w]
+    boxes[~fits.any(1)] = torch.tensor(whole)
+    return boxes
