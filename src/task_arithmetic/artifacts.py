@@ -157,7 +157,7 @@ def _read_safetensors(path, framework, device, tensors=True):
             "it to safetensors (safetensors.torch.save_file) and give that file instead."
         )
     try:
-        with safe_open(path, framework, device) as file:
+        with safe_open(path, framework, str(device)) as file:
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
             return found, file.metadata()
     except (SafetensorError, ValueError, OSError) as error:
@@ -202,7 +202,7 @@ class Interrupted(Exception):
 
 @contextmanager
 def stop_signals():
-    """Within the block, SIGTERM and SIGINT only set the yielded list's entry [0] to their number."""
+    """Within the block, SIGTERM and SIGINT only set entry [0] of the yielded list to their number."""
     caught = [0]
 
     def remember(number, _frame):

@@ -1,4 +1,4 @@
-"""Disentanglement error of a pair of tasks over a grid of coefficients (paper, Eq. 2, Figs. 6, 8)."""
+"""Disentanglement error of two tasks over a grid of coefficients (paper, Eq. 2, Figures 6, 8)."""
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def disentanglement(
         head = read_head(head_path, read_manifest(data_dir), about, device)
         images, _ = read_split(data_dir, "test", settings["limit"])
         chosen = sample_indices(len(images), settings["samples"])
-        parts.append((torch.from_numpy(np.ascontiguousarray(images[chosen])), head))
+        parts.append((torch.from_numpy(np.array(images[chosen])), head))
     taus = [read_vector(path, about, device) for path in vectors]
     alphas = np.linspace(settings["low"], settings["high"], settings["points"]).round(12).tolist()
     errors = disentanglement_errors(theta0, about, taus, parts, alphas, settings["linearized"])

@@ -133,11 +133,11 @@ def _attention(queries: Dual, tokens: Dual, p, prefix: str, heads: int, mask=Non
     return _linear(mixed, p(prefix + "out_proj.weight"), p(prefix + "out_proj.bias"))
 
 
-# --- Layers over Dual: the value keeps its graph, the tangent never has one ------------------------
+# --- Layers over Dual: the value keeps its graph, the tangent never has one ----------------------
 
 
 def _each(linear_map, x: Dual) -> Dual:
-    """A linear map, which is its own derivative, of the value and of the tangent if there is one."""
+    """A linear map, its own derivative, of the value and of the tangent if there is one."""
     return Dual(linear_map(x.value), None if x.tangent is None else linear_map(x.tangent))
 
 
@@ -412,7 +412,7 @@ def import_encoder(name: str, definition: dict, output_dir) -> None:
             "text": text,
             "mean": list(preprocess["mean"]),
             "std": list(preprocess["std"]),
-            "logit_scale": float(model.logit_scale),
+            "logit_scale": float(model.logit_scale.detach()),
             "image_tower_sha256": sha256_of_file(folder / IMAGE_TOWER),
             "text_tower_sha256": sha256_of_file(folder / TEXT_TOWER),
         }
@@ -420,7 +420,7 @@ def import_encoder(name: str, definition: dict, output_dir) -> None:
 
 
 def _open_clip_model(name: str, definition: dict):
-    """The open_clip model in float32 on the CPU, and the path of its own tokenizer merges if any."""
+    """The open_clip model (float32, CPU) and the path of its own tokenizer merges, if any."""
     import open_clip
 
     if "path" in definition:

@@ -65,8 +65,8 @@ def _chunks(splits, about):
     chunk, size = [], 0
     for key, (images, labels, head) in splits.items():
         for i in range(0, len(images), BATCH):
-            part = torch.from_numpy(np.ascontiguousarray(images[i : i + BATCH])).to(head.device)
-            truth = torch.from_numpy(np.ascontiguousarray(labels[i : i + BATCH])).to(head.device)
+            part = torch.from_numpy(np.array(images[i : i + BATCH])).to(head.device)
+            truth = torch.from_numpy(np.array(labels[i : i + BATCH])).to(head.device)
             pixels = to_pixels(part, about)
             if chunk and size + pixels.nbytes > CHUNK_BYTES:
                 yield chunk

@@ -207,7 +207,7 @@ def draw_batch(images, labels, step: int, seed: int, settings: dict, about: dict
         int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
     )
     boxes = crop_boxes(len(chosen), *images.shape[1:3], recipe["crop_scale"], generator)
-    batch = torch.from_numpy(np.ascontiguousarray(images[chosen])).to(device)
+    batch = torch.from_numpy(np.array(images[chosen])).to(device)
     return to_pixels(batch, about, boxes), torch.from_numpy(labels[chosen]).to(device)
 
 

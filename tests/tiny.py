@@ -1,0 +1,134 @@
+"""Smallest artifacts of every kind, in the real forms, for tests of the core."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from task_arithmetic.artifacts import write_json
+from task_arithmetic.encoder import import_encoder, write_head
+from task_arithmetic.finetune import finetune
+from task_arithmetic.vector import write_vector
+
+MODEL = {
+    "embed_dim": 16,
+    "quick_gelu": True,
+    "vision_cfg": {
+        "image_size": 16,
+        "layers": 2,
+        "width": 32,
+        "head_width": 16,
+        "patch_size": 8,
+    },
+    "text_cfg": {
+        "context_length": 16,
+        "vocab_size": 49408,
+        "width": 16,
+        "heads": 1,
+        "layers": 2,
+    },
+}
+PREPROCESS = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}
+CLASSES = ["circle", "square", "star"]
+MODES = {
+    "nonlinear": {"train": ["*"], "linearized": False},
+    "ntk": {"train": ["*"], "linearized": True},
+    "attention": {
+        "train": ["*.attn.in_proj_weight", "*.attn.out_proj.weight"],
+        "linearized": False,
+    },
+}
+RECIPE = {
+    "steps": 6,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "warmup_steps": 2,
+    "weight_decay": 0.1,
+    "gradient_clip": 1.0,
+    "crop_scale": [0.9, 1.0],
+    "checkpoint_steps": 100,
+}
+
+
+def checkpoint(folder: Path, **changes) -> Path:
+    """A random CLIP in open_clip's form: config and safetensors."""
+    import open_clip
+
+    folder.mkdir(parents=True)
+    config = {"model_cfg": {**MODEL, **changes}, "preprocess_cfg": PREPROCESS}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def encoder_dir(root: Path) -> Path:
+    """The encoder stage's folder for a random encoder."""
+    import_encoder("tiny", {"path": str(checkpoint(root / "checkpoint"))}, root / "encoder")
+    return root / "encoder"
+
+
+def data_dir(root: Path, task: str, seed: int, size=16) -> Path:
+    """The data stage's folder of a task whose classes differ in mean colour."""
+    folder = root / "data" / task
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    counts = {"train": 48, "validation": 24, "test": 40}
+    for split, count in counts.items():
+        labels = generator.integers(0, len(CLASSES), count)
+        images = generator.integers(0, 128, (count, size, size, 3))
+        images[np.arange(count), :, :, labels] += 100
+        np.save(folder / f"{split}_images.npy", images.astype(np.uint8))
+        np.save(folder / f"{split}_labels.npy", labels.astype(np.int64))
+    manifest = {"task": task, "classes": CLASSES, "counts": counts, "data_sha256": f"{task}{seed}"}
+    write_json(folder / "manifest.json", manifest)
+    return folder
+
+
+def head(root: Path, task: str) -> Path:
+    """The task's head for the random encoder."""
+    manifest = json.loads((root / "data" / task / "manifest.json").read_text())
+    path = root / "heads" / f"{task}.safetensors"
+    write_head(root / "encoder", manifest, ["a photo of a {}.", "{}"], path)
+    return path
+
+
+def suite(root: Path, tasks=("one", "two")) -> dict:
+    """Encoder, data and heads: the arguments that evaluations share."""
+    folder = encoder_dir(root)
+    data_dirs = [data_dir(root, task, seed) for seed, task in enumerate(tasks)]
+    return {
+        "encoder_dir": folder,
+        "encoder": "tiny",
+        "tasks": list(tasks),
+        "heads": [head(root, task) for task in tasks],
+        "data_dirs": data_dirs,
+    }
+
+
+def settings(mode="nonlinear", **recipe) -> dict:
+    """Fine-tuning settings."""
+    return {"mode": MODES[mode], "finetune": {**RECIPE, **recipe}, "limit": None}
+
+
+def train(root: Path, mode: str, task: str, seed=0, **recipe) -> Path:
+    """Fine-tune and extract the vector; returns the vector's path. θ_t lies in finetuned/."""
+    moved = root / "finetuned" / mode / f"{task}-{seed}.safetensors"
+    finetune(
+        root / "encoder",
+        root / "heads" / f"{task}.safetensors",
+        root / "data" / task,
+        encoder="tiny",
+        mode=mode,
+        task=task,
+        seed=seed,
+        settings=settings(mode, **recipe),
+        output=moved,
+        log=moved.with_suffix(".csv"),
+    )
+    vector = root / "vectors" / mode / f"{task}-{seed}.safetensors"
+    write_vector(root / "encoder", moved, vector)
+    return vector
