@@ -1,0 +1,64 @@
+# Every target sets up what it needs first. `make mini` and `make test` are all a newcomer needs.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+# The pins are made for Python 3.11: it is taken where it runs, else python3.
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+# Jobs use one thread each and run side by side; nothing outside Snakemake should use more.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup mini test lint bench pins clean
+
+help:
+	@echo 'make setup  install the pinned environment into .venv (about a minute, once)'
+	@echo 'make mini   the whole experiment on the embedded suite: tables, figures, report'
+	@echo 'make test   all tests'
+	@echo 'make lint   ruff, mypy, snakefmt, snakemake --lint'
+	@echo 'make bench  time the hot paths (benchmarks/run.py) and print a table'
+	@echo 'make pins   resolve envs/requirements.txt and envs/torch.yaml again from pyproject.toml'
+	@echo 'make clean  remove what mini and the tests made; never the results of another run'
+
+setup: .venv/installed
+
+.venv/installed: envs/requirements.txt pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or later is needed: install it, or name it with make PYTHON=/path/to/python3.11 ...' >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r envs/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+mini: setup
+	$(BIN)/snakemake --cores all --configfile config/mini.yaml
+	@echo; cat results/mini/tables/table2.md
+	@echo; echo 'Report: $(CURDIR)/results/mini/report.html'
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+# Both files hold the same pins: conda gets them one by one, because Snakemake copies the
+# environment's file elsewhere before it reads it.
+pins: setup
+	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 \
+	  --python-platform x86_64-unknown-linux-gnu --extra dev pyproject.toml -o envs/requirements.txt
+	{ sed -n '1,/- pip:/p' envs/torch.yaml; sed 's/^/      - /' envs/requirements.txt; } > envs/torch.yaml.new
+	mv envs/torch.yaml.new envs/torch.yaml
+
+clean:
+	for task in $$(grep -l '^embedded:' config/tasks/*.yaml); do \
+	  rm -rf results/shared/*/"$$(basename "$$task" .yaml)"; done
+	rm -rf results/mini results/nano results/shared/embedded results/shared/encoders/embedded-*
+	rm -rf .pytest_cache .ruff_cache .mypy_cache
