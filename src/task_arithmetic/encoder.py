@@ -278,14 +278,18 @@ def classify(features: Tensor, head: Tensor) -> Tensor:
     return F.normalize(features, dim=-1) @ head.T
 
 
-def write_head(encoder_dir, manifest: dict, templates: list[str], output) -> None:
+def write_head(encoder_dir, manifest: dict, templates: list[str] | str, output) -> None:
     """Make the head of one task for one encoder and write it to `output`.
 
     Args:
         encoder_dir: the encoder stage's folder.
         manifest: the task's manifest (class names, data hash).
-        templates: prompts with one `{}` for the class name.
+        templates: prompts with one `{}` for the class name, or "open_clip" for the 80 of ImageNet.
     """
+    if templates == "open_clip":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
     encoder_dir = Path(encoder_dir)
     about = read_json(encoder_dir / "encoder.json")
     params = read_tensors(encoder_dir / TEXT_TOWER)
