@@ -28,7 +28,8 @@ class UserError(Exception):
 def atomic_path(path):
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it otherwise.
 
-    The block may make a file or a folder. A full disk becomes a UserError.
+    The block may make a file or a folder. A folder's entries are moved into `path` one by one,
+    JSON last; other entries of `path` stay. A full disk becomes a UserError.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -36,11 +37,11 @@ def atomic_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(exist_ok=True)
+            for entry in sorted(temporary.iterdir(), key=lambda e: (e.suffix == ".json", e.name)):
+                _put(entry, path / entry.name)
         else:
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
+            _put(temporary, path)
     except Exception as error:
         if is_disk_full(error):
             raise UserError(
@@ -53,6 +54,16 @@ def atomic_path(path):
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _put(source: Path, target: Path) -> None:
+    """Flush `source` to disk and give it its final name."""
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+    else:
+        with open(source, "rb+") as file:
+            os.fsync(file.fileno())
+    os.replace(source, target)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -293,8 +293,8 @@ def write_head(encoder_dir, manifest: dict, templates: list[str] | str, output) 
     encoder_dir = Path(encoder_dir)
     about = read_json(encoder_dir / "encoder.json")
     params = read_tensors(encoder_dir / TEXT_TOWER)
-    merges = encoder_dir / MERGES
-    tokenize = clip_tokenizer(about["text"]["context_length"], merges if merges.exists() else None)
+    merges = encoder_dir / MERGES if about["own_merges"] else None
+    tokenize = clip_tokenizer(about["text"]["context_length"], merges)
     features = []
     with torch.inference_mode():
         for name in manifest["classes"]:
@@ -416,6 +416,7 @@ def import_encoder(name: str, definition: dict, output_dir) -> None:
             "text": text,
             "mean": list(preprocess["mean"]),
             "std": list(preprocess["std"]),
+            "own_merges": merges is not None,
             "logit_scale": float(model.logit_scale.detach()),
             "image_tower_sha256": sha256_of_file(folder / IMAGE_TOWER),
             "text_tower_sha256": sha256_of_file(folder / TEXT_TOWER),
