@@ -4,6 +4,7 @@ Definitions of tasks, encoders and modes are files in config/; what is wrong wit
 with the configuration is a UserError of one sentence. Nothing here imports torch.
 """
 
+import glob
 import json
 import os
 from functools import cache
@@ -19,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]  # the repository: Snakefile, config/
 KINDS = {"tasks": "task", "encoders": "encoder", "modes": "mode"}  # folder of config/ → one of it
 RESERVED_MODES = {"pretrained", "posthoc"}  # rows of the results that nobody fine-tunes
 MOST_ALPHAS = 201
+EMBEDDED_DIR = "results/shared/embedded"  # a folder for each embedded task
+ENCODER_FILES = ["open_clip_config.json", "open_clip_model.safetensors"]
 
 # ------------------------------------------------------------------------- reading and merging
 
@@ -47,12 +50,9 @@ def merge(base: dict, overlay: dict) -> dict:
     return merged
 
 
-def check(path=None, basedir=ROOT) -> str:
-    """Validate the configuration file `path` over config.yaml, as `snakemake --configfile` would.
-
-    Returns:
-        a summary for people: what the run holds and how much it fine-tunes.
-    """
+def check(path=None, basedir=ROOT) -> None:
+    """Validate the configuration file `path` over config.yaml, as `snakemake --configfile` would,
+    and print what the run holds and how much it fine-tunes."""
     overlay = read_yaml(path) if path else {}
     config = validate_config(merge(read_yaml(Path(basedir) / "config.yaml"), overlay), basedir)
     per_seed = len(config["tasks"]) * (
@@ -60,17 +60,15 @@ def check(path=None, basedir=ROOT) -> str:
     )
     recipe, seeds = config["finetune"], len(config["seeds"])
     alphas = alpha_grid(config["alphas"])
-    return "\n".join(
-        [
-            f"run        {config['run']}: results/{config['run']}/",
-            f"tasks      {', '.join(config['tasks'])}; control {config['negation']['control']}",
-            f"encoders   {', '.join(config['encoders'])}; focus {config['focus']}",
-            f"modes      {', '.join(config['modes'])}",
-            f"ablations  {', '.join(config['ablations']) or 'none'}",
-            f"alphas     {alphas[0]:g} to {alphas[-1]:g}, {len(alphas)} values",
-            f"fine-tune  {per_seed * seeds} runs ({seeds} seed{'s' * (seeds > 1)}) of "
-            f"{recipe['steps']} steps of {recipe['batch_size']} images",
-        ]
+    print(f"run        {config['run']}: results/{config['run']}/")
+    print(f"tasks      {', '.join(config['tasks'])}; control {config['negation']['control']}")
+    print(f"encoders   {', '.join(config['encoders'])}; focus {config['focus']}")
+    print(f"modes      {', '.join(config['modes'])}")
+    print(f"ablations  {', '.join(config['ablations']) or 'none'}")
+    print(f"alphas     {alphas[0]:g} to {alphas[-1]:g}, {len(alphas)} values")
+    print(
+        f"fine-tune  {per_seed * seeds} runs ({seeds} seed{'s' * (seeds > 1)}) of "
+        f"{recipe['steps']} steps of {recipe['batch_size']} images"
     )
 
 
@@ -146,7 +144,7 @@ def _local(path: str, basedir) -> str:
 
 
 def _check_folder(path: str, kind: str, where: str) -> None:
-    files = ["open_clip_config.json", "open_clip_model.safetensors"] if kind == "encoders" else []
+    files = ENCODER_FILES if kind == "encoders" else []
     if not os.path.isdir(path):
         raise UserError(f"{where}: path names {path}, which is not a folder; correct it.")
     for file in files:
@@ -263,28 +261,46 @@ def alpha_grid(alphas: dict) -> list[float]:
     return [round(start + i * step, 10) for i in range(round(count) + 1)]
 
 
+def has_gpu() -> bool:
+    """Whether this machine shows an NVIDIA GPU to its jobs: asks the driver, not torch."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not hidden and any(
+        glob.glob(pattern) for pattern in ("/proc/driver/nvidia/gpus/*", "/dev/nvidia[0-9]*")
+    )
+
+
 # ------------------------------------------------------------------------- slices for the stages
 # Each is one canonical JSON string: exactly what a stage's result depends on, so that a change of
 # anything else does not run it again. `config` is always what validate_config returned.
 
 
-def data_settings(config: dict, task: str, embedded_dir=None) -> str:
-    """The data stage's slice: the task's definition without its templates.
-
-    Args:
-        embedded_dir: the folder that the embedded stage wrote, for an embedded task.
-    """
+def data_settings(config: dict, task: str) -> str:
+    """The data stage's slice: the task's definition without its templates."""
     definition = dict(config["definitions"]["tasks"][task])
     del definition["templates"]
     if "embedded" in definition:
-        definition["path"] = str(embedded_dir)
+        definition["path"] = source_dir(config, task)
     return canonical(definition)
+
+
+def source_dir(config: dict, task: str) -> str | None:
+    """The folder that a task's images come from; None if they come from the hub."""
+    definition = config["definitions"]["tasks"][task]
+    if "embedded" in definition:
+        return f"{EMBEDDED_DIR}/{definition['embedded']}"
+    return definition.get("path")
 
 
 def encoder_settings(config: dict, encoder: str) -> str:
     """The encoder stage's slice: where the pretrained weights come from."""
     definition = config["definitions"]["encoders"][encoder]
     return canonical({k: v for k, v in definition.items() if k in ("model", "pretrained", "path")})
+
+
+def encoder_files(config: dict, encoder: str) -> list[str]:
+    """The files that an encoder is read from; none if open_clip gets them."""
+    path = config["definitions"]["encoders"][encoder].get("path")
+    return [os.path.join(path, file) for file in ENCODER_FILES] if path else []
 
 
 def head_settings(config: dict, task: str) -> str:
@@ -313,7 +329,12 @@ def _finetune(config: dict, mode: str, encoder: str) -> dict:
 
 
 def pretrained_settings(config: dict) -> str:
-    """The pretrained stage's slice; the kernel stage has the same."""
+    """The pretrained stage's slice."""
+    return canonical({"limit": config["limit"]})
+
+
+def kernel_settings(config: dict) -> str:
+    """The kernel stage's slice."""
     return canonical({"limit": config["limit"]})
 
 

@@ -1,0 +1,45 @@
+# Task addition (Tables 1, 2 and 5, Figure 9): the unified model theta_0 + alpha * sum of task vectors.
+rule addition:
+    input:
+        encoder=ENCODER,
+        heads=expand(HEAD, task=TASKS, allow_missing=True),
+        data=expand(DATA, task=TASKS),
+        vectors=expand(VECTOR, task=TASKS, allow_missing=True),
+        single_task="results/{run}/metrics/single_task/{encoder}/{mode}/{seed}.csv",
+    output:
+        "results/{run}/metrics/addition/{encoder}/{mode}/{seed}.csv",
+    log:
+        "results/{run}/logs/addition/{encoder}/{mode}/{seed}.log",
+    benchmark:
+        "results/{run}/timings/addition/{encoder}/{mode}/{seed}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: cores
+    resources:
+        gpu=gpus,
+    params:
+        tasks=TASKS,
+        data_dirs=DATA_DIRS,
+        settings=lambda wildcards: settings.addition_settings(config, wildcards.mode),
+    message:
+        "Add the task vectors: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
+    shell:
+        "task-arithmetic addition --encoder-dir results/shared/encoders/{wildcards.encoder}"
+        " --encoder {wildcards.encoder} --mode {wildcards.mode} --seed {wildcards.seed}"
+        " --tasks {params.tasks} --heads {input.heads} --data-dirs {params.data_dirs}"
+        " --vectors {input.vectors}"
+        " --single-task {input.single_task}"
+        " --settings {params.settings:q} --output {output} &> {log}"
+
+
+# Post-hoc linearization: nonlinear's task vectors through f_lin, normalized by their own accuracy
+# there.
+use rule addition as posthoc with:
+    input:
+        encoder=ENCODER,
+        heads=expand(HEAD, task=TASKS, allow_missing=True),
+        data=expand(DATA, task=TASKS),
+        vectors=expand(VECTOR, task=TASKS, mode="nonlinear", allow_missing=True),
+        single_task="results/{run}/metrics/kernel/{encoder}/nonlinear/{seed}.csv",
+    wildcard_constraints:
+        mode="posthoc",

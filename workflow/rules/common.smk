@@ -1,0 +1,76 @@
+# Names, paths and machine knobs that several rules share.
+#
+# results/shared/ holds what runs have in common (arrays, pretrained encoders, heads),
+# results/{run}/ the rest. {run} is always the configuration's `run`.
+import re
+import shlex
+
+from snakemake.settings.types import DeploymentMethod
+
+from task_arithmetic import config as settings
+
+TASKS, CONTROL = config["tasks"], config["negation"]["control"]
+ENCODERS, FOCUS = config["encoders"], config["focus"]
+MODES, ABLATIONS = config["modes"], config["ablations"]
+SEEDS, PAIRS = config["seeds"], config["disentanglement"]["pairs"]
+
+DATA = "results/shared/data/{task}/manifest.json"
+ENCODER = "results/shared/encoders/{encoder}/encoder.json"
+HEAD = "results/shared/encoders/{encoder}/heads/{task}.safetensors"
+VECTOR = "results/{run}/vectors/{encoder}/{mode}/{task}/{seed}.safetensors"
+# The manifest and encoder.json name the hashes of what lies beside them: as inputs they say whether
+# anything changed, at the price of a few kilobytes.
+DATA_DIRS = expand("results/shared/data/{task}", task=TASKS)
+
+
+wildcard_constraints:
+    run=re.escape(config["run"]),
+    task="|".join(map(re.escape, [*TASKS, CONTROL])),
+    encoder="|".join(map(re.escape, ENCODERS)),
+    mode="|".join(map(re.escape, [*MODES, *ABLATIONS])),
+    seed="|".join(map(str, SEEDS)),
+    pair="|".join(PAIRS),
+
+
+def gpus(wildcards=None):
+    """GPUs that a job of a learning stage needs: the `gpu` resource, 1 or 0.
+
+    The profile allows one such job at a time (`resources: gpu=1`), so that two never meet on one
+    GPU. Where there is none, a job asks for 0, and as many run at once as there are cores. Jobs
+    that are submitted to a cluster ask for 1, because the machine that submits says nothing about
+    those that compute; `device: cpu` or `device: cuda` in the configuration settles it by hand.
+    """
+    if config["device"] != "auto":
+        return int(config["device"] == "cuda")
+    if not workflow.local_exec:
+        return 1
+    return int(settings.has_gpu())
+
+
+def cores(wildcards=None):
+    """CPU threads of a job of a learning stage: one, so that jobs run side by side, or a few that
+    feed a GPU. Snakemake sets OMP_NUM_THREADS and its like to it."""
+    return 4 if gpus() else 1
+
+
+def longest_first(wildcards):
+    """Priority of a fine-tuning: linearized modes and larger encoders (listed last) start first,
+    which leaves no core idle at the end."""
+    linearized = settings.is_linearized(config, wildcards.mode)
+    return 1 + 10 * linearized + ENCODERS.index(wildcards.encoder)
+
+
+def shell_prefix():
+    """What precedes every shell command: bash's strict mode, and `task-arithmetic` as a function
+    that calls the code beside the Snakefile, in the interpreter that runs Snakemake or, with
+    --software-deployment-method conda, in the rule's environment."""
+    in_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+    python = "python" if in_conda else shlex.quote(sys.executable)
+    path = shlex.quote(os.path.join(workflow.basedir, "src"))
+    hide = "CUDA_VISIBLE_DEVICES= " if config["device"] == "cpu" else ""
+    call = f"{hide}PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}} {python} -m task_arithmetic"
+    prefix = f'set -euo pipefail; task-arithmetic() {{ {call} "$@"; }}; '
+    return prefix.replace("{", "{{").replace("}", "}}")
+
+
+shell.prefix(shell_prefix())

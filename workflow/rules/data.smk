@@ -1,0 +1,25 @@
+# Read a labelled dataset, from the hub or a folder, into uint8 arrays and a manifest.
+rule data:
+    input:
+        lambda wildcards: settings.source_dir(config, wildcards.task) or [],
+    output:
+        manifest=DATA,
+        arrays=expand(
+            "results/shared/data/{{task}}/{split}_{what}.npy",
+            split=["train", "validation", "test"],
+            what=["images", "labels"],
+        ),
+    log:
+        "results/shared/logs/data/{task}.log",
+    benchmark:
+        "results/shared/timings/data/{task}.tsv"
+    priority: 100
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=lambda wildcards: settings.data_settings(config, wildcards.task),
+    message:
+        "Read the images of {wildcards.task}"
+    shell:
+        "task-arithmetic data --task {wildcards.task} --settings {params.settings:q}"
+        " --output results/shared/data/{wildcards.task} &> {log}"

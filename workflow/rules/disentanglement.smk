@@ -1,0 +1,31 @@
+# Disentanglement error (Equation 2) of two tasks on a grid of coefficients, of the representation
+# and of the classification (Figures 6 and 8).
+rule disentanglement:
+    input:
+        encoder=ENCODER,
+        heads=lambda wildcards: expand(HEAD, task=PAIRS[wildcards.pair], allow_missing=True),
+        data=lambda wildcards: expand(DATA, task=PAIRS[wildcards.pair]),
+        vectors=lambda wildcards: expand(VECTOR, task=PAIRS[wildcards.pair], allow_missing=True),
+    output:
+        "results/{run}/metrics/disentanglement/{encoder}/{mode}/{seed}/{pair}.csv",
+    log:
+        "results/{run}/logs/disentanglement/{encoder}/{mode}/{seed}/{pair}.log",
+    benchmark:
+        "results/{run}/timings/disentanglement/{encoder}/{mode}/{seed}/{pair}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: cores
+    resources:
+        gpu=gpus,
+    params:
+        tasks=lambda wildcards: PAIRS[wildcards.pair],
+        data_dirs=lambda wildcards: expand("results/shared/data/{task}", task=PAIRS[wildcards.pair]),
+        settings=lambda wildcards: settings.disentanglement_settings(config, wildcards.mode),
+    message:
+        "Measure the disentanglement error of {params.tasks}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
+    shell:
+        "task-arithmetic disentanglement"
+        " --encoder-dir results/shared/encoders/{wildcards.encoder}"
+        " --encoder {wildcards.encoder} --mode {wildcards.mode} --seed {wildcards.seed}"
+        " --tasks {params.tasks} --heads {input.heads} --data-dirs {params.data_dirs}"
+        " --vectors {input.vectors} --settings {params.settings:q} --output {output} &> {log}"

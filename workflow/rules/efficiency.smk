@@ -1,0 +1,30 @@
+# What a training step costs in each mode (Table 4), measured on the first task's images. The job
+# takes every core, so that nothing runs beside it.
+rule efficiency:
+    input:
+        encoder=ENCODER,
+        head=HEAD.replace("{task}", TASKS[0]),
+        data=DATA.replace("{task}", TASKS[0]),
+    output:
+        "results/{run}/metrics/efficiency/{encoder}/{mode}.csv",
+    log:
+        "results/{run}/logs/efficiency/{encoder}/{mode}.log",
+    benchmark:
+        "results/{run}/timings/efficiency/{encoder}/{mode}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: workflow.cores or 4
+    resources:
+        gpu=gpus,
+    params:
+        task=TASKS[0],
+        settings=lambda wildcards: settings.efficiency_settings(
+            config, wildcards.mode, wildcards.encoder
+        ),
+    message:
+        "Time training steps of {wildcards.encoder}, {wildcards.mode}"
+    shell:
+        "task-arithmetic efficiency --encoder-dir results/shared/encoders/{wildcards.encoder}"
+        " --head {input.head} --data-dir results/shared/data/{params.task}"
+        " --encoder {wildcards.encoder} --mode {wildcards.mode}"
+        " --settings {params.settings:q} --output {output} &> {log}"

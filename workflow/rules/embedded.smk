@@ -1,0 +1,22 @@
+# Draw a task of the embedded suite as a local dataset, in the form in which the hub gives one.
+EMBEDDED = [
+    task["embedded"] for task in config["definitions"]["tasks"].values() if "embedded" in task
+]
+
+
+rule embedded:
+    output:
+        directory("results/shared/embedded/{task}"),
+    log:
+        "results/shared/logs/embedded/{task}.log",
+    benchmark:
+        "results/shared/timings/embedded/{task}.tsv"
+    wildcard_constraints:
+        task="|".join(map(re.escape, EMBEDDED)),
+    priority: 100
+    conda:
+        "../../envs/torch.yaml"
+    message:
+        "Draw the embedded task {wildcards.task}"
+    shell:
+        "task-arithmetic embedded --task {wildcards.task} --output {output} &> {log}"

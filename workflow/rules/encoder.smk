@@ -1,0 +1,24 @@
+# Take a pretrained CLIP through open_clip: theta_0 of the image tower, and the text tower.
+rule encoder:
+    input:
+        lambda wildcards: settings.encoder_files(config, wildcards.encoder),
+    output:
+        description=ENCODER,
+        towers=expand(
+            "results/shared/encoders/{{encoder}}/{tower}_tower.safetensors",
+            tower=["image", "text"],
+        ),
+    log:
+        "results/shared/logs/encoder/{encoder}.log",
+    benchmark:
+        "results/shared/timings/encoder/{encoder}.tsv"
+    priority: 100
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=lambda wildcards: settings.encoder_settings(config, wildcards.encoder),
+    message:
+        "Take the pretrained encoder {wildcards.encoder}"
+    shell:
+        "task-arithmetic encoder --encoder {wildcards.encoder} --settings {params.settings:q}"
+        " --output results/shared/encoders/{wildcards.encoder} &> {log}"

@@ -1,0 +1,34 @@
+# The paper's figures as PNG and PDF: one rule for each, because each has its own caption in
+# Snakemake's report.
+FIGURES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]
+
+
+for figure in FIGURES:
+
+    rule:
+        name:
+            figure
+        input:
+            metrics="results/{run}/metrics.csv",
+        output:
+            report(
+                f"results/{{run}}/figures/{figure}.png",
+                caption=f"../report/{figure}.rst",
+                category="Figures",
+                labels={"figure": figure, "format": "PNG"},
+            ),
+            f"results/{{run}}/figures/{figure}.pdf",
+        log:
+            f"results/{{run}}/logs/figures/{figure}.log",
+        benchmark:
+            f"results/{{run}}/timings/figures/{figure}.tsv"
+        conda:
+            "../../envs/torch.yaml"
+        params:
+            name=figure,
+            settings=settings.view_settings(config),
+        message:
+            f"Draw figure {figure}"
+        shell:
+            "task-arithmetic figure --name {params.name} --metrics {input.metrics}"
+            " --settings {params.settings:q} --output-dir results/{wildcards.run}/figures &> {log}"

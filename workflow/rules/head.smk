@@ -1,0 +1,22 @@
+# The frozen zero-shot classifier of one task for one encoder, from class names and templates.
+rule head:
+    input:
+        encoder=ENCODER,
+        data=DATA,
+    output:
+        HEAD,
+    log:
+        "results/shared/logs/head/{encoder}/{task}.log",
+    benchmark:
+        "results/shared/timings/head/{encoder}/{task}.tsv"
+    priority: 100
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=lambda wildcards: settings.head_settings(config, wildcards.task),
+    message:
+        "Make the head of {wildcards.task} for {wildcards.encoder}"
+    shell:
+        "task-arithmetic head --encoder-dir results/shared/encoders/{wildcards.encoder}"
+        " --data-dir results/shared/data/{wildcards.task} --settings {params.settings:q}"
+        " --output {output} &> {log}"

@@ -1,0 +1,36 @@
+# Task negation: theta_0 - alpha * tau_t forgets one task while the control task keeps its accuracy.
+rule negation:
+    input:
+        encoder=ENCODER,
+        heads=expand(HEAD, task=TASKS, allow_missing=True),
+        data=expand(DATA, task=TASKS),
+        vectors=expand(VECTOR, task=TASKS, allow_missing=True),
+        pretrained="results/{run}/metrics/pretrained/{encoder}.csv",
+        control_head=HEAD.replace("{task}", CONTROL),
+        control_data=DATA.replace("{task}", CONTROL),
+    output:
+        "results/{run}/metrics/negation/{encoder}/{mode}/{seed}.csv",
+    log:
+        "results/{run}/logs/negation/{encoder}/{mode}/{seed}.log",
+    benchmark:
+        "results/{run}/timings/negation/{encoder}/{mode}/{seed}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: cores
+    resources:
+        gpu=gpus,
+    params:
+        tasks=TASKS,
+        data_dirs=DATA_DIRS,
+        control=CONTROL,
+        settings=lambda wildcards: settings.negation_settings(config, wildcards.mode),
+    message:
+        "Negate the task vectors: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
+    shell:
+        "task-arithmetic negation --encoder-dir results/shared/encoders/{wildcards.encoder}"
+        " --encoder {wildcards.encoder} --mode {wildcards.mode} --seed {wildcards.seed}"
+        " --tasks {params.tasks} --heads {input.heads} --data-dirs {params.data_dirs}"
+        " --vectors {input.vectors}"
+        " --pretrained {input.pretrained} --control {params.control}"
+        " --control-head {input.control_head} --control-data-dir results/shared/data/{params.control}"
+        " --settings {params.settings:q} --output {output} &> {log}"

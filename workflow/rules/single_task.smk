@@ -1,0 +1,30 @@
+# Accuracy of each individual model, theta_0 + tau_t, on its own task (Figures 5 and 7).
+rule single_task:
+    input:
+        encoder=ENCODER,
+        heads=expand(HEAD, task=TASKS, allow_missing=True),
+        data=expand(DATA, task=TASKS),
+        vectors=expand(VECTOR, task=TASKS, allow_missing=True),
+    output:
+        "results/{run}/metrics/single_task/{encoder}/{mode}/{seed}.csv",
+    log:
+        "results/{run}/logs/single_task/{encoder}/{mode}/{seed}.log",
+    benchmark:
+        "results/{run}/timings/single_task/{encoder}/{mode}/{seed}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: cores
+    resources:
+        gpu=gpus,
+    params:
+        tasks=TASKS,
+        data_dirs=DATA_DIRS,
+        settings=lambda wildcards: settings.single_task_settings(config, wildcards.mode),
+    message:
+        "Evaluate the individual models: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
+    shell:
+        "task-arithmetic single-task --encoder-dir results/shared/encoders/{wildcards.encoder}"
+        " --encoder {wildcards.encoder} --mode {wildcards.mode} --seed {wildcards.seed}"
+        " --tasks {params.tasks} --heads {input.heads} --data-dirs {params.data_dirs}"
+        " --vectors {input.vectors}"
+        " --settings {params.settings:q} --output {output} &> {log}"

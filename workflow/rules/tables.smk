@@ -1,0 +1,38 @@
+# The paper's tables, and ours beside them, as CSV, Markdown and LaTeX: one rule for each, because
+# each has its own caption in Snakemake's report.
+REFERENCE = os.path.relpath(os.path.join(workflow.basedir, "workflow/reference/paper.csv"))
+TABLES = ["table1", "table2", "table4", "table5", "negation", "tasks"]
+
+
+for table in TABLES:
+
+    rule:
+        name:
+            table if table.startswith("table") else f"table_{table}"
+        input:
+            metrics="results/{run}/metrics.csv",
+            reference=REFERENCE,
+        output:
+            report(
+                f"results/{{run}}/tables/{table}.csv",
+                caption=f"../report/{table}.rst",
+                category="Tables",
+                labels={"table": table, "format": "CSV"},
+            ),
+            f"results/{{run}}/tables/{table}.md",
+            f"results/{{run}}/tables/{table}.tex",
+        log:
+            f"results/{{run}}/logs/tables/{table}.log",
+        benchmark:
+            f"results/{{run}}/timings/tables/{table}.tsv"
+        conda:
+            "../../envs/torch.yaml"
+        params:
+            name=table,
+            settings=settings.view_settings(config),
+        message:
+            f"Make table {table}"
+        shell:
+            "task-arithmetic table --name {params.name} --metrics {input.metrics}"
+            " --reference {input.reference} --settings {params.settings:q}"
+            " --output-dir results/{wildcards.run}/tables &> {log}"
