@@ -1,0 +1,326 @@
+"""What a configuration may say, what each mistake is answered with, and what each stage sees."""
+
+import json
+
+import pytest
+import yaml
+
+from task_arithmetic.artifacts import UserError
+from task_arithmetic.config import (
+    ROOT,
+    addition_settings,
+    alpha_grid,
+    as_yaml,
+    check,
+    data_settings,
+    finetune_settings,
+    head_settings,
+    load_definition,
+    merge,
+    negation_settings,
+    read_yaml,
+    validate_config,
+    view_settings,
+)
+
+
+def configuration(text: str = "") -> dict:
+    """config.yaml with a YAML overlay over it."""
+    return merge(read_yaml(ROOT / "config.yaml"), yaml.safe_load(text) or {})
+
+
+def complaint(text: str, **arguments) -> str:
+    """The sentence that an overlay over config.yaml is refused with."""
+    with pytest.raises(UserError) as caught:
+        validate_config(configuration(text), **arguments)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and sentence.endswith("."), sentence
+    return sentence
+
+
+# ------------------------------------------------------------------------- the shipped files
+
+
+@pytest.mark.parametrize("file", [None, "mini", "nano"])
+def test_shipped_configurations_are_valid(file, capsys):
+    check(file and ROOT / f"config/{file}.yaml")
+    assert f"results/{file or 'paper'}/" in capsys.readouterr().out
+
+
+def test_the_summary_counts_the_fine_tunings(capsys):
+    check()
+    # 8 tasks x (3 encoders x 3 modes + 3 ablations)
+    assert "96 runs (1 seed) of 2000 steps of 128 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["tasks", "encoders", "modes"])
+def test_every_shipped_definition_is_valid(kind):
+    for path in (ROOT / "config" / kind).glob("*.yaml"):
+        load_definition(kind, path.stem, "here")
+
+
+TEMPLATES = {"cars": 8, "dtd": 8, "eurosat": 3, "gtsrb": 3, "mnist": 1, "resisc45": 18}
+CLASSES = {"cars": 196, "dtd": 47, "eurosat": 10, "gtsrb": 43, "mnist": 10, "resisc45": 45}
+
+
+def test_the_eight_tasks_have_the_benchmarks_templates_and_classes():
+    tasks = validate_config(configuration())["definitions"]["tasks"]
+    assert {k: len(v["templates"]) for k, v in tasks.items() if k != "imagenet"} == {
+        **TEMPLATES,
+        "sun397": 2,
+        "svhn": 1,
+    }
+    for task, count in {**CLASSES, "sun397": 397, "svhn": 10}.items():
+        names = tasks[task]["classes"]
+        assert len(names) == len(set(names)) == count == tasks[task]["expected"]["classes"]
+
+
+def test_open_clip_ships_the_lists_that_imagenet_is_defined_by():
+    from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
+
+    imagenet = load_definition("tasks", "imagenet", "here")
+    assert imagenet["classes"] == imagenet["templates"] == "open_clip"
+    assert len(IMAGENET_CLASSNAMES) == imagenet["expected"]["classes"] == 1000
+    assert len(OPENAI_IMAGENET_TEMPLATES) == 80
+
+
+# ------------------------------------------------------------------------- mistakes in a configuration
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("finetune: {stepz: 3}", "Unknown key 'stepz' under finetune"),
+        ("finetune: {stepz: 3}", "did you mean 'steps'?"),
+        ("task: [mnist]", "Unknown key 'task' in the configuration (did you mean 'tasks'?)"),
+        ("zzz: 1", "Unknown key 'zzz' in the configuration; known: run, suite"),
+        ("disentanglement: {pairs: {fig7: [dtd, cars]}}", "Unknown key 'fig7'"),
+        ("finetune: {steps: many}", "finetune.steps in the configuration must be a whole number"),
+        ("finetune: {steps: many}", "found the text 'many'"),
+        ("finetune: {steps: 2.5}", "must be a whole number; found 2.5"),
+        ("finetune: {steps: true}", "must be a whole number; found true"),
+        ("finetune: {steps: 0}", "must be at least 1; found 0"),
+        ("finetune: {learning_rate: 1e-5}", "decimal point: write 1.0e-5)"),
+        ("finetune: {learning_rate: 1.0e5}", "with its sign: write 1.0e+5)"),
+        ('finetune: {learning_rate: "0.1"}', "(write 0.1 without quotes)"),
+        ("finetune: {learning_rate: .inf}", "must be a finite number"),
+        ("finetune: {learning_rate: .nan}", "must be a finite number"),
+        ("finetune: 3", "finetune in the configuration must be a mapping"),
+        ("finetune: null", "must be a mapping (`key: value` lines); found nothing (null)"),
+        ("finetune: {warmup_steps: 3000}", "must be at most finetune.steps (2000)"),
+        ("finetune: {crop_scale: [1.0, 0.9]}", "must be [smallest, largest]"),
+        ("finetune: {crop_scale: [0.9]}", "must have exactly 2 entries; found 1"),
+        (
+            "finetune: {crop_scale: [0.9, 1.5]}",
+            "crop_scale[1] in the configuration must be at most 1",
+        ),
+        ("tasks: mnist", "tasks in the configuration must be a list; found the text 'mnist'"),
+        ("tasks: [mnist]", "tasks in the configuration must have at least 2 entries; found 1"),
+        ("tasks: [mnist, mnist]", "has 'mnist' twice"),
+        ("tasks: [7, mnist]", "tasks[0] in the configuration must be a text; found 7"),
+        ("seeds: [0, 0]", "has 0 twice"),
+        ("seeds: []", "must have at least 1 entries"),
+        ("seeds: [-1]", "seeds[0] in the configuration must be at least 0"),
+        ("run: a/b", "must be a folder name"),
+        ("run: shared", "must be a folder name"),
+        (
+            "suite: papers",
+            "must be paper or embedded; found the text 'papers' (did you mean 'paper'?)",
+        ),
+        ("device: gpu", "must be auto, cpu or cuda"),
+        ("limit: {train: 5}", "limit.validation is missing"),
+        # names that do not exist
+        ("tasks: [minst, dtd, sun397, cars, resisc45]", "There is no task 'minst'"),
+        ("tasks: [minst, dtd, sun397, cars, resisc45]", "did you mean 'mnist'?"),
+        ("encoders: [ViT-B-31, ViT-B-32]", "There is no encoder 'ViT-B-31'"),
+        ("modes: [nonlinear, attentoin]", "There is no mode 'attentoin'"),
+        ("modes: [nonlinear, attentoin]", "did you mean 'attention'?"),
+        ("ablations: [attention_mpl]", "did you mean 'attention_mlp'?"),
+        (
+            "tasks: [../tasks/mnist, dtd, sun397, cars, resisc45]",
+            "There is no task '../tasks/mnist'",
+        ),
+        ("tasks: [MNIST, dtd, sun397, cars, resisc45]", "There is no task 'MNIST'"),
+        ("negation: {control: imagnet}", "did you mean 'imagenet'?"),
+        # names that do not fit each other
+        ("disentanglement: {pairs: {fig6: [dtd, sun]}}", "did you mean 'sun397'?"),
+        ("disentanglement: {pairs: {fig6: [dtd, dtd]}}", "must be two different tasks"),
+        ("disentanglement: {pairs: {fig8: [dtd, cars, mnist]}}", "must have exactly 2 entries"),
+        ("disentanglement: {pairs: {fig8: null}}", "must be a list"),
+        ("disentanglement: {low: 2.0}", "disentanglement.low (2.0) must be below"),
+        ("focus: ViT-B-33", "focus is 'ViT-B-33', which is not among encoders"),
+        ("modes: [ntk, attention]", "modes must have nonlinear"),
+        ("ablations: [attention]", "'attention' is in modes and in ablations"),
+        # negation cannot be switched off
+        ("negation: null", "negation in the configuration must be a mapping"),
+        ("negation: {control: null}", "negation.control in the configuration must be a text"),
+        ("negation: {control: mnist}", "negation.control is 'mnist', which is among tasks"),
+        ("negation: {keep: 1.1}", "negation.keep in the configuration must be at most 1"),
+        ("negation: {keep: 0}", "negation.keep in the configuration must be above 0"),
+        # the alpha grid
+        ("alphas: {start: -0.5}", "0 <= start < stop <= 2"),
+        ("alphas: {stop: 2.5}", "0 <= start < stop <= 2"),
+        ("alphas: {start: 1.0}", "0 <= start < stop <= 2"),
+        ("alphas: {step: 0.3}", "must divide the way from 0.0 to 1.0 into whole steps"),
+        ("alphas: {step: 0}", "alphas.step must be above 0"),
+        ("alphas: {step: 1.5}", "must divide the way"),
+        ("alphas: {step: 0.001}", "at most 201 are allowed"),
+    ],
+)
+def test_a_mistake_gets_one_clear_sentence(text, sentence):
+    assert sentence in complaint(text)
+
+
+@pytest.mark.parametrize(
+    "key", ["run", "tasks", "finetune", "negation", "disentanglement", "alphas"]
+)
+def test_a_missing_key_is_named(key):
+    config = configuration()
+    del config[key]
+    with pytest.raises(UserError, match=f"^{key} is missing in the configuration; add it.$"):
+        validate_config(config)
+
+
+def test_defaults_are_filled_in():
+    config = configuration()
+    for key in ("ablations", "seeds", "limit", "device"):
+        del config[key]
+    config = validate_config(config)
+    assert (config["ablations"], config["seeds"], config["limit"]) == ([], [0], None)
+    assert config["device"] == "auto"
+
+
+def test_a_file_that_is_missing_or_no_yaml_gets_one_clear_sentence(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        check(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("tasks: [mnist\nseeds: 3")
+    with pytest.raises(UserError, match=r"broken.yaml is not valid YAML \(line 2"):
+        check(broken)
+    broken.write_text("- a list")
+    with pytest.raises(UserError, match="must hold `key: value` lines; it holds a list"):
+        check(broken)
+
+
+# ------------------------------------------------------------------------- mistakes in a definition
+
+
+@pytest.mark.parametrize(
+    "path, text, sentence",
+    [
+        ("tasks/mnist", "hub: a/b", "templates is missing in config/tasks/mnist.yaml"),
+        ("tasks/mnist", "templates: ['{}']", "exactly one of hub, path and embedded; found none"),
+        ("tasks/mnist", "{hub: a/b, embedded: c, templates: ['{}']}", "found hub and embedded"),
+        (
+            "tasks/mnist",
+            "{hub: ab, templates: ['{}']}",
+            "hub in config/tasks/mnist.yaml must be owner/name",
+        ),
+        ("tasks/mnist", "{hub: a/b, templates: []}", "must have at least 1 entries"),
+        ("tasks/mnist", "{hub: a/b, templates: [a photo]}", "must have exactly one {}"),
+        ("tasks/mnist", "{hub: a/b, templates: ['{} {}']}", "must have exactly one {}"),
+        ("tasks/mnist", "{hub: a/b, templates: openclip}", "the word open_clip"),
+        ("tasks/mnist", "{hub: a/b, template: ['{}']}", "did you mean 'templates'?"),
+        ("tasks/mnist", "{hub: a/b, templates: ['{}'], classes: [a, a]}", "'a' stands twice"),
+        ("tasks/mnist", "{hub: a/b, templates: ['{}'], classes: [1, 2]}", "classes[0] in config"),
+        ("tasks/mnist", "{path: nowhere, templates: ['{}']}", "which is not a folder"),
+        (
+            "tasks/mnist",
+            "{embedded: a, config: b, templates: ['{}']}",
+            "belongs to a hub's dataset",
+        ),
+        ("encoders/ViT-B-32", "model: ViT-B-32", "either path, or both model and pretrained"),
+        ("encoders/ViT-B-32", "paper_encoder: ViT-B-32", "found neither"),
+        ("encoders/ViT-B-32", "path: nowhere", "nowhere, which is not a folder"),
+        ("encoders/ViT-B-32", "path: config", "holds no open_clip_config.json"),
+        ("modes/attention", "{label: a, train: [], linearized: false}", "at least 1 entries"),
+        ("modes/attention", "{label: a, train: '*', linearized: false}", "must be a list"),
+        (
+            "modes/attention",
+            "{label: a, train: ['*'], linearized: 0}",
+            "must be true or false; found 0",
+        ),
+        ("modes/attention", "{train: ['*'], linearized: false}", "label is missing"),
+    ],
+)
+def test_a_mistake_in_a_definition_gets_one_clear_sentence(project, path, text, sentence):
+    (project / f"config/{path}.yaml").write_text(text)
+    assert sentence in complaint("", basedir=project)
+
+
+def test_a_mode_cannot_take_the_name_of_another_row(project):
+    definition = "{label: a, train: ['*'], linearized: false}"
+    (project / "config/modes/posthoc.yaml").write_text(definition)
+    assert "cannot be called 'posthoc'" in complaint("ablations: [posthoc]", basedir=project)
+
+
+# ------------------------------------------------------------------------- alpha grid and slices
+
+
+def test_the_alpha_grid_is_written_as_people_write_it():
+    grid = alpha_grid({"start": 0.0, "stop": 1.0, "step": 0.05})
+    assert grid == [float(f"{i / 20:.2f}") for i in range(21)]
+    assert 0.15 in grid and 0.3 in grid and 0.7 in grid
+    assert alpha_grid({"start": 0.1, "stop": 0.3, "step": 0.1}) == [0.1, 0.2, 0.3]
+    assert alpha_grid({"start": 0, "stop": 1, "step": 1}) == [0.0, 1.0]
+    assert len(alpha_grid({"start": 0, "stop": 2, "step": 0.01})) == 201
+
+
+SLICES = {
+    "data": lambda config: data_settings(config, "mnist"),
+    "head": lambda config: head_settings(config, "mnist"),
+    "finetune": lambda config: finetune_settings(config, "attention", "ViT-B-32"),
+    "addition": lambda config: addition_settings(config, "attention"),
+    "negation": lambda config: negation_settings(config, "attention"),
+    "views": view_settings,
+}
+
+
+@pytest.mark.parametrize(
+    "text, changed",
+    [
+        ("finetune: {steps: 3000}", {"finetune"}),
+        ("alphas: {step: 0.1}", {"addition", "negation"}),
+        ("negation: {keep: 0.9}", {"negation", "views"}),
+        ("limit: {train: 5, validation: 5, test: 5}", {"finetune", "addition", "negation"}),
+        ("seeds: [0, 1]", {"views"}),
+        ("run: other", {"views"}),
+        ("device: cpu", set()),
+        ("efficiency: {steps: 3}", set()),
+    ],
+)
+def test_a_stage_sees_only_what_its_result_depends_on(text, changed):
+    before, after = validate_config(configuration()), validate_config(configuration(text))
+    assert {
+        name for name, slice_of in SLICES.items() if slice_of(before) != slice_of(after)
+    } == changed
+
+
+def test_templates_change_the_head_and_not_the_data(project):
+    before = validate_config(configuration(), project)
+    path = project / "config/tasks/mnist.yaml"
+    path.write_text(path.read_text().replace("a photo of", "a picture of"))
+    after = validate_config(configuration(), project)
+    assert {name for name, slice_of in SLICES.items() if slice_of(before) != slice_of(after)} == {
+        "head"
+    }
+
+
+def test_slices_are_canonical_json():
+    config = validate_config(configuration())
+    text = finetune_settings(config, "ntk", "ViT-L-14")
+    content = json.loads(text)
+    assert text == json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert content["mode"] == {"train": ["*"], "linearized": True}
+    assert content["micro_batch"] == 64 and content["finetune"]["learning_rate"] == 1e-5
+
+
+def test_views_keep_the_order_of_the_configuration():
+    config = validate_config(configuration())
+    assert list(json.loads(view_settings(config))["encoders"]) == config["encoders"]
+
+
+def test_the_shown_configuration_reads_back_as_the_same():
+    config = validate_config(configuration())
+    del config["definitions"]
+    assert yaml.safe_load(as_yaml(config)) == config
