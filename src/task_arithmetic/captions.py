@@ -1,0 +1,102 @@
+"""Captions of tables and figures: what is shown, over which seeds, on which suite."""
+
+from task_arithmetic.cells import encoders_of
+
+TABLES = {
+    "table1": "Task arithmetic performance. Individual: mean single-task accuracy; normalized: "
+    "accuracy of the unified model relative to its individual models (weight disentanglement); "
+    "absolute: accuracy of the unified model, averaged over tasks. Encoder: {focus}.",
+    "table2": "Task addition. Accuracy of the unified model θ0 + α Σ τ, averaged over tasks, "
+    "absolute and relative to each mode's own single-task accuracy; α is chosen on validation, "
+    "for each mode by itself. Accuracies are those of the test split.",
+    "table4": "Efficiency. Parameters held and trained, size of the parameters held (4 bytes "
+    "each, MB of 10⁶ bytes), peak memory (on a CPU: above that of the loaded libraries) and "
+    "median time of a training step, time to fine-tune one task. "
+    "The paper's columns are for T5-base on GLUE; they compare modes, not encoders.",
+    "table5": "Ablation. What is fine-tuned besides the attention weights: single-task accuracy "
+    "and accuracy of the unified model, averaged over tasks. Encoder: {focus}.",
+    "negation": "Task negation. θ0 − α τ for each task by itself: mean accuracy on the task to "
+    "forget (target), accuracy on the control task ({control}) and how much of the pre-trained one "
+    "it keeps, mean chosen α. α is the one with the lowest target accuracy on validation whose "
+    "control accuracy there is at least {keep:g} % of the pre-trained one; the numbers are those "
+    "of the test split. The paper prints none.",
+    "tasks": "Every task. Test accuracy of the pre-trained encoder, of the individual model, of "
+    "its task vector through the linearized encoder (post-hoc), and of the unified model, absolute "
+    "and relative to the individual model. In the rows of post-hoc linearization the individual "
+    "model is the post-hoc one.",
+}
+WITHOUT_PAPER = ["table4", "negation", "tasks"]  # show no numbers of the paper's encoders
+FOCUS_ONLY = ["table1", "table5"]
+
+FIGURES = {
+    "fig3": "Kernel behaviour test. Test accuracy of f(x; θ0 + τ), x axis, against that of the "
+    "post-hoc linearized f_lin(x; θ0 + τ), y axis: one marker per task and encoder. On the dashed "
+    "line both are equal, which is kernel behaviour.",
+    "fig5": "Non-linear advantage. Left: mean single-task accuracy of a mode against that of "
+    "non-linear fine-tuning, one large marker per encoder, one small one per task. Right: their "
+    "difference, which is the vertical distance to the dashed line.",
+    "heatmap": "Disentanglement error ξ(α₁, α₂) (Equation 2) of {pair} for encoder {focus}: of the "
+    "representation module (top, KL divergence) and of representation and head (bottom, fraction "
+    "of changed predictions, summed over both tasks). Light regions have little error; the box is "
+    "[0, 1] × [0, 1]. One colour scale per row, shared by all modes.",
+    "fig7": "Single-task accuracy on test for every task and mode, and their mean. Black lines: "
+    "the pre-trained encoder (zero-shot).",
+    "fig9": "Sensitivity to α for encoder {focus}: mean accuracy of the unified model on "
+    "validation over the α grid, absolute (left) and normalized (right). Stars: the α chosen on "
+    "validation, at the accuracy it has on test.",
+    "fig10": "Cosine similarity of task vectors of encoder {focus}. One colour scale, set by the "
+    "entries off the diagonal, which is 1 by definition.",
+}
+BANDS = {
+    "fig3": "Markers and bars: mean ± sample standard deviation over {n} seeds.",
+    "fig5": "Markers, columns and bars: mean ± sample standard deviation over {n} seeds.",
+    "fig7": "Bars: mean ± sample standard deviation over {n} seeds.",
+    "fig9": "Lines, bands and bars: mean ± sample standard deviation over {n} seeds.",
+}
+
+
+def suite_note(settings, paper_beside) -> str:
+    """What the suite is, and whose numbers stand in the paper's columns beside these encoders."""
+    pairs = [(ours, settings["encoders"][ours]) for ours in paper_beside]
+    beside = ", ".join(f"{theirs} beside {ours}" for ours, theirs in pairs if theirs)
+    embedded = settings["suite"] == "embedded"
+    note = "This is the embedded suite on small images." if embedded else ""
+    if beside and embedded:
+        note += (
+            f" The paper's columns are those of the paper's encoder ({beside}) on the eight real "
+            "tasks, for orientation only."
+        )
+    elif beside:
+        note = f"The paper's columns are as published, on its eight tasks: {beside}."
+    return note
+
+
+def table_caption(name, settings) -> str:
+    """A table's caption."""
+    keep = 100 * settings["keep"]
+    title = TABLES[name].format(focus=settings["focus"], control=settings["control"], keep=keep)
+    n = len(settings["seeds"])
+    spread = f"Mean ± sample standard deviation over {n} seeds." if n > 1 else ""
+    shown = [settings["focus"]] if name in FOCUS_ONLY else encoders_of(settings)
+    note = suite_note(settings, [] if name in WITHOUT_PAPER else shown)
+    notes = [title, spread * (name != "table4"), note]
+    return " ".join(note for note in notes if note)
+
+
+def figure_caption(name, settings) -> str:
+    """A figure's caption; `name` is fig3, fig5, fig7, fig9, fig10 or a pair's."""
+    pair = " – ".join(settings["pairs"].get(name, ()))
+    kind = "heatmap" if pair else name
+    n = len(settings["seeds"])
+    seeds = BANDS.get(kind, "Mean over {n} seeds.").format(n=n) if n > 1 else ""
+    title = FIGURES[kind].format(focus=settings["focus"], pair=pair)
+    notes = [title, seeds, suite_note(settings, [])]
+    return " ".join(note for note in notes if note)
+
+
+def title_of(name) -> str:
+    """Table 2, Figure 10, Table negation …"""
+    for start, word in (("table", "Table "), ("fig", "Figure ")):
+        if name.startswith(start):
+            return word + name.removeprefix(start)
+    return f"Table {name}"

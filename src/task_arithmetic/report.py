@@ -1,0 +1,238 @@
+"""One self-contained HTML page of a run: findings, tables, figures, configuration, versions.
+
+Figures are embedded, styles are inline; there is no script, and nothing is fetched.
+"""
+
+import base64
+import csv
+from html import escape
+from pathlib import Path
+
+from task_arithmetic.artifacts import UserError, atomic_path, versions
+from task_arithmetic.captions import figure_caption, suite_note, table_caption, title_of
+from task_arithmetic.cells import encoders_of, label_of, load_metrics, modes_of
+from task_arithmetic.figures import names_of
+from task_arithmetic.findings import claims, sentences
+from task_arithmetic.tables import ROWS, read_printed, read_table
+
+STYLE = """
+body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1c1c1c; background: #fff;
+       max-width: 68rem; margin: 0 auto; padding: 1.5rem; }
+h1 { font-size: 1.7rem; margin: 0 0 .3rem; }
+h2 { font-size: 1.3rem; margin: 2.6rem 0 .8rem; padding-bottom: .2rem;
+     border-bottom: 2px solid #ddd; }
+h3 { font-size: 1.02rem; margin: 1.8rem 0 .3rem; }
+a { color: #00527a; }
+nav a { margin-right: 1rem; white-space: nowrap; }
+.note { background: #f4f1e8; border-left: 4px solid #b59a4c; padding: .5rem .9rem; margin: 1rem 0; }
+.caption { color: #444; font-size: .9rem; margin: .2rem 0 .6rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .55rem; text-align: right; vertical-align: top; }
+td { white-space: nowrap; }
+td.prose { white-space: normal; }
+thead th { border-top: 2px solid #222; border-bottom: 1px solid #222; vertical-align: bottom; }
+tbody tr:last-child td { border-bottom: 2px solid #222; }
+tbody tr.next td { border-top: 1px solid #bbb; }
+th.text, td.text, .prose, .answer { text-align: left; }
+th.paper, td.paper { color: #6b6b6b; }
+td.answer { font-weight: 600; }
+figure { margin: 1.8rem 0; break-inside: avoid; }
+figure img { max-width: 100%; height: auto; }
+figcaption { color: #444; font-size: .9rem; margin-top: .4rem; }
+pre { background: #f6f6f6; padding: .9rem; overflow-x: auto; font-size: .82rem; line-height: 1.4; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; margin: 1rem 0; }
+dt { font-weight: 600; } dd { margin: 0; }
+summary { cursor: pointer; font-weight: 600; }
+li { margin: .35rem 0; }
+@media print { body { max-width: none; } nav { display: none; } .wide { overflow: visible; } }
+"""
+
+
+def html_table(headings, rows, kinds, group=None, once=False) -> str:
+    """A table of text.
+
+    Args:
+        kinds: a CSS class per column: "text", "paper", "answer" or "".
+        group: a line is drawn where this column's text changes.
+        once: leave that column empty where it repeats the row above.
+    """
+
+    def line(cell, texts, attributes=""):
+        marked = "".join(
+            f"<{cell}{f' class={kind!r}' if kind else ''}>{escape(text)}</{cell}>"
+            for text, kind in zip(texts, kinds, strict=True)
+        )
+        return f"<tr{attributes}>{marked}</tr>\n"
+
+    body, above = "", None
+    for row in rows:
+        changed = group is not None and above is not None and row[group] != above[group]
+        repeats = once and above is not None and not changed
+        texts = ["" if repeats and i == group else text for i, text in enumerate(row)]
+        body += line("td", texts, ' class="next"' if changed else "")
+        above = row
+    head = line("th", headings)
+    return (
+        f'<div class="wide"><table><thead>\n{head}</thead><tbody>\n{body}</tbody></table></div>\n'
+    )
+
+
+def about(settings) -> str:
+    """What this run is."""
+    modes = [label_of(mode, settings) for mode in modes_of(settings)]
+    ablations = [label_of(mode, settings) for mode in sorted(settings["ablations"])]
+    beside = [
+        f"{name} (the paper's {paper} beside it)" if paper else name
+        for name, paper in ((name, settings["encoders"][name]) for name in encoders_of(settings))
+    ]
+    seeds = ", ".join(map(str, settings["seeds"]))
+    several = len(settings["seeds"]) > 1
+    facts = {
+        "Run": f"{settings['run']} ({settings['suite']} suite)",
+        "Tasks": ", ".join(settings["tasks"]),
+        "Control task": settings["control"],
+        "Encoders": "; ".join(beside),
+        "Modes": "; ".join(modes),
+        "Ablations": ("; ".join(ablations) or "none") + f" (encoder {settings['focus']})",
+        "Seeds": seeds + (": numbers are mean ± sample standard deviation" if several else ""),
+    }
+    listed = "".join(f"<dt>{key}</dt><dd>{escape(text)}</dd>\n" for key, text in facts.items())
+    text = (
+        "Every encoder was fine-tuned on every task in every mode; what moved is the task vector "
+        "τ. The tables and figures below are those of <i>Fine-Tuning Attention Modules Only</i>, "
+        "computed from this run's task vectors, beside the paper's numbers where it prints them."
+    )
+    shown = suite_note(settings, encoders_of(settings))
+    note = f'<p class="note">{escape(shown)}</p>' if settings["suite"] == "embedded" else ""
+    return f"<p>{text}</p>\n{note}\n<dl>\n{listed}</dl>\n"
+
+
+def findings(metrics, settings, tables_dir) -> str:
+    """Headlines and the paper's claims on this run."""
+    headlines = "".join(f"<li>{escape(text)}</li>\n" for text in sentences(metrics, settings))
+    rows = claims(metrics, settings, read_table(Path(tables_dir) / "table4.csv"))
+    if not rows:
+        return f"<ul>\n{headlines}</ul>\n"
+    kinds = ["prose", "prose", "prose", "answer"]
+    headings = ["Claim of the paper", "Where", "This run", "Holds here"]
+    table = html_table(headings, rows, kinds, group=0, once=True)
+    several = len(settings["seeds"]) > 1
+    how = "A claim holds if the numbers are in the claimed order" + (
+        ", on the mean over seeds; in brackets, in how many seeds they are. " if several else ". "
+    )
+    how += "No test of significance is made" + ("." if several else ", and this is one seed.")
+    return f'<ul>\n{headlines}</ul>\n<h3>Claims</h3>\n<p class="caption">{how}</p>\n{table}'
+
+
+def tables(settings, tables_dir) -> str:
+    """All tables; the long one, of every task, folded."""
+    parts = []
+    for name in ROWS:
+        headings, rows, texts = read_printed(Path(tables_dir) / f"{name}.md")
+        kinds = ["text"] * texts + [
+            "paper" if heading.startswith("Paper") else "" for heading in headings[texts:]
+        ]
+        content = html_table(headings, rows, kinds, group=1 if name == "tasks" else 0)
+        if name == "tasks":
+            content = f"<details><summary>{len(rows)} rows</summary>\n{content}</details>\n"
+        caption = f'<p class="caption">{escape(table_caption(name, settings))}</p>'
+        parts.append(f'<h3 id="{name}">{title_of(name)}</h3>\n{caption}\n{content}')
+    return "".join(parts)
+
+
+def figures(settings, figures_dir) -> str:
+    """All figures, embedded as PNG."""
+    parts = []
+    for name in names_of(settings):
+        path = Path(figures_dir) / f"{name}.png"
+        try:
+            image = path.read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist: make the figures first.") from None
+        pixels = int.from_bytes(image[16:20], "big")  # width, in the header of a PNG
+        caption = escape(figure_caption(name, settings))
+        data = base64.b64encode(image).decode()
+        parts.append(
+            f'<figure id="{name}"><img width="{round(pixels * 0.62)}" alt="{caption}" '
+            f'src="data:image/png;base64,{data}">\n'
+            f"<figcaption><b>{title_of(name)}.</b> {caption}</figcaption></figure>\n"
+        )
+    return "".join(parts)
+
+
+def timings(path) -> str:
+    """Jobs, seconds and peak memory of every stage.
+
+    Args:
+        path: a CSV with the columns stage, jobs, seconds and, optionally, peak_memory_mib.
+    """
+    try:
+        with open(path, newline="") as file:
+            stages = list(csv.DictReader(file))
+        jobs = sum(int(row["jobs"]) for row in stages)
+        seconds = sum(float(row["seconds"]) for row in stages)
+        rows = [[row["stage"], row["jobs"], f"{float(row['seconds']):,.1f}"] for row in stages]
+        peaks = [float(row["peak_memory_mib"] or 0) for row in stages if "peak_memory_mib" in row]
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: give the CSV of timings, or none.") from None
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} needs the columns stage, jobs, seconds: make it again.") from None
+    rows.append(["all", str(jobs), f"{seconds:,.1f}"])
+    headings = ["Stage", "Jobs", "Seconds"]
+    if peaks:
+        headings.append("Peak memory (MiB)")
+        peaks.append(max(peaks))
+        rows = [[*row, f"{peak:,.0f}"] for row, peak in zip(rows, peaks, strict=True)]
+    note = '<p class="caption">Wall-clock time of the jobs, added up; jobs may overlap.</p>\n'
+    return note + html_table(headings, rows, ["text"] + [""] * (len(headings) - 1))
+
+
+def page(metrics, tables_dir, figures_dir, settings, config_text, timings_path=None) -> str:
+    """The whole page as HTML."""
+    packages = [[name, version] for name, version in versions().items()]
+    sections = {
+        "What this run is": about(settings),
+        "Findings": findings(metrics, settings, tables_dir),
+        "Tables": tables(settings, tables_dir),
+        "Figures": figures(settings, figures_dir),
+        "Configuration": f"<pre>{escape(config_text)}</pre>\n",
+        "Versions": html_table(["Package", "Version"], packages, ["text", "text"]),
+    }
+    if timings_path:
+        sections["Timings"] = timings(timings_path)
+    anchors = {title: title.split()[0].lower() for title in sections}
+    links = " ".join(f'<a href="#{anchors[title]}">{title}</a>' for title in sections)
+    body = "".join(
+        f'<section id="{anchors[title]}"><h2>{title}</h2>\n{content}</section>\n'
+        for title, content in sections.items()
+    )
+    title = f"Task arithmetic: {escape(settings['run'])}"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{STYLE}</style></head>\n"
+        f"<body><h1>{title}</h1>\n<nav>{links}</nav>\n{body}</body></html>\n"
+    )
+
+
+def write(
+    metrics_path, tables_dir, figures_dir, settings: dict, config_path, output, timings_path=None
+) -> None:
+    """Write the report.
+
+    Args:
+        tables_dir, figures_dir: what tables.write and figures.write made.
+        config_path: the resolved configuration, shown as it is.
+        timings_path: CSV of timings (see timings), or None.
+    Raises:
+        UserError: a table, a figure, a cell of the metrics or the configuration is missing.
+    """
+    try:
+        config_text = Path(config_path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{config_path}, the run's configuration, does not exist.") from None
+    metrics = load_metrics(metrics_path)
+    text = page(metrics, tables_dir, figures_dir, settings, config_text, timings_path)
+    with atomic_path(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,155 @@
+"""Figures: all are drawn, for few and many tasks; nothing is clipped; bytes are reproducible."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+import views
+
+from task_arithmetic import figures
+from task_arithmetic.artifacts import UserError
+from task_arithmetic.cells import load_metrics
+
+NAMES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]
+
+
+def metrics_of(folder, settings, **sizes):
+    return views.write_metrics(folder / "metrics.csv", views.make_rows(settings, **sizes))
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    settings = views.make_settings(tasks=10, encoders=3, seeds=3)
+    return settings, metrics_of(tmp_path_factory.mktemp("three"), settings, points=5, alphas=6)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    settings = views.make_settings(tasks=2, encoders=1)
+    return settings, metrics_of(tmp_path_factory.mktemp("small"), settings, points=2, alphas=3)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "fig8"])  # drawn as fig6
+def test_every_figure_has_equal_bytes_twice_and_no_date(name, small, tmp_path):
+    settings, path = small
+    assert NAMES == figures.names_of(settings)
+    for folder in ("first", "second"):
+        figures.write(name, path, settings, tmp_path / folder)
+    for suffix in ("png", "pdf"):
+        first, second = (tmp_path / f / f"{name}.{suffix}" for f in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()
+        assert b"CreationDate" not in first.read_bytes()
+    assert (tmp_path / "first" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_of_ten_tasks_keeps_its_texts_apart_and_inside(name, three):
+    settings, path = three
+    figure = figures.draw(name, load_metrics(path), settings)
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    width, height = figure.canvas.get_width_height()
+    boxes = [legend.get_window_extent(renderer) for legend in figure.legends]
+    for axes in figure.axes:
+        assert axes.has_data()
+        labels = [axes.title, axes.xaxis.label, axes.yaxis.label]
+        texts = [text for text in [*labels, *axes.texts] if text.get_text()]
+        boxes += [text.get_window_extent(renderer) for text in texts]
+        for axis in (axes.xaxis, axes.yaxis):  # tick labels do not run into each other
+            ticks = [label for label in axis.get_ticklabels() if label.get_text()]
+            if all(label.get_rotation() == 0 for label in ticks):
+                places = [label.get_window_extent(renderer) for label in ticks]
+                for one, two in zip(places, places[1:], strict=False):
+                    assert not one.overlaps(two), name
+    for box in boxes:
+        assert box.x0 > -2 and box.y0 > -2 and box.x1 < width + 2 and box.y1 < height + 2, name
+
+
+def test_a_mode_looks_the_same_in_all_figures_and_differs_in_grey():
+    settings = views.make_settings()
+    modes = ["nonlinear", "ntk", "attention", "posthoc"]
+    styles = [figures.style_of(mode, settings) for mode in modes]
+    for part in zip(*styles, strict=True):
+        assert len(set(part)) == 4
+    rgb = [[int(style[0][i : i + 2], 16) for i in (1, 3, 5)] for style in styles[:3]]
+    grey = sorted(np.array(rgb) @ [0.299, 0.587, 0.114])
+    assert min(np.diff(grey)) > 40  # of 255
+
+
+def test_heatmaps_share_one_scale_per_row_and_show_alpha1_along_x(three):
+    settings, path = three
+    rows = views.make_rows(settings, points=5, alphas=6)
+    figure = figures.draw("fig6", load_metrics(path), settings)
+    panels = [axes for axes in figure.axes if axes.images]
+    assert len(panels) == 6
+    for row in (panels[:3], panels[3:]):
+        assert len({axes.images[0].get_clim() for axes in row}) == 1
+    first, second = settings["pairs"]["fig6"]
+    wanted = {"metric": "representation_disentanglement", "mode": "ntk", "task": first}
+    wanted |= {"alpha": 2.0, "other_alpha": -1.0, "other_task": second}
+    found = [row["value"] for row in rows if all(row[key] == wanted[key] for key in wanted)]
+    assert len(found) == 3  # seeds
+    image = panels[1].images[0].get_array()  # rows: α₂, columns: α₁, of -2, -1, 0, 1, 2
+    assert image[1, 4] == pytest.approx(np.mean(found))
+    assert first in panels[3].get_xlabel() and second in panels[3].get_ylabel()
+
+
+def test_cosine_scale_ignores_the_diagonal(three):
+    settings, path = three
+    figure = figures.draw("fig10", load_metrics(path), settings)
+    panels = [axes for axes in figure.axes if axes.images]
+    (clim,) = {axes.images[0].get_clim() for axes in panels}
+    assert clim[1] < 0.5
+    assert all(len(axes.texts) == 100 for axes in panels)
+
+
+def test_alpha_curves_are_means_over_tasks_with_a_band(three):
+    settings, path = three
+    rows = views.make_rows(settings, points=5, alphas=6)
+    left = figures.draw("fig9", load_metrics(path), settings).axes[0]
+    assert len(left.collections) >= 4  # bands
+    keys = {"metric": "unified_accuracy", "encoder": "small", "mode": "ntk", "alpha": 0.4}
+    keys |= {"split": "validation"}
+    found = [row["value"] for row in rows if all(row[key] == keys[key] for key in keys)]
+    assert len(found) == 30
+    line = next(line for line in left.lines if line.get_label() == settings["modes"]["ntk"])
+    assert dict(zip(*line.get_data(), strict=True))[0.4] == pytest.approx(100 * np.mean(found))
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("fig3", {"metric": "posthoc_accuracy", "mode": "attention", "task": "svhn", "seed": 1}),
+        ("fig5", {"metric": "single_task_accuracy", "mode": "ntk", "encoder": "large"}),
+        ("fig6", {"metric": "classification_disentanglement", "alpha": 1.0, "other_alpha": 2.0}),
+        ("fig7", {"metric": "pretrained_accuracy", "task": "gtsrb"}),
+        ("fig9", {"metric": "unified_accuracy", "mode": "posthoc", "alpha": 0.2, "seed": 2}),
+        ("fig10", {"metric": "cosine_similarity", "task": "mnist", "other_task": "svhn"}),
+    ],
+)
+def test_a_missing_cell_is_an_error_that_names_it(name, gone, three, tmp_path):
+    settings, _ = three
+    rows = views.make_rows(settings, points=5, alphas=6)
+    rest = [row for row in rows if any(row[key] != gone[key] for key in gone)]
+    assert len(rest) < len(rows)
+    metrics = load_metrics(views.write_metrics(tmp_path / "metrics.csv", rest))
+    with pytest.raises(UserError) as error:
+        figures.draw(name, metrics, settings)
+    for value in gone.values():
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        assert shown in str(error.value)
+
+
+def test_unknown_figures_and_no_nonlinear_are_user_errors(small):
+    settings, path = small
+    metrics = load_metrics(path)
+    with pytest.raises(UserError, match="no figure fig4"):
+        figures.draw("fig4", metrics, settings)
+    with pytest.raises(UserError, match="nonlinear"):
+        figures.draw("fig5", metrics, settings | {"modes": {"attention": "Ours"}})
+
+
+def test_png_is_not_blank(small, tmp_path):
+    settings, path = small
+    figures.write("fig7", path, settings, tmp_path)
+    image = matplotlib.image.imread(tmp_path / "fig7.png")
+    assert image.shape[1] > 800 and image[..., :3].std() > 0.05

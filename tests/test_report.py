@@ -1,0 +1,175 @@
+"""The report: one self-contained page whose findings are those of the metrics."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import jinja2
+import matplotlib.image
+import pytest
+import views
+
+from task_arithmetic import figures, findings, report, tables
+from task_arithmetic.artifacts import UserError
+from task_arithmetic.cells import load_metrics
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "workflow/reference/paper.csv"
+
+
+def make_run(folder, settings, **sizes):
+    """Metrics, tables and stand-ins for the figures of a synthetic run, in one folder."""
+    path = views.write_metrics(folder / "metrics.csv", views.make_rows(settings, **sizes))
+    for name in tables.ROWS:
+        tables.write(name, path, REFERENCE, settings, folder)
+    for name in figures.names_of(settings):  # a pixel: the report only embeds them
+        matplotlib.image.imsave(folder / f"{name}.png", [[[0.5, 0.5, 0.5]]])
+    (folder / "config.yaml").write_text("run: synthetic  # <&>\n")
+    lines = "stage,jobs,seconds,peak_memory_mib\ndata,9,12.5,310\nfinetune,48,400.25,905.5\n"
+    (folder / "timings.csv").write_text(lines)
+    return folder
+
+
+def write(folder, settings, **options):
+    options = {"timings_path": folder / "timings.csv"} | options
+    report.write(folder / "metrics.csv", folder, folder, settings, folder / "config.yaml",
+                 folder / "report.html", **options)  # fmt: skip
+    return (folder / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    settings = views.make_settings(tasks=3, encoders=2, seeds=3)
+    return make_run(tmp_path_factory.mktemp("run"), settings, points=5, alphas=6), settings
+
+
+@pytest.fixture(scope="module")
+def text(run):
+    return write(*run)
+
+
+def test_the_page_is_self_contained(text):
+    sources = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            assert tag not in ("script", "link", "iframe", "object", "embed")
+            sources.extend(v for k, v in attributes if k in ("src", "href", "srcset", "data"))
+
+    Parser().feed(text)
+    images = [source for source in sources if source.startswith("data:image/png;base64,")]
+    assert len(images) == 7
+    anchors = set(sources) - set(images)
+    assert all(source.startswith("#") for source in anchors)
+    assert all(f'id="{anchor[1:]}"' in text for anchor in anchors)
+    rest = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
+    assert "http:" not in rest and "https:" not in rest
+    assert "url(" not in rest and "@import" not in rest
+
+
+def test_the_page_holds_all_parts(run, text):
+    folder, settings = run
+    for title in ("What this run is", "Findings", "Tables", "Figures", "Configuration"):
+        assert f"<h2>{title}</h2>" in text
+    for name in [*tables.ROWS, *figures.names_of(settings)]:
+        assert f'id="{name}"' in text
+    assert "run: synthetic  # &lt;&amp;&gt;" in text
+    for package in ("python", "torch", "open_clip_torch", "snakemake", "datasets", "pandas"):
+        assert f"<td class='text'>{package}</td>" in text
+    assert "400.2" in text and "412.8" in text and "906" in text  # a stage's seconds, all, peak
+    assert "embedded suite on small images" in text
+    assert "Timings" not in write(folder, settings, timings_path=None)
+
+
+def test_the_page_prints_the_tables_numbers(run, text):
+    folder, _ = run
+    for name in tables.ROWS:
+        _, rows, _ = tables.read_printed(folder / f"{name}.md")
+        assert all(f">{cell}</td>" in text for row in rows for cell in row)
+
+
+def test_the_page_has_equal_bytes_twice(run, text):
+    assert write(*run) == text
+
+
+@pytest.mark.parametrize("name", ["table2.md", "table4.csv", "fig9.png", "config.yaml"])
+def test_a_missing_part_is_an_error(name, run):
+    folder, settings = run
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    try:
+        with pytest.raises(UserError, match=name):
+            write(folder, settings)
+    finally:
+        (folder / name).write_bytes(content)
+
+
+def test_findings_say_which_mode_leads_and_by_how_much(run):
+    folder, settings = run
+    metrics = load_metrics(folder / "metrics.csv")
+    table = tables.read_table(folder / "table2.csv").query("encoder == 'base'")
+    ranked = table[table["mode"] != "pretrained"].sort_values("absolute", ascending=False)
+    lead = ranked["absolute"].iloc[0] - ranked["absolute"].iloc[1]
+    sentence = findings.sentences(metrics, settings)[1]
+    assert sentence.startswith("Task addition, base: the unified model of Attention modules only")
+    assert abs(float(re.search(r"([\d.]+) points above", sentence)[1]) - lead) < 0.06
+
+
+def test_claims_are_judged_by_the_numbers_alone(tmp_path):
+    settings = views.make_settings(tasks=3, encoders=1, seeds=3)
+    rows = views.make_rows(settings, points=5, alphas=6)
+    table4 = tables.make_table("table4", load_metrics(views.write_metrics(tmp_path / "a", rows)),
+                               tables.read_reference(REFERENCE), settings)  # fmt: skip
+
+    def verdicts(rows):
+        metrics = load_metrics(views.write_metrics(tmp_path / "b", rows))
+        return {row[0]: row[3] for row in findings.claims(metrics, settings, table4)}
+
+    def swapped(one, two):
+        other = {one: two, two: one}
+        return [row | {"mode": other.get(row["mode"], row["mode"])} for row in rows]
+
+    before, after = verdicts(rows), verdicts(swapped("nonlinear", "attention"))
+    about = "Mean disentanglement error over [0, 1]²: smallest for attention (Figures 6, 8)"
+    assert before[about] == "yes (3 of 3 seeds)" and after[about] == "no (0 of 3 seeds)"
+    about = "Kernel behaviour: attention is closer to the line of equal accuracy (Figure 3)"
+    assert before[about] == "yes (3 of 3 seeds)" and after[about] == "no (0 of 3 seeds)"
+    normalized = next(claim for claim in before if "normalized" in claim)
+    assert before[normalized].startswith("yes") and after[normalized].startswith("no")
+    assert all(claim.startswith("Efficiency") or text != "" for claim, text in before.items())
+
+
+def test_without_the_papers_three_modes_no_claim_is_judged(tmp_path):
+    modes = {"nonlinear": "All", "attention": "Ours"}
+    settings = views.make_settings(tasks=2, encoders=1, modes=modes, ablations={})
+    text = write(make_run(tmp_path, settings, points=3, alphas=3), settings)
+    assert "Claim of the paper" not in text and "Task addition, small" in text
+
+
+def test_views_import_no_torch():
+    code = "import sys, task_arithmetic.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow/report").glob("*.rst")), ids=str)
+@pytest.mark.parametrize("suite", ["paper", "embedded"])
+def test_captions_of_snakemakes_report_are_clean_restructured_text(path, suite):
+    docutils = pytest.importorskip("docutils.core")
+    settings = views.make_settings(seeds=3, suite=suite)
+    config = settings | {
+        "disentanglement": {"pairs": settings["pairs"]},
+        "negation": {"control": "scenes", "keep": 0.95},
+    }
+    template = jinja2.Template(path.read_text(), undefined=jinja2.StrictUndefined)
+    text = template.render(snakemake=SimpleNamespace(config=config))
+    strict = {"halt_level": 2, "report_level": 2}  # warnings are errors
+    docutils.publish_doctree(text, settings_overrides=strict)
+    assert ("embedded" in text) == (suite == "embedded" and path.stem not in ("metrics", "report"))
+
+
+def test_every_table_and_figure_has_a_caption_for_snakemakes_report():
+    names = {path.stem for path in (ROOT / "workflow/report").glob("*.rst")}
+    assert {*tables.ROWS, *figures.FIGURES, "fig6", "fig8", "workflow"} <= names

@@ -1,0 +1,155 @@
+"""Synthetic, plausible metrics for any settings: what the tests of tables, figures, report read.
+
+Nothing here is measured. Numbers follow the shapes of real ones: accuracies between zero-shot and
+one, an interior best α, an error surface that is zero at the origin.
+"""
+
+import csv
+import zlib
+from itertools import product
+
+import numpy as np
+
+COLUMNS = "encoder mode seed task split metric alpha value other_task other_alpha".split()
+TASKS = ["mnist", "digits", "svhn", "gtsrb", "resisc45", "landcover", "handwritten", "textures",
+         "shapes", "letters"]  # fmt: skip
+PAPER_ENCODERS = {"small": "ViT-B-32", "base": "ViT-B-16", "large": None}
+MODES = {
+    "nonlinear": "Non-linear fine-tuning",
+    "ntk": "NTK linearization",
+    "attention": "Attention modules only",
+}
+ABLATIONS = {
+    "attention_bias": "Attention weights and biases",
+    "attention_mlp": "Attention and MLP weights",
+    "attention_mlp_bias": "Attention and MLP weights and biases",
+}
+QUALITY = {  # mode → loss of single-task accuracy, interference between tasks
+    "nonlinear": (0.0, 0.30), "ntk": (0.06, 0.15), "attention": (0.01, 0.10),
+    "posthoc": (0.20, 0.25), "attention_bias": (0.012, 0.11), "attention_mlp": (0.02, 0.14),
+    "attention_mlp_bias": (0.015, 0.12),
+}  # fmt: skip
+
+
+def make_settings(tasks=8, encoders=2, seeds=1, suite="embedded", **changes) -> dict:
+    """Settings as the command line gives them to the views."""
+    names = TASKS[:tasks]
+    return {
+        "run": "synthetic",
+        "suite": suite,
+        "tasks": names,
+        "control": "scenes",
+        "encoders": dict(list(PAPER_ENCODERS.items())[:encoders]),
+        "modes": dict(MODES),
+        "ablations": dict(ABLATIONS),
+        "focus": "small",
+        "seeds": list(range(seeds)),
+        "pairs": {"fig6": names[:2], "fig8": names[:-3:-1]},
+        "keep": 0.95,
+    } | changes
+
+
+def draw(*keys, low=0.0, high=1.0) -> float:
+    """A number in [low, high) that depends on `keys` only."""
+    return low + (high - low) * zlib.crc32(repr(keys).encode()) / 2**32
+
+
+def make_rows(settings, points=15, alphas=21) -> list[dict]:
+    """Rows of metrics.csv for all that `settings` promise."""
+    rows = []
+    tasks, control, seeds = settings["tasks"], settings["control"], settings["seeds"]
+    grid = [round(a, 4) for a in np.linspace(0, 1, alphas)]
+    square = [round(a, 4) for a in np.linspace(-2, 2, points)]
+
+    def add(metric, encoder, mode, value, seed="", task="", split="", alpha="", other=("", "")):
+        row = [encoder, mode, seed, task, split, metric, alpha, float(value), *other]
+        rows.append(dict(zip(COLUMNS, row, strict=True)))
+
+    for e, encoder in enumerate(settings["encoders"]):
+        zero = {task: draw("zero", task, low=0.2, high=0.7) + 0.05 * e for task in tasks}
+        zero[control] = 0.62 + 0.05 * e
+        for task, split in product([*tasks, control], ["validation", "test"]):
+            value = zero[task] + draw(encoder, task, split, low=-0.01, high=0.01)
+            add("pretrained_accuracy", encoder, "pretrained", value, task=task, split=split)
+        focus = encoder == settings["focus"]
+        modes = [*settings["modes"], "posthoc", *(settings["ablations"] if focus else [])]
+        for mode, seed in product(modes, seeds):
+            lost, interference = QUALITY.get(mode, (0.03, 0.2))
+            interference *= draw("luck", encoder, mode, seed, low=0.8, high=1.2)
+            fitted = {}  # task, split → accuracy of the individual model
+            for task, split in product(tasks, ["validation", "test"]):
+                best = draw("best", task, low=0.9, high=0.99) + 0.003 * e - lost
+                best += draw(encoder, task, mode, seed, split, low=-0.015, high=0.005)
+                fitted[task, split] = best
+                metric = "posthoc_accuracy" if mode == "posthoc" else "single_task_accuracy"
+                owner = "nonlinear" if mode == "posthoc" else mode
+                add(metric, encoder, owner, best, seed, task, split)
+                if mode == "attention":
+                    add("posthoc_accuracy", encoder, mode, best - 0.05 * draw(task), seed, task,
+                        split)  # fmt: skip
+
+            def unified(task, split, alpha, fitted=fitted, zero=zero, seed=seed, mode=mode,
+                        interference=interference):  # fmt: skip
+                gain = (fitted[task, split] - zero[task]) * (1 - np.exp(-5 * alpha))
+                loss = interference * (1 + 0.3 * draw("hurt", task, mode, seed)) * alpha**1.5
+                return zero[task] + gain - loss
+
+            def normalized(task, split, alpha, unified=unified, fitted=fitted):
+                return unified(task, split, alpha) / fitted[task, split]
+
+            mean = [np.mean([normalized(task, "validation", a) for task in tasks]) for a in grid]
+            chosen = grid[int(np.argmax(mean))]
+            wanted = [("validation", a) for a in grid] + [("test", chosen)]
+            for task, (split, alpha) in product(tasks, wanted):
+                for metric, value in (("unified_accuracy", unified), ("normalized_accuracy",
+                                                                      normalized)):  # fmt: skip
+                    add(metric, encoder, mode, value(task, split, alpha), seed, task, split, alpha)
+            if mode in settings["modes"]:
+                _forgetting(add, encoder, mode, seed, tasks, control, zero, grid, interference)
+                _geometry(add, encoder, mode, seed, settings, square, interference)
+        for mode in settings["modes"]:
+            held = 1_200_000 * (e + 1) * (2.1 if mode == "ntk" else 1)
+            trained = 393_216 * (e + 1) if mode == "attention" else 1_200_000 * (e + 1)
+            step = {"ntk": 0.31, "attention": 0.1}.get(mode, 0.16) * (e + 1)
+            for metric, value in (("held_parameters", held), ("trained_parameters", trained),
+                                  ("peak_memory_bytes", 6e8 + 900 * held), ("step_seconds", step),
+                                  ("training_seconds", 100 * step)):  # fmt: skip
+                add(metric, encoder, mode, value)
+    return rows
+
+
+def _forgetting(add, encoder, mode, seed, tasks, control, zero, grid, interference):
+    """Task negation: both accuracies fall with α, the control's slowly."""
+    for task in tasks:
+        fall = draw("fall", task, mode, seed, low=2, high=4)
+        chosen = max(a for a in grid if 1 - interference * a**2 >= 0.95)
+        for split, alpha in [("validation", a) for a in grid] + [("test", chosen)]:
+            keys = (seed, task, split, alpha, (control, ""))
+            add("negated_accuracy", encoder, mode, zero[task] * np.exp(-fall * alpha), *keys)
+            add("control_accuracy", encoder, mode, zero[control] * (1 - interference * alpha**2),
+                *keys)  # fmt: skip
+
+
+def _geometry(add, encoder, mode, seed, settings, square, interference):
+    """Error surfaces of the focus encoder's pairs, cosines of all encoders."""
+    for first, second in settings["pairs"].values():
+        for a, b in product(square, square) if encoder == settings["focus"] else []:
+            bend = draw(mode, seed, first, low=0.9, high=1.1) * interference
+            error = bend * (abs(a * b) + 0.3 * (a**2 + b**2) * (1 + 0.5 * (a < 0) + 0.5 * (b < 0)))
+            keys = (seed, first, "test", a, (second, b))
+            add("representation_disentanglement", encoder, mode, 0.05 * error**1.5, *keys)
+            add("classification_disentanglement", encoder, mode, 2 * np.tanh(error / 2), *keys)
+    for one, two in product(settings["tasks"], repeat=2):
+        cosine = 1 if one == two else 0.3 * interference * draw(*sorted([one, two])) - 0.01
+        if one != two:
+            cosine += draw(mode, encoder, seed, *sorted([one, two]), low=-0.01, high=0.02)
+        add("cosine_similarity", encoder, mode, cosine, seed, one, other=(two, ""))
+
+
+def write_metrics(path, rows):
+    """Write rows as metrics.csv."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
