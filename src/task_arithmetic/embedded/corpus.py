@@ -1,0 +1,276 @@
+"""The captioned images that pretrain the embedded encoders.
+
+Cleanly rendered: plain or two-coloured grounds, DejaVu fonts, map colours, little blur and noise.
+It covers every concept of the embedded tasks (and some more), but shares neither an image nor a
+font, a palette, a ground or a photograph with them.
+"""
+
+from multiprocessing import get_context
+
+import numpy as np
+from PIL import ImageDraw
+
+from . import surfaces, symbols
+from .draw import (
+    CANVAS,
+    COLOURS,
+    CORPUS_FONTS,
+    blend,
+    disc,
+    distinct,
+    field,
+    finish,
+    gradient,
+    jitter,
+    pick,
+    place,
+    plain,
+    text_layer,
+)
+
+SIZE = 60_000
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+# What a caption may say around its subject; {} is the subject, with an article where it takes one.
+COMMON = (
+    "{}",
+    "a photo of {}",
+    "a picture of {}",
+    "an image of {}",
+    "a drawing of {}",
+    "a blurry photo of {}",
+    "a close up photo of {}",
+    "a centered photo of {}",
+    "this is {}",
+)
+DIGIT = (
+    'a photo of the number: "{}".',
+    'the number "{}"',
+    "the digit {}",
+    "a photo of the digit {}",
+    "number {}",
+    'a street number: "{}".',
+    'a handwritten digit: "{}".',
+    "the numeral {}",
+)
+LETTER = (
+    'a photo of the letter "{}".',
+    'the letter "{}"',
+    "a printed letter {}",
+    "the capital letter {}",
+    "letter {}",
+    'the character "{}"',
+)
+SIGN = (
+    'a zoomed in photo of a "{}" traffic sign.',
+    'a centered photo of a "{}" traffic sign.',
+    'a close up photo of a "{}" traffic sign.',
+    "the {} sign",
+    'a road sign: "{}"',
+    "a photo of the {} traffic sign",
+)
+LAND = (
+    "an aerial photo of {}.",
+    "a satellite photo of {}",
+    "a centered satellite photo of {}.",
+    "{} seen from above",
+    "a map of {}",
+    "an aerial view of {}.",
+)
+TEXTURE = (
+    "a photo of a {} texture.",
+    "a photo of a {} pattern.",
+    "a {} texture",
+    "a close up photo of {}.",
+    "a surface of {}",
+    "{}",
+)
+
+
+def _article(words):
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def _ground(rng, ink):
+    """A plain or two-coloured ground that leaves the ink readable."""
+    if rng.random() < 0.25:
+        grey = rng.uniform(0, 70) if np.mean(ink) > 125 else rng.uniform(190, 255)
+        return plain(jitter(rng, (grey, grey, grey), 5))
+    ground = distinct(rng, ink, 150)
+    kind = rng.random()
+    if kind < 0.45:
+        return plain(ground)
+    if kind < 0.8:
+        return gradient(rng, ground, jitter(rng, ground, 30))
+    return blend(ground, jitter(rng, ground, 35), field(rng, int(rng.integers(3, 9))))
+
+
+def _named_colour(rng):
+    name = pick(rng, tuple(COLOURS))
+    return name, jitter(rng, COLOURS[name], 14)
+
+
+def _pose(rng, low=0.6, high=1.1, turn=10.0, reach=5.0):
+    return {
+        "scale": rng.uniform(low, high),
+        "angle": rng.normal(0, turn),
+        "shift": rng.normal(0, reach, 2),
+        "shear": rng.normal(0, 0.1),
+    }
+
+
+def _digit(rng):
+    digit = str(rng.integers(10))
+    name, ink = _named_colour(rng)
+    template = pick(rng, DIGIT)
+    if rng.random() < 0.45:
+        foreground = symbols.pen_digit(rng, digit, ink, int(rng.integers(3, 9)))
+        image = place(foreground, _ground(rng, ink), **_pose(rng, 0.7, 1.25, 9))
+        if rng.random() < 0.35:
+            template = pick(rng, ("a handwritten {}", "a digit {} written by hand", DIGIT[6]))
+    else:
+        font = pick(rng, CORPUS_FONTS)
+        image = _ground(rng, ink)
+        if rng.random() < 0.25:  # neighbours, as in a house number
+            for side in (-1, 1):
+                other = text_layer(font, str(rng.integers(10)), ink)
+                image = place(other, image, 0.9, shift=(side * rng.uniform(30, 40), 0))
+        image = place(text_layer(font, digit, ink), image, **_pose(rng, 0.65, 1.25, 7))
+    draw = rng.random()
+    if draw < 0.12:
+        return image, f"a {name} number {digit}"
+    if draw < 0.2:
+        return image, f"the number {NUMBER_WORDS[int(digit)]}"
+    return image, template.format(digit)
+
+
+def _letter(rng):
+    letter = pick(rng, LETTERS)
+    name, ink = _named_colour(rng)
+    if rng.random() < 0.1:
+        written, caption = letter.lower(), f"a small lowercase letter {letter.lower()}"
+    else:
+        written, caption = letter, pick(rng, LETTER).format(letter)
+        if rng.random() < 0.12:
+            caption = f"a {name} letter {letter}"
+    foreground = text_layer(pick(rng, CORPUS_FONTS), written, ink)
+    return place(foreground, _ground(rng, ink), **_pose(rng, 0.65, 1.25, 8)), caption
+
+
+def _shape(rng):
+    shape = pick(rng, tuple(symbols.SHAPES))
+    name, ink = _named_colour(rng)
+    outline = int(rng.integers(4, 7)) if rng.random() < 0.2 else 0
+    foreground = symbols.shape(shape, ink, int(rng.integers(17, 27)), outline)
+    image = place(foreground, _ground(rng, ink), **_pose(rng, 0.7, 1.1, 9, 6))
+    subject = f"{name} {shape}" if rng.random() < 0.5 else shape
+    if outline and rng.random() < 0.5:
+        return image, f"the outline of {_article(subject)}"
+    return image, pick(rng, (*COMMON, "the shape of {}", "{} on a plain background")).format(
+        _article(subject)
+    )
+
+
+def _sign(rng):
+    name = pick(rng, symbols.SIGNS)
+    foreground = symbols.sign(rng, name, pick(rng, CORPUS_FONTS[1:6:4]))
+    image = place(foreground, _ground(rng, (128, 128, 128)), **_pose(rng, 0.75, 1.1, 5, 4))
+    return image, pick(rng, SIGN).format(name)
+
+
+def _land(rng):
+    name = pick(rng, surfaces.LANDS)
+    return surfaces.land(rng, name), pick(rng, (*LAND, *COMMON[:4])).format(name)
+
+
+def _texture(rng):
+    name = pick(rng, surfaces.TEXTURES)
+    grey = rng.random() < 0.35
+    image = surfaces.texture(rng, name, CORPUS_FONTS[0], grey)
+    template = pick(rng, TEXTURE)
+    if grey and rng.random() < 0.4:
+        template = pick(rng, ("a black and white photo of {}", "a gray {} texture"))
+    return image, template.format(name)
+
+
+def _thing(rng):
+    name = pick(rng, symbols.OBJECTS)
+    colour, ink = _named_colour(rng)
+    image = place(symbols.thing(rng, name, ink), _ground(rng, ink), **_pose(rng, 0.65, 1.05, 8, 5))
+    subject = f"{colour} {name}" if rng.random() < 0.8 else name
+    return image, pick(rng, COMMON).format(_article(subject))
+
+
+def _extra(rng):
+    """Colours, stripes, checks and counted dots: words that no task asks for."""
+    name, ink = _named_colour(rng)
+    kind = pick(rng, ("plain", "stripes", "check", "dots"))
+    if kind == "plain":
+        return gradient(rng, ink, jitter(rng, ink, 25)), pick(
+            rng, ("the color {}", "a plain {} background", "{}")
+        ).format(name)
+    ground = distinct(rng, ink, 150)
+    image = plain(ground)
+    draw = ImageDraw.Draw(image)
+    if kind == "dots":
+        count = int(rng.integers(1, 6))
+        for spot in rng.permutation(9)[:count]:
+            centre = (12 + 20 * (spot % 3), 12 + 20 * (spot // 3)) + rng.normal(0, 1.5, 2)
+            disc(draw, centre, rng.uniform(5, 8), ink)
+        return image, f"{NUMBER_WORDS[count]} {name} dot{'s' if count > 1 else ''}"
+    step = int(rng.integers(8, 20))
+    direction = pick(rng, ("horizontal", "vertical", "diagonal"))
+    for start in range(-CANVAS, 2 * CANVAS, step):
+        if kind == "check":
+            for row in range(0, CANVAS, step):
+                if (row // step + start // step) % 2:
+                    draw.rectangle([start, row, start + step - 1, row + step - 1], ink)
+        elif direction == "horizontal":
+            draw.line([0, start, CANVAS, start], ink, step // 2)
+        elif direction == "vertical":
+            draw.line([start, 0, start, CANVAS], ink, step // 2)
+        else:
+            draw.line([start, 0, start + CANVAS, CANVAS], ink, step // 2)
+    caption = f"a {name} checkerboard" if kind == "check" else f"{direction} {name} stripes"
+    return image, caption
+
+
+# Kinds of images with their shares of the corpus.
+KINDS = (
+    (_digit, 0.22),
+    (_letter, 0.22),
+    (_shape, 0.11),
+    (_sign, 0.13),
+    (_land, 0.10),
+    (_texture, 0.08),
+    (_thing, 0.12),
+    (_extra, 0.02),
+)
+
+
+def draw_pair(seed, index):
+    """Image (32, 32, 3) uint8 and caption number `index` of the corpus drawn from `seed`."""
+    rng = np.random.default_rng([seed, 1, index])
+    kinds, shares = zip(*KINDS, strict=False)
+    image, caption = kinds[int(rng.choice(len(kinds), p=shares))](rng)
+    blur = rng.uniform(0, 1.2) if rng.random() < 0.4 else 0.0
+    noise = rng.uniform(0, 7) if rng.random() < 0.4 else 0.0
+    return finish(image, rng, blur, noise), caption
+
+
+def _chunk(arguments):
+    seed, start, stop = arguments
+    pairs = [draw_pair(seed, index) for index in range(start, stop)]
+    return np.stack([image for image, _ in pairs]), [caption for _, caption in pairs]
+
+
+def draw_corpus(seed, size=SIZE, processes=2):
+    """Images (size, 32, 32, 3) uint8 and a list of their captions (about 1 ms each)."""
+    jobs = [(seed, start, min(start + 1000, size)) for start in range(0, size, 1000)]
+    if processes == 1 or len(jobs) < 4:
+        parts = [_chunk(job) for job in jobs]
+    else:
+        with get_context("spawn").Pool(processes) as pool:
+            parts = pool.map(_chunk, jobs, chunksize=1)
+    return np.concatenate([p[0] for p in parts]), [caption for p in parts for caption in p[1]]

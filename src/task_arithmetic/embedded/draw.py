@@ -1,0 +1,273 @@
+"""Drawing primitives shared by the embedded tasks and the pretraining corpus.
+
+Everything is drawn on a 64 x 64 canvas and halved to 32 x 32, from one random generator per image,
+so that an image depends on nothing but its own seed. Fonts come from matplotlib's wheel.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+SIDE = 32  # side of a finished image in pixels
+CANVAS = 64  # side of the canvas on which it is drawn
+
+FONT_FOLDER = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+# The corpus and the tasks share no font: a printed letter of a task was never seen in pretraining.
+CORPUS_FONTS = (
+    "DejaVuSans.ttf",
+    "DejaVuSans-Bold.ttf",
+    "DejaVuSans-Oblique.ttf",
+    "DejaVuSans-BoldOblique.ttf",
+    "DejaVuSerif.ttf",
+    "DejaVuSerif-Bold.ttf",
+    "DejaVuSerif-Italic.ttf",
+    "DejaVuSerif-BoldItalic.ttf",
+)
+TASK_FONTS = (
+    "STIXGeneral.ttf",
+    "STIXGeneralBol.ttf",
+    "STIXGeneralItalic.ttf",
+    "STIXGeneralBolIta.ttf",
+    "cmr10.ttf",
+    "cmb10.ttf",
+    "cmss10.ttf",
+    "cmtt10.ttf",
+    "cmti10.ttf",
+    "DejaVuSansMono.ttf",
+    "DejaVuSansMono-Bold.ttf",
+)
+
+COLOURS = {
+    "red": (215, 35, 35),
+    "orange": (240, 140, 25),
+    "yellow": (245, 220, 45),
+    "green": (45, 160, 60),
+    "cyan": (60, 200, 210),
+    "blue": (40, 80, 205),
+    "purple": (130, 50, 170),
+    "pink": (245, 150, 185),
+    "brown": (125, 80, 40),
+    "black": (20, 20, 20),
+    "white": (245, 245, 245),
+    "gray": (130, 130, 130),
+}
+
+
+def pick(rng, sequence):
+    """One element of a sequence (rng.choice would turn strings and tuples into arrays)."""
+    return sequence[int(rng.integers(len(sequence)))]
+
+
+def jitter(rng, colour, amount=18.0):
+    """A colour (3 values, 0..255) moved by normal noise of the given standard deviation."""
+    return tuple(int(v) for v in np.clip(np.asarray(colour) + rng.normal(0, amount, 3), 0, 255))
+
+
+def mix(first, second, share):
+    """The colour that lies `share` (0..1) of the way from the first to the second."""
+    return tuple(int(a + (b - a) * share) for a, b in zip(first, second, strict=False))
+
+
+def distinct(rng, other, distance=110.0):
+    """A random colour at least `distance` (Euclidean, 0..441) away from another one."""
+    for _ in range(20):
+        colour = rng.integers(0, 256, 3)
+        if np.linalg.norm(colour - np.asarray(other)) >= distance:
+            break
+    return tuple(int(v) for v in colour)
+
+
+def field(rng, cells):
+    """Smooth noise in about 0..1, (64, 64) float32: random values on a cells x cells grid."""
+    grid = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
+    return np.asarray(grid.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC))
+
+
+def plain(colour):
+    """A canvas of one colour."""
+    return Image.new("RGB", (CANVAS, CANVAS), colour)
+
+
+def blend(first, second, weight):
+    """A canvas that goes from the first colour to the second where weight (64, 64) goes 0 to 1."""
+    weight = np.clip(weight, 0, 1)[..., None]
+    first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
+    return Image.fromarray((first + (second - first) * weight).astype(np.uint8))
+
+
+def gradient(rng, first, second):
+    """A canvas with a linear gradient between two colours in a random direction."""
+    angle = rng.uniform(0, 2 * np.pi)
+    rows, columns = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.float32) / CANVAS - 0.5
+    return blend(first, second, 0.5 + rows * np.sin(angle) + columns * np.cos(angle))
+
+
+def scenery(rng, strength=1.0):
+    """A cluttered, photograph-like background: coloured noise at two scales and a few edges."""
+    base = rng.integers(30, 226, 3)
+    other = np.clip(base + rng.normal(0, 60 * strength, 3), 0, 255)
+    weight = 0.65 * field(rng, 3) + 0.35 * field(rng, 14)
+    image = blend(base, other, weight)
+    draw = ImageDraw.Draw(image)
+    for _ in range(rng.integers(0, 4)):
+        colour = jitter(rng, mix(base, other, rng.random()), 25 * strength)
+        start = rng.uniform(-10, CANVAS + 10, 2)
+        if rng.random() < 0.5:
+            draw.line([*start, *rng.uniform(-10, CANVAS + 10, 2)], colour, int(rng.integers(2, 7)))
+        else:
+            draw.rectangle([*start, *(start + rng.uniform(8, 40, 2))], colour)
+    return image
+
+
+def layer(colour=(128, 128, 128)):
+    """A transparent canvas to draw a foreground on; its hidden colour keeps the edges clean."""
+    return Image.new("RGBA", (CANVAS, CANVAS), (*colour, 0))
+
+
+@lru_cache(maxsize=256)
+def _font(name, size):
+    return ImageFont.truetype(str(FONT_FOLDER / name), size)
+
+
+@lru_cache(maxsize=4096)
+def glyph(name, text, size=46):
+    """Mask (mode L, 64 x 64) of a text in a font, its ink centred."""
+    mask = Image.new("L", (CANVAS, CANVAS), 0)
+    font = _font(name, size)
+    left, top, right, bottom = font.getbbox(text)
+    position = ((CANVAS - left - right) / 2, (CANVAS - top - bottom) / 2)
+    ImageDraw.Draw(mask).text(position, text, fill=255, font=font)
+    return mask
+
+
+def text_layer(name, text, colour, size=46):
+    """A transparent layer with a text in one colour."""
+    foreground = Image.new("RGBA", (CANVAS, CANVAS), (*colour, 255))
+    foreground.putalpha(glyph(name, text, size))
+    return foreground
+
+
+def place(foreground, background, scale=1.0, angle=0.0, shift=(0.0, 0.0), shear=0.0, tilt=(0, 0)):
+    """Put a layer over a background after a perspective map about the canvas's centre.
+
+    scale: size of the result; angle: degrees; shift: canvas pixels; shear: slant of the verticals;
+    tilt: perspective in x and y, at most about 0.3.
+    """
+    centre = CANVAS / 2
+    cos, sin = np.cos(np.radians(angle)) / scale, np.sin(np.radians(angle)) / scale
+    # PIL asks for the inverse map, from output to input pixels.
+    a, b, d, e = cos, sin + shear * cos, -sin, cos - shear * sin
+    g, h = tilt[0] / CANVAS, tilt[1] / CANVAS
+    x0, y0 = centre + shift[0], centre + shift[1]
+    w = 1 - g * x0 - h * y0
+    coefficients = (
+        (a + centre * g) / w,
+        (b + centre * h) / w,
+        (centre * w - a * x0 - b * y0) / w,
+        (d + centre * g) / w,
+        (e + centre * h) / w,
+        (centre * w - d * x0 - e * y0) / w,
+        g / w,
+        h / w,
+    )
+    moved = foreground.transform(
+        (CANVAS, CANVAS),
+        Image.Transform.PERSPECTIVE,
+        coefficients,
+        Image.Resampling.BILINEAR,
+        fillcolor=foreground.getpixel((0, 0))[:3] + (0,),
+    )
+    result = background.copy()
+    result.paste(moved, (0, 0), moved)
+    return result
+
+
+def finish(image, rng=None, blur=0.0, noise=0.0, contrast=1.0, brightness=0.0, saturation=1.0):
+    """Halve a canvas to (32, 32, 3) uint8 and degrade it as a camera would.
+
+    blur: standard deviation in canvas pixels; noise: in grey levels (0..255); brightness: grey
+    levels added; contrast and saturation: factors.
+    """
+    if blur:
+        image = image.filter(ImageFilter.GaussianBlur(blur))
+    pixels = np.asarray(image.reduce(CANVAS // SIDE))
+    if noise == 0 and contrast == 1 and brightness == 0 and saturation == 1:
+        return pixels
+    pixels = pixels.astype(np.float32)
+    grey = pixels.mean(axis=2, keepdims=True)
+    pixels = grey + (pixels - grey) * saturation
+    pixels = 128 + (pixels - 128) * contrast + brightness
+    if noise:
+        pixels += rng.normal(0, noise, pixels.shape)
+    return np.clip(pixels, 0, 255).round().astype(np.uint8)
+
+
+# Polygons, all inside the circle of radius 1 about the origin, y downward.
+
+
+def ring_points(corners, radius=1.0, turn=-90.0):
+    """Corners of a regular polygon, (corners, 2); turn: direction of the first one in degrees."""
+    angles = np.radians(turn) + 2 * np.pi * np.arange(corners) / corners
+    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def star_points(rays, inner=0.42):
+    """Corners of a star with the given number of rays."""
+    points = ring_points(2 * rays)
+    points[1::2] *= inner
+    return points
+
+
+def heart_points():
+    """Outline of a heart."""
+    t = np.linspace(0, 2 * np.pi, 40)
+    x = 16 * np.sin(t) ** 3
+    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
+    return np.stack([x, y - 2], axis=1) / 17
+
+
+CROSS = (
+    np.array(
+        [(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1)]
+        + [(-3, -1), (-1, -1)]
+    )
+    / 3.0
+)
+ARROW = np.array(
+    [(0, -1), (0.8, -0.1), (0.32, -0.1), (0.32, 0.95), (-0.32, 0.95), (-0.32, -0.1), (-0.8, -0.1)]
+)
+
+
+def at(points, radius, centre=(CANVAS / 2, CANVAS / 2), angle=0.0):
+    """Unit points -> a list of canvas positions for ImageDraw.polygon."""
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    turned = np.asarray(points) @ np.array([[cos, sin], [-sin, cos]])
+    return [tuple(p) for p in turned * radius + np.asarray(centre)]
+
+
+def disc(draw, centre, radius, fill=None, outline=None, width=1):
+    """A circle; radius may be a pair (x, y)."""
+    rx, ry = (radius, radius) if np.isscalar(radius) else radius
+    box = [centre[0] - rx, centre[1] - ry, centre[0] + rx, centre[1] + ry]
+    draw.ellipse(box, fill=fill, outline=outline, width=width)
+
+
+def smooth_curve(points, steps=8):
+    """Catmull-Rom curve through points (n, 2), as a list of positions."""
+    p = np.asarray(points, float)
+    p = np.concatenate([p[:1], p, p[-1:]])
+    t = np.linspace(0, 1, steps, endpoint=False)[:, None]
+    parts = [
+        0.5
+        * (
+            2 * b
+            + (c - a) * t
+            + (2 * a - 5 * b + 4 * c - d) * t**2
+            + (3 * b - a - 3 * c + d) * t**3
+        )
+        for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False)
+    ]
+    return [tuple(q) for q in np.concatenate([*parts, p[-1:]])]

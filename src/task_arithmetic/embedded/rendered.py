@@ -1,0 +1,183 @@
+"""The rendered tasks. Each function draws one image of a class: (rng, label) -> (32, 32, 3) uint8.
+
+They show the concepts of the corpus in another domain: other fonts, muted palettes, cluttered
+grounds, perspective, weak light, blur and noise.
+"""
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from . import surfaces, symbols
+from .draw import (
+    CANVAS,
+    COLOURS,
+    TASK_FONTS,
+    disc,
+    distinct,
+    field,
+    finish,
+    jitter,
+    mix,
+    pick,
+    place,
+    scenery,
+    text_layer,
+)
+
+DIGITS = tuple("0123456789")
+LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+SHAPES = tuple(name for name in symbols.SHAPES if name != "arrow")  # the signs have arrows
+PICTURE_COLOURS = ("red", "green", "blue", "yellow")
+PICTURES = tuple(f"{c} {thing}" for thing in symbols.OBJECTS for c in PICTURE_COLOURS)
+
+SIGN_FONTS = ("cmss10.ttf", "STIXGeneralBol.ttf", "DejaVuSansMono-Bold.ttf")
+SATELLITE_PALETTE = {
+    "wood": (45, 72, 55),
+    "grass": (98, 116, 76),
+    "soil": (142, 116, 95),
+    "crop": (155, 140, 98),
+    "sand": (202, 180, 152),
+    "water": (40, 66, 92),
+    "road": (150, 146, 146),
+    "roof": (168, 132, 122),
+    "hall": (192, 196, 205),
+    "mark": (192, 188, 182),
+}
+
+
+def _middle(image):
+    """Mean colour of a canvas's middle, where the foreground will be."""
+    return np.asarray(image)[16:48, 16:48].reshape(-1, 3).mean(axis=0)
+
+
+def numbers(rng, label):
+    """A house number: a digit between pieces of its neighbours, on a photograph-like ground."""
+    image = scenery(rng, rng.uniform(0.3, 0.9))
+    ink = distinct(rng, _middle(image), 95)
+    font = pick(rng, TASK_FONTS)
+    scale, angle = rng.uniform(0.8, 1.2), rng.normal(0, 5)
+    gap = rng.uniform(29, 36) * scale
+    for side in (-1, 1):
+        if rng.random() < 0.65:
+            other = text_layer(font, pick(rng, DIGITS), jitter(rng, ink, 10))
+            image = place(other, image, scale, angle, (side * gap, rng.normal(0, 2)))
+    foreground = text_layer(font, DIGITS[label], ink)
+    shift = rng.normal(0, 2.5, 2)
+    image = place(foreground, image, scale, angle, shift, rng.normal(0, 0.12))
+    return finish(
+        image, rng, rng.uniform(0, 1.8), rng.uniform(3, 12), rng.uniform(0.6, 1), rng.normal(0, 15)
+    )
+
+
+def signs(rng, label):
+    """A traffic sign in the street: weather, distance, slanted view, clutter behind it."""
+    foreground = symbols.sign(
+        rng, symbols.SIGNS[label], pick(rng, SIGN_FONTS), 22, rng.uniform(0.0, 0.45)
+    )
+    image = place(
+        foreground,
+        scenery(rng),
+        rng.uniform(0.6, 1.0),
+        rng.normal(0, 7),
+        rng.normal(0, 3.5, 2),
+        rng.normal(0, 0.12),
+        tuple(rng.uniform(-0.25, 0.25, 2)),
+    )
+    return finish(
+        image,
+        rng,
+        blur=rng.uniform(0, 2.2),
+        noise=rng.uniform(3, 14),
+        contrast=rng.uniform(0.35, 1.0),
+        brightness=rng.normal(-15, 35),
+        saturation=rng.uniform(0.4, 1.0),
+    )
+
+
+def landcover(rng, label):
+    """A satellite picture: muted colours, haze, now and then a thin cloud, any zoom."""
+    image = surfaces.land(rng, surfaces.LANDS[label], SATELLITE_PALETTE)
+    side = rng.uniform(38, 64)
+    left, top = rng.uniform(0, CANVAS - side, 2)
+    box = (left, top, left + side, top + side)
+    image = image.resize((CANVAS, CANVAS), Image.Resampling.BILINEAR, box)
+    if rng.random() < 0.3:
+        cloud = np.clip(field(rng, 4) * 1.5 - 0.75, 0, 0.7)
+        mask = Image.fromarray((cloud * 255).astype(np.uint8))
+        image.paste((222, 225, 230), (0, 0), mask)
+    haze = Image.new("RGB", image.size, jitter(rng, (150, 160, 175), 25))
+    image = Image.blend(image, haze, rng.uniform(0.0, 0.35))
+    return finish(
+        image,
+        rng,
+        blur=rng.uniform(0.3, 1.6),
+        noise=rng.uniform(3, 10),
+        contrast=rng.uniform(0.7, 1.2),
+        brightness=rng.normal(0, 18),
+        saturation=rng.uniform(0.4, 1.1),
+    )
+
+
+def letters(rng, label):
+    """A printed letter on a poster: serif, typewriter and italic fonts on cluttered grounds."""
+    image = scenery(rng, rng.uniform(0.3, 1.0))
+    ink = distinct(rng, _middle(image), 110)
+    foreground = text_layer(pick(rng, TASK_FONTS), LETTERS[label], ink)
+    image = place(
+        foreground,
+        image,
+        rng.uniform(0.75, 1.25),
+        rng.normal(0, 8),
+        rng.normal(0, 3.5, 2),
+        rng.normal(0, 0.15),
+        tuple(rng.uniform(-0.2, 0.2, 2)),
+    )
+    return finish(image, rng, rng.uniform(0, 1.3), rng.uniform(3, 12), rng.uniform(0.6, 1))
+
+
+def shapes(rng, label):
+    """A shape among scraps of paper and lines, partly covered by some of them."""
+    image = scenery(rng)
+    ink = distinct(rng, _middle(image), 100)
+    _scraps(rng, image, 7)
+    image = place(
+        symbols.shape(SHAPES[label], ink, 26),
+        image,
+        rng.uniform(0.5, 1.0),
+        rng.normal(0, 12),
+        rng.normal(0, 5, 2),
+        rng.normal(0, 0.15),
+        tuple(rng.uniform(-0.2, 0.2, 2)),
+    )
+    _scraps(rng, image, 2)
+    return finish(image, rng, rng.uniform(0, 1.5), rng.uniform(4, 14), rng.uniform(0.6, 1))
+
+
+def _scraps(rng, image, most):
+    """Draw up to `most` small lines and spots of random colours on a canvas."""
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(rng.integers(1, most + 1))):
+        x, y = rng.uniform(0, CANVAS, 2)
+        colour = tuple(int(v) for v in rng.integers(0, 256, 3))
+        if rng.random() < 0.5:
+            reach = rng.normal(0, 16, 2)
+            draw.line([x, y, x + reach[0], y + reach[1]], colour, int(rng.integers(1, 4)))
+        else:
+            disc(draw, (x, y), rng.uniform(1, 4, 2), colour)
+
+
+def pictures(rng, label):
+    """The control task: a coloured object, drawn much as the corpus draws it."""
+    colour, name = PICTURES[label].split(" ", 1)
+    ink = jitter(rng, COLOURS[colour], 20)
+    ground = scenery(rng, rng.uniform(0.1, 0.5))
+    ground = Image.blend(ground, Image.new("RGB", ground.size, distinct(rng, ink, 150)), 0.6)
+    image = place(
+        symbols.thing(rng, name, mix(ink, (128, 128, 128), rng.uniform(0, 0.2))),
+        ground,
+        rng.uniform(0.65, 1.05),
+        rng.normal(0, 9),
+        rng.normal(0, 5, 2),
+        rng.normal(0, 0.1),
+    )
+    return finish(image, rng, rng.uniform(0, 1.3), rng.uniform(0, 9), rng.uniform(0.75, 1.05))

@@ -1,0 +1,280 @@
+"""Things drawn on a transparent layer: pen digits, shapes, traffic signs and everyday objects."""
+
+import numpy as np
+from PIL import ImageDraw
+
+from .draw import (
+    ARROW,
+    CANVAS,
+    CROSS,
+    at,
+    disc,
+    glyph,
+    heart_points,
+    jitter,
+    layer,
+    mix,
+    ring_points,
+    smooth_curve,
+    star_points,
+)
+
+MIDDLE = (CANVAS / 2, CANVAS / 2)
+
+# Pen strokes of the digits in a unit box (x right, y down); several ways to write some of them.
+PEN_DIGITS = {
+    "0": [[[(0.5, 0.05), (0.2, 0.25), (0.18, 0.7), (0.5, 0.95), (0.8, 0.7), (0.8, 0.28),
+            (0.5, 0.05)]]],
+    "1": [[[(0.5, 0.05), (0.5, 0.5), (0.5, 0.95)]], [[(0.32, 0.25), (0.52, 0.05), (0.52, 0.95)]]],
+    "2": [[[(0.2, 0.25), (0.45, 0.05), (0.76, 0.22), (0.6, 0.55), (0.2, 0.92), (0.5, 0.9),
+            (0.85, 0.92)]],
+          [[(0.2, 0.25), (0.5, 0.05), (0.75, 0.25), (0.55, 0.6), (0.25, 0.9), (0.2, 0.75),
+            (0.45, 0.8), (0.85, 0.93)]]],
+    "3": [[[(0.22, 0.12), (0.55, 0.05), (0.74, 0.25), (0.42, 0.46), (0.78, 0.68), (0.55, 0.93),
+            (0.2, 0.86)]]],
+    "4": [[[(0.25, 0.08), (0.2, 0.52), (0.5, 0.56), (0.85, 0.5)], [(0.7, 0.08), (0.66, 0.95)]],
+          [[(0.62, 0.95), (0.64, 0.05), (0.15, 0.62), (0.88, 0.62)]]],
+    "5": [[[(0.78, 0.08), (0.35, 0.08), (0.28, 0.45), (0.6, 0.42), (0.78, 0.68), (0.55, 0.93),
+            (0.2, 0.87)]]],
+    "6": [[[(0.68, 0.05), (0.32, 0.35), (0.24, 0.75), (0.5, 0.95), (0.75, 0.75), (0.55, 0.52),
+            (0.26, 0.7)]]],
+    "7": [[[(0.18, 0.1), (0.5, 0.09), (0.8, 0.1), (0.58, 0.5), (0.42, 0.95)]],
+          [[(0.18, 0.1), (0.8, 0.1), (0.42, 0.95)], [(0.35, 0.52), (0.7, 0.5)]]],
+    "8": [[[(0.6, 0.45), (0.28, 0.28), (0.5, 0.05), (0.74, 0.25), (0.3, 0.65), (0.4, 0.93),
+            (0.72, 0.8), (0.6, 0.45)]]],
+    "9": [[[(0.74, 0.3), (0.5, 0.06), (0.25, 0.28), (0.45, 0.5), (0.74, 0.3), (0.7, 0.6),
+            (0.6, 0.95)]]],
+}  # fmt: skip
+
+
+def pen_digit(rng, digit, colour, width=5):
+    """A digit written with a round pen, each control point moved a little."""
+    foreground = layer(colour)
+    draw = ImageDraw.Draw(foreground)
+    versions = PEN_DIGITS[digit]
+    for stroke in versions[int(rng.integers(len(versions)))]:
+        points = np.asarray(stroke) + rng.normal(0, 0.035, (len(stroke), 2))
+        curve = smooth_curve((points - 0.5) * (40, 46) + CANVAS / 2)
+        draw.line(curve, colour, width, joint="curve")
+        for end in (curve[0], curve[-1]):
+            disc(draw, end, width / 2 - 0.5, colour)
+    return foreground
+
+
+SHAPES = {
+    "circle": ring_points(36),
+    "triangle": ring_points(3),
+    "square": ring_points(4, turn=-45),
+    "pentagon": ring_points(5),
+    "diamond": ring_points(4) * (0.68, 1.0),
+    "star": star_points(5),
+    "cross": CROSS,
+    "heart": heart_points(),
+    "arrow": ARROW,
+    "crescent": None,
+    "ring": None,
+}
+
+
+def shape(name, colour, radius=25, outline=0):
+    """A flat shape, or its outline of the given width."""
+    foreground = layer(colour)
+    draw = ImageDraw.Draw(foreground)
+    if name == "ring":
+        disc(draw, MIDDLE, radius, outline=colour, width=max(6, int(radius * 0.32)))
+    elif name == "crescent":
+        disc(draw, MIDDLE, radius, colour)
+        cut = (MIDDLE[0] + radius * 0.45, MIDDLE[1] - radius * 0.1)
+        disc(draw, cut, radius * 0.85, (*colour, 0))
+    elif outline:
+        points = at(SHAPES[name], radius)
+        draw.line([*points, points[0], points[1]], colour, outline, joint="curve")
+    else:
+        draw.polygon(at(SHAPES[name], radius), fill=colour)
+    return foreground
+
+
+SIGNS = (
+    "stop",
+    "yield",
+    "no entry",
+    "priority road",
+    "speed limit 30",
+    "speed limit 50",
+    "speed limit 80",
+    "turn left",
+    "turn right",
+    "go straight",
+    "danger",
+    "traffic lights ahead",
+    "pedestrians ahead",
+    "no parking",
+    "parking",
+    "end of restrictions",
+)
+
+
+def _write(foreground, font, text, colour, size, centre=MIDDLE):
+    mask = glyph(font, text, size)
+    offset = (int(centre[0] - MIDDLE[0]), int(centre[1] - MIDDLE[1]))
+    foreground.paste((*colour, 255), offset, mask)
+
+
+def sign(rng, name, font, spread=12.0, wear=0.0):
+    """A traffic sign seen from the front.
+
+    spread: noise of its paints in grey levels; wear: 0..1, how far the paints have faded.
+    """
+    grey = (140, 140, 140)
+    paint = {
+        "red": (205, 30, 40),
+        "blue": (25, 80, 180),
+        "yellow": (250, 205, 30),
+        "white": (245, 245, 245),
+        "black": (20, 20, 20),
+    }
+    red, blue, yellow, white, black = (
+        mix(jitter(rng, colour, spread), grey, wear) for colour in paint.values()
+    )
+    if name in ("yield", "stop", "no entry") or name.startswith("speed") or "ahead" in name:
+        hidden = red
+    else:
+        hidden = white if name in ("priority road", "end of restrictions", "danger") else blue
+    foreground = layer(hidden)
+    draw = ImageDraw.Draw(foreground)
+    if name == "stop":
+        draw.polygon(at(ring_points(8, turn=22.5), 29), fill=white)
+        draw.polygon(at(ring_points(8, turn=22.5), 26), fill=red)
+        _write(foreground, font, "STOP", white, 17)
+    elif name == "yield":
+        draw.polygon(at(ring_points(3, turn=90), 32, (32, 26)), fill=red)
+        draw.polygon(at(ring_points(3, turn=90), 19, (32, 26)), fill=white)
+    elif name == "no entry":
+        disc(draw, MIDDLE, 28, red)
+        draw.rectangle([12, 26, 52, 38], white)
+    elif name == "priority road":
+        draw.polygon(at(ring_points(4), 30), fill=white)
+        draw.polygon(at(ring_points(4), 21), fill=yellow)
+    elif name.startswith("speed limit"):
+        disc(draw, MIDDLE, 29, red)
+        disc(draw, MIDDLE, 22, white)
+        _write(foreground, font, name[-2:], black, 30)
+    elif name in ("turn left", "turn right", "go straight"):
+        disc(draw, MIDDLE, 28, blue)
+        angle = {"turn left": -90, "turn right": 90, "go straight": 0}[name]
+        draw.polygon(at(ARROW, 23, angle=angle), fill=white)
+    elif name in ("danger", "traffic lights ahead", "pedestrians ahead"):
+        draw.polygon(at(ring_points(3), 33, (32, 38)), fill=red)
+        draw.polygon(at(ring_points(3), 23, (32, 38)), fill=white)
+        if name == "danger":
+            draw.polygon([(29, 24), (35, 24), (33, 39), (31, 39)], fill=black)
+            disc(draw, (32, 44), 2.6, black)
+        elif name == "traffic lights ahead":
+            for y, colour in ((27, red), (35, yellow), (43, (30, 150, 60))):
+                disc(draw, (32, y), 4, colour)
+        else:
+            disc(draw, (32, 26), 3, black)
+            draw.line([(32, 28), (32, 38)], black, 4)
+            draw.line([(27, 35), (32, 31), (37, 35)], black, 2)
+            draw.line([(28, 47), (32, 38), (36, 47)], black, 3)
+    elif name == "no parking":
+        disc(draw, MIDDLE, 28, red)
+        disc(draw, MIDDLE, 22, blue)
+        draw.line([(16, 16), (48, 48)], red, 6)
+    elif name == "parking":
+        draw.rectangle([7, 7, 57, 57], white)
+        draw.rectangle([9, 9, 55, 55], blue)
+        _write(foreground, font, "P", white, 42)
+    else:
+        disc(draw, MIDDLE, 28, black)
+        disc(draw, MIDDLE, 26, white)
+        for offset in (-6, 0, 6):
+            draw.line([(16 + offset, 46 + offset), (46 + offset, 16 + offset)], black, 3)
+    return foreground
+
+
+OBJECTS = (
+    "house",
+    "tree",
+    "car",
+    "fish",
+    "boat",
+    "cup",
+    "flower",
+    "umbrella",
+    "mushroom",
+    "balloon",
+    "crown",
+    "bottle",
+)
+
+
+def thing(rng, name, colour):
+    """An everyday object whose main part has the given colour."""
+    foreground = layer(colour)
+    draw = ImageDraw.Draw(foreground)
+    dark, light = mix(colour, (0, 0, 0), 0.45), mix(colour, (255, 255, 255), 0.55)
+    wood = jitter(rng, (110, 75, 45), 10)
+    wide = float(rng.uniform(0.85, 1.15))  # proportions vary a little
+    if name == "house":
+        draw.rectangle([14, 30, 50, 56], colour)
+        draw.polygon([(8, 31), (32, 8), (56, 31)], fill=dark)
+        draw.rectangle([27, 42, 27 + 9 * wide, 56], light)
+        draw.rectangle([17, 35, 24, 42], light)
+    elif name == "tree":
+        draw.rectangle([29, 36, 35, 60], wood)
+        for x, y, r in ((32, 20, 15 * wide), (22, 30, 11), (42, 30, 11)):
+            disc(draw, (x, y), r, colour)
+    elif name == "car":
+        draw.polygon([(16, 34), (23, 20), (42, 20), (50, 34)], fill=colour)
+        draw.polygon([(21, 33), (26, 23), (39, 23), (45, 33)], fill=light)
+        draw.rectangle([5, 33, 59, 46], colour)
+        for x in (17, 47):
+            disc(draw, (x, 47), 6.5 * wide, (25, 25, 25))
+            disc(draw, (x, 47), 2.5, (170, 170, 170))
+    elif name == "fish":
+        disc(draw, (28, 32), (21, 12 * wide), colour)
+        draw.polygon([(44, 32), (60, 20), (60, 44)], fill=dark)
+        disc(draw, (16, 29), 2.5, (15, 15, 15))
+        draw.line([(24, 24), (27, 32), (24, 40)], dark, 2)
+    elif name == "boat":
+        draw.polygon([(6, 43), (58, 43), (48, 56), (16, 56)], fill=colour)
+        draw.line([(31, 8), (31, 43)], wood, 3)
+        draw.polygon([(34, 9), (34, 39), (34 + 20 * wide, 39)], fill=light)
+        draw.polygon([(28, 15), (28, 39), (13, 39)], fill=light)
+    elif name == "cup":
+        disc(draw, (46, 34), (11, 10), outline=colour, width=4)
+        draw.polygon([(12, 16), (46, 16), (42, 54), (16, 54)], fill=colour)
+        disc(draw, (29, 16), (17, 4.5 * wide), dark)
+    elif name == "flower":
+        draw.line([(32, 30), (32, 62)], jitter(rng, (60, 140, 60), 12), 4)
+        for x, y in ring_points(6, 13):
+            disc(draw, (32 + x, 25 + y), 8 * wide, colour)
+        disc(draw, (32, 25), 7, jitter(rng, (240, 215, 90), 10))
+    elif name == "umbrella":
+        draw.pieslice([6, 8, 58, 60], 180, 360, fill=colour)
+        for x in (6, 23, 41):
+            disc(draw, (x + 9, 34), (8.6, 3), (*colour, 0))
+        draw.line([(32, 8), (32, 56)], dark, 3)
+        draw.arc([32, 50, 41, 60], 0, 180, fill=dark, width=3)
+    elif name == "mushroom":
+        draw.rectangle([25, 32, 39, 58], (235, 225, 200))
+        draw.pieslice([7, 8, 57, 60], 180, 360, fill=colour)
+        for x, y in ((20, 26), (34, 17), (45, 27)):
+            disc(draw, (x, y), 3.6 * wide, (250, 245, 240))
+    elif name == "balloon":
+        draw.line(smooth_curve([(32, 42), (29, 50), (34, 56), (31, 63)]), (90, 90, 90), 2)
+        disc(draw, (32, 24), (16 * wide, 19), colour)
+        draw.polygon([(32, 41), (28, 47), (36, 47)], fill=dark)
+        disc(draw, (26, 16), (3, 5), light)
+    elif name == "crown":
+        points = [(9, 50), (6, 18), (20, 33), (32, 12), (44, 33), (58, 18), (55, 50)]
+        draw.polygon(points, fill=colour)
+        draw.rectangle([9, 48, 55, 55], dark)
+        for x, y in ((6, 18), (32, 12), (58, 18)):
+            disc(draw, (x, y), 3 * wide, dark)
+    else:
+        draw.rectangle([28, 5, 36, 20], dark)
+        draw.polygon([(28, 18), (36, 18), (45, 30), (45, 60), (19, 60), (19, 30)], fill=colour)
+        draw.rectangle([19, 37, 45, 37 + 12 * wide], light)
+    return foreground
