@@ -38,7 +38,7 @@ def complaint(text: str, **arguments) -> str:
     return sentence
 
 
-# ------------------------------------------------------------------------- the shipped files
+# ---------------------------------------------------------------- the shipped files
 
 
 @pytest.mark.parametrize("file", [None, "mini", "nano"])
@@ -84,7 +84,7 @@ def test_open_clip_ships_the_lists_that_imagenet_is_defined_by():
     assert len(OPENAI_IMAGENET_TEMPLATES) == 80
 
 
-# ------------------------------------------------------------------------- mistakes in a configuration
+# ---------------------------------------------------------------- mistakes in a configuration
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_file_that_is_missing_or_no_yaml_gets_one_clear_sentence(tmp_path):
         check(broken)
 
 
-# ------------------------------------------------------------------------- mistakes in a definition
+# ---------------------------------------------------------------- mistakes in a definition
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_mode_cannot_take_the_name_of_another_row(project):
     assert "cannot be called 'posthoc'" in complaint("ablations: [posthoc]", basedir=project)
 
 
-# ------------------------------------------------------------------------- alpha grid and slices
+# ---------------------------------------------------------------- alpha grid and slices
 
 
 def test_the_alpha_grid_is_written_as_people_write_it():

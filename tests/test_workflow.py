@@ -1,0 +1,134 @@
+"""What the workflow would run, that planning needs nothing heavy, and what mistakes look like."""
+
+import re
+import textwrap
+
+import pytest
+
+
+def planned(output: str) -> dict[str, int]:
+    """Rule → number of jobs, from a dry run's statistics."""
+    table = output.split("Job stats:")[1].split("\n\n")[0]
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+
+
+VIEWS = {"table1", "table2", "table4", "table5", "table_negation", "table_tasks"}
+VIEWS |= {"fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"}
+ONCE = {"config", "metrics", "timings", "report", "all"}
+
+
+def expected(encoders, tasks, seeds=1, modes=3, ablations=3, kernel_modes=2, embedded=0) -> dict:
+    """Rule → number of jobs, as the design counts them."""
+    models = encoders * modes * seeds  # one of each: encoder, mode, seed
+    ablated = ablations * seeds  # on the focus encoder only
+    counts = {
+        "embedded": embedded,
+        "data": tasks + 1,  # and the control task
+        "encoder": encoders,
+        "head": encoders * (tasks + 1),
+        "finetune": (models + ablated) * tasks,
+        "vector": (models + ablated) * tasks,
+        "pretrained": encoders,
+        "single_task": models + ablated,
+        "kernel": encoders * kernel_modes * seeds,
+        "addition": models + ablated,
+        "posthoc": encoders * seeds,
+        "negation": models,
+        "disentanglement": modes * seeds * 2,  # two pairs, on the focus encoder
+        "cosine": models,
+        "efficiency": encoders * modes,
+    }
+    counts = {rule: count for rule, count in counts.items() if count}
+    return {**counts, **dict.fromkeys(VIEWS | ONCE, 1)}
+
+
+BLOCKER = """
+import socket, sys
+
+HEAVY = {"torch", "torchvision", "open_clip", "datasets", "huggingface_hub", "matplotlib"}
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in HEAVY:
+            raise RuntimeError(f"planning imports {name}")
+
+def refuse(*arguments):
+    raise RuntimeError("planning opens a connection")
+
+sys.meta_path.insert(0, Blocker())
+socket.socket.connect = refuse
+"""
+
+
+@pytest.mark.parametrize(
+    "options, counts",
+    [
+        ([], expected(encoders=3, tasks=8)),
+        (["--configfile", "config/mini.yaml"], expected(encoders=2, tasks=8, embedded=9)),
+        (
+            ["--configfile", "config/nano.yaml"],
+            expected(encoders=1, tasks=2, ablations=1, embedded=3),
+        ),
+    ],
+    ids=["paper", "mini", "nano"],
+)
+def test_a_dry_run_plans_every_job_and_needs_no_torch_no_hub(
+    snakemake, root, tmp_path, options, counts
+):
+    (tmp_path / "sitecustomize.py").write_text(BLOCKER)
+    done = snakemake(
+        "--dry-run",
+        *[root / option if option.endswith(".yaml") else option for option in options],
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stdout
+    assert planned(done.stdout) == counts
+
+
+def overlay(path, text):
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def test_several_seeds_and_few_of_everything_else_are_planned(snakemake, tmp_path):
+    file = overlay(
+        tmp_path / "few.yaml",
+        """
+        run: few
+        tasks: [mnist, svhn]
+        encoders: [ViT-B-32]
+        modes: [nonlinear]
+        ablations: []
+        seeds: [3, 5, 7]
+        disentanglement: {pairs: {fig6: [mnist, svhn], fig8: [mnist, svhn]}}
+        """,
+    )
+    done = snakemake("--dry-run", "--configfile", file)
+    assert done.returncode == 0, done.stdout
+    counts = expected(encoders=1, tasks=2, seeds=3, modes=1, ablations=0, kernel_modes=1)
+    assert planned(done.stdout) == counts
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("finetune: {stepz: 3}", "Unknown key 'stepz' under finetune"),
+        ("finetune: {learning_rate: 1e-5}", "write 1.0e-5"),
+        ("tasks: [minst, dtd, sun397, cars, resisc45]", "did you mean 'mnist'?"),
+    ],
+)
+def test_a_mistake_in_the_configuration_ends_in_one_sentence(snakemake, tmp_path, text, sentence):
+    done = snakemake("--dry-run", "--configfile", overlay(tmp_path / "mine.yaml", text))
+    assert done.returncode == 1
+    assert sentence in done.stdout
+    assert "Traceback" not in done.stdout
+    said = [line for line in done.stdout.splitlines() if line.strip()]
+    assert sentence in said[-1]  # the last thing on the screen
+
+
+def test_jobs_share_a_gpu_one_at_a_time_and_a_cpu_freely(snakemake):
+    gpu = snakemake("--dry-run", "--config", "device=cuda", "--", "metrics").stdout
+    cpu = snakemake("--dry-run", "--config", "device=cpu", "--", "metrics").stdout
+    finetune = r"Fine-tune ViT-B-32 on dtd: ntk.*?(?=\n\n)"
+    assert "gpu=1" in re.search(finetune, gpu, re.S)[0]
+    assert "gpu=1" not in re.search(finetune, cpu, re.S)[0]
