@@ -238,7 +238,7 @@ def read_split(data_dir, split: str, limit: dict | None = None):
     """A split's images and labels, mapped from disk.
 
     Args:
-        limit: split → only its first n images; None takes all.
+        limit: split → only n images, drawn at random with a fixed seed; None takes all.
     Returns:
         images uint8 (N, H, W, 3), labels int64 (N,).
     """
@@ -248,7 +248,7 @@ def read_split(data_dir, split: str, limit: dict | None = None):
     for what, mode in (("images", "r"), ("labels", None)):
         path = data_dir / f"{split}_{what}.npy"
         try:
-            arrays.append(np.load(path, mmap_mode=mode)[:count])
+            arrays.append(np.load(path, mmap_mode=mode))
         except FileNotFoundError:
             raise UserError(f"{path} does not exist: run the data stage of this task.") from None
         except (ValueError, EOFError, OSError) as error:

@@ -3,14 +3,12 @@
 import numpy as np
 import torch
 
-from .data import read_manifest, read_split
+from .data import read_manifest, read_split, sample_indices
 from .encoder import classify, encode, encode_linearized, read_encoder
 from .evaluate import BATCH, read_vector
 from .finetune import best_device, read_head
 from .metrics import write_rows
 from .pixels import to_pixels
-
-SAMPLE_SEED = 0
 
 
 def disentanglement(
@@ -104,11 +102,3 @@ def changed(individual, unified, head):
     """Share of images whose predicted class differs between the two models."""
     first, second = (classify(features, head).argmax(-1) for features in (individual, unified))
     return (first != second).double().mean()
-
-
-def sample_indices(count: int, samples: int) -> np.ndarray:
-    """A random subset without replacement, in ascending order; all if there are no more."""
-    if samples >= count:
-        return np.arange(count)
-    generator = np.random.Generator(np.random.PCG64(SAMPLE_SEED))
-    return np.sort(generator.permutation(count)[:samples])

@@ -16,7 +16,8 @@ WARM_UP = 3  # steps before the clock starts
 def efficiency(encoder_dir, *, encoder, mode, head, data_dir, settings, output) -> None:
     """Run real training steps alone on the machine and write what they cost.
 
-    Rows: `step_seconds` (median), `training_seconds` (step_seconds × finetune.steps),
+    Rows: `step_seconds` (median, of the optimizer step), `training_seconds` (the whole run: the
+    median with reading and cropping the batch, × finetune.steps),
     `peak_memory_bytes` (CUDA: allocated; CPU: resident memory above that of the loaded
     libraries), `trained_parameters`, `held_parameters` (all tensors that training needs; a
     linearized mode holds θ0 beside θ).
@@ -31,18 +32,20 @@ def efficiency(encoder_dir, *, encoder, mode, head, data_dir, settings, output) 
     images, labels = read_split(data_dir, "train", settings["limit"])
     run = start(theta0, about, head_tensor, settings, mode)
     del theta0
-    seconds = []
+    alone, whole = [], []  # seconds of each step, without and with its batch
     for number in range(WARM_UP + settings["efficiency"]["steps"]):
+        began = time.perf_counter()
         batch = draw_batch(images, labels, number, 0, settings, about, device)
         _wait(device)
-        began = time.perf_counter()
+        ready = time.perf_counter()
         step(run, *batch, learning_rate_at(0, settings["finetune"]))
         _wait(device)
-        seconds.append(time.perf_counter() - began)
-    step_seconds = statistics.median(seconds[WARM_UP:])
+        alone.append(time.perf_counter() - ready)
+        whole.append(time.perf_counter() - began)
+    seconds = statistics.median(whole[WARM_UP:]) * settings["finetune"]["steps"]
     measured = {
-        "step_seconds": step_seconds,
-        "training_seconds": step_seconds * settings["finetune"]["steps"],
+        "step_seconds": statistics.median(alone[WARM_UP:]),
+        "training_seconds": seconds,
         "peak_memory_bytes": _peak_memory(device) - before,
         "trained_parameters": _count(run["theta"]),
         "held_parameters": _count(run["theta"]) + _count(run["base"]),

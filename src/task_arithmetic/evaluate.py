@@ -96,7 +96,7 @@ def choose_negation(target, control, pretrained_control: float, keep: float) -> 
         UserError: no α keeps the control accuracy (α = 0 always does).
     """
     target, control = np.asarray(target), np.asarray(control)
-    kept = control >= keep * pretrained_control
+    kept = control >= keep * pretrained_control - 1e-9  # "at least" includes rounded equality
     if not kept.any():
         raise UserError(
             f"No α of the grid keeps {keep:.0%} of the pretrained control accuracy: let `alphas` "

@@ -21,7 +21,7 @@ def to_pixels(images: Tensor, about: dict, boxes: Tensor | None = None) -> Tenso
     if boxes is not None or pixels.shape[-2:] != (size, size):
         if boxes is None:
             boxes = torch.tensor([[0, 0, *pixels.shape[-2:]]]).expand(len(pixels), 4)
-        pixels = resample(pixels, boxes.to(pixels.device), size).round_().clamp_(0, 255)
+        pixels = resample(pixels, boxes.to(pixels.device), size)
     mean, std = (
         torch.tensor(about[k], dtype=torch.float32, device=pixels.device).view(3, 1, 1)
         for k in ("mean", "std")
@@ -30,18 +30,24 @@ def to_pixels(images: Tensor, about: dict, boxes: Tensor | None = None) -> Tenso
 
 
 def resample(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Bicubic, antialiased resize of one box of each image, as Pillow's (a = -1/2).
+    """Bicubic, antialiased resize of one box of each image, as Pillow's (a = -1/2): along rows,
+    then along columns, each rounded to levels 0 to 255.
 
     Args:
-        pixels: float (B, C, H, W).
+        pixels: float (B, C, H, W), levels 0 to 255.
         boxes: (B, 4) top, left, height, width.
     Returns:
-        float (B, C, size, size), not clipped.
+        float (B, C, size, size), whole levels.
     """
     top, left, height, width = boxes.float().unbind(1)
     rows = _bicubic_weights(top, height, pixels.shape[2], size)
     columns = _bicubic_weights(left, width, pixels.shape[3], size)
-    return rows[:, None] @ pixels @ columns[:, None].mT
+    return _levels(rows[:, None] @ _levels(pixels @ columns[:, None].mT))
+
+
+def _levels(values: Tensor) -> Tensor:
+    """Round half up and clip, as Pillow does."""
+    return (values + 0.5).floor_().clamp_(0, 255)
 
 
 def _bicubic_weights(start: Tensor, length: Tensor, pixels: int, size: int) -> Tensor:
