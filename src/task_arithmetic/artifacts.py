@@ -213,7 +213,7 @@ class Interrupted(Exception):
 
 @contextmanager
 def stop_signals():
-    """Within the block, SIGTERM and SIGINT only set entry [0] of the yielded list to their number."""
+    """Within the block, SIGTERM and SIGINT only set entry [0] of the yielded list: the number."""
     caught = [0]
 
     def remember(number, _frame):

@@ -255,10 +255,20 @@ def read_split(data_dir, split: str, limit: dict | None = None):
             raise UserError(f"{path} is damaged ({error}): delete it and run again.") from None
     images, labels = arrays
     if len(images) == 0 or len(images) != len(labels):
-        raise UserError(
-            f"The {split} images of {data_dir} are empty or unlabelled; make them again."
-        )
-    return images, labels
+        raise UserError(f"The {split} images of {data_dir} are empty or unlabelled: make them again.")
+    if count is None or count >= len(images):
+        return images, labels
+    chosen = sample_indices(len(images), count)
+    return images[chosen], labels[chosen]
+
+
+def sample_indices(count: int, samples: int) -> np.ndarray:
+    """A random subset of indices without replacement, ascending, always the same; all of them if
+    there are no more than `samples`."""
+    if samples >= count:
+        return np.arange(count)
+    generator = np.random.Generator(np.random.PCG64(SPLIT_SEED))
+    return np.sort(generator.permutation(count)[:samples])
 
 
 def read_manifest(data_dir) -> dict:
