@@ -133,13 +133,13 @@ def _font(name, size):
 
 
 @lru_cache(maxsize=4096)
-def glyph(name, text, size=46):
-    """Mask (mode L, 64 x 64) of a text in a font, its ink centred."""
+def glyph(name, text, size=46, stroke=0):
+    """Mask (mode L, 64 x 64) of a text in a font, its ink centred; stroke: pixels added around."""
     mask = Image.new("L", (CANVAS, CANVAS), 0)
     font = _font(name, size)
     left, top, right, bottom = font.getbbox(text)
     position = ((CANVAS - left - right) / 2, (CANVAS - top - bottom) / 2)
-    ImageDraw.Draw(mask).text(position, text, fill=255, font=font)
+    ImageDraw.Draw(mask).text(position, text, fill=255, font=font, stroke_width=stroke)
     return mask
 
 

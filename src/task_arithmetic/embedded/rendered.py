@@ -16,7 +16,9 @@ from .draw import (
     distinct,
     field,
     finish,
+    glyph,
     jitter,
+    layer,
     mix,
     pick,
     place,
@@ -47,23 +49,38 @@ SATELLITE_PALETTE = {
 
 def _middle(image):
     """Mean colour of a canvas's middle, where the foreground will be."""
-    return np.asarray(image)[16:48, 16:48].reshape(-1, 3).mean(axis=0)
+    return tuple(np.asarray(image)[16:48, 16:48].reshape(-1, 3).mean(axis=0))
+
+
+def _relief(font, text, ground, ink):
+    """A text raised from its ground: lit from above on the left, in shadow on the other side."""
+    foreground = layer(ink)
+    mask = glyph(font, text)
+    for offset, target in (((2, 2), (0, 0, 0)), ((-2, -2), (255, 255, 255))):
+        foreground.paste((*mix(ground, target, 0.55), 255), offset, mask)
+    foreground.paste((*ink, 255), (0, 0), mask)
+    return foreground
 
 
 def numbers(rng, label):
-    """A house number: a digit between pieces of its neighbours, on a photograph-like ground."""
+    """A house number: a digit between pieces of its neighbours, painted or raised in relief."""
     image = scenery(rng, rng.uniform(0.3, 0.9))
-    ink = distinct(rng, _middle(image), 95)
+    ground = _middle(image)
     font = pick(rng, TASK_FONTS)
-    scale, angle = rng.uniform(0.8, 1.2), rng.normal(0, 5)
-    gap = rng.uniform(29, 36) * scale
+    raised = rng.random() < 0.6
+    ink = jitter(rng, ground, 14) if raised else distinct(rng, ground, 90)
+    scale, angle = rng.uniform(0.8, 1.2), rng.normal(0, 6)
+    gap = rng.uniform(27, 35) * scale
+
+    def written(digit):
+        return _relief(font, digit, ground, ink) if raised else text_layer(font, digit, ink)
+
     for side in (-1, 1):
-        if rng.random() < 0.65:
-            other = text_layer(font, pick(rng, DIGITS), jitter(rng, ink, 10))
+        if rng.random() < 0.75:
+            other = written(pick(rng, DIGITS))
             image = place(other, image, scale, angle, (side * gap, rng.normal(0, 2)))
-    foreground = text_layer(font, DIGITS[label], ink)
     shift = rng.normal(0, 2.5, 2)
-    image = place(foreground, image, scale, angle, shift, rng.normal(0, 0.12))
+    image = place(written(DIGITS[label]), image, scale, angle, shift, rng.normal(0, 0.15))
     return finish(
         image, rng, rng.uniform(0, 1.8), rng.uniform(3, 12), rng.uniform(0.6, 1), rng.normal(0, 15)
     )
@@ -119,18 +136,23 @@ def landcover(rng, label):
 
 
 def letters(rng, label):
-    """A printed letter on a poster: serif, typewriter and italic fonts on cluttered grounds."""
+    """A letter on a poster: serif, typewriter and italic fonts, filled or hollow, askew."""
     image = scenery(rng, rng.uniform(0.3, 1.0))
-    ink = distinct(rng, _middle(image), 110)
-    foreground = text_layer(pick(rng, TASK_FONTS), LETTERS[label], ink)
+    ground = _middle(image)
+    ink = distinct(rng, ground, 110)
+    font = pick(rng, TASK_FONTS)
+    foreground = text_layer(font, LETTERS[label], ink)
+    if rng.random() < 0.5:
+        foreground.putalpha(glyph(font, LETTERS[label], stroke=2))
+        foreground.paste((*jitter(rng, ground, 12), 255), (0, 0), glyph(font, LETTERS[label]))
     image = place(
         foreground,
         image,
-        rng.uniform(0.75, 1.25),
-        rng.normal(0, 8),
+        rng.uniform(0.75, 1.2),
+        rng.normal(0, 14),
         rng.normal(0, 3.5, 2),
-        rng.normal(0, 0.15),
-        tuple(rng.uniform(-0.2, 0.2, 2)),
+        rng.normal(0, 0.2),
+        tuple(rng.uniform(-0.25, 0.25, 2)),
     )
     return finish(image, rng, rng.uniform(0, 1.3), rng.uniform(3, 12), rng.uniform(0.6, 1))
 
@@ -167,17 +189,17 @@ def _scraps(rng, image, most):
 
 
 def pictures(rng, label):
-    """The control task: a coloured object, drawn much as the corpus draws it."""
+    """The control task: a coloured object as the corpus draws it, smaller and less clearly seen."""
     colour, name = PICTURES[label].split(" ", 1)
-    ink = jitter(rng, COLOURS[colour], 20)
-    ground = scenery(rng, rng.uniform(0.1, 0.5))
-    ground = Image.blend(ground, Image.new("RGB", ground.size, distinct(rng, ink, 150)), 0.6)
+    ink = mix(jitter(rng, COLOURS[colour], 24), (128, 128, 128), rng.uniform(0, 0.35))
+    ground = scenery(rng, rng.uniform(0.1, 0.8))
+    clear = Image.new("RGB", ground.size, distinct(rng, ink, 130))
     image = place(
-        symbols.thing(rng, name, mix(ink, (128, 128, 128), rng.uniform(0, 0.2))),
-        ground,
-        rng.uniform(0.65, 1.05),
-        rng.normal(0, 9),
-        rng.normal(0, 5, 2),
-        rng.normal(0, 0.1),
+        symbols.thing(rng, name, ink),
+        Image.blend(ground, clear, rng.uniform(0.2, 0.7)),
+        rng.uniform(0.45, 1.0),
+        rng.normal(0, 12),
+        rng.normal(0, 6, 2),
+        rng.normal(0, 0.12),
     )
-    return finish(image, rng, rng.uniform(0, 1.3), rng.uniform(0, 9), rng.uniform(0.75, 1.05))
+    return finish(image, rng, rng.uniform(0, 1.8), rng.uniform(2, 12), rng.uniform(0.55, 1.0))
