@@ -255,7 +255,7 @@ def read_split(data_dir, split: str, limit: dict | None = None):
             raise UserError(f"{path} is damaged ({error}): delete it and run again.") from None
     images, labels = arrays
     if len(images) == 0 or len(images) != len(labels):
-        raise UserError(f"The {split} images of {data_dir} are empty or unlabelled: make them again.")
+        raise UserError(f"{data_dir} has no labelled {split} images: make it again.")
     if count is None or count >= len(images):
         return images, labels
     chosen = sample_indices(len(images), count)

@@ -29,11 +29,11 @@ def write_rows(path, rows: list[dict], **shared) -> None:
 
 def read_rows(path) -> pd.DataFrame:
     """Read metric rows. Raises UserError if the file is missing or no metrics file."""
+    numbers = ["seed", "alpha", "value", "other_alpha"]
+    text = {column: str for column in COLUMNS if column not in numbers}
     try:
         frame = pd.read_csv(
-            path,
-            keep_default_na=False,
-            na_values={"seed": [""], "alpha": [""], "value": [""], "other_alpha": [""]},
+            path, dtype=text, keep_default_na=False, na_values={column: [""] for column in numbers}
         )
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the stage that makes it first.") from None
