@@ -142,17 +142,17 @@ def letters(rng, label):
     ink = distinct(rng, ground, 110)
     font = pick(rng, TASK_FONTS)
     foreground = text_layer(font, LETTERS[label], ink)
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         foreground.putalpha(glyph(font, LETTERS[label], stroke=2))
         foreground.paste((*jitter(rng, ground, 12), 255), (0, 0), glyph(font, LETTERS[label]))
     image = place(
         foreground,
         image,
         rng.uniform(0.75, 1.2),
-        rng.normal(0, 14),
+        rng.normal(0, 10),
         rng.normal(0, 3.5, 2),
-        rng.normal(0, 0.2),
-        tuple(rng.uniform(-0.25, 0.25, 2)),
+        rng.normal(0, 0.15),
+        tuple(rng.uniform(-0.2, 0.2, 2)),
     )
     return finish(image, rng, rng.uniform(0, 1.3), rng.uniform(3, 12), rng.uniform(0.6, 1))
 
