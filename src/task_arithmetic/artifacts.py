@@ -161,8 +161,8 @@ def _read_safetensors(path, framework, device, tensors=True):
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: run the stage that makes it first.")
     with open(path, "rb") as file:
-        start = file.read(2)
-    if start == b"PK" or start[:1] == b"\x80":
+        start = file.read(9)  # safetensors: 8 bytes of length, then a JSON object
+    if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
         raise UserError(
             f"{path} is a pickled PyTorch file, which can run any code when it is opened: convert "
             "it to safetensors (safetensors.torch.save_file) and give that file instead."
