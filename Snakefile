@@ -4,7 +4,6 @@
 import os
 import sys
 
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.14")
@@ -20,7 +19,7 @@ from task_arithmetic.config import validate_config
 try:
     config = validate_config(config, workflow.basedir)
 except UserError as error:
-    raise WorkflowError(str(error)) from None
+    sys.exit(str(error))
 
 
 report: "workflow/report/workflow.rst"

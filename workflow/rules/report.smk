@@ -1,4 +1,10 @@
 # The report: one HTML page of tables, figures, configuration and timings.
+VIEWS = [
+    expand("results/{run}/tables/{name}.csv", name=TABLES, allow_missing=True),
+    expand("results/{run}/figures/{name}.png", name=FIGURES, allow_missing=True),
+]
+
+
 rule config:
     output:
         "results/{run}/config.yaml",
@@ -19,7 +25,7 @@ rule config:
 # results runs share count with the tasks and encoders of this run.
 rule timings:
     input:
-        "results/{run}/metrics.csv",
+        VIEWS,
     output:
         "results/{run}/timings.csv",
     log:
@@ -32,7 +38,11 @@ rule timings:
             *expand("results/shared/timings/embedded/{task}.tsv", task=EMBEDDED),
             *expand("results/shared/timings/data/{task}.tsv", task=[*TASKS, CONTROL]),
             *expand("results/shared/timings/encoder/{encoder}.tsv", encoder=ENCODERS),
-            *expand("results/shared/timings/head/{encoder}", encoder=ENCODERS),
+            *expand(
+                "results/shared/timings/head/{encoder}/{task}.tsv",
+                encoder=ENCODERS,
+                task=[*TASKS, CONTROL],
+            ),
         ],
     message:
         "Sum up the timings"
@@ -49,14 +59,8 @@ rule timings:
 
 rule report:
     input:
+        VIEWS,
         metrics="results/{run}/metrics.csv",
-        tables=expand(
-            "results/{run}/tables/{name}.{kind}",
-            name=TABLES,
-            kind=["csv", "md", "tex"],
-            allow_missing=True,
-        ),
-        figures=expand("results/{run}/figures/{name}.png", name=FIGURES, allow_missing=True),
         config="results/{run}/config.yaml",
         timings="results/{run}/timings.csv",
     output:
