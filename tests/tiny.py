@@ -1,6 +1,9 @@
 """Smallest artifacts of every kind, in the real forms, for tests of the core."""
 
+import atexit
 import json
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +54,27 @@ RECIPE = {
     "checkpoint_steps": 100,
 }
 
+REAL = {  # name → width, layers, heads, patch, embed_dim, all at 224 pixels (OpenAI's CLIP)
+    "ViT-B-32": (768, 12, 12, 32, 512),
+    "ViT-B-16": (768, 12, 12, 16, 512),
+    "ViT-L-14": (1024, 24, 16, 14, 768),
+}
+
+
+def real_geometry(name: str) -> dict:
+    """The image tower's geometry of one of the paper's encoders."""
+    width, layers, heads, patch, embed_dim = REAL[name]
+    return {
+        "image_size": 224,
+        "patch_size": patch,
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "mlp_width": 4 * width,
+        "embed_dim": embed_dim,
+        "activation": "quick_gelu",
+    }
+
 
 def checkpoint(folder: Path, **changes) -> Path:
     """A random CLIP in open_clip's form: config and safetensors."""
@@ -61,8 +85,19 @@ def checkpoint(folder: Path, **changes) -> Path:
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    state = model.state_dict()
+    for name, tensor in state.items():  # no bias left at 0, no scale at 1: nothing hides
+        if name != "logit_scale" and tensor.is_floating_point():
+            tensor += 0.05 * torch.randn_like(tensor)
+    save_file(state, folder / "open_clip_model.safetensors")
     return folder
+
+
+def open_clip_model(folder: Path):
+    """open_clip's own module with a checkpoint's weights: what ours is held to."""
+    import open_clip
+
+    return open_clip.create_model(f"local-dir:{folder}").eval()
 
 
 def encoder_dir(root: Path) -> Path:
@@ -132,3 +167,61 @@ def train(root: Path, mode: str, task: str, seed=0, **recipe) -> Path:
     vector = root / "vectors" / mode / f"{task}-{seed}.safetensors"
     write_vector(root / "encoder", moved, vector)
     return vector
+
+
+# --- Shared by all tests of one session: never changed, copied by a test that has to --------------
+
+
+@cache
+def workspace() -> Path:
+    """A folder that is gone when the tests end."""
+    folder = tempfile.TemporaryDirectory(prefix="tiny-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
+@cache
+def shared_suite() -> dict:
+    """One suite of three tasks; `three` is the control task."""
+    return suite(workspace() / "suite", ("one", "two", "three"))
+
+
+@cache
+def shared_vector(mode: str, task: str) -> Path:
+    """A vector of the shared suite that has learnt something."""
+    shared_suite()
+    return train(workspace() / "suite", mode, task, learning_rate=3e-3, steps=15)
+
+
+def shared_finetuned(mode: str, task: str) -> Path:
+    """The moved weights that `shared_vector` comes from."""
+    shared_vector(mode, task)
+    return workspace() / "suite" / "finetuned" / mode / f"{task}-0.safetensors"
+
+
+@cache
+def shared_model():
+    """open_clip's own module of the shared suite's encoder."""
+    shared_suite()
+    return open_clip_model(workspace() / "suite" / "checkpoint")
+
+
+def common(tasks=("one", "two"), mode="nonlinear", vectors=True) -> dict:
+    """The arguments that evaluations of the shared suite share."""
+    every = shared_suite()
+    chosen = [every["tasks"].index(task) for task in tasks]
+    arguments = {
+        "encoder_dir": every["encoder_dir"],
+        "encoder": "tiny",
+        **{key: [every[key][i] for i in chosen] for key in ("tasks", "heads", "data_dirs")},
+    }
+    if vectors:
+        arguments |= {"mode": mode, "seed": 0, "vectors": [shared_vector(mode, t) for t in tasks]}
+    return arguments
+
+
+def close(ours, theirs) -> float:
+    """Largest difference relative to the largest value."""
+    ours, theirs = torch.as_tensor(ours), torch.as_tensor(theirs)
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max() / theirs.abs().max())

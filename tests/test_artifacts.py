@@ -1,0 +1,312 @@
+"""Artifacts appear complete or not at all, and damaged ones are refused in one sentence."""
+
+import errno
+import json
+import os
+import pickle
+import signal
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from task_arithmetic.artifacts import (
+    UserError,
+    atomic_path,
+    canonical,
+    check_tensors,
+    is_disk_full,
+    read_json,
+    read_made_by,
+    read_tensors,
+    sha256_of,
+    sha256_of_file,
+    stop_signals,
+    write_json,
+    write_tensors,
+)
+
+# --- Atomic writing ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_failed_write_leaves_nothing_behind(tmp_path, kind, failure):
+    with pytest.raises(failure), atomic_path(tmp_path / "artifact") as temporary:
+        if kind == "folder":
+            temporary.mkdir()
+            (temporary / "part").write_text("half")
+        else:
+            temporary.write_text("half")
+        raise failure
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_failed_write_keeps_the_earlier_artifact(tmp_path, kind):
+    path = tmp_path / "artifact"
+    kept = path
+    if kind == "folder":
+        path.mkdir()
+        kept = path / "part"
+    kept.write_text("earlier")
+    with pytest.raises(ValueError), atomic_path(path) as temporary:
+        if kind == "folder":
+            temporary.mkdir()
+        else:
+            temporary.write_text("half")
+        raise ValueError
+    assert kept.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_final_name_does_not_exist_while_writing(tmp_path):
+    path = tmp_path / "new" / "artifact"
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # a rename within one file system is atomic
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_written_folder_replaces_its_entries_and_keeps_the_others(tmp_path):
+    """Heads lie in the encoder's folder: making the encoder again must not lose them."""
+    path = tmp_path / "encoder"
+    (path / "heads").mkdir(parents=True)
+    for content in ("old", "new"):
+        with atomic_path(path) as temporary:
+            temporary.mkdir()
+            (temporary / "tower").write_text(content)
+    assert sorted(p.name for p in path.iterdir()) == ["heads", "tower"]
+    assert (path / "tower").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_gets_its_description_last(tmp_path, monkeypatch):
+    """Whoever finds the JSON of a folder finds the rest of it too."""
+    order, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), replace(a, b)))
+    with atomic_path(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        for name in ("a.json", "b.npy", "z.npy"):
+            (temporary / name).write_text(name)
+    assert order == ["b.npy", "z.npy", "a.json"]
+
+
+NATIVE = (
+    'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left '
+    'on device" })'
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        safetensors.SafetensorError(NATIVE),
+    ],
+    ids=["full", "quota", "native"],
+)
+def test_a_full_disk_is_one_sentence_and_keeps_the_earlier_tensors(tmp_path, monkeypatch, error):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": torch.ones(3)}, {})
+
+    def write_half(tensors, to, header):
+        to.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(safetensors.torch, "save_file", write_half)
+    with pytest.raises(UserError, match=r"disk is full while writing .*a\.safetensors"):
+        write_tensors(path, {"a": torch.zeros(3)}, {})
+    assert torch.equal(read_tensors(path)["a"], torch.ones(3))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_errors_are_not_taken_for_a_full_disk():
+    assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
+    assert not is_disk_full(ValueError("a shape is wrong"))
+
+
+def test_a_really_full_disk_leaves_the_earlier_artifact_and_no_other(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    try:
+        done = subprocess.run(mount, capture_output=True)
+    except OSError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    try:
+        tensors, words = tmp_path / "a.safetensors", tmp_path / "a.json"
+        write_tensors(tensors, {"a": torch.ones(3)}, {})
+        write_json(words, "earlier")
+        with pytest.raises(UserError, match="disk is full"):
+            write_tensors(tensors, {"a": torch.zeros(100_000)}, {})
+        with pytest.raises(UserError, match="disk is full"):
+            write_json(words, ["word"] * 100_000)
+        with pytest.raises(UserError, match="disk is full"), atomic_path(tmp_path / "b") as folder:
+            folder.mkdir()
+            np.save(folder / "b.npy", np.zeros(100_000))
+        assert torch.equal(read_tensors(tensors)["a"], torch.ones(3))
+        assert read_json(words) == "earlier"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+# --- Tensors -------------------------------------------------------------------------------------
+
+
+def test_tensors_come_back_bit_for_bit_with_what_made_them(tmp_path):
+    tensors = {
+        "float": torch.randn(3, 4).T,  # not contiguous
+        "zero": torch.tensor(-0.0),
+        "int": torch.arange(5),
+        "leaf": torch.ones(2, requires_grad=True),
+        "row": torch.randn(4, 4)[1:2],  # shares memory
+    }
+    made_by = {"seed": 3, "settings": {"b": [1.5, None], "a": "é"}}
+    write_tensors(tmp_path / "a.safetensors", tensors, made_by)
+    back = read_tensors(tmp_path / "a.safetensors")
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert back[name].dtype == tensor.dtype
+        assert back[name].numpy().tobytes() == tensor.detach().contiguous().numpy().tobytes()
+    assert read_made_by(tmp_path / "a.safetensors") == made_by
+    as_numpy = read_tensors(tmp_path / "a.safetensors", framework="np")
+    assert np.array_equal(as_numpy["float"], tensors["float"].numpy())
+
+
+def test_the_same_tensors_always_make_the_same_file(tmp_path):
+    one, two = {"a": torch.ones(2), "b": torch.zeros(3)}, {"b": torch.zeros(3), "a": torch.ones(2)}
+    hashes = set()
+    for i in range(10):
+        write_tensors(tmp_path / f"1{i}", one, {"x": 1, "y": 2})
+        write_tensors(tmp_path / f"2{i}", two, {"y": 2, "x": 1})
+        hashes |= {sha256_of_file(tmp_path / f"{k}{i}") for k in (1, 2)}
+    assert len(hashes) == 1
+
+
+def test_a_file_is_read_whatever_the_length_of_its_header(tmp_path):
+    """The first bytes of a safetensors file are its header's length, and can look like anything."""
+    path, lengths = tmp_path / "a.safetensors", set()
+    for padding in [*range(0, 512, 8), 19280 - 88, 19280 - 80, 19280 - 72, 19280 - 64]:
+        safetensors.torch.save_file({"a": torch.ones(2)}, path, {"made_by": " " * padding})
+        lengths.add(struct.unpack("<Q", path.read_bytes()[:8])[0])
+        assert torch.equal(read_tensors(path)["a"], torch.ones(2))
+    assert {n % 256 for n in lengths} == set(range(0, 256, 8))
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("writer", ["zip", "legacy", "pickle2", "pickle5"])
+def test_a_pickled_file_is_refused_and_never_opened(tmp_path, writer):
+    path, trap = tmp_path / "model.safetensors", tmp_path / "trap"
+    content = {"a": torch.ones(2), "trap": Payload(trap)}
+    if writer.startswith("pickle"):
+        path.write_bytes(pickle.dumps(content, protocol=int(writer[-1])))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=writer == "zip")
+    for read in (read_tensors, read_made_by):
+        with pytest.raises(UserError, match=r"model\.safetensors is a pickled PyTorch file"):
+            read(path)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "header cut", "data cut", "longer", "folder"])
+def test_a_damaged_tensor_file_is_refused_in_one_sentence(tmp_path, damage):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": torch.ones(100)}, {})
+    whole = path.read_bytes()
+    damaged = {
+        "empty": b"",
+        "text": b"not tensors at all",
+        "header cut": whole[:20],
+        "data cut": whole[:-7],
+        "longer": whole + b"\0" * 9,
+    }
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(damaged[damage])
+    with pytest.raises(UserError, match=r"a\.safetensors .*run") as caught:
+        read_tensors(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_artifact_says_which_and_what_to_do(tmp_path):
+    for read in (read_tensors, read_made_by, read_json):
+        with pytest.raises(UserError, match=r"none does not exist: run the stage"):
+            read(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "found, says",
+    [
+        ({"a": (2,), "b": (3,)}, None),
+        ({"a": (2,)}, r"x misses b:"),
+        ({"a": (2,), "b": (3,), "c": (1,)}, r"x has unexpected c:"),
+        ({"a": (2,), "b": (4,)}, r"x has b of shape \(4,\), not \(3,\)"),
+        ({"c": (1,)}, r"x misses a, b and has unexpected c"),
+        ({"b": (3, 1)}, r"x misses a and has b of shape \(3, 1\), not \(3,\)"),
+        ({n: (1,) for n in "abcdefg"}, r"unexpected c, d, e and 2 more"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(found, says):
+    found = {name: np.zeros(shape) for name, shape in found.items()}
+    expected = {"a": (2,), "b": (3,)}
+    if says is None:
+        check_tensors("x", found, expected)
+    else:
+        with pytest.raises(UserError, match=says):
+            check_tensors("x", found, expected)
+
+
+# --- JSON, hashes, signals -----------------------------------------------------------------------
+
+
+def test_json_comes_back_and_damaged_json_is_refused(tmp_path):
+    content = {"b": [1, 2.5, None], "a": {"é": True}}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+    (tmp_path / "a.json").write_text('{"half": ')
+    with pytest.raises(UserError, match=r"a\.json is damaged"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"a\.json is damaged"):
+        read_json(tmp_path / "a.json")
+
+
+def test_equal_settings_have_equal_text_and_hash():
+    one, two = {"a": 1, "b": {"d": 2, "c": [3]}}, {"b": {"c": [3], "d": 2}, "a": 1}
+    assert (
+        canonical(one) == canonical(two) == json.dumps(one, sort_keys=True, separators=(",", ":"))
+    )
+    assert sha256_of(one) == sha256_of(two) != sha256_of({**one, "a": 2})
+    # SHA-256 of "abc", from the standard (FIPS 180-4)
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_of("abc") == sha256_of(b"abc") == abc
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_is_only_remembered_within_the_block(number):
+    before = signal.getsignal(number)
+    with stop_signals() as caught:
+        assert caught[0] == 0
+        os.kill(os.getpid(), number)
+        assert caught[0] == number
+    assert signal.getsignal(number) is before

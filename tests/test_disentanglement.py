@@ -1,0 +1,217 @@
+"""Disentanglement error ξ(α1, α2) of two tasks (paper, Eq. 2)."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from test_evaluate import images_of, naive_features, summed
+
+from task_arithmetic import disentanglement as module
+from task_arithmetic.artifacts import read_tensors
+from task_arithmetic.data import sample_indices
+from task_arithmetic.disentanglement import changed, disentanglement, divergence
+from task_arithmetic.metrics import read_rows
+
+GRID = {"low": -2.0, "high": 2.0, "points": 5}
+ALPHAS = [-2.0, -1.0, 0.0, 1.0, 2.0]
+
+
+# --- Few-line versions ---------------------------------------------------------------------------
+
+
+def softmax(features):
+    powers = np.exp(features - features.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def kl(individual, unified):
+    """Mean over images of Σ p ln(p / q), p of the individual model, q of the unified one."""
+    p, q = softmax(individual), softmax(unified)
+    return np.mean(
+        [
+            sum(a * np.log(a / b) for a, b in zip(x, y, strict=True))
+            for x, y in zip(p, q, strict=True)
+        ]
+    )
+
+
+def disagreement(individual, unified, head):
+    same = 0
+    for x, y in zip(individual, unified, strict=True):
+        same += (head @ x).argmax() == (head @ y).argmax()
+    return 1 - same / len(individual)
+
+
+def naive_grid(mode, linearized):
+    """ξ by a triple loop with one copy of open_clip's module for each model."""
+    tasks = ("one", "two")
+    errors = {"representation": np.zeros((5, 5)), "classification": np.zeros((5, 5))}
+    for i, a in enumerate(ALPHAS):
+        for j, b in enumerate(ALPHAS):
+            for t, task in enumerate(tasks):
+                pixels, _ = images_of(task, "test")
+                path = tiny.workspace() / "suite" / "heads" / f"{task}.safetensors"
+                head = read_tensors(path)["head"].double().numpy()
+                alone = summed(mode, [task], [(a, b)[t]])
+                both = summed(mode, tasks, [a, b])
+                individual, unified = (
+                    naive_features(tau, 1.0, pixels, linearized).double().numpy()
+                    for tau in (alone, both)
+                )
+                errors["representation"][i, j] += kl(individual, unified)
+                errors["classification"][i, j] += disagreement(individual, unified, head)
+    return errors
+
+
+def grids(path):
+    frame = read_rows(path)
+    return {
+        name: frame[frame.metric == f"{name}_disentanglement"]
+        .pivot(index="alpha", columns="other_alpha", values="value")
+        .to_numpy()
+        for name in ("representation", "classification")
+    }
+
+
+def settings(linearized=False, **more):
+    return {"linearized": linearized, "limit": None, "samples": 2048, **GRID, **more}
+
+
+# --- The two distances ---------------------------------------------------------------------------
+
+
+def test_divergence_is_kl_of_the_softmax_of_raw_features():
+    generator = np.random.default_rng(0)
+    x, y = 3 * generator.standard_normal((2, 50, 16))
+    ours = float(divergence(torch.from_numpy(x), torch.from_numpy(y)))
+    assert ours == pytest.approx(kl(x, y), rel=1e-12)
+    assert ours != pytest.approx(kl(y, x), rel=1e-3)  # not symmetric: from individual to unified
+    assert ours != pytest.approx(kl(x / np.linalg.norm(x), y / np.linalg.norm(y)), rel=1e-3)
+
+
+def test_divergence_is_0_between_equals_and_never_negative():
+    features = torch.randn(20, 16)
+    assert float(divergence(features, features)) == 0
+    for scale in (1e-6, 1e-3, 100.0):
+        assert float(divergence(features, features + scale * torch.randn(20, 16))) >= 0
+
+
+def test_divergence_stays_finite_far_from_theta0():
+    far = torch.tensor([[500.0, -500.0], [0.0, 80.0]])
+    assert float(divergence(far, -far)) == pytest.approx((1000 + 80) / 2)
+
+
+def test_changed_is_the_share_of_other_predictions():
+    generator = np.random.default_rng(1)
+    x, y, head = (generator.standard_normal(s) for s in ((60, 16), (60, 16), (5, 16)))
+    ours = float(changed(*(torch.from_numpy(t) for t in (x, y, head))))
+    assert ours == pytest.approx(disagreement(x, y, head), abs=1e-12)
+    assert 0.5 < ours < 1
+    scaled = torch.from_numpy(9 * x)  # predictions depend on the direction of a feature alone
+    assert float(changed(torch.from_numpy(x), scaled, torch.from_numpy(head))) == 0
+
+
+# --- The grid ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    """mode → metrics file over the whole grid."""
+    folder, found = tmp_path_factory.mktemp("grids"), {}
+    for mode in tiny.MODES:
+        found[mode] = folder / f"{mode}.csv"
+        linearized = tiny.MODES[mode]["linearized"]
+        disentanglement(**tiny.common(mode=mode), settings=settings(linearized), output=found[mode])
+    return found
+
+
+@pytest.mark.parametrize("mode", tiny.MODES)
+def test_the_grid_is_that_of_a_naive_triple_loop(mode, ours):
+    expected = naive_grid(mode, tiny.MODES[mode]["linearized"])
+    found = grids(ours[mode])
+    assert expected["representation"].max() > 1e-4 and expected["classification"].max() > 0.05
+    assert np.abs(found["representation"] - expected["representation"]).max() < (
+        1e-4 * expected["representation"].max()
+    )
+    assert np.abs(found["classification"] - expected["classification"]).max() < 1e-9
+
+
+@pytest.mark.parametrize("mode", tiny.MODES)
+def test_xi_is_0_at_0_and_nowhere_negative(mode, ours):
+    for grid in grids(ours[mode]).values():
+        assert grid.shape == (5, 5)
+        assert grid[2, 2] == 0
+        assert (grid >= 0).all()
+
+
+@pytest.mark.parametrize("mode", tiny.MODES)
+@pytest.mark.parametrize("t", [0, 1], ids=["first task", "second task"])
+def test_a_tasks_term_is_exactly_0_where_the_other_coefficient_is_0(mode, t, monkeypatch, tmp_path):
+    """With the other task's images gone, ξ is the term of this one."""
+    original = module.disentanglement_errors
+
+    def only(theta0, about, taus, parts, *rest):
+        empty = [(images[:0], head) for images, head in parts]
+        empty[t] = parts[t]
+        return original(theta0, about, taus, empty, *rest)
+
+    monkeypatch.setattr(module, "disentanglement_errors", only)
+    linearized = tiny.MODES[mode]["linearized"]
+    disentanglement(
+        **tiny.common(mode=mode), settings=settings(linearized), output=tmp_path / "a.csv"
+    )
+    for grid in grids(tmp_path / "a.csv").values():
+        other_is_0 = grid[:, 2] if t == 0 else grid[2, :]
+        assert (other_is_0 == 0).all()
+        assert grid.max() > 0
+
+
+def test_the_rows_say_what_they_are(ours):
+    frame = read_rows(ours["ntk"])
+    assert len(frame) == 2 * 25
+    assert set(frame["mode"]) == {"ntk"} and set(frame["split"]) == {"test"}
+    assert set(frame["task"]) == {"one"} and set(frame["other_task"]) == {"two"}
+    assert sorted(set(frame["alpha"])) == sorted(set(frame["other_alpha"])) == ALPHAS
+
+
+def test_the_papers_grid_is_15_equispaced_values_with_an_exact_0(tmp_path, monkeypatch):
+    seen = []
+
+    def remember(theta0, about, taus, parts, alphas, linearized):
+        seen.append(alphas)
+        return {"representation": np.zeros((15, 15)), "classification": np.zeros((15, 15))}
+
+    monkeypatch.setattr(module, "disentanglement_errors", remember)
+    disentanglement(**tiny.common(), settings=settings(points=15), output=tmp_path / "a.csv")
+    (alphas,) = seen
+    assert alphas == pytest.approx([-2 + 4 * i / 14 for i in range(15)], abs=1e-9)
+    assert 0.0 in alphas and alphas[0] == -2 and alphas[-1] == 2
+
+
+def test_the_same_grid_twice_is_the_same_file(ours, tmp_path):
+    disentanglement(**tiny.common(mode="attention"), settings=settings(), output=tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes() == ours["attention"].read_bytes()
+
+
+def test_batches_change_nothing_but_rounding(ours, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BATCH", 7)
+    disentanglement(**tiny.common(mode="attention"), settings=settings(), output=tmp_path / "a.csv")
+    for name, grid in grids(tmp_path / "a.csv").items():
+        assert np.abs(grid - grids(ours["attention"])[name]).max() < 1e-6, name
+
+
+# --- The images ----------------------------------------------------------------------------------
+
+
+def test_only_the_sampled_test_images_are_read(tmp_path, monkeypatch):
+    seen, original = [], module.disentanglement_errors
+
+    def remember(theta0, about, taus, parts, *rest):
+        seen.extend(images for images, _ in parts)
+        return original(theta0, about, taus, parts, *rest)
+
+    monkeypatch.setattr(module, "disentanglement_errors", remember)
+    disentanglement(**tiny.common(), settings=settings(samples=9), output=tmp_path / "a.csv")
+    for images, task in zip(seen, ("one", "two"), strict=True):
+        stored = np.load(tiny.workspace() / "suite" / "data" / task / "test_images.npy")
+        assert np.array_equal(images.numpy(), stored[sample_indices(len(stored), 9)])

@@ -1,0 +1,98 @@
+"""What training costs, measured on real steps."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from task_arithmetic import efficiency as module
+from task_arithmetic.artifacts import read_tensors
+from task_arithmetic.efficiency import efficiency
+from task_arithmetic.finetune import finetune
+from task_arithmetic.metrics import read_rows
+
+
+def measure(tmp_path, mode="attention", steps=3, **recipe):
+    arguments = tiny.common(("one",), mode, vectors=False)
+    efficiency(
+        arguments["encoder_dir"],
+        encoder="tiny",
+        mode=mode,
+        head=arguments["heads"][0],
+        data_dir=arguments["data_dirs"][0],
+        settings={**tiny.settings(mode, **recipe), "efficiency": {"steps": steps}},
+        output=tmp_path / "a.csv",
+    )
+    frame = read_rows(tmp_path / "a.csv")
+    assert set(frame["mode"]) == {mode} and set(frame["encoder"]) == {"tiny"}
+    assert frame["seed"].isna().all() and set(frame["task"]) == {""}
+    return dict(zip(frame["metric"], frame["value"], strict=True))
+
+
+@pytest.mark.parametrize("mode", tiny.MODES)
+def test_parameters_are_counted_as_trained_and_as_held(mode, tmp_path):
+    tower = read_tensors(tiny.shared_suite()["encoder_dir"] / "image_tower.safetensors")
+    whole = sum(tensor.numel() for tensor in tower.values())
+    attention = 2 * 4 * 32**2  # layers · 4 d²
+    found = measure(tmp_path, mode)
+    assert found["trained_parameters"] == (attention if mode == "attention" else whole)
+    assert found["held_parameters"] == (2 * whole if mode == "ntk" else whole)
+
+
+def test_the_costs_of_a_step_are_the_median_of_the_timed_ones(tmp_path, monkeypatch):
+    """Steps before the clock starts do not count, nor does one slow step; reading a batch counts
+    for the whole training, not for the step."""
+    seconds = iter([50.0, 50.0, 50.0, 1.0, 2.0, 3.0, 90.0, 4.0])
+    clock, taken = [0.0], []
+
+    def step(*arguments):
+        taken.append(1)
+        clock[0] += next(seconds)
+
+    def draw_batch(*arguments):
+        clock[0] += 0.25
+        return None, None
+
+    monkeypatch.setattr(module, "step", step)
+    monkeypatch.setattr(module, "draw_batch", draw_batch)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    found = measure(tmp_path, steps=5)
+    assert len(taken) == module.WARM_UP + 5 == 8
+    assert found["step_seconds"] == 3.0
+    assert found["training_seconds"] == 3.25 * tiny.RECIPE["steps"]
+
+
+def test_measured_steps_are_real_training_steps(tmp_path, monkeypatch):
+    runs, original = [], module.step
+    monkeypatch.setattr(module, "step", lambda run, *a: (runs.append(run), original(run, *a))[1])
+    found = measure(tmp_path, "nonlinear")
+    theta0 = read_tensors(tiny.shared_suite()["encoder_dir"] / "image_tower.safetensors")
+    assert all(not torch.equal(t.cpu(), theta0[n]) for n, t in runs[0]["theta"].items())
+    assert 0 < found["step_seconds"] < 60
+    assert 6 * found["step_seconds"] < found["training_seconds"] < 6 * 60
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="measures the CPU's memory")
+def test_peak_memory_grows_with_what_a_step_holds(tmp_path):
+    small = measure(tmp_path, batch_size=2)["peak_memory_bytes"]
+    large = measure(tmp_path, batch_size=2048)["peak_memory_bytes"]
+    assert 0 <= small < large
+    assert large > 2048 * 16 * 16 * 3 * 4  # at least its own pixels
+
+
+def test_measuring_does_not_change_what_training_gives(tmp_path):
+    suite = tiny.shared_suite()
+
+    def train(name):
+        output = tmp_path / name
+        finetune(
+            suite["encoder_dir"], suite["heads"][0], suite["data_dirs"][0], encoder="tiny",
+            mode="attention", task="one", seed=0, settings=tiny.settings("attention"),
+            output=output, log=tmp_path / "log",
+        )  # fmt: skip
+        return read_tensors(output, framework="np")
+
+    before = train("before")
+    measure(tmp_path)
+    after = train("after")
+    assert all(np.array_equal(before[name], after[name]) for name in before)
