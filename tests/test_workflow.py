@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,9 @@ import pytest
 def planned(output: str) -> dict[str, int]:
     """Rule → number of jobs, from a dry run's statistics."""
     table = output.split("Job stats:")[1].split("\n\n")[0]
-    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+    counts = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+    assert counts.pop("total") == sum(counts.values())
+    return counts
 
 
 VIEWS = {"table1", "table2", "table4", "table5", "table_negation", "table_tasks"}
@@ -126,9 +129,40 @@ def test_a_mistake_in_the_configuration_ends_in_one_sentence(snakemake, tmp_path
     assert sentence in said[-1]  # the last thing on the screen
 
 
-def test_jobs_share_a_gpu_one_at_a_time_and_a_cpu_freely(snakemake):
-    gpu = snakemake("--dry-run", "--config", "device=cuda", "--", "metrics").stdout
-    cpu = snakemake("--dry-run", "--config", "device=cpu", "--", "metrics").stdout
-    finetune = r"Fine-tune ViT-B-32 on dtd: ntk.*?(?=\n\n)"
-    assert "gpu=1" in re.search(finetune, gpu, re.S)[0]
-    assert "gpu=1" not in re.search(finetune, cpu, re.S)[0]
+@pytest.fixture
+def finetune_asks(root, tmp_path, monkeypatch):
+    """finetune_asks(device, gpu_here, local) → GPUs and CPU threads that a fine-tuning asks for."""
+    from snakemake.api import SnakemakeApi
+    from snakemake.settings.types import ConfigSettings, ResourceSettings
+
+    from task_arithmetic import config
+
+    def ask(device="auto", gpu_here=False, local=True):
+        monkeypatch.setattr(config, "has_gpu", lambda: gpu_here)
+        with SnakemakeApi() as api:
+            workflow = api.workflow(
+                ResourceSettings(cores=8),
+                ConfigSettings(config={"device": device}),
+                snakefile=root / "Snakefile",
+                workdir=tmp_path,
+            )._workflow
+            executor = SimpleNamespace(common_settings=SimpleNamespace(local_exec=local))
+            workflow._executor_plugin = executor
+            return workflow.globals["gpus"](), workflow.globals["cores"]()
+
+    return ask
+
+
+def test_jobs_take_turns_on_a_gpu_and_run_side_by_side_on_a_cpu(finetune_asks):
+    assert finetune_asks(gpu_here=False) == (0, 1)
+    assert finetune_asks(gpu_here=True) == (1, 4)
+
+
+def test_the_configuration_can_settle_the_device(finetune_asks):
+    assert finetune_asks("cuda", gpu_here=False) == (1, 4)
+    assert finetune_asks("cpu", gpu_here=True) == (0, 1)
+
+
+def test_submitted_jobs_ask_for_a_gpu_wherever_they_are_submitted_from(finetune_asks):
+    assert finetune_asks(gpu_here=False, local=False) == (1, 4)
+    assert finetune_asks("cpu", gpu_here=False, local=False) == (0, 1)
