@@ -14,17 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from task_arithmetic.artifacts import UserError, read_json, read_tensors, sha256_of_file
+from task_arithmetic.clip import clip_tokenizer, import_encoder, write_head
 from task_arithmetic.encoder import (
     classify,
-    clip_tokenizer,
     encode,
     encode_linearized,
     encode_text,
     image_tower_shapes,
-    import_encoder,
     make_head,
     read_encoder,
-    write_head,
 )
 
 TEMPLATES = ["a photo of a {}.", "{}", "art of the {}, don't ask!"]

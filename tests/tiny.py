@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from task_arithmetic.artifacts import write_json
-from task_arithmetic.encoder import import_encoder, write_head
+from task_arithmetic.clip import import_encoder, write_head
 from task_arithmetic.finetune import finetune
 from task_arithmetic.vector import write_vector
 

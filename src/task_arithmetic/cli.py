@@ -54,14 +54,14 @@ def _data(task, settings, output):
 
 
 def _encoder(encoder, settings, output):
-    from .encoder import import_encoder
+    from .clip import import_encoder
 
     import_encoder(encoder, settings, output)
 
 
 def _head(encoder_dir, data_dir, settings, output):
+    from .clip import write_head
     from .data import read_manifest
-    from .encoder import write_head
 
     write_head(encoder_dir, read_manifest(data_dir), settings["templates"], output)
 

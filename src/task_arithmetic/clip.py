@@ -1,0 +1,248 @@
+"""Pretrained CLIPs through open_clip: import as named tensors, and frozen zero-shot heads.
+
+The only module that needs open_clip, whose import takes ten seconds.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .artifacts import (
+    UserError,
+    atomic_path,
+    check_tensors,
+    read_json,
+    read_tensors,
+    sha256_of_file,
+    write_json,
+    write_tensors,
+)
+from .encoder import (
+    IMAGE_TOWER,
+    MERGES,
+    TEXT_TOWER,
+    Tensors,
+    encode,
+    encode_text,
+    image_tower_shapes,
+    make_head,
+)
+
+# --- Heads ---------------------------------------------------------------------------------------
+
+
+def write_head(encoder_dir, manifest: dict, templates: list[str] | str, output) -> None:
+    """Make the head of one task for one encoder and write it to `output`.
+
+    Args:
+        encoder_dir: the encoder stage's folder.
+        manifest: the task's manifest (class names, data hash).
+        templates: prompts with one `{}` for the class name, or "open_clip" for the 80 of ImageNet.
+    """
+    if templates == "open_clip":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+    encoder_dir = Path(encoder_dir)
+    about = read_json(encoder_dir / "encoder.json")
+    params = read_tensors(encoder_dir / TEXT_TOWER)
+    merges = encoder_dir / MERGES if about["own_merges"] else None
+    tokenize = clip_tokenizer(about["text"]["context_length"], merges)
+    if tokenize.vocab_size != about["text"]["vocab_size"]:
+        raise UserError(
+            f"Encoder {about['name']}: its tokenizer has {tokenize.vocab_size} tokens, its text "
+            f"tower {about['text']['vocab_size']}: put the tokenizer's own merges beside the "
+            "checkpoint as bpe_merges.txt.gz."
+        )
+    features = []
+    with torch.inference_mode():
+        for name in manifest["classes"]:
+            tokens = tokenize([template.replace("{}", name) for template in templates])
+            features.append(encode_text(params, tokens, about["text"]))
+        head = make_head(torch.stack(features), about["logit_scale"])
+    made_by = {
+        "encoder": about["name"],
+        "text_tower_sha256": about["text_tower_sha256"],
+        "task": manifest["task"],
+        "classes": manifest["classes"],
+        "templates": templates,
+    }
+    write_tensors(output, {"head": head}, made_by)
+
+
+def clip_tokenizer(context_length: int, merges=None):
+    """open_clip's tokenizer: texts → int64 (n, context_length).
+
+    Its module is loaded by itself: the whole of open_clip takes ten seconds to import.
+    """
+    import importlib.util
+
+    folder = importlib.util.find_spec("open_clip").submodule_search_locations[0]
+    spec = importlib.util.spec_from_file_location("_clip_tokenizer", f"{folder}/tokenizer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    extra = {} if merges is None else {"bpe_path": str(merges)}
+    return module.SimpleTokenizer(context_length=context_length, **extra)
+
+
+# --- Import --------------------------------------------------------------------------------------
+
+
+def import_encoder(name: str, definition: dict, output_dir) -> None:
+    """Take a pretrained CLIP through open_clip and write its towers as named tensors.
+
+    Args:
+        name: the encoder's name in the configuration.
+        definition: `model` and `pretrained` (open_clip's names), or `path`: a folder with
+            open_clip_config.json, open_clip_model.safetensors and, if the tokenizer has its own
+            merges, bpe_merges.txt.gz.
+        output_dir: gets image_tower.safetensors, text_tower.safetensors and encoder.json.
+    Raises:
+        UserError: unknown names, missing or wrong weights, a tower that is no plain CLIP ViT.
+    """
+    model, merges = _open_clip_model(name, definition)
+    geometry, text = _geometries(name, model)
+    state = {k: v.float() for k, v in model.state_dict().items()}
+    image = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
+    words = {
+        k: v
+        for k, v in state.items()
+        if not k.startswith("visual.") and k not in ("logit_scale", "logit_bias", "attn_mask")
+    }
+    _check_plain(name, model, image, words, geometry, text)
+    preprocess = model.visual.preprocess_cfg
+    with atomic_path(output_dir) as folder:
+        folder.mkdir()
+        made_by = {"encoder": name, "definition": definition}
+        write_tensors(folder / IMAGE_TOWER, image, made_by)
+        write_tensors(folder / TEXT_TOWER, words, made_by)
+        if merges is not None:
+            (folder / MERGES).write_bytes(merges.read_bytes())
+        about = {
+            "name": name,
+            "definition": definition,
+            "geometry": geometry,
+            "text": text,
+            "mean": list(preprocess["mean"]),
+            "std": list(preprocess["std"]),
+            "own_merges": merges is not None,
+            "logit_scale": float(model.logit_scale.detach()),
+            "image_tower_sha256": sha256_of_file(folder / IMAGE_TOWER),
+            "text_tower_sha256": sha256_of_file(folder / TEXT_TOWER),
+        }
+        write_json(folder / "encoder.json", about)
+
+
+def _open_clip_model(name: str, definition: dict):
+    """The open_clip model (float32, CPU) and the path of its own tokenizer merges, if any."""
+    import open_clip
+
+    if "path" in definition:
+        folder = Path(definition["path"])
+        config, weights = folder / "open_clip_config.json", folder / "open_clip_model.safetensors"
+        if not config.is_file() or not weights.is_file():
+            raise UserError(
+                f"Encoder {name}: {folder} must hold open_clip_config.json and "
+                "open_clip_model.safetensors; correct `path` in its definition."
+            )
+        tensors = read_tensors(weights)
+        model = _create(name, open_clip.create_model, f"local-dir:{folder}", load_weights=False)
+        shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+        check_tensors(weights, tensors, shapes)
+        model.load_state_dict(tensors)
+        merges = folder / "bpe_merges.txt.gz"
+        return model.eval(), merges if merges.is_file() else None
+
+    architecture, tag = definition["model"], definition["pretrained"]
+    _check_activation(name, open_clip, architecture, tag)
+    model = _create(
+        name, open_clip.create_model, architecture, pretrained=tag, require_pretrained=True
+    )
+    return model.eval(), None
+
+
+def _create(name: str, create, *args, **options):
+    """create(*args, **options), with open_clip's own errors as one sentence."""
+    try:
+        return create(*args, **options)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(
+            f"Encoder {name}: open_clip cannot give {args[0]} ({reason}); check `model`, "
+            "`pretrained` or `path` in its definition, and the connection if it is downloaded."
+        ) from error
+
+
+def _check_activation(name: str, open_clip, architecture: str, tag: str) -> None:
+    """Weights trained with QuickGELU give wrong numbers, without an error, under GELU."""
+    config = open_clip.get_model_config(architecture) or {}
+    weights = open_clip.pretrained.get_pretrained_cfg(architecture, tag) or {}
+    if weights.get("quick_gelu", False) and not config.get("quick_gelu", False):
+        raise UserError(
+            f"Encoder {name}: the weights {tag} of {architecture} were trained with QuickGELU, "
+            f"which this architecture does not have; use model: {architecture}-quickgelu."
+        )
+
+
+def _geometries(name: str, model) -> tuple[dict, dict]:
+    """The image and the text tower's geometry of an open_clip model."""
+    try:
+        visual, block = model.visual, model.visual.transformer.resblocks[0]
+        image = {
+            "image_size": visual.image_size[0],
+            "patch_size": visual.patch_size[0],
+            "width": visual.conv1.out_channels,
+            "layers": len(visual.transformer.resblocks),
+            "heads": block.attn.num_heads,
+            "mlp_width": block.mlp.c_fc.out_features,
+            "embed_dim": visual.proj.shape[1],
+            "activation": _activation_name(block.mlp.gelu),
+        }
+        block = model.transformer.resblocks[0]
+        text = {
+            "context_length": model.context_length,
+            "vocab_size": model.vocab_size,
+            "width": model.token_embedding.embedding_dim,
+            "layers": len(model.transformer.resblocks),
+            "heads": block.attn.num_heads,
+            "mlp_width": block.mlp.c_fc.out_features,
+            "embed_dim": model.text_projection.shape[1],
+            "activation": _activation_name(block.mlp.gelu),
+        }
+    except (AttributeError, IndexError, TypeError) as error:
+        raise UserError(
+            f"Encoder {name} is no plain CLIP ViT ({error}): only vision transformers with "
+            "class-token pooling and CLIP's text transformer can be used; choose another model."
+        ) from None
+    return image, text
+
+
+def _activation_name(layer) -> str:
+    kind = type(layer).__name__
+    if kind not in ("GELU", "QuickGELU") or getattr(layer, "approximate", "none") != "none":
+        raise AttributeError(f"activation {layer}")
+    return {"GELU": "gelu", "QuickGELU": "quick_gelu"}[kind]
+
+
+@torch.no_grad()
+def _check_plain(name, model, image: Tensors, words: Tensors, geometry: dict, text: dict) -> None:
+    """Hold our functions to open_clip's own outputs, on random images and tokens."""
+    generator = torch.Generator().manual_seed(0)
+    size, length = geometry["image_size"], text["context_length"]
+    pixels = torch.randn(2, 3, size, size, generator=generator)
+    tokens = torch.randint(1, text["vocab_size"], (2, length), generator=generator)
+    expected = image_tower_shapes(geometry)
+    if {k: tuple(v.shape) for k, v in image.items()} == expected:
+        ours = encode(image, pixels, geometry), encode_text(words, tokens, text)
+        theirs = model.encode_image(pixels), model.encode_text(tokens)
+        if all(_close(a, b) for a, b in zip(ours, theirs, strict=True)):
+            return
+    raise UserError(
+        f"Encoder {name} is no plain CLIP ViT: its tensors or outputs differ from those of a "
+        "vision transformer with class-token pooling; choose another model."
+    )
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    return bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max())
