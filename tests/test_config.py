@@ -145,6 +145,7 @@ def test_open_clip_ships_the_lists_that_imagenet_is_defined_by():
         # names that do not fit each other
         ("disentanglement: {pairs: {fig6: [dtd, sun]}}", "did you mean 'sun397'?"),
         ("disentanglement: {pairs: {fig6: [dtd, dtd]}}", "must be two different tasks"),
+        ("disentanglement: {pairs: {fig8: [dtd, sun397]}}", "repeats an earlier pair"),
         ("disentanglement: {pairs: {fig8: [dtd, cars, mnist]}}", "must have exactly 2 entries"),
         ("disentanglement: {pairs: {fig8: null}}", "must be a list"),
         ("disentanglement: {low: 2.0}", "disentanglement.low (2.0) must be below"),

@@ -221,7 +221,7 @@ def _check_names(config: dict) -> None:
     for mode in config["ablations"]:
         if mode in config["modes"]:
             raise UserError(f"{mode!r} is in modes and in ablations; remove it from one of them.")
-    for name, pair in config["disentanglement"]["pairs"].items():
+    for place, (name, pair) in enumerate(config["disentanglement"]["pairs"].items()):
         key = f"disentanglement.pairs.{name}"
         for task in pair:
             if task not in tasks:
@@ -230,6 +230,8 @@ def _check_names(config: dict) -> None:
                 )
         if pair[0] == pair[1]:
             raise UserError(f"{key} must be two different tasks; found {pair[0]!r} twice.")
+        if pair in list(config["disentanglement"]["pairs"].values())[:place]:
+            raise UserError(f"{key} repeats an earlier pair, {pair[0]} and {pair[1]}; change one.")
     low, high = config["disentanglement"]["low"], config["disentanglement"]["high"]
     if low >= high:
         raise UserError(f"disentanglement.low ({low}) must be below disentanglement.high ({high}).")
