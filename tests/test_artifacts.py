@@ -88,14 +88,15 @@ def test_a_written_folder_replaces_its_entries_and_keeps_the_others(tmp_path):
 
 
 def test_a_folder_gets_its_description_last(tmp_path, monkeypatch):
-    """Whoever finds the JSON of a folder finds the rest of it too."""
-    order, replace = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), replace(a, b)))
+    """Whoever finds the JSON of a folder finds the rest of it too, and all of it on the disk."""
+    done, replace, fsync = [], os.replace, os.fsync
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append(Path(b).name), replace(a, b)))
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append("flush"), fsync(file)))
     with atomic_path(tmp_path / "folder") as temporary:
         temporary.mkdir()
         for name in ("a.json", "b.npy", "z.npy"):
             (temporary / name).write_text(name)
-    assert order == ["b.npy", "z.npy", "a.json"]
+    assert done == ["flush", "b.npy", "flush", "z.npy", "flush", "a.json"]
 
 
 NATIVE = (

@@ -117,15 +117,24 @@ def test_single_task_accuracy_is_that_of_the_individual_model(mode, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["nonlinear", "attention"])
-def test_the_kernel_test_evaluates_the_same_vectors_through_f_lin(mode, tmp_path):
+@pytest.mark.parametrize("given", [{}, {"linearized": False}], ids=["", "mode not linearized"])
+def test_the_kernel_test_evaluates_the_same_vectors_through_f_lin(mode, given, tmp_path):
     """Whatever the settings say: it is what the test is."""
-    kernel(**tiny.common(mode=mode), settings={"limit": None}, output=tmp_path / "a.csv")
+    arguments = tiny.common(mode=mode)
+    for i, task in enumerate(TASKS):  # four times as long, so that f and f_lin differ
+        arguments["vectors"][i] = tmp_path / task
+        write_tensors(tmp_path / task, summed(mode, [task], [4.0]), {})
+    kernel(**arguments, settings={"limit": None, **given}, output=tmp_path / "a.csv")
     found = values(tmp_path / "a.csv", metric="posthoc_accuracy", mode=mode)
-    assert found == {
-        (task, split, 1.0): naive_accuracy(summed(mode, [task]), 1, task, split, True)
-        for task in TASKS
-        for split in ("validation", "test")
-    }
+    through_f, through_f_lin = (
+        {
+            (task, split, 1.0): naive_accuracy(summed(mode, [task]), 4.0, task, split, linearized)
+            for task in TASKS
+            for split in ("validation", "test")
+        }
+        for linearized in (False, True)
+    )
+    assert found == through_f_lin != through_f
 
 
 def test_a_limit_evaluates_that_many_images_of_a_split(tmp_path):
@@ -208,6 +217,25 @@ def test_the_chosen_alpha_has_the_best_mean_normalized_validation_accuracy(mode,
     assert chosen == GRID[means.index(max(means))]
 
 
+@pytest.mark.parametrize("easy", TASKS)
+def test_alpha_is_chosen_by_normalized_accuracy_on_the_split_it_is_normalized_on(easy, tmp_path):
+    """A task whose own accuracy is small weighs more; test accuracies must not weigh at all."""
+    own = {(t, s): 0.9 for t in TASKS for s in ("validation", "test")}
+    for task in TASKS:
+        own[task, "validation"] = 0.9 if task == easy else 0.01
+        own[task, "test"] = 0.01 if task == easy else 0.8
+    rows = [{"task": t, "split": s, "value": v} for (t, s), v in own.items()]
+    write_rows(tmp_path / "own-nonlinear.csv", rows, metric="single_task_accuracy")
+    path = unify(tmp_path, "nonlinear")
+    unified = values(path, metric="unified_accuracy")
+    for key, value in values(path, metric="normalized_accuracy").items():
+        assert value == pytest.approx(unified[key] / own[key[:2]], rel=1e-12)
+    (hard,) = set(TASKS) - {easy}
+    at = [unified[hard, "validation", alpha] for alpha in GRID]
+    (chosen,) = {alpha for _, split, alpha in unified if split == "test"}
+    assert at[GRID.index(chosen)] == max(at)
+
+
 def test_posthoc_unified_models_go_through_f_lin(tmp_path):
     """A non-linearly trained τ, evaluated through f_lin, normalized by posthoc_accuracy."""
     arguments = tiny.common()
@@ -256,18 +284,19 @@ def test_poisoned_test_labels_do_not_change_the_alpha_of_addition(mode, tmp_path
 def test_validation_labels_do_change_the_alpha_of_addition(tmp_path):
     """So that the test above can fail."""
     clean = values(unify(tmp_path, "nonlinear"), metric="unified_accuracy")
-    folders = []
+    (before,) = {alpha for _, split, alpha in clean if split == "test"}
+    wanted, folders = 1.0 if before < 0.5 else 0.0, []
     for task in TASKS:
         folder = Path(shutil.copytree(tiny.workspace() / "suite" / "data" / task, tmp_path / task))
         pixels, _ = images_of(task, "validation")
         head = read_tensors(tiny.workspace() / "suite" / "heads" / f"{task}.safetensors")["head"]
-        at_0 = (naive_features({}, 0, pixels, False) @ head.T).argmax(1)
-        np.save(folder / "validation_labels.npy", at_0.numpy())  # now α = 0 is perfect
+        features = naive_features(summed("nonlinear", TASKS), wanted, pixels, False)
+        np.save(folder / "validation_labels.npy", (features @ head.T).argmax(1).numpy())
         folders.append(folder)
     other = unify(tmp_path, "nonlinear", name="other", data_dirs=folders)
     other = values(other, metric="unified_accuracy")
-    assert {a for _, split, a in other if split == "test"} == {0.0}
-    assert {a for _, split, a in clean if split == "test"} != {0.0}
+    (after,) = {alpha for _, split, alpha in other if split == "test"}
+    assert abs(after - wanted) <= 0.25 and after != before
 
 
 def test_the_same_addition_twice_gives_the_same_file(tmp_path):
