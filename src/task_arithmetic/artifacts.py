@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import time
@@ -75,6 +76,8 @@ def is_disk_full(error: BaseException) -> bool:
             return True
         if any(words in str(seen) for words in ("No space left", "os error 28", "StorageFull")):
             return True
+        if isinstance(seen, OSError) and re.fullmatch(r"\d+ requested and \d+ written", str(seen)):
+            return True  # numpy.save, which drops the error's number
         seen = seen.__cause__ or seen.__context__
     return False
 
@@ -135,9 +138,18 @@ def write_tensors(path, tensors: dict, made_by: dict) -> None:
     """
     from safetensors.torch import save_file
 
-    header = {"format": FORMAT, "made_by": canonical(made_by)}
     with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, header)
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+            temporary,
+            header(made_by),
+        )
+
+
+def header(made_by: dict) -> dict[str, str]:
+    """The metadata of a safetensors artifact: one entry, because safetensors writes several in an
+    order that changes from call to call, and equal artifacts must be equal files."""
+    return {"made_by": canonical({"format": FORMAT, **made_by})}
 
 
 def read_tensors(path, device="cpu", framework="pt") -> dict:
@@ -151,8 +163,10 @@ def read_tensors(path, device="cpu", framework="pt") -> dict:
 
 def read_made_by(path) -> dict:
     """What made a safetensors artifact: the `made_by` of write_tensors."""
-    header = _read_safetensors(path, "np", "cpu", tensors=False)[1] or {}
-    return json.loads(header.get("made_by", "{}"))
+    found = _read_safetensors(path, "np", "cpu", tensors=False)[1] or {}
+    made_by = json.loads(found.get("made_by", "{}"))
+    made_by.pop("format", None)
+    return made_by
 
 
 def _read_safetensors(path, framework, device, tensors=True):

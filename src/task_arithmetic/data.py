@@ -41,7 +41,10 @@ def write_task(task: str, definition: dict, output_dir) -> None:
     train = None if train_name is None else _split(task, source, train_name, definition)
     classes = class_names(task, definition, test if train is None else train)
     held_from = test if train is None else train
-    kept, held = draw_validation(len(held_from), definition.get("validation"))
+    try:
+        kept, held = draw_validation(len(held_from), definition.get("validation"))
+    except UserError as error:
+        raise UserError(f"Task {task}: {error}") from None
     parts = {
         "train": None if train is None else (train, kept),
         "validation": (held_from, held),
@@ -88,6 +91,9 @@ def _open_source(task: str, definition: dict):
             if not folder.is_dir():
                 raise UserError(f"Task {task}: there is no folder {folder}; correct its `path`.")
             if (folder / "dataset_dict.json").is_file():
+                for state in sorted(folder.glob("*/state.json")):
+                    if not read_json(state)["_data_files"]:
+                        raise _empty(task, state.parent.name)
                 return datasets.load_from_disk(str(folder))
             return datasets.load_dataset("imagefolder", data_dir=str(folder))
         return datasets.load_dataset(
@@ -112,7 +118,7 @@ def _split(task: str, source, name: str, definition: dict):
         )
     dataset = source[name]
     if len(dataset) == 0:
-        raise UserError(f"Task {task}: its split {name!r} is empty; choose another split.")
+        raise _empty(task, name)
     for role in ("image", "label"):
         column = definition.get(role, role)
         if column not in dataset.column_names:
@@ -121,6 +127,10 @@ def _split(task: str, source, name: str, definition: dict):
                 f"{', '.join(dataset.column_names)}); set `{role}` in its definition."
             )
     return dataset
+
+
+def _empty(task: str, split: str) -> UserError:
+    return UserError(f"Task {task}: its split {split!r} is empty; choose another split.")
 
 
 def class_names(task: str, definition: dict, dataset) -> list[str]:
@@ -154,7 +164,10 @@ def draw_validation(count: int, size: int | None = None, seed: int = SPLIT_SEED)
     if size is None:
         size = min(int(VALIDATION_FRACTION * count), VALIDATION_MAX)
     if not 0 < size < count:
-        raise UserError(f"Cannot hold out {size} of {count} images for validation.")
+        raise UserError(
+            f"cannot hold out {size} of {count} images for validation; set `validation` in the "
+            "definition to a number between them."
+        )
     order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
     return np.sort(order[:-size]), np.sort(order[-size:])
 
@@ -162,7 +175,13 @@ def draw_validation(count: int, size: int | None = None, seed: int = SPLIT_SEED)
 def _arrays(task, split, dataset, indices, definition, classes):
     """Decode the chosen rows: images (N, H, W, 3) uint8, labels (N,) int64."""
     image_column, label_column = definition.get("image", "image"), definition.get("label", "label")
-    labels = np.asarray(dataset[label_column][:], dtype=np.int64)[np.asarray(indices)]
+    try:
+        labels = np.asarray(dataset[label_column][:], dtype=np.int64)[np.asarray(indices)]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"Task {task}: the column {label_column!r} of its {split} images is not a label of "
+            f"whole numbers ({error}); mend the dataset, or set `label` to another column."
+        ) from None
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise UserError(

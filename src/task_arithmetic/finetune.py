@@ -70,9 +70,9 @@ def finetune(
     }
     state_path = Path(output).with_name(f".{Path(output).stem}.{sha256_of(recipe)[:16]}.state")
     run = start(theta0, about, head_tensor, settings, mode)
-    first = _restore(state_path, run)
+    first, rows = _restore(state_path, run)
     with stop_signals() as caught:
-        rows = _train(run, images, labels, seed, first, state_path, caught, f"{mode} {task}")
+        _train(run, images, labels, seed, first, rows, state_path, caught, f"{mode} {task}")
     theta = {name: tensor.detach() for name, tensor in run["theta"].items()}
     made_by = {**recipe, "device": device.type, "versions": versions()}
     with atomic_path(log) as temporary:
@@ -118,7 +118,7 @@ def step(run: dict, pixels, labels, learning_rate: float) -> float:
     """One optimizer step on one batch; returns its mean cross-entropy.
 
     Micro-batches accumulate their share of the mean loss, so that the gradient is that of the
-    whole batch. The step is skipped if the loss is not finite.
+    whole batch. The step is skipped, and NaN returned, if the loss or its gradient is not finite.
 
     Args:
         run: from `start`.
@@ -136,7 +136,9 @@ def step(run: dict, pixels, labels, learning_rate: float) -> float:
     loss = float(loss)
     if not math.isfinite(loss):
         return loss
-    torch.nn.utils.clip_grad_norm_(theta.values(), settings["finetune"]["gradient_clip"])
+    norm = torch.nn.utils.clip_grad_norm_(theta.values(), settings["finetune"]["gradient_clip"])
+    if not math.isfinite(norm):
+        return math.nan
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
@@ -211,13 +213,13 @@ def draw_batch(images, labels, step: int, seed: int, settings: dict, about: dict
     return to_pixels(batch, about, boxes), torch.from_numpy(labels[chosen]).to(device)
 
 
-def _train(run, images, labels, seed, first, state_path, caught, label) -> list[tuple]:
-    """The loop; returns the rows of the metrics log."""
+def _train(run, images, labels, seed, first, rows, state_path, caught, label) -> None:
+    """The loop; adds the rows of the metrics log to `rows`."""
     from tqdm import tqdm
 
     settings, recipe = run["settings"], run["settings"]["finetune"]
     device, steps = run["head"].device, recipe["steps"]
-    rows, began = [], time.perf_counter()
+    began = time.perf_counter()
     bar = tqdm(
         range(first, steps), initial=first, total=steps, desc=label, file=sys.stderr, mininterval=2
     )
@@ -227,10 +229,11 @@ def _train(run, images, labels, seed, first, state_path, caught, label) -> list[
             run, *draw_batch(images, labels, number, seed, settings, run["about"], device), rate
         )
         if not math.isfinite(loss):
-            _save(state_path, run, number)
+            _save(state_path, run, number, rows)
             raise UserError(
-                f"The loss is {loss} at step {number + 1} of {steps} ({label}); the state before "
-                f"it is kept in {state_path}: lower finetune.learning_rate and run again."
+                f"The loss or its gradient is {loss} at step {number + 1} of {steps} ({label}); "
+                f"the state before it is kept in {state_path}: lower finetune.learning_rate and "
+                "run again."
             )
         done = number + 1
         if done % LOG_EVERY == 0 or done == steps:
@@ -238,39 +241,41 @@ def _train(run, images, labels, seed, first, state_path, caught, label) -> list[
             rows.append((done, loss, rate, speed))
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         if caught[0] or (done % recipe["checkpoint_steps"] == 0 and done < steps):
-            _save(state_path, run, done)
+            _save(state_path, run, done, rows)
         if caught[0]:
             raise Interrupted(
                 caught[0],
                 f"Stopped after step {done} of {steps} ({label}); run the same command to resume.",
             )
-    return rows
 
 
-def _save(path: Path, run: dict, done: int) -> None:
-    """Write the resume state: θ, the optimizer's moments and the number of steps done."""
+def _save(path: Path, run: dict, done: int, rows: list) -> None:
+    """Write the resume state: θ, the optimizer's moments, the number of steps done and the log."""
     tensors = {f"theta.{name}": tensor for name, tensor in run["theta"].items()}
     for name, tensor in run["theta"].items():
         for key, value in run["optimizer"].state[tensor].items():
             tensors[f"{key}.{name}"] = value
-    write_tensors(path, tensors, {"steps_done": done})
+    write_tensors(path, tensors, {"steps_done": done, "log": rows})
 
 
-def _restore(path: Path, run: dict) -> int:
-    """Load a resume state into `run` if there is one; returns the number of steps done."""
+def _restore(path: Path, run: dict) -> tuple[int, list]:
+    """Load a resume state into `run` if there is one; returns the number of steps done and the rows
+    of the metrics log up to there."""
     if not path.is_file():
-        return 0
+        return 0, []
     try:
-        tensors = read_tensors(path)
+        tensors, made_by = read_tensors(path), read_made_by(path)
+        shapes = {f"theta.{name}": tensor.shape for name, tensor in run["theta"].items()}
+        check_tensors(path, {k: v for k, v in tensors.items() if k.startswith("theta.")}, shapes)
     except UserError:
         os.unlink(path)
-        return 0
+        return 0, []
     for name, tensor in run["theta"].items():
         with torch.no_grad():
             tensor.copy_(tensors[f"theta.{name}"])
         keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}.{name}" in tensors]
         run["optimizer"].state[tensor] = {k: tensors[f"{k}.{name}"].to(tensor.device) for k in keys}
-    return read_made_by(path)["steps_done"]
+    return made_by["steps_done"], made_by["log"]
 
 
 def best_device() -> torch.device:

@@ -50,5 +50,7 @@ def gather(inputs, output) -> None:
     for path, frame in zip(inputs, frames, strict=True):
         if frame.empty or frame["value"].isna().any():
             raise UserError(f"{Path(path)} lacks values: delete it and run again.")
+    for frame in frames:
+        frame["seed"] = frame["seed"].astype("Int64")  # whole, though some rows have none
     with atomic_path(output) as temporary:
         pd.concat(frames, ignore_index=True).to_csv(temporary, index=False)

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from .artifacts import (
-    FORMAT,
     UserError,
     atomic_path,
-    canonical,
     check_tensors,
+    header,
     read_made_by,
     read_tensors,
 )
@@ -75,7 +74,10 @@ class TaskVector:
         return self.dot(other) / lengths
 
     def apply(self, theta0: dict, alpha: float = 1.0) -> dict:
-        """θ0 + α·τ (paper, Definition 1); tensors that did not move are θ0's own."""
+        """θ0 + α·τ (paper, Definition 1); tensors that did not move are θ0's own, and at α = 0
+        all are, bit for bit (-0 + 0 is not -0)."""
+        if alpha == 0:
+            return dict(theta0)
         return {
             name: tensor + alpha * self.tensors[name] if name in self.tensors else tensor
             for name, tensor in theta0.items()
@@ -140,4 +142,4 @@ def write_vector(encoder_dir, finetuned, output) -> None:
     made_by = {**read_made_by(finetuned), "stage": "vector"}
     with atomic_path(output) as temporary:
         tau = {name: np.ascontiguousarray(t) for name, t in tau.items()}
-        save_file(tau, temporary, {"format": FORMAT, "made_by": canonical(made_by)})
+        save_file(tau, temporary, header(made_by))
