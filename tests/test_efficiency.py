@@ -1,5 +1,9 @@
 """What training costs, measured on real steps."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tiny
@@ -74,8 +78,20 @@ def test_measured_steps_are_real_training_steps(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="measures the CPU's memory")
 def test_peak_memory_grows_with_what_a_step_holds(tmp_path):
-    small = measure(tmp_path, batch_size=2)["peak_memory_bytes"]
-    large = measure(tmp_path, batch_size=2048)["peak_memory_bytes"]
+    """In processes of their own, as jobs are: here, memory that is already there would be used."""
+
+    def peak(batch_size):
+        arguments = tiny.common(("one",), "attention", vectors=False)
+        settings = {**tiny.settings("attention", batch_size=batch_size), "efficiency": {"steps": 1}}
+        command = [sys.executable, "-m", "task_arithmetic", "efficiency", "--encoder", "tiny"]
+        command += ["--mode", "attention", "--encoder-dir", arguments["encoder_dir"]]
+        command += ["--head", arguments["heads"][0], "--data-dir", arguments["data_dirs"][0]]
+        command += ["--settings", json.dumps(settings), "--output", tmp_path / "a.csv"]
+        subprocess.run(command, check=True)
+        frame = read_rows(tmp_path / "a.csv").set_index("metric")
+        return frame.loc["peak_memory_bytes", "value"]
+
+    small, large = peak(2), peak(2048)
     assert 0 <= small < large
     assert large > 2048 * 16 * 16 * 3 * 4  # at least its own pixels
 

@@ -16,7 +16,7 @@ WARM_UP = 3  # steps before the clock starts
 def efficiency(encoder_dir, *, encoder, mode, head, data_dir, settings, output) -> None:
     """Run real training steps alone on the machine and write what they cost.
 
-    Rows: `step_seconds` (median, of the optimizer step), `training_seconds` (the whole run: the
+    Rows: `step_seconds` (median, of the training step), `training_seconds` (the whole run: the
     median with reading and cropping the batch, × finetune.steps),
     `peak_memory_bytes` (CUDA: allocated; CPU: resident memory above that of the loaded
     libraries), `trained_parameters`, `held_parameters` (all tensors that training needs; a

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.optim.adamw import adamw
 
 from .artifacts import (
     Interrupted,
@@ -88,8 +89,9 @@ def start(theta0, about: dict, head, settings: dict, mode: str) -> dict:
     """Everything that a training step needs.
 
     Returns:
-        theta: the moved tensors, which the optimizer updates; base: θ0, without the tensors that
-        theta replaces unless the mode is linearized; about, head, optimizer, settings.
+        theta: the moved tensors, which training updates; base: θ0, without the tensors that theta
+        replaces unless the mode is linearized; moments: AdamW's state of each tensor of theta;
+        about, head, settings.
     """
     names = moved_names(theta0, settings["mode"]["train"], mode)
     theta = {name: theta0[name].clone().requires_grad_() for name in names}
@@ -97,25 +99,26 @@ def start(theta0, about: dict, head, settings: dict, mode: str) -> dict:
         base = dict(theta0)
     else:
         base = {name: tensor for name, tensor in theta0.items() if name not in theta}
-    recipe = settings["finetune"]
-    optimizer = torch.optim.AdamW(
-        theta.values(),
-        lr=recipe["learning_rate"],
-        weight_decay=recipe["weight_decay"],
-        fused=True,
-    )
+    moments = {
+        name: {
+            "step": torch.zeros((), device=tensor.device),
+            "exp_avg": torch.zeros_like(theta0[name]),
+            "exp_avg_sq": torch.zeros_like(theta0[name]),
+        }
+        for name, tensor in theta.items()
+    }
     return {
         "theta": theta,
         "base": base,
+        "moments": moments,
         "about": about,
         "head": head,
-        "optimizer": optimizer,
         "settings": settings,
     }
 
 
 def step(run: dict, pixels, labels, learning_rate: float) -> float:
-    """One optimizer step on one batch; returns its mean cross-entropy.
+    """One AdamW step on one batch; returns its mean cross-entropy.
 
     Micro-batches accumulate their share of the mean loss, so that the gradient is that of the
     whole batch. The step is skipped, and NaN returned, if the loss or its gradient is not finite.
@@ -124,10 +127,11 @@ def step(run: dict, pixels, labels, learning_rate: float) -> float:
         run: from `start`.
         pixels: float (B, 3, S, S); labels: int64 (B,).
     """
-    settings, theta, optimizer = run["settings"], run["theta"], run["optimizer"]
+    settings, theta = run["settings"], run["theta"]
     gradient = linearized_gradient if settings["mode"]["linearized"] else plain_gradient
     micro = settings.get("micro_batch") or len(pixels)
-    optimizer.zero_grad()
+    for tensor in theta.values():
+        tensor.grad = None
     loss = 0.0
     for i in range(0, len(pixels), micro):
         part = slice(i, i + micro)
@@ -139,10 +143,32 @@ def step(run: dict, pixels, labels, learning_rate: float) -> float:
     norm = torch.nn.utils.clip_grad_norm_(theta.values(), settings["finetune"]["gradient_clip"])
     if not math.isfinite(norm):
         return math.nan
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    optimizer.step()
+    _adamw(run, learning_rate)
     return loss
+
+
+@torch.no_grad()
+def _adamw(run: dict, learning_rate: float) -> None:
+    """Update theta by AdamW (Loshchilov & Hutter, 2019), weight decay on every moved tensor.
+
+    torch's functional form: its optimizer classes import the compiler, four seconds for each job.
+    """
+    theta, moments = run["theta"].values(), run["moments"].values()
+    adamw(
+        list(theta),
+        [tensor.grad for tensor in theta],
+        *([m[key] for m in moments] for key in ("exp_avg", "exp_avg_sq")),
+        max_exp_avg_sqs=[],
+        state_steps=[m["step"] for m in moments],
+        lr=learning_rate,
+        weight_decay=run["settings"]["finetune"]["weight_decay"],
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        fused=True,
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 def plain_gradient(run: dict, pixels, labels, share: float = 1.0):
@@ -250,12 +276,16 @@ def _train(run, images, labels, seed, first, rows, state_path, caught, label) ->
 
 
 def _save(path: Path, run: dict, done: int, rows: list) -> None:
-    """Write the resume state: θ, the optimizer's moments, the number of steps done and the log."""
-    tensors = {f"theta.{name}": tensor for name, tensor in run["theta"].items()}
-    for name, tensor in run["theta"].items():
-        for key, value in run["optimizer"].state[tensor].items():
-            tensors[f"{key}.{name}"] = value
-    write_tensors(path, tensors, {"steps_done": done, "log": rows})
+    """Write the resume state: θ, AdamW's moments, the number of steps done and the log."""
+    write_tensors(path, _state(run), {"steps_done": done, "log": rows})
+
+
+def _state(run: dict) -> dict:
+    """The tensors that training changes, under names of their own."""
+    state = {f"theta.{name}": tensor for name, tensor in run["theta"].items()}
+    for name, moments in run["moments"].items():
+        state |= {f"{key}.{name}": tensor for key, tensor in moments.items()}
+    return state
 
 
 def _restore(path: Path, run: dict) -> tuple[int, list]:
@@ -265,16 +295,14 @@ def _restore(path: Path, run: dict) -> tuple[int, list]:
         return 0, []
     try:
         tensors, made_by = read_tensors(path), read_made_by(path)
-        shapes = {f"theta.{name}": tensor.shape for name, tensor in run["theta"].items()}
-        check_tensors(path, {k: v for k, v in tensors.items() if k.startswith("theta.")}, shapes)
+        state = _state(run)
+        check_tensors(path, tensors, {name: tensor.shape for name, tensor in state.items()})
     except UserError:
         os.unlink(path)
         return 0, []
-    for name, tensor in run["theta"].items():
-        with torch.no_grad():
-            tensor.copy_(tensors[f"theta.{name}"])
-        keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}.{name}" in tensors]
-        run["optimizer"].state[tensor] = {k: tensors[f"{k}.{name}"].to(tensor.device) for k in keys}
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(tensors[name])
     return made_by["steps_done"], made_by["log"]
 
 
