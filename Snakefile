@@ -14,9 +14,10 @@ configfile: os.path.join(workflow.basedir, "config.yaml")
 
 sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 from task_arithmetic.artifacts import UserError
-from task_arithmetic.config import validate_config
+from task_arithmetic.config import merge, typed, validate_config
 
 try:
+    config = merge(config, typed(workflow.config_settings.config))  # snakemake --config KEY=VALUE
     config = validate_config(config, workflow.basedir)
 except UserError as error:
     sys.exit(str(error))

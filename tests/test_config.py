@@ -8,18 +8,21 @@ import yaml
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.config import (
     ROOT,
-    addition_settings,
     alpha_grid,
-    as_yaml,
     check,
+    load_definition,
+    merge,
+    read_yaml,
+    typed,
+    validate_config,
+)
+from task_arithmetic.settings import (
+    addition_settings,
+    as_yaml,
     data_settings,
     finetune_settings,
     head_settings,
-    load_definition,
-    merge,
     negation_settings,
-    read_yaml,
-    validate_config,
     view_settings,
 )
 
@@ -189,6 +192,15 @@ def test_defaults_are_filled_in():
     config = validate_config(config)
     assert (config["ablations"], config["seeds"], config["limit"]) == ([], [0], None)
     assert config["device"] == "auto"
+
+
+def test_values_from_the_command_line_are_read_as_in_a_file():
+    given = {"alphas": {"start": "0.0", "step": "0.1"}, "seeds": ["0", "1"], "limit": "null"}
+    assert typed(given) == {"alphas": {"start": 0.0, "step": 0.1}, "seeds": [0, 1], "limit": None}
+    assert typed({"run": "mine", "tasks": ["mnist", "a: b"]}) == {
+        "run": "mine",
+        "tasks": ["mnist", "a: b"],
+    }
 
 
 def test_a_file_that_is_missing_or_no_yaml_gets_one_clear_sentence(tmp_path):

@@ -103,13 +103,20 @@ def test_several_seeds_and_few_of_everything_else_are_planned(snakemake, tmp_pat
         modes: [nonlinear]
         ablations: []
         seeds: [3, 5, 7]
-        disentanglement: {pairs: {fig6: [mnist, svhn], fig8: [mnist, svhn]}}
+        disentanglement: {pairs: {fig6: [mnist, svhn], fig8: [svhn, mnist]}}
         """,
     )
     done = snakemake("--dry-run", "--configfile", file)
     assert done.returncode == 0, done.stdout
     counts = expected(encoders=1, tasks=2, seeds=3, modes=1, ablations=0, kernel_modes=1)
     assert planned(done.stdout) == counts
+
+
+def test_the_command_line_can_change_single_values(snakemake):
+    values = ["run=two", "seeds=[0, 1]", "alphas={step: 0.1}", "finetune={learning_rate: 3.0e-5}"]
+    done = snakemake("--dry-run", "--config", *values)
+    assert done.returncode == 0, done.stdout
+    assert planned(done.stdout) == expected(encoders=3, tasks=8, seeds=2)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
-"""The configuration: reading, checking, and the slices of it that each stage depends on.
+"""The configuration: reading, merging, checking, and the definitions that its names stand for.
 
 Definitions of tasks, encoders and modes are files in config/; what is wrong with any of them or
 with the configuration is a UserError of one sentence. Nothing here imports torch.
 """
 
 import glob
-import json
 import os
 from functools import cache
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import Any
 
 import yaml
 
-from .artifacts import UserError, canonical
+from .artifacts import UserError
 from .schema import check_schema, found, nearest
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository: Snakefile, config/, workflow/
 KINDS = {"tasks": "task", "encoders": "encoder", "modes": "mode"}  # folder of config/ → one of it
 RESERVED_MODES = {"pretrained", "posthoc"}  # rows of the results that nobody fine-tunes
 MOST_ALPHAS = 201
-EMBEDDED_DIR = "results/shared/embedded"  # a folder for each embedded task
 ENCODER_FILES = ["open_clip_config.json", "open_clip_model.safetensors"]
 
 # ------------------------------------------------------------------------- reading and merging
@@ -48,6 +46,22 @@ def merge(base: dict, overlay: dict) -> dict:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def typed(value):
+    """What `snakemake --config 'alphas={step: 0.1}' seeds=[0,1]` gives, as YAML would read it:
+    Snakemake leaves numbers inside of mappings and lists as texts."""
+    if isinstance(value, dict):
+        return {key: typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [typed(item) for item in value]
+    if isinstance(value, str):
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+        return value if isinstance(read, dict | list) else read
+    return value
 
 
 def check(path=None, basedir=ROOT) -> None:
@@ -269,132 +283,3 @@ def has_gpu() -> bool:
     return not hidden and any(
         glob.glob(pattern) for pattern in ("/proc/driver/nvidia/gpus/*", "/dev/nvidia[0-9]*")
     )
-
-
-# ------------------------------------------------------------------------- slices for the stages
-# Each is one canonical JSON string: exactly what a stage's result depends on, so that a change of
-# anything else does not run it again. `config` is always what validate_config returned.
-
-
-def data_settings(config: dict, task: str) -> str:
-    """The data stage's slice: the task's definition without its templates."""
-    definition = dict(config["definitions"]["tasks"][task])
-    del definition["templates"]
-    if "embedded" in definition:
-        definition["path"] = source_dir(config, task)
-    return canonical(definition)
-
-
-def source_dir(config: dict, task: str) -> str | None:
-    """The folder that a task's images come from; None if they come from the hub."""
-    definition = config["definitions"]["tasks"][task]
-    if "embedded" in definition:
-        return f"{EMBEDDED_DIR}/{definition['embedded']}"
-    return definition.get("path")
-
-
-def encoder_settings(config: dict, encoder: str) -> str:
-    """The encoder stage's slice: where the pretrained weights come from."""
-    definition = config["definitions"]["encoders"][encoder]
-    return canonical({k: v for k, v in definition.items() if k in ("model", "pretrained", "path")})
-
-
-def encoder_files(config: dict, encoder: str) -> list[str]:
-    """The files that an encoder is read from; none if open_clip gets them."""
-    path = config["definitions"]["encoders"][encoder].get("path")
-    return [os.path.join(path, file) for file in ENCODER_FILES] if path else []
-
-
-def head_settings(config: dict, task: str) -> str:
-    """The head stage's slice: the prompt templates."""
-    return canonical({"templates": config["definitions"]["tasks"][task]["templates"]})
-
-
-def finetune_settings(config: dict, mode: str, encoder: str) -> str:
-    """The finetune stage's slice."""
-    return canonical(_finetune(config, mode, encoder))
-
-
-def efficiency_settings(config: dict, mode: str, encoder: str) -> str:
-    """The efficiency stage's slice: finetune's, and how many steps to time."""
-    return canonical({**_finetune(config, mode, encoder), "efficiency": config["efficiency"]})
-
-
-def _finetune(config: dict, mode: str, encoder: str) -> dict:
-    definition = config["definitions"]["modes"][mode]
-    return {
-        "mode": {key: definition[key] for key in ("train", "linearized")},
-        "finetune": config["finetune"],
-        "limit": config["limit"],
-        "micro_batch": config["definitions"]["encoders"][encoder].get("micro_batch"),
-    }
-
-
-def pretrained_settings(config: dict) -> str:
-    """The pretrained stage's slice."""
-    return canonical({"limit": config["limit"]})
-
-
-def kernel_settings(config: dict) -> str:
-    """The kernel stage's slice."""
-    return canonical({"limit": config["limit"]})
-
-
-def single_task_settings(config: dict, mode: str) -> str:
-    """The single-task stage's slice."""
-    return canonical(_evaluation(config, mode))
-
-
-def addition_settings(config: dict, mode: str) -> str:
-    """The addition stage's slice."""
-    return canonical({**_evaluation(config, mode), "alphas": config["alphas"]})
-
-
-def negation_settings(config: dict, mode: str) -> str:
-    """The negation stage's slice."""
-    keep = config["negation"]["keep"]
-    return canonical({**_evaluation(config, mode), "alphas": config["alphas"], "keep": keep})
-
-
-def disentanglement_settings(config: dict, mode: str) -> str:
-    """The disentanglement stage's slice."""
-    grid = {k: v for k, v in config["disentanglement"].items() if k != "pairs"}
-    return canonical({**_evaluation(config, mode), **grid})
-
-
-def _evaluation(config: dict, mode: str) -> dict:
-    return {"linearized": is_linearized(config, mode), "limit": config["limit"]}
-
-
-def is_linearized(config: dict, mode: str) -> bool:
-    """Whether `mode` is evaluated through f_lin; `posthoc` always is."""
-    return mode == "posthoc" or config["definitions"]["modes"][mode]["linearized"]
-
-
-def view_settings(config: dict) -> str:
-    """What tables, figures and the report depend on, besides the metrics."""
-    definitions = config["definitions"]
-    labels = {name: mode["label"] for name, mode in definitions["modes"].items()}
-    settings = {
-        "run": config["run"],
-        "suite": config["suite"],
-        "tasks": config["tasks"],
-        "control": config["negation"]["control"],
-        "encoders": {
-            name: definitions["encoders"][name].get("paper_encoder") for name in config["encoders"]
-        },
-        "modes": {name: labels[name] for name in config["modes"]},
-        "ablations": {name: labels[name] for name in config["ablations"]},
-        "focus": config["focus"],
-        "seeds": config["seeds"],
-        "pairs": config["disentanglement"]["pairs"],
-        "keep": config["negation"]["keep"],
-    }
-    # In the configuration's order, which is the order of rows and panels.
-    return json.dumps(settings, separators=(",", ":"))
-
-
-def as_yaml(config: dict) -> str:
-    """The resolved configuration as the report shows it, without the definitions."""
-    shown = {key: value for key, value in config.items() if key != "definitions"}
-    return yaml.safe_dump(shown, sort_keys=False, default_flow_style=None, width=100)

@@ -7,7 +7,8 @@ import shlex
 
 from snakemake.settings.types import DeploymentMethod
 
-from task_arithmetic import config as settings
+from task_arithmetic import config as configuration
+from task_arithmetic import settings
 
 TASKS, CONTROL = config["tasks"], config["negation"]["control"]
 ENCODERS, FOCUS = config["encoders"], config["focus"]
@@ -44,7 +45,7 @@ def gpus(wildcards=None):
         return int(config["device"] == "cuda")
     if not workflow.local_exec:
         return 1
-    return int(settings.has_gpu())
+    return int(configuration.has_gpu())
 
 
 def cores(wildcards=None):
