@@ -51,3 +51,4 @@ rule all:
     default_target: True
     input:
         f"results/{config['run']}/report.html",
+        ALL_VECTORS,

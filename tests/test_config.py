@@ -44,10 +44,10 @@ def complaint(text: str, **arguments) -> str:
 # ---------------------------------------------------------------- the shipped files
 
 
-@pytest.mark.parametrize("file", [None, "mini", "nano"])
-def test_shipped_configurations_are_valid(file, capsys):
-    check(file and ROOT / f"config/{file}.yaml")
-    assert f"results/{file or 'paper'}/" in capsys.readouterr().out
+@pytest.mark.parametrize("files", [[], ["mini"], ["nano"], ["mini", "nano"]])
+def test_shipped_configurations_are_valid(files, capsys):
+    check(*(ROOT / f"config/{file}.yaml" for file in files))
+    assert f"results/{['paper', *files][-1]}/" in capsys.readouterr().out
 
 
 def test_the_summary_counts_the_fine_tunings(capsys):

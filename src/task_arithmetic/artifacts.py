@@ -64,7 +64,14 @@ def _put(source: Path, target: Path) -> None:
     else:
         with open(source, "rb+") as file:
             os.fsync(file.fileno())
+        source.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner may read
     os.replace(source, target)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def is_disk_full(error: BaseException) -> bool:

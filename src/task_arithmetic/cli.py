@@ -117,16 +117,16 @@ def _figure(name, metrics, settings, output_dir):
     write(name, metrics, settings, output_dir)
 
 
-def _report(metrics, tables_dir, figures_dir, settings, config, timings, output):
+def _report(metrics, tables_dir, figures_dir, settings, resolved_config, timings, output):
     from .report import write
 
-    write(metrics, tables_dir, figures_dir, settings, config, output, timings_path=timings)
+    write(metrics, tables_dir, figures_dir, settings, resolved_config, output, timings_path=timings)
 
 
 def _check(config):
     from .config import check
 
-    check(config)
+    check(*config)
 
 
 # --- The parser ----------------------------------------------------------------------------------
@@ -167,7 +167,8 @@ OPTIONS = {
     "output_dir": {"help": "folder to write to"},
     "tables_dir": {"help": "the run's tables"},
     "figures_dir": {"help": "the run's figures"},
-    "config": {"help": "configuration file"},
+    "config": {"nargs": "+", "help": "configuration files, each over the one before"},
+    "resolved_config": {"help": "the run's resolved configuration"},
     "timings": {"default": None, "help": "CSV of seconds for each stage"},
 }
 MANY = "encoder_dir encoder mode seed tasks heads data_dirs vectors settings output"
@@ -211,7 +212,7 @@ COMMANDS = {
     "figure": (_figure, "name metrics settings output_dir", "make one figure"),
     "report": (
         _report,
-        "metrics tables_dir figures_dir settings config timings output",
+        "metrics tables_dir figures_dir settings resolved_config timings output",
         "make the HTML report",
     ),
     "check": (_check, "config", "validate a configuration and say what it would run"),

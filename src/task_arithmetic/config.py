@@ -64,11 +64,13 @@ def typed(value):
     return value
 
 
-def check(path=None, basedir=ROOT) -> None:
-    """Validate the configuration file `path` over config.yaml, as `snakemake --configfile` would,
-    and print what the run holds and how much it fine-tunes."""
-    overlay = read_yaml(path) if path else {}
-    config = validate_config(merge(read_yaml(Path(basedir) / "config.yaml"), overlay), basedir)
+def check(*paths, basedir=ROOT) -> None:
+    """Validate configuration files, each over the one before and the first over config.yaml, as
+    `snakemake --configfile` merges them; print what the run holds and how much it fine-tunes."""
+    config = read_yaml(Path(basedir) / "config.yaml")
+    for path in paths:
+        config = merge(config, read_yaml(path))
+    config = validate_config(config, basedir)
     per_seed = len(config["tasks"]) * (
         len(config["encoders"]) * len(config["modes"]) + len(config["ablations"])
     )
@@ -110,8 +112,9 @@ def validate_config(config: dict, basedir=ROOT) -> dict:
     config = {**defaults, **config}
     _check_finetune(config["finetune"])
     alpha_grid(config["alphas"])
+    definitions = load_definitions(config, basedir)
     _check_names(config)
-    return {**config, "definitions": load_definitions(config, basedir)}
+    return {**config, "definitions": definitions}
 
 
 def load_definitions(config: dict, basedir=ROOT) -> dict[str, dict[str, dict]]:

@@ -112,6 +112,11 @@ def _open_source(task: str, definition: dict):
 
 def _split(task: str, source, name: str, definition: dict):
     if name not in source:
+        folder = Path(definition.get("path", "")) / name
+        if "path" in definition and folder.is_dir():
+            raise UserError(
+                f"Task {task}: {folder} holds no image; put <class>/<image> files there."
+            )
         raise UserError(
             f"Task {task}: its dataset has no split {name!r} (it has {', '.join(source)}); set "
             "`train` and `test` in its definition."
@@ -194,8 +199,8 @@ def _arrays(task, split, dataset, indices, definition, classes):
             picture = dataset[int(i)][image_column].convert("RGB")
         except Exception as error:
             raise UserError(
-                f"Task {task}: the image of row {i} ({split}) cannot be read "
-                f"({type(error).__name__}); remove or replace it in the dataset."
+                f"Task {task}: {_where(dataset, image_column, int(i))} ({split}) cannot be read as "
+                f"an image ({type(error).__name__}); remove or replace it in the dataset."
             ) from error
         pictures.append(picture)
     sizes = {picture.size for picture in pictures}
@@ -203,6 +208,16 @@ def _arrays(task, split, dataset, indices, definition, classes):
     if len(sizes) > 1 or width != height or width > SMALL:
         pictures = [_square(picture) for picture in pictures]
     return np.stack([np.asarray(picture, np.uint8) for picture in pictures]), labels
+
+
+def _where(dataset, column: str, row: int) -> str:
+    """The file of a row's image if it has one, else the row's number."""
+    from datasets import Image
+
+    path = None
+    if isinstance(dataset.features[column], Image):
+        path = (dataset.cast_column(column, Image(decode=False))[row][column] or {}).get("path")
+    return f"the image of row {row}" + (f", {path}," if path else "")
 
 
 def _square(picture):

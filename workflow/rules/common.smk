@@ -22,6 +22,11 @@ VECTOR = "results/{run}/vectors/{encoder}/{mode}/{task}/{seed}.safetensors"
 # The manifest and encoder.json name the hashes of what lies beside them: as inputs they say whether
 # anything changed, at the price of a few kilobytes.
 DATA_DIRS = expand("results/shared/data/{task}", task=TASKS)
+# The task vectors are results themselves: a deleted one is made again.
+ALL_VECTORS = [
+    expand(VECTOR, run=config["run"], encoder=encoders, mode=modes, task=TASKS, seed=SEEDS)
+    for encoders, modes in ((ENCODERS, MODES), (FOCUS, ABLATIONS))
+]
 
 
 wildcard_constraints:
@@ -52,6 +57,11 @@ def cores(wildcards=None):
     """CPU threads of a job of a learning stage: one, so that jobs run side by side, or a few that
     feed a GPU. Snakemake sets OMP_NUM_THREADS and its like to it."""
     return 4 if gpus() else 1
+
+
+def every_core(wildcards=None):
+    """All CPU threads that the run may use, so that nothing runs beside the job."""
+    return workflow.cores or 4
 
 
 def longest_first(wildcards):

@@ -13,7 +13,7 @@ rule efficiency:
         "results/{run}/timings/efficiency/{encoder}/{mode}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: workflow.cores or 4
+    threads: every_core
     resources:
         gpu=gpus,
     params:

@@ -80,5 +80,5 @@ rule report:
     shell:
         "task-arithmetic report --metrics {input.metrics}"
         " --tables-dir results/{wildcards.run}/tables --figures-dir results/{wildcards.run}/figures"
-        " --settings {params.settings:q} --config {input.config} --timings {input.timings}"
+        " --settings {params.settings:q} --resolved-config {input.config} --timings {input.timings}"
         " --output {output} &> {log}"
