@@ -1,48 +1,57 @@
 """Time the hot paths against each other, in one run on one machine: `make bench`.
 
 Prints ratios and writes benchmarks/latest.json. Every ratio compares medians of interleaved
-repetitions, so that a busy machine slows both sides alike. Random weights: speed does not depend
-on them.
+repetitions, so that a busy machine slows both sides alike. Random weights and images: speed does
+not depend on them. benchmarks/README.md says what each key means and what was found.
 """
 
 import argparse
+import io
 import json
+import os
+import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from task_arithmetic.artifacts import now, versions
+from task_arithmetic.artifacts import now, sha256_of_file, versions, write_json, write_tensors
+from task_arithmetic.data import FORMAT
+from task_arithmetic.device import torch_device, uses_bf16
+from task_arithmetic.disentanglement import disentanglement_errors
+from task_arithmetic.efficiency import peak_memory, start_memory, wait
 from task_arithmetic.encoder import encode, encode_linearized, image_tower_shapes
-from task_arithmetic.evaluate import accuracies
-from task_arithmetic.finetune import best_device, start, step
+from task_arithmetic.evaluate import accuracies, in_parts
+from task_arithmetic.finetune import start, step
+from task_arithmetic.pixels import to_pixels
 from task_arithmetic.vector import TaskVector
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("nonlinear", "ntk", "attention")
 ALPHAS = [round(0.05 * i, 2) for i in range(21)]
 RECIPE = {"learning_rate": 1e-5, "weight_decay": 0.1, "gradient_clip": 1.0}
-VIT_B_32 = {
-    "image_size": 224,
-    "patch_size": 32,
-    "width": 768,
-    "layers": 12,
-    "heads": 12,
-    "mlp_width": 3072,
-    "embed_dim": 512,
-    "activation": "quick_gelu",
-}
-EMBEDDED = {
-    "image_size": 32,
-    "patch_size": 8,
-    "width": 96,
-    "layers": 4,
-    "heads": 3,
-    "mlp_width": 384,
-    "embed_dim": 64,
-    "activation": "gelu",
+CLASSES = 10
+
+
+def vit(patch: int, width: int, layers: int, heads: int, embed_dim: int, **other) -> dict:
+    """An image tower's geometry; CLIP's at 224 pixels unless `other` says otherwise."""
+    shape = {"patch_size": patch, "width": width, "layers": layers, "heads": heads}
+    rest = {"image_size": 224, "mlp_width": 4 * width, "activation": "quick_gelu"}
+    return {**shape, "embed_dim": embed_dim, **rest, **other}
+
+
+GEOMETRIES = {
+    "embedded-base": vit(8, 96, 4, 3, 64, image_size=32),
+    "ViT-B-32": vit(32, 768, 12, 12, 512),
+    "ViT-B-16": vit(16, 768, 12, 12, 512),
+    "ViT-L-14": vit(14, 1024, 24, 16, 768),
 }
 
 
@@ -53,82 +62,315 @@ def medians(actions: dict, repeats: int, device) -> dict:
         for name, action in actions.items():
             began = time.perf_counter()
             action()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            wait(device)
             if turn:
                 seconds[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def measure(geometry: dict, batch: int, repeats: int, device) -> dict:
-    """The ratios of one geometry.
-
-    train_step_ratio: one training step, relative to `nonlinear`.
-    alpha_grid_ratio.nonlinear: a grid of 21 α ÷ (21 × bare forward passes).
-    alpha_grid_ratio.ntk: a grid of 21 α ÷ one linearized forward pass.
-    """
+def setting(name: str, batch: int, device) -> dict:
+    """Random θ0, a task vector, images, labels and a head of one geometry."""
+    geometry = GEOMETRIES[name]
     generator = torch.Generator().manual_seed(0)
     shapes = image_tower_shapes(geometry)
     theta0 = {k: (0.02 * torch.randn(s, generator=generator)).to(device) for k, s in shapes.items()}
-    tau = {k: 0.01 * t for k, t in theta0.items()}
     size = geometry["image_size"]
-    images = torch.randint(0, 256, (batch, size, size, 3), generator=generator).byte().numpy()
-    labels = torch.randint(0, 10, (batch,), generator=generator)
-    head = torch.randn(10, geometry["embed_dim"], generator=generator).to(device)
+    images = torch.randint(0, 256, (batch, size, size, 3), generator=generator).byte()
     about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
-    pixels = torch.randn(batch, 3, size, size, generator=generator).to(device)
+    return {
+        "theta0": theta0,
+        "tau": TaskVector({k: 0.01 * t for k, t in theta0.items()}),
+        "images": images.numpy(),
+        "pixels": to_pixels(images.to(device), about),
+        "labels": torch.randint(0, CLASSES, (batch,), generator=generator).to(device),
+        "head": torch.randn(CLASSES, geometry["embed_dim"], generator=generator).to(device),
+        "about": about,
+    }
 
-    def train(mode):
-        definition = yaml.safe_load((ROOT / f"config/modes/{mode}.yaml").read_text())
-        run = start(theta0, about, head, {"mode": definition, "finetune": RECIPE}, mode)
-        return lambda: step(run, pixels, labels.to(device), 1e-5)
+
+def training(given: dict, mode: str, precision: str = "auto"):
+    """One training step of a mode, as a function."""
+    definition = yaml.safe_load((ROOT / f"config/modes/{mode}.yaml").read_text())
+    settings = {"mode": definition, "finetune": RECIPE, "precision": precision}
+    run = start(given["theta0"], given["about"], given["head"], settings, mode)
+    return lambda: step(run, given["pixels"], given["labels"], 1e-5)
+
+
+# --- Ratios --------------------------------------------------------------------------------------
+
+
+def train_step_ratio(name: str, batch: int, repeats: int, device) -> dict:
+    """One training step, relative to `nonlinear`."""
+    given = setting(name, batch, device)
+    seconds = medians({mode: training(given, mode) for mode in MODES}, repeats, device)
+    return {mode: seconds[mode] / seconds["nonlinear"] for mode in MODES[1:]}
+
+
+def train_memory_ratio(name: str, batch: int) -> dict:
+    """Peak memory of training steps, relative to `nonlinear`, each in a process of its own. On a
+    CPU the C library gives freed memory back at once, so that what is in use is measured."""
+    peak, environment = {}, {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    for mode in MODES:
+        command = [sys.executable, __file__, "--memory", mode, name, str(batch)]
+        done = subprocess.run(command, check=True, capture_output=True, env=environment)
+        peak[mode] = int(done.stdout)
+    return {mode: peak[mode] / peak["nonlinear"] for mode in MODES[1:]}
+
+
+def train_memory(mode: str, name: str, batch: int) -> int:
+    """Peak bytes of three training steps: weights, moments, gradients and activations, without the
+    workspace that libraries take once."""
+    device = torch_device()
+    training(setting(name, 2, device), mode)()
+    before = start_memory(device)
+    train = training(setting(name, batch, device), mode)
+    for _ in range(3):
+        train()
+    return peak_memory(device) - before
+
+
+@torch.inference_mode()
+def alpha_grid_ratio(name: str, batch: int, repeats: int, device) -> dict:
+    """nonlinear: a grid of 21 α ÷ (21 × bare forward passes); ntk: ÷ one linearized pass."""
+    given = setting(name, batch, device)
+    theta0, tau, geometry = given["theta0"], given["tau"], given["about"]["geometry"]
+    split = {"task": (given["images"], given["labels"].cpu().numpy(), given["head"])}
 
     def grid(linearized):
-        split = {"task": (images, labels.numpy(), head)}
-        return lambda: accuracies(theta0, about, TaskVector(tau), ALPHAS, split, linearized)
+        return lambda: accuracies(theta0, given["about"], tau, ALPHAS, split, linearized, "auto")
 
-    steps = medians({mode: train(mode) for mode in MODES}, repeats, device)
-    with torch.inference_mode():
-        forward = medians(
-            {
-                "bare": lambda: [encode(theta0, pixels, geometry) for _ in ALPHAS],
-                "grid": grid(False),
-                "bare_linearized": lambda: encode_linearized(theta0, tau, pixels, geometry),
-                "grid_linearized": grid(True),
-            },
-            repeats,
-            device,
-        )
-    return {
-        "step_seconds": steps,
-        "train_step_ratio": {mode: steps[mode] / steps["nonlinear"] for mode in MODES[1:]},
-        "alpha_grid_ratio": {
-            "nonlinear": forward["grid"] / forward["bare"],
-            "ntk": forward["grid_linearized"] / forward["bare_linearized"],
-        },
+    def bare(function):
+        return lambda: in_parts(function, given["pixels"], "auto")
+
+    def forwards(pixels):
+        return [encode(theta0, pixels, geometry) for _ in ALPHAS]
+
+    actions = {
+        "bare": bare(forwards),
+        "grid": grid(False),
+        "bare linearized": bare(lambda x: encode_linearized(theta0, tau.tensors, x, geometry)),
+        "grid linearized": grid(True),
     }
+    seconds = medians(actions, repeats, device)
+    return {
+        "nonlinear": seconds["grid"] / seconds["bare"],
+        "ntk": seconds["grid linearized"] / seconds["bare linearized"],
+    }
+
+
+@torch.inference_mode()
+def heatmap_ratio(name: str, batch: int, points: int, repeats: int, device) -> dict:
+    """One task's part of a heatmap. nonlinear: ÷ the fewest merged models and their forward passes
+    (points²: those on the task's own axis are its individual models); ntk: ÷ one forward pass and
+    two jvps."""
+    given = setting(name, batch, device)
+    theta0, geometry, pixels = given["theta0"], given["about"]["geometry"], given["pixels"]
+    taus = [given["tau"], -0.5 * given["tau"]]
+    alphas = np.linspace(-2, 2, points).tolist()
+    parts = [(given["images"], np.full(batch, 1 / batch), given["head"])]
+
+    def heatmap(linearized):
+        return lambda: disentanglement_errors(
+            theta0, given["about"], taus, parts, alphas, linearized
+        )
+
+    def merged():
+        for a in alphas:
+            for b in alphas:
+                theta = (a * taus[0] + b * taus[1]).apply(theta0)
+                encode(theta, pixels, geometry)
+
+    def jvps():
+        encode(theta0, pixels, geometry)
+        for tau in taus:
+            with sdpa_kernel(SDPBackend.MATH):
+                torch.func.jvp(lambda p: encode(p, pixels, geometry), (theta0,), (tau.tensors,))
+
+    actions = {
+        "merged": merged,
+        "heatmap": heatmap(False),
+        "jvps": jvps,
+        "heatmap linearized": heatmap(True),
+    }
+    seconds = medians(actions, repeats, device)
+    return {
+        "nonlinear": seconds["heatmap"] / seconds["merged"],
+        "ntk": seconds["heatmap linearized"] / seconds["jvps"],
+    }
+
+
+def evaluation_speedup(name: str, repeats: int, device) -> float:
+    """Decoding and transforming a 500 × 375 photograph with open_clip's preprocessing, relative to
+    reading and normalising it from the array on disk: seconds per image."""
+    import open_clip
+    from PIL import Image
+    from skimage import data
+
+    size = GEOMETRIES[name]["image_size"]
+    photograph = Image.fromarray(data.astronaut()).resize((500, 375))
+    buffer = io.BytesIO()
+    photograph.save(buffer, "JPEG", quality=90)
+    transform = open_clip.image_transform(size, is_train=False)
+    about = {"geometry": {"image_size": size}, "mean": [0.5] * 3, "std": [0.25] * 3}
+    count = 64
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        square = np.asarray(photograph.resize((size, size)))
+        np.save(path, np.broadcast_to(square, (count, size, size, 3)))
+        stored = np.load(path, mmap_mode="r")
+
+        def decode():
+            for _ in range(count):
+                transform(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")).to(device)
+
+        def read():
+            to_pixels(torch.from_numpy(np.array(stored)).to(device), about)
+
+        seconds = medians({"decode": decode, "read": read}, repeats, device)
+    return seconds["decode"] / seconds["read"]
+
+
+def startup_seconds(name: str, repeats: int) -> float:
+    """Seconds from the start of a real `task-arithmetic finetune` to its first step: median."""
+    code = (
+        "import os, sys, time\n"
+        "from task_arithmetic import cli\n"
+        "import task_arithmetic.finetune as module\n"
+        "def first(*arguments):\n"
+        "    print(time.time(), flush=True)\n"
+        "    os._exit(0)\n"
+        "module.step = first\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        options = finetune_options(name, Path(folder))
+        for _ in range(repeats):
+            began = time.time()
+            command = [sys.executable, "-c", code, "finetune", *options]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            seconds.append(float(done.stdout.split()[-1]) - began)
+    return statistics.median(seconds)
+
+
+def finetune_options(name: str, folder: Path) -> list[str]:
+    """Real artifacts of one geometry in `folder`, and the command's options for them."""
+    given = setting(name, 16, torch.device("cpu"))
+    tower = folder / "encoder/image_tower.safetensors"
+    write_tensors(tower, given["theta0"], {})
+    about = {**given["about"], "image_tower_sha256": sha256_of_file(tower)}
+    write_json(folder / "encoder/encoder.json", about)
+    write_tensors(folder / "head.safetensors", {"head": given["head"]}, {})
+    size = given["images"].shape[1]
+    (folder / "data").mkdir()
+    np.save(folder / "data/train_images.npy", given["images"].reshape(-1, 3))
+    np.save(folder / "data/train_sizes.npy", np.full((16, 2), size, np.int32))
+    np.save(folder / "data/train_labels.npy", given["labels"].numpy())
+    names = [str(i) for i in range(CLASSES)]
+    manifest = {"format": FORMAT, "classes": names, "data_sha256": ""}
+    write_json(folder / "data/manifest.json", manifest)
+    recipe = {**RECIPE, "steps": 2, "warmup_steps": 1, "batch_size": 16}
+    recipe |= {"crop_scale": [0.9, 1.0], "checkpoint_steps": 100}
+    definition = yaml.safe_load((ROOT / "config/modes/attention.yaml").read_text())
+    settings = {"mode": definition, "finetune": recipe, "limit": None, "precision": "auto"}
+    values = {
+        **{"encoder-dir": folder / "encoder", "head": folder / "head.safetensors"},
+        **{"data-dir": folder / "data", "encoder": name, "mode": "attention", "task": "random"},
+        **{"seed": 0, "settings": json.dumps(settings)},
+        **{"output": folder / "moved.safetensors", "log": folder / "log.csv"},
+    }
+    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
+
+
+# --- Throughput ----------------------------------------------------------------------------------
+
+
+def flops(geometry: dict) -> float:
+    """Floating-point operations of one image's forward pass: two for each multiply-add of the patch
+    projection, of the blocks' linear maps and of attention."""
+    width, tokens = geometry["width"], (geometry["image_size"] // geometry["patch_size"]) ** 2 + 1
+    block = 4 * width**2 + 2 * width * geometry["mlp_width"] + 2 * tokens * width
+    patches = 3 * geometry["patch_size"] ** 2 * width * (tokens - 1)
+    return 2 * (geometry["layers"] * tokens * block + patches + width * geometry["embed_dim"])
+
+
+def throughput(name: str, batch: int, repeats: int, device, peak_tflops: float | None) -> dict:
+    """Images per second of training in each mode and of evaluation through f and f_lin; with a
+    peak, the share of it that the model's own operations reach (one forward pass for evaluation,
+    three for training: 1 + 2, whatever a mode saves or adds)."""
+    given = setting(name, batch, device)
+    theta0, geometry = given["theta0"], given["about"]["geometry"]
+
+    def evaluation(function):
+        @torch.inference_mode()
+        def run():
+            in_parts(function, given["pixels"], "auto")
+
+        return run
+
+    actions = {f"train {mode}": training(given, mode) for mode in MODES}
+    actions["evaluate"] = evaluation(lambda x: (encode(theta0, x, geometry),))
+    actions["evaluate linearized"] = evaluation(
+        lambda x: encode_linearized(theta0, given["tau"].tensors, x, geometry)
+    )
+    found = {}
+    for action, seconds in medians(actions, repeats, device).items():
+        found[action] = {"images_per_second": batch / seconds}
+        if peak_tflops:
+            passes = 3 if action.startswith("train") else 1
+            done = passes * flops(geometry) * batch / seconds
+            found[action]["share_of_peak"] = done / (peak_tflops * 1e12)
+    return found
+
+
+# --- The command ---------------------------------------------------------------------------------
 
 
 def main() -> None:
-    """Measure both geometries, print the ratios and write latest.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=16, help="images of ViT-B-32 in one step")
+    parser.add_argument("--repeats", type=int, default=5, help="counted repetitions")
+    parser.add_argument("--batch", type=int, default=16, help="images a step for ViT-B-32")
+    parser.add_argument("--peak-tflops", type=float, help="the GPU's dense peak in its precision")
+    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)  # a child process
     arguments = parser.parse_args()
-    device = best_device()
+    if arguments.memory:
+        mode, name, batch = arguments.memory
+        print(train_memory(mode, name, int(batch)))
+        return
+    device, repeats = torch_device(), arguments.repeats
+    cuda = device.type == "cuda"
     result = {
         "time": now(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "CPU",
         "threads": torch.get_num_threads(),
+        "precision": "bf16" if uses_bf16("auto", device) else "float32",
         "versions": versions(),
-        "command": f"benchmarks/run.py --repeats {arguments.repeats} --batch {arguments.batch}",
-        "embedded-base": measure(EMBEDDED, 128, arguments.repeats, device),
-        "ViT-B-32": measure(VIT_B_32, arguments.batch, arguments.repeats, device),
+        "command": f"python benchmarks/run.py --repeats {repeats} --batch {arguments.batch}",
     }
-    for name in ("embedded-base", "ViT-B-32"):
-        for key in ("train_step_ratio", "alpha_grid_ratio"):
-            for mode, ratio in result[name][key].items():
-                print(f"{name:14} {key}.{mode:10} {ratio:.2f}")
+    for name, batch, points in (
+        ("embedded-base", 128, 15),
+        ("ViT-B-32", arguments.batch, 15 if cuda else 3),
+    ):
+        result[name] = found = {
+            "batch": batch,
+            "heatmap_points": points,
+            "train_step_ratio": train_step_ratio(name, batch, repeats, device),
+            "train_memory_ratio": train_memory_ratio(name, batch),
+            "alpha_grid_ratio": alpha_grid_ratio(name, batch, repeats, device),
+            "heatmap_ratio": heatmap_ratio(name, batch, points, repeats, device),
+            "evaluation_speedup": evaluation_speedup(name, repeats, device),
+            "startup_seconds": startup_seconds(name, repeats),
+        }
+        for key, value in found.items():
+            for mode, ratio in value.items() if isinstance(value, dict) else [("", value)]:
+                print(f"{name:14} {key:20} {mode:10} {ratio:8.2f}", flush=True)
+    if cuda:
+        result["throughput"] = {}
+        for name, batch in (("ViT-B-32", 128), ("ViT-B-16", 128), ("ViT-L-14", 64)):
+            found = throughput(name, batch, repeats, device, arguments.peak_tflops)
+            result["throughput"][name] = found
+            for action, values in found.items():
+                print(f"{name:14} {action:20}", *(f"{k} {v:.3g}" for k, v in values.items()))
     (ROOT / "benchmarks/latest.json").write_text(json.dumps(result, indent=1) + "\n")
 
 

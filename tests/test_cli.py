@@ -15,7 +15,6 @@ from test_data import COUNTS, source
 import task_arithmetic
 from task_arithmetic import cli
 from task_arithmetic.artifacts import Interrupted, UserError, read_tensors
-from task_arithmetic.metrics import read_rows
 
 SRC = str(Path(task_arithmetic.__file__).parents[1])
 
@@ -124,7 +123,7 @@ def test_every_evaluation_runs_as_its_rule_calls_it(work, tmp_path):
                    "--output", out / "kernel.csv")  # fmt: skip
     inputs = sorted(out.glob("*.csv"))
     assert not run("metrics", "--inputs", *inputs, "--output", out / "metrics.csv")
-    frame = read_rows(out / "metrics.csv")
+    frame = tiny.frame_of(out / "metrics.csv")
     assert set(frame["metric"]) == {
         "pretrained_accuracy", "single_task_accuracy", "posthoc_accuracy", "unified_accuracy",
         "normalized_accuracy", "negated_accuracy", "control_accuracy",
@@ -287,9 +286,10 @@ def test_data_needs_no_torch(tmp_path):
     assert (tmp_path / "data" / "manifest.json").exists()
 
 
-def test_a_dataset_that_no_hub_gives_is_one_sentence_and_status_1(tmp_path):
-    words = ["--settings", '{"hub":"nobody/nothing"}', "--output", tmp_path / "data"]
-    done = spawn("data", "--task", "mine", *words, HF_HOME=str(tmp_path / "cache"))
-    assert done.returncode == 1 and one_sentence(done.stderr, "data")
-    assert "Task mine: nobody/nothing cannot be read" in done.stderr
-    assert not (tmp_path / "data").exists()
+def test_a_dataset_that_is_not_there_offline_is_one_sentence_and_status_1(tmp_path):
+    settings = '{"kind":"task","name":"mine","hub":"nobody/nothing"}'
+    words = ["--settings", settings, "--output", tmp_path / "record.json"]
+    done = spawn("download", *words, HF_HOME=str(tmp_path / "cache"), HF_HUB_OFFLINE="1")
+    assert done.returncode == 1 and one_sentence(done.stderr, "download")
+    assert "Task mine: nobody/nothing is not in the hub's cache" in done.stderr
+    assert not (tmp_path / "record.json").exists()

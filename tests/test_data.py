@@ -1,6 +1,10 @@
 """The data stage: what it keeps, where it draws the line between splits, what it refuses."""
 
+import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import datasets
@@ -9,9 +13,12 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
-from task_arithmetic.artifacts import UserError, read_json, sha256_of
+from task_arithmetic import data as module
+from task_arithmetic.artifacts import UserError, read_json, sha256_of, write_json
 from task_arithmetic.data import (
     RESOLUTION,
+    TRAIN_SIDE,
+    class_names,
     draw_validation,
     read_manifest,
     read_split,
@@ -60,6 +67,12 @@ def source(folder, counts=COUNTS, **columns):
     return str(folder)
 
 
+def images_of(folder, split, limit=None):
+    """Images (N, H, W, 3) and labels of a split whose images are of one size."""
+    images, marks = read_split(folder, split, limit)
+    return images.take(np.arange(len(images)))[0] if split == "train" else images, marks
+
+
 def written(tmp_path, **definition):
     write_task("mine", definition, tmp_path / "data")
     return tmp_path / "data"
@@ -70,7 +83,7 @@ def written(tmp_path, **definition):
 
 def test_every_image_is_in_exactly_one_split_with_its_label(tmp_path):
     folder = written(tmp_path, path=source(tmp_path / "source"), validation=7)
-    parts = {name: read_split(folder, name) for name in ("train", "validation", "test")}
+    parts = {name: images_of(folder, name) for name in ("train", "validation", "test")}
     assert {k: len(v[0]) for k, v in parts.items()} == {"train": 33, "validation": 7, "test": 12}
     expected = {
         np.asarray(p).tobytes(): y for p, y in zip(pictures(40, 0), labels(40), strict=True)
@@ -91,7 +104,7 @@ def test_the_validation_images_are_those_of_the_recorded_draw(tmp_path):
     kept, held = draw_validation(40, 7)
     images = np.stack([np.asarray(p) for p in pictures(40, 0)])
     assert np.array_equal(read_split(folder, "validation")[0], images[held])
-    assert np.array_equal(read_split(folder, "train")[0], images[kept])
+    assert np.array_equal(images_of(folder, "train")[0], images[kept])
     manifest = read_manifest(folder)
     assert manifest["validation_indices_sha256"] == sha256_of(held.tolist())
 
@@ -111,7 +124,7 @@ def test_making_a_task_again_gives_the_same_files(tmp_path):
     for name in ("one", "two"):
         write_task("mine", {"path": path}, tmp_path / name)
     names = sorted(p.name for p in (tmp_path / "one").iterdir())
-    assert len(names) == 7
+    assert len(names) == 8
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -147,7 +160,9 @@ def test_other_column_and_split_names_are_configuration(tmp_path):
 def test_classes_of_the_definition_replace_the_datasets(tmp_path):
     path = source(tmp_path / "source")
     names = ["a round thing", "a box", "a sun"]
-    assert read_manifest(written(tmp_path, path=path, classes=names))["classes"] == names
+    definition = {"path": path, "classes": names, "source_classes": CLASSES}
+    manifest = read_manifest(written(tmp_path, **definition))
+    assert manifest["classes"] == names and manifest["source_classes"] == CLASSES
     write_task(
         "plain", {"path": source(tmp_path / "b", names=None), "classes": names}, tmp_path / "c"
     )
@@ -196,14 +211,6 @@ def test_a_folder_of_images_is_a_task(tmp_path):
         np.asarray(p).tobytes(): y for p, y in zip(pictures(12, 1), labels(12), strict=True)
     }
     assert {i.tobytes(): y for i, y in zip(images, marks, strict=True)} == by_content
-
-
-def test_a_hubs_dataset_is_asked_for_by_name_config_and_revision(tmp_path, monkeypatch):
-    asked, found = [], datasets.load_from_disk(source(tmp_path / "source"))
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: (asked.append((a, k)), found)[1])
-    folder = written(tmp_path, hub="owner/name", config="cropped", revision="abc123")
-    assert asked == [(("owner/name", "cropped"), {"revision": "abc123"})]
-    assert read_manifest(folder)["counts"]["test"] == 12
 
 
 # --- The split rule ------------------------------------------------------------------------------
@@ -437,13 +444,6 @@ BAD = [
 ]  # fmt: skip
 
 
-def test_an_empty_split_of_a_hub_is_one_sentence(tmp_path, monkeypatch):
-    found = {"train": split(pictures(20, 0), labels(20)), "test": split([], [])}
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: found)
-    with pytest.raises(UserError, match="Task mine: its split 'test' is empty"):
-        written(tmp_path, hub="owner/name")
-
-
 @pytest.mark.parametrize("bad", BAD, ids=lambda make: make.__name__.replace("_", " "))
 def test_a_bad_dataset_is_one_sentence_that_names_the_task_and_leaves_nothing(tmp_path, bad):
     definition, says = bad(tmp_path / "source")
@@ -454,22 +454,12 @@ def test_a_bad_dataset_is_one_sentence_that_names_the_task_and_leaves_nothing(tm
     assert not {p.name for p in tmp_path.iterdir()} - {"source", "cache"}
 
 
-def test_an_unreachable_hub_is_one_sentence(tmp_path, monkeypatch):
-    def offline(*args, **options):
-        raise ConnectionError("Couldn't reach the hub\nand a long trace")
-
-    monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(
-        UserError, match="Task mine: owner/name cannot be read.*connection"
-    ) as caught:
-        written(tmp_path, hub="owner/name")
-    assert "\n" not in str(caught.value)
-
-
 def test_shared_images_can_be_allowed_and_are_counted(tmp_path):
     definition, _ = image_in_train_and_test(tmp_path / "source")
-    manifest = read_manifest(written(tmp_path, **definition, shared_images="allow"))
+    manifest = read_manifest(written(tmp_path, **definition, shared_images=0.3))
     assert manifest["shared_between_splits"] == 1
+    with pytest.raises(UserError, match="1 images are in both train and test"):
+        written(tmp_path, **definition, shared_images=0.08)  # 1 of 12 is 0.083
 
 
 def test_images_repeated_within_a_split_are_counted(tmp_path):
@@ -501,16 +491,16 @@ def stored(tmp_path):
 
 def test_a_limit_draws_that_many_images_of_a_split_at_random(stored):
     """Not the first: saved datasets are often in the order of their classes."""
-    images, marks = read_split(stored, "train")
+    images, marks = images_of(stored, "train")
     limit = {"test": 5, "train": 9}
-    some, some_marks = read_split(stored, "train", limit)
+    some, some_marks = images_of(stored, "train", limit)
     by_content = {image.tobytes(): i for i, image in enumerate(images)}
     chosen = [by_content[image.tobytes()] for image in some]
     assert len(set(chosen)) == 9 and chosen != list(range(9))
     assert np.array_equal(some_marks, marks[chosen])
-    assert np.array_equal(read_split(stored, "train", limit)[0], some)
-    assert len(read_split(stored, "validation", limit)[0]) == 4
-    assert np.array_equal(read_split(stored, "train", {"train": 500})[0], images)
+    assert np.array_equal(images_of(stored, "train", limit)[0], some)
+    assert len(images_of(stored, "validation", limit)[0]) == 4
+    assert np.array_equal(images_of(stored, "train", {"train": 500})[0], images)
 
 
 def test_a_sample_is_random_without_replacement_and_fixed():
@@ -527,7 +517,8 @@ def test_a_sample_of_no_more_images_is_all_of_them(count):
 
 
 def test_images_are_mapped_from_disk(stored):
-    assert isinstance(read_split(stored, "train")[0], np.memmap)
+    assert isinstance(read_split(stored, "train")[0].pixels, np.memmap)
+    assert isinstance(read_split(stored, "test")[0], np.memmap)
 
 
 @pytest.mark.parametrize("file", ["test_images.npy", "test_labels.npy", "manifest.json"])
@@ -554,3 +545,193 @@ def test_images_without_labels_are_refused(stored):
 def test_the_stored_manifest_is_json_that_a_person_can_read(stored):
     assert (stored / "manifest.json").read_text().count("\n") > 20
     assert read_json(stored / "manifest.json") == read_manifest(stored)
+
+
+# --- The names of classes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "own, classes",
+    [
+        (["a/Art_Gallery", "b/bar", "c/cafe-bar"], ["art gallery", "bar", "cafe bar"]),
+        (["Crop Land!", "FOREST", "river"], ["crop land", "forest", "River"]),
+        (["0", "1", "2"], ["stop", "yield", "no entry"]),  # numbers say nothing of the order
+    ],
+)
+def test_the_datasets_own_names_may_be_spelled_otherwise(own, classes):
+    assert class_names("mine", {"classes": classes}, own) == classes
+
+
+@pytest.mark.parametrize(
+    "own",
+    [["square", "circle", "star"], ["circle", "square", "star shape"], ["circle", "square", "1"]],
+    ids=["another order", "another name", "a number among names"],
+)
+def test_other_names_in_the_dataset_are_one_sentence(own):
+    says = r"Task mine: label \d is .* in its dataset and .*`source_classes`"
+    with pytest.raises(UserError, match=says):
+        class_names("mine", {"classes": CLASSES}, own)
+    assert class_names("mine", {"classes": CLASSES, "source_classes": own}, own) == CLASSES
+    assert class_names("mine", {"classes": CLASSES, "source_classes": "any"}, own) == CLASSES
+
+
+# --- Train images keep their form ----------------------------------------------------------------
+
+SIZES = [(300, 240), (20, 33), (225, 700), (256, 256), (257, 900), (64, 64)]
+
+
+@pytest.fixture
+def uneven(tmp_path):
+    """A saved dataset whose train images differ in size, and its pictures."""
+    train = [pictures(1, i, SIZES[i % len(SIZES)])[0] for i in range(24)]
+    test = pictures(5, 99, (70, 90))
+    splits = {"train": split(train, labels(24)), "test": split(test, labels(5))}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "source")
+    return {"path": str(tmp_path / "source")}, train
+
+
+def test_train_images_are_kept_whole_their_shortest_side_at_most_256(tmp_path, uneven):
+    definition, train = uneven
+    images, _ = read_split(written(tmp_path, **definition), "train")
+    kept, _ = draw_validation(24)
+    assert len(images) == len(kept)
+    resize = transforms.Resize(TRAIN_SIDE, transforms.InterpolationMode.BICUBIC)
+    for number, index in enumerate(kept):
+        picture = train[index]
+        expected = np.asarray(resize(picture) if min(picture.size) > TRAIN_SIDE else picture)
+        batch, sizes = images.take([number])
+        assert np.array_equal(batch[0], expected)
+        assert sizes.tolist() == [list(expected.shape[:2])]
+
+
+def test_images_of_a_batch_stand_in_the_corner_before_zeros(tmp_path, uneven):
+    images, _ = read_split(written(tmp_path, **uneven[0]), "train")
+    chosen = np.array([7, 2, 2, 11])
+    batch, sizes = images.take(chosen)
+    assert batch.shape == (4, *sizes.max(axis=0), 3) and batch.dtype == np.uint8
+    for image, (height, width), number in zip(batch, sizes, chosen, strict=True):
+        assert np.array_equal(image[:height, :width], images.take([number])[0][0])
+        assert not image[height:].any() and not image[:, width:].any()
+
+
+def test_a_limit_of_train_images_of_many_sizes_draws_whole_images(tmp_path, uneven):
+    folder = written(tmp_path, **uneven[0])
+    images, marks = read_split(folder, "train")
+    some, some_marks = read_split(folder, "train", {"train": 5})
+    chosen = sample_indices(len(images), 5)
+    assert len(some) == 5 and np.array_equal(some_marks, marks[chosen])
+    for number, index in enumerate(chosen):
+        assert np.array_equal(some.take([number])[0], images.take([index])[0])
+
+
+def test_small_images_among_larger_ones_are_evaluated_at_the_same_size(tmp_path):
+    """As traffic signs of 15 to 250 pixels, some of them small squares."""
+    test = [pictures(1, i, size)[0] for i, size in enumerate([(32, 32), (30, 40), (250, 222)])]
+    splits = {"train": split(pictures(20, 9), labels(20)), "test": split(test, labels(3))}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "source")
+    images, _ = read_split(written(tmp_path, path=str(tmp_path / "source")), "test")
+    for ours, picture in zip(images, test, strict=True):
+        assert np.array_equal(ours, np.asarray(CLIPS(picture)))
+
+
+# --- Many processes, interruptions ---------------------------------------------------------------
+
+
+def test_processes_side_by_side_give_the_same_files(tmp_path, uneven, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 4)
+    for threads in (1, 3):
+        write_task("mine", uneven[0], tmp_path / f"{threads}", threads=threads)
+    for path in (tmp_path / "1").iterdir():
+        assert path.read_bytes() == (tmp_path / "3" / path.name).read_bytes()
+
+
+def test_a_bad_image_in_another_process_is_the_same_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 4)
+    definition, says = truncated_image(tmp_path / "source")
+    with pytest.raises(UserError, match=says):
+        write_task("mine", definition, tmp_path / "data", threads=3)
+    assert not {p.name for p in tmp_path.iterdir()} - {"source", "cache"}
+
+
+def test_an_interrupted_stage_goes_on_where_it_stopped(tmp_path, uneven, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 4)
+    write_task("mine", uneven[0], tmp_path / "whole")
+    original, decoded = module._decode_block, []
+
+    def stop_at(limit):
+        def decode(number):
+            if len(decoded) == limit:
+                raise KeyboardInterrupt
+            decoded.append(number)
+            return original(number)
+
+        monkeypatch.setattr(module, "_decode_block", decode)
+
+    stop_at(3)
+    with pytest.raises(KeyboardInterrupt):
+        written(tmp_path, **uneven[0])
+    assert not (tmp_path / "data").exists() and len(decoded) == 3
+    decoded.clear()
+    stop_at(100)
+    folder = written(tmp_path, **uneven[0])
+    assert len(decoded) == 6 + 1 + 2 - 3  # 22, 2 and 5 images in blocks of 4
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (folder / path.name).read_bytes()
+    assert not (tmp_path / ".data.building").exists()
+
+
+def test_a_killed_stage_leaves_no_process_behind_and_goes_on(tmp_path, uneven):
+    """SIGKILL in the middle; then the same command gives the files of an undisturbed one."""
+    code = (
+        "import sys, time, json\n"
+        "from task_arithmetic import data\n"
+        "data.BLOCK, original = 2, data._decode_block\n"
+        "def slow(number):\n"
+        "    time.sleep(0.1)\n"
+        "    return original(number)\n"
+        "data._decode_block = slow\n"
+        "data.write_task('mine', json.loads(sys.argv[1]), sys.argv[2], threads=2)\n"
+    )
+    target = tmp_path / "data"
+    command = [sys.executable, "-c", code, json.dumps(uneven[0]), str(target)]
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    blocks = tmp_path / ".data.building"
+    while len(list(blocks.rglob("*.npz"))) < 3:
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    deadline = time.monotonic() + 20
+    while alive := [p for p in Path("/proc").glob("[0-9]*") if session_of(p) == child.pid]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.05)
+    assert not target.exists()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    write_task("mine", uneven[0], tmp_path / "whole")
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (target / path.name).read_bytes()
+
+
+def session_of(process: Path) -> int:
+    """The session of a process that has not ended, by its folder in /proc."""
+    try:
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return -1
+    return -1 if fields[0] == "Z" else int(fields[3])
+
+
+def test_folders_of_another_format_are_named_as_such(stored):
+    content = read_json(stored / "manifest.json")
+    del content["format"]
+    write_json(stored / "manifest.json", content)
+    with pytest.raises(UserError, match="made by another version .*delete the folder"):
+        read_split(stored, "test")
+
+
+@pytest.mark.parametrize("cut", ["a size", "a pixel"])
+def test_train_images_that_do_not_fit_their_sizes_are_refused(stored, cut):
+    name = "train_sizes.npy" if cut == "a size" else "train_images.npy"
+    np.save(stored / name, np.load(stored / name)[:-1])
+    with pytest.raises(UserError, match="has no labelled train images"):
+        read_split(stored, "train")

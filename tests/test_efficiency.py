@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -27,7 +28,7 @@ def measure(tmp_path, mode="attention", steps=3, **recipe):
         settings={**tiny.settings(mode, **recipe), "efficiency": {"steps": steps}},
         output=tmp_path / "a.csv",
     )
-    frame = read_rows(tmp_path / "a.csv")
+    frame = pd.DataFrame(read_rows(tmp_path / "a.csv"))
     assert set(frame["mode"]) == {mode} and set(frame["encoder"]) == {"tiny"}
     assert frame["seed"].isna().all() and set(frame["task"]) == {""}
     return dict(zip(frame["metric"], frame["value"], strict=True))
@@ -53,12 +54,13 @@ def test_the_costs_of_a_step_are_the_median_of_the_timed_ones(tmp_path, monkeypa
         taken.append(1)
         clock[0] += next(seconds)
 
-    def draw_batch(*arguments):
-        clock[0] += 0.25
-        return None, None
+    def batches(images, labels, numbers, *arguments):
+        for _ in numbers:
+            clock[0] += 0.25
+            yield None, None
 
     monkeypatch.setattr(module, "step", step)
-    monkeypatch.setattr(module, "draw_batch", draw_batch)
+    monkeypatch.setattr(module, "batches", batches)
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
     found = measure(tmp_path, steps=5)
     assert len(taken) == module.WARM_UP + 5 == 8
@@ -88,7 +90,7 @@ def test_peak_memory_grows_with_what_a_step_holds(tmp_path):
         command += ["--head", arguments["heads"][0], "--data-dir", arguments["data_dirs"][0]]
         command += ["--settings", json.dumps(settings), "--output", tmp_path / "a.csv"]
         subprocess.run(command, check=True)
-        frame = read_rows(tmp_path / "a.csv").set_index("metric")
+        frame = pd.DataFrame(read_rows(tmp_path / "a.csv")).set_index("metric")
         return frame.loc["peak_memory_bytes", "value"]
 
     small, large = peak(2), peak(2048)

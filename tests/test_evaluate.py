@@ -18,14 +18,13 @@ from task_arithmetic.evaluate import (
     addition,
     choose_alpha,
     choose_negation,
-    cosine,
     kernel,
     negation,
     pretrained,
     single_task,
 )
-from task_arithmetic.metrics import read_rows, write_rows
-from task_arithmetic.vector import TaskVector
+from task_arithmetic.metrics import write_rows
+from task_arithmetic.vector import TaskVector, cosine
 
 ALPHAS = {"start": 0.0, "stop": 1.0, "step": 0.25}
 GRID = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -77,7 +76,7 @@ def naive_accuracy(tau, alpha, task, split, linearized, folder=None):
 
 def values(path, **where):
     """Rows of a metrics file as {(task, split, alpha): value}."""
-    frame = read_rows(path)
+    frame = tiny.frame_of(path)
     for column, wanted in where.items():
         frame = frame[frame[column] == wanted]
     keys = zip(frame.task, frame.split, frame.alpha.fillna(-1), strict=True)
@@ -102,7 +101,7 @@ def test_pretrained_accuracy_is_zero_shot_on_every_task_and_split(tmp_path):
         for task in ("one", "two", "three")
         for split in ("validation", "test")
     }
-    assert read_rows(tmp_path / "a.csv")["seed"].isna().all()
+    assert tiny.frame_of(tmp_path / "a.csv")["seed"].isna().all()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -33,11 +33,12 @@ from task_arithmetic.data import read_split
 from task_arithmetic.encoder import encode, encode_linearized, read_encoder
 from task_arithmetic.finetune import (
     batch_indices,
-    draw_batch,
+    batches,
     finetune,
     learning_rate_at,
     linearized_gradient,
     plain_gradient,
+    read_ahead,
     read_head,
     start,
     step,
@@ -159,13 +160,97 @@ def test_accumulated_micro_batches_give_the_whole_batchs_gradient(mode, micro):
     found = []
     for size in (None, micro):
         run, _, batches = prepare(mode, torch.float32)
-        run["settings"] = {**run["settings"], "micro_batch": size}
+        run["micro_batch"] = size
         loss = step(run, *batches[0], 0.0)
         found.append((loss, {name: t.grad for name, t in run["theta"].items()}))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     largest = max(g.abs().max() for g in found[0][1].values())
     for name, gradient in found[0][1].items():
         assert (gradient - found[1][1][name]).abs().max() < 1e-6 * largest, name
+
+
+@pytest.mark.parametrize("mode", ["attention", "ntk"])
+def test_too_little_gpu_memory_halves_the_micro_batch_and_keeps_the_step(mode, monkeypatch, capsys):
+    """The gradient of the whole batch, although no more than two images fit; for good."""
+    name = "linearized_gradient" if mode == "ntk" else "plain_gradient"
+    original, sizes = getattr(module, name), []
+
+    def two_at_most(run, pixels, labels, share):
+        sizes.append(len(pixels))
+        if len(pixels) > 2:
+            for tensor in run["theta"].values():  # as if it had failed half-way
+                tensor.grad = torch.ones_like(tensor)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(run, pixels, labels, share)
+
+    run, _, batches = prepare(mode)
+    loss = step(run, *batches[0], 0.0)
+    whole = {key: tensor.grad for key, tensor in run["theta"].items()}
+    monkeypatch.setattr(module, name, two_at_most)
+    count = len(batches[0][1])
+    assert step(run, *batches[0], 0.0) == pytest.approx(loss, rel=1e-10)
+    for key, tensor in run["theta"].items():
+        assert tiny.close(tensor.grad, whole[key]) < 1e-9, key
+    assert sizes[:2] == [count, (count + 1) // 2] and sizes[-1] == run["micro_batch"] == 2
+    said = capsys.readouterr().err
+    assert f"going on with 2 images at a time, which add up to the same batch of {count}" in said
+    sizes.clear()
+    step(run, *batches[0], 0.0)
+    assert max(sizes) == 2 and not capsys.readouterr().err
+
+
+def test_one_image_that_does_not_fit_is_one_sentence(monkeypatch):
+    def never(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run, _, batches = prepare("attention")
+    monkeypatch.setattr(module, "plain_gradient", never)
+    with pytest.raises(UserError, match="One image alone does not fit into the GPU's memory"):
+        step(run, *batches[0], 0.0)
+
+
+@pytest.mark.parametrize("mode", tiny.MODES)
+def test_bf16_is_for_the_forward_pass_alone(mode):
+    """Weights, gradients and moments stay float32; the gradient is that of float32, rounded."""
+    found = {}
+    for precision in ("float32", "bf16"):
+        run, _, batches = prepare(mode, torch.float32)
+        run["settings"] = {**run["settings"], "precision": precision}
+        loss = step(run, *batches[0], 0.0)
+        state = [*run["theta"].values(), *(t.grad for t in run["theta"].values())]
+        state += [run["moments"][key]["exp_avg_sq"] for key in run["theta"]]
+        assert {tensor.dtype for tensor in state} == {torch.float32}
+        found[precision] = loss, torch.cat([t.grad.ravel() for t in run["theta"].values()])
+    (loss, gradient), (loss16, gradient16) = found.values()
+    assert loss != loss16 and loss == pytest.approx(loss16, rel=0.02)
+    assert F.cosine_similarity(gradient, gradient16, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3, 50])
+def test_batches_read_ahead_come_in_order_and_not_too_early(depth):
+    started, read = [], []
+
+    def reading(number):
+        started.append(number)
+        return number * number
+
+    for i, value in enumerate(read_ahead(reading, range(20), depth)):
+        assert value == i * i and len(started) <= i + 1 + depth
+        read.append(value)
+    assert read == [i * i for i in range(20)]
+
+
+def test_an_error_while_reading_ahead_arrives_at_its_batch():
+    def reading(number):
+        if number == 4:
+            raise UserError("damaged")
+        return number
+
+    seen = []
+    with pytest.raises(UserError, match="damaged"):
+        for number in read_ahead(reading, range(9), 2):
+            seen.append(number)
+    assert seen == [0, 1, 2, 3]
 
 
 def test_a_training_step_does_not_import_the_compiler():
@@ -248,13 +333,13 @@ def test_a_training_batch_is_random_crops_of_the_steps_images():
 
     def draw(number, seed, scale=(0.5, 0.9)):
         settings = tiny.settings(crop_scale=list(scale))
-        return draw_batch(images, labels, number, seed, settings, about, "cpu")
+        return next(batches(images, labels, [number], seed, settings, about, torch.device("cpu")))
 
     pixels, marks = draw(2, seed=1)
     chosen = batch_indices(2, len(images), 8, 1)
     assert pixels.shape == (8, 3, 16, 16) and pixels.dtype == torch.float32
     assert np.array_equal(marks, labels[chosen])
-    whole = to_pixels(torch.from_numpy(images[chosen]), about)
+    whole = to_pixels(torch.from_numpy(images.take(chosen)[0]), about)
     assert not torch.equal(pixels, whole)
     assert torch.equal(draw(2, seed=1)[0], pixels)
     assert not torch.equal(draw(2, seed=2)[0], pixels)
@@ -272,7 +357,7 @@ def test_the_crops_of_a_step_are_a_function_of_seed_and_step_alone(monkeypatch):
     monkeypatch.setattr(module, "crop_boxes", remember)
     for number, seed in [(2, 1), (3, 1), (2, 2), (2, 1)]:
         settings = tiny.settings(crop_scale=[0.3, 0.9])
-        draw_batch(images, labels, number, seed, settings, about, "cpu")
+        next(batches(images, labels, [number], seed, settings, about, torch.device("cpu")))
     first, next_step, other_seed, again = drawn
     assert torch.equal(first, again)
     assert not torch.equal(first, next_step) and not torch.equal(first, other_seed)

@@ -2,6 +2,7 @@
 
 import random
 
+import pandas as pd
 import pytest
 
 from task_arithmetic.artifacts import UserError
@@ -19,7 +20,7 @@ def rows(count, seed=0):
 def test_rows_come_back_exactly(tmp_path):
     path, written = tmp_path / "a.csv", rows(200)
     write_rows(path, written, encoder="e", mode="m", seed=2, metric="unified_accuracy")
-    frame = read_rows(path)
+    frame = pd.DataFrame(read_rows(path))
     assert list(frame.columns) == COLUMNS
     assert frame["value"].tolist() == [row["value"] for row in written]  # to the last bit
     assert frame["alpha"].tolist() == [row["alpha"] for row in written]
@@ -30,7 +31,7 @@ def test_rows_come_back_exactly(tmp_path):
 @pytest.mark.parametrize("name", ["nan", "NA", "null", "None", "01", "true"])
 def test_names_that_look_like_something_else_stay_names(tmp_path, name):
     write_rows(tmp_path / "a.csv", [{"task": name, "value": 1.0}], encoder=name, mode=name)
-    row = read_rows(tmp_path / "a.csv").iloc[0]
+    row = pd.DataFrame(read_rows(tmp_path / "a.csv")).iloc[0]
     assert (row.task, row.encoder, row["mode"]) == (name, name, name)
 
 

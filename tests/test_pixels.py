@@ -116,6 +116,11 @@ def test_resampled_pixels_are_whole_levels_within_range():
     assert back.min() > -1e-3 and back.max() < 255 + 1e-3
 
 
+def crops(count, height, width, scale, generator):
+    """Boxes of `count` images of one size."""
+    return crop_boxes(torch.tensor([[height, width]]).expand(count, 2), scale, generator)
+
+
 # --- Training crops ------------------------------------------------------------------------------
 
 DRAWS = 4000
@@ -140,9 +145,7 @@ def torchvision_boxes(height, width, scale):
     ],
 )
 def test_training_crops_are_distributed_as_torchvisions(height, width, scale):
-    ours = (
-        crop_boxes(DRAWS, height, width, scale, torch.Generator().manual_seed(1)).double().numpy()
-    )
+    ours = crops(DRAWS, height, width, scale, torch.Generator().manual_seed(1)).double().numpy()
     theirs = torchvision_boxes(height, width, scale)
     for name, a, b in zip(("top", "left", "height", "width"), ours.T, theirs.T, strict=True):
         error = np.sqrt((a.var() + b.var()) / DRAWS)
@@ -156,7 +159,7 @@ def test_training_crops_are_distributed_as_torchvisions(height, width, scale):
 
 
 def test_training_crops_lie_within_the_image_and_the_scale():
-    boxes = crop_boxes(DRAWS, 48, 40, (0.5, 0.8), torch.Generator().manual_seed(0))
+    boxes = crops(DRAWS, 48, 40, (0.5, 0.8), torch.Generator().manual_seed(0))
     assert boxes.shape == (DRAWS, 4) and boxes.dtype == torch.int64
     top, left, height, width = boxes.T
     assert (top >= 0).all() and (left >= 0).all() and (height > 0).all() and (width > 0).all()
@@ -168,13 +171,13 @@ def test_training_crops_lie_within_the_image_and_the_scale():
 @pytest.mark.parametrize("height, width", [(20, 400), (400, 20), (10, 90)])
 def test_an_image_that_no_crop_fits_gives_torchvisions_centre(height, width):
     expected = torchvision_boxes(height, width, (0.9, 1.0))[0]
-    boxes = crop_boxes(50, height, width, (0.9, 1.0), torch.Generator().manual_seed(0))
+    boxes = crops(50, height, width, (0.9, 1.0), torch.Generator().manual_seed(0))
     assert (boxes == torch.tensor(expected)).all()
 
 
 def test_crops_are_a_function_of_the_generators_seed():
     def draw(seed):
-        return crop_boxes(100, 32, 32, (0.5, 1.0), torch.Generator().manual_seed(seed))
+        return crops(100, 32, 32, (0.5, 1.0), torch.Generator().manual_seed(seed))
 
     assert torch.equal(draw(3), draw(3))
     assert not torch.equal(draw(3), draw(4))

@@ -18,13 +18,18 @@ from task_arithmetic.cells import load_metrics
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "workflow/reference/paper.csv"
+TARGETS = ROOT / "workflow/reference/targets.csv"
 
 
 def make_run(folder, settings, **sizes):
     """Metrics, tables and stand-ins for the figures of a synthetic run, in one folder."""
-    path = views.write_metrics(folder / "metrics.csv", views.make_rows(settings, **sizes))
-    for name in tables.ROWS:
-        tables.write(name, path, REFERENCE, settings, folder)
+    rows = views.make_rows(settings, **sizes)
+    if settings["suite"] == "paper":
+        rows = views.near_published(rows, settings, tables.read_targets(TARGETS))
+    path = views.write_metrics(folder / "metrics.csv", rows)
+    for name in tables.names_of(settings):
+        reference = TARGETS if name == "targets" else REFERENCE
+        tables.write(name, path, reference, settings, folder)
     for name in figures.names_of(settings):  # a pixel: the report only embeds them
         matplotlib.image.imsave(folder / f"{name}.png", [[[0.5, 0.5, 0.5]]])
     (folder / "config.yaml").write_text("run: synthetic  # <&>\n")
@@ -74,7 +79,7 @@ def test_the_page_holds_all_parts(run, text):
     folder, settings = run
     for title in ("What this run is", "Findings", "Tables", "Figures", "Configuration"):
         assert f"<h2>{title}</h2>" in text
-    for name in [*tables.ROWS, *figures.names_of(settings)]:
+    for name in [*tables.names_of(settings), *figures.names_of(settings)]:
         assert f'id="{name}"' in text
     assert "run: synthetic  # &lt;&amp;&gt;" in text
     for package in ("python", "torch", "open_clip_torch", "snakemake", "datasets", "pandas"):
@@ -85,8 +90,8 @@ def test_the_page_holds_all_parts(run, text):
 
 
 def test_the_page_prints_the_tables_numbers(run, text):
-    folder, _ = run
-    for name in tables.ROWS:
+    folder, settings = run
+    for name in tables.names_of(settings):
         _, rows, _ = tables.read_printed(folder / f"{name}.md")
         assert all(f">{cell}</td>" in text for row in rows for cell in row)
 
@@ -116,6 +121,55 @@ def test_findings_say_which_mode_leads_and_by_how_much(run):
     sentence = findings.sentences(metrics, settings)[1]
     assert sentence.startswith("Task addition, base: the unified model of Attention modules only")
     assert abs(float(re.search(r"([\d.]+) points above", sentence)[1]) - lead) < 0.06
+
+
+@pytest.fixture(scope="module")
+def beside_published(tmp_path_factory):
+    """A run of the paper's suite: folder and page."""
+    tasks = ["cars", "dtd", "svhn"]
+    pairs = {"fig6": tasks[:2], "fig8": tasks[1:]}
+    settings = views.make_settings(encoders=2, suite="paper") | {"tasks": tasks, "pairs": pairs}
+    folder = make_run(tmp_path_factory.mktemp("paper"), settings, points=3, alphas=3)
+    return folder, settings, write(folder, settings)
+
+
+def test_published_accuracies_have_a_section_that_counts_the_flagged(beside_published):
+    folder, settings, text = beside_published
+    table = tables.read_table(folder / "targets.csv")
+    tasks = table[table["task"] != "average"]
+    flagged = tasks[tasks["flag"] == "yes"]
+    assert 0 < len(flagged) < len(tasks) == 2 * 4 * 3
+    below, above = int((flagged["difference"] < 0).sum()), int((flagged["difference"] > 0).sum())
+    assert below != above
+    farthest = tasks.loc[tasks["difference"].abs().idxmax()]
+    sentence = (
+        f"{len(flagged)} of the 24 zero-shot and single-task accuracies that have a published "
+        f"number are more than 2 points away from it ({below} below, {above} above); the largest "
+        "difference is "
+    )
+    assert findings.beside_published(table, settings).startswith(sentence)
+    assert findings.beside_published(table, settings).endswith(f", {farthest['task']}).")
+    section = text[text.index('<section id="published">') : text.index('<section id="figures">')]
+    assert sentence in section and "All 32 rows" in section
+    shown, folded = section.split("<details>")
+    chosen = len(table[(table["flag"] == "yes") | (table["task"] == "average")])
+    assert (shown.count("<tr"), folded.count("<tr")) == (1 + chosen, 1 + len(table))
+    found = text[text.index('<section id="findings">') : text.index('<section id="tables">')]
+    assert sentence in found
+    assert '<a href="#published">Published accuracies</a>' in text
+
+
+def test_published_accuracies_that_are_all_met_are_said_to_be(beside_published):
+    folder, settings, _ = beside_published
+    table = tables.read_table(folder / "targets.csv").assign(difference=-1.25, flag="no")
+    sentence = findings.beside_published(table, settings)
+    assert sentence.startswith("All 24 zero-shot and single-task accuracies that have a ")
+    assert "number are within 2 points of it;" in sentence
+    assert "is −1.2 points (small, Pre-trained, cars)." in sentence
+
+
+def test_a_run_of_other_tasks_has_no_section_of_published_accuracies(text):
+    assert "Published accuracies" not in text and 'id="published"' not in text
 
 
 def test_claims_are_judged_by_the_numbers_alone(tmp_path):

@@ -26,6 +26,8 @@ def expected(encoders, tasks, seeds=1, modes=3, ablations=3, kernel_modes=2, emb
     ablated = ablations * seeds  # on the focus encoder only
     counts = {
         "embedded": embedded,
+        "download": 0 if embedded else tasks + 1 + encoders,
+        "table_targets": 0 if embedded else 1,  # accuracies published for the real tasks
         "data": tasks + 1,  # and the control task
         "encoder": encoders,
         "head": encoders * (tasks + 1),

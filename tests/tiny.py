@@ -7,12 +7,15 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 
 from task_arithmetic.artifacts import write_json
 from task_arithmetic.clip import import_encoder, write_head
+from task_arithmetic.data import FORMAT
 from task_arithmetic.finetune import finetune
+from task_arithmetic.metrics import COLUMNS, read_rows
 from task_arithmetic.vector import write_vector
 
 MODEL = {
@@ -122,9 +125,19 @@ def data_dir(root: Path, task: str, seed: int, size=16) -> Path:
         images[np.arange(count), :, :, (colours + seed) % len(CLASSES)] += 100
         anew = generator.random(count) < 0.2
         labels = np.where(anew, generator.integers(0, len(CLASSES), count), colours)
-        np.save(folder / f"{split}_images.npy", images.astype(np.uint8))
+        images = images.astype(np.uint8)
+        if split == "train":
+            np.save(folder / "train_sizes.npy", np.full((count, 2), size, np.int32))
+            images = images.reshape(-1, 3)
+        np.save(folder / f"{split}_images.npy", images)
         np.save(folder / f"{split}_labels.npy", labels.astype(np.int64))
-    manifest = {"task": task, "classes": CLASSES, "counts": counts, "data_sha256": f"{task}{seed}"}
+    manifest = {
+        "format": FORMAT,
+        "task": task,
+        "classes": CLASSES,
+        "counts": counts,
+        "data_sha256": f"{task}{seed}",
+    }
     write_json(folder / "manifest.json", manifest)
     return folder
 
@@ -224,6 +237,11 @@ def common(tasks=("one", "two"), mode="nonlinear", vectors=True) -> dict:
     if vectors:
         arguments |= {"mode": mode, "seed": 0, "vectors": [shared_vector(mode, t) for t in tasks]}
     return arguments
+
+
+def frame_of(path) -> pd.DataFrame:
+    """The rows of a metrics file."""
+    return pd.DataFrame(read_rows(path), columns=COLUMNS)
 
 
 def close(ours, theirs) -> float:

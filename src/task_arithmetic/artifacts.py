@@ -165,18 +165,23 @@ def read_tensors(path, device="cpu", framework="pt") -> dict:
     Raises:
         UserError: missing file, a pickle (or anything else) instead of safetensors.
     """
-    return _read_safetensors(path, framework, device)[0]
+    with open_tensors(path, framework, device) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def read_made_by(path) -> dict:
     """What made a safetensors artifact: the `made_by` of write_tensors."""
-    found = _read_safetensors(path, "np", "cpu", tensors=False)[1] or {}
+    with open_tensors(path) as file:
+        found = file.metadata() or {}
     made_by = json.loads(found.get("made_by", "{}"))
     made_by.pop("format", None)
     return made_by
 
 
-def _read_safetensors(path, framework, device, tensors=True):
+@contextmanager
+def open_tensors(path, framework="np", device="cpu"):
+    """An open safetensors file, of which single tensors and slices can be read; the same errors
+    as read_tensors."""
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
@@ -189,9 +194,8 @@ def _read_safetensors(path, framework, device, tensors=True):
             "it to safetensors (safetensors.torch.save_file) and give that file instead."
         )
     try:
-        with safe_open(path, framework, str(device)) as file:
-            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
-            return found, file.metadata()
+        with safe_open(path, framework, str(device)) as opened:
+            yield opened
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(
             f"{path} is not a readable safetensors file ({error}): delete it and run again."

@@ -6,10 +6,12 @@ Each command imports only what it needs: `data` and `vector` start without torch
 import argparse
 import json
 import logging
+import os
 import sys
 import warnings
 
 from .artifacts import Interrupted, UserError, is_disk_full
+from .device import claim, lost_gpu
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger().setLevel(logging.ERROR)
     try:
+        if command in ON_DEVICE:
+            claim(os.environ.get("TASK_ARITHMETIC_DEVICE", "auto"))
         run(**arguments)
     except UserError as error:
         return _fail(command, error, 1)
@@ -29,6 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if is_disk_full(error):
             return _fail(command, f"The disk is full ({error}): free some space and run again.", 1)
+        if lost_gpu(error):
+            return _fail(
+                command,
+                f"The GPU failed or disappeared ({str(error).strip().splitlines()[0]}): look at "
+                "nvidia-smi and run the same command again; training resumes where it was saved.",
+                1,
+            )
         raise
     return 0
 
@@ -47,16 +58,22 @@ def _embedded(task, output):
     save_task(task, output)
 
 
-def _data(task, settings, output):
+def _download(settings, output):
+    from .hub import download
+
+    download(settings, output)
+
+
+def _data(task, settings, download, threads, output):
     from .data import write_task
 
-    write_task(task, settings, output)
+    write_task(task, settings, output, download, threads)
 
 
-def _encoder(encoder, settings, output):
+def _encoder(encoder, settings, download, output):
     from .clip import import_encoder
 
-    import_encoder(encoder, settings, output)
+    import_encoder(encoder, settings, output, download)
 
 
 def _head(encoder_dir, data_dir, settings, output):
@@ -85,6 +102,12 @@ def _evaluation(name):
         getattr(evaluate, name)(**arguments)
 
     return run
+
+
+def _cosine(**arguments):
+    from .vector import cosine
+
+    cosine(**arguments)
 
 
 def _disentanglement(**arguments):
@@ -129,6 +152,18 @@ def _check(config):
     check(*config)
 
 
+def _doctor(config):
+    from .doctor import doctor
+
+    doctor(*config)
+
+
+def _plan(config, device):
+    from .plan import plan
+
+    plan(*config, device=device)
+
+
 # --- The parser ----------------------------------------------------------------------------------
 
 
@@ -152,6 +187,9 @@ OPTIONS = {
     "tasks": {"nargs": "+", "help": "names of the tasks"},
     "seed": {"type": int, "help": "seed of data order and crops"},
     "settings": {"type": _settings, "help": "the stage's slice of the configuration, as JSON"},
+    "download": {"default": None, "help": "what `download` recorded, if it is a hub's"},
+    "threads": {"type": int, "default": 1, "help": "processes side by side"},
+    "device": {"default": None, "help": "a named device, instead of measuring this machine's"},
     "output": {"help": "what to write"},
     "log": {"help": "metrics log to write (CSV)"},
     "finetuned": {"help": "file made by `finetune`"},
@@ -163,7 +201,7 @@ OPTIONS = {
     "inputs": {"nargs": "+", "help": "metrics files"},
     "name": {"help": "table or figure, such as table2 or fig6"},
     "metrics": {"help": "the run's metrics.csv"},
-    "reference": {"help": "the paper's numbers"},
+    "reference": {"help": "published numbers"},
     "output_dir": {"help": "folder to write to"},
     "tables_dir": {"help": "the run's tables"},
     "figures_dir": {"help": "the run's figures"},
@@ -174,8 +212,13 @@ OPTIONS = {
 MANY = "encoder_dir encoder mode seed tasks heads data_dirs vectors settings output"
 COMMANDS = {
     "embedded": (_embedded, "task output", "draw an embedded task as a local dataset"),
-    "data": (_data, "task settings output", "read a dataset into uint8 arrays"),
-    "encoder": (_encoder, "encoder settings output", "take a pretrained CLIP from open_clip"),
+    "download": (_download, "settings output", "get a task's or an encoder's files from the hub"),
+    "data": (_data, "task settings download threads output", "read a dataset into uint8 arrays"),
+    "encoder": (
+        _encoder,
+        "encoder settings download output",
+        "take a pretrained CLIP from open_clip",
+    ),
     "head": (_head, "encoder_dir data_dir settings output", "make a frozen zero-shot head"),
     "finetune": (
         _finetune,
@@ -198,7 +241,7 @@ COMMANDS = {
     ),
     "disentanglement": (_disentanglement, MANY, "disentanglement error of two tasks on a grid"),
     "cosine": (
-        _evaluation("cosine"),
+        _cosine,
         "encoder mode seed tasks vectors output",
         "cosine similarity of task vectors",
     ),
@@ -216,6 +259,13 @@ COMMANDS = {
         "make the HTML report",
     ),
     "check": (_check, "config", "validate a configuration and say what it would run"),
+    "plan": (_plan, "config device", "say what a configuration costs: jobs, disk, GPU-hours"),
+    "doctor": (_doctor, "config", "check the data of a configuration's tasks"),
+}
+# Commands that compute on a GPU where there is one: each holds one for itself.
+ON_DEVICE = {
+    *("head", "finetune", "pretrained", "single-task", "kernel", "addition", "negation"),
+    *("disentanglement", "efficiency"),
 }
 
 

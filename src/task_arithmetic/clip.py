@@ -18,6 +18,7 @@ from .artifacts import (
     write_json,
     write_tensors,
 )
+from .device import torch_device
 from .encoder import (
     IMAGE_TOWER,
     MERGES,
@@ -25,9 +26,10 @@ from .encoder import (
     Tensors,
     encode,
     encode_text,
-    image_tower_shapes,
     make_head,
 )
+from .geometry import image_tower_shapes
+from .hub import located
 
 # --- Heads ---------------------------------------------------------------------------------------
 
@@ -46,7 +48,8 @@ def write_head(encoder_dir, manifest: dict, templates: list[str] | str, output) 
         templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
     encoder_dir = Path(encoder_dir)
     about = read_json(encoder_dir / "encoder.json")
-    params = read_tensors(encoder_dir / TEXT_TOWER)
+    device = torch_device()
+    params = read_tensors(encoder_dir / TEXT_TOWER, device)
     merges = encoder_dir / MERGES if about["own_merges"] else None
     tokenize = clip_tokenizer(about["text"]["context_length"], merges)
     if tokenize.vocab_size != about["text"]["vocab_size"]:
@@ -59,7 +62,7 @@ def write_head(encoder_dir, manifest: dict, templates: list[str] | str, output) 
     with torch.inference_mode():
         for name in manifest["classes"]:
             tokens = tokenize([template.replace("{}", name) for template in templates])
-            features.append(encode_text(params, tokens, about["text"]))
+            features.append(encode_text(params, tokens.to(device), about["text"]))
         head = make_head(torch.stack(features), about["logit_scale"])
     made_by = {
         "encoder": about["name"],
@@ -89,7 +92,7 @@ def clip_tokenizer(context_length: int, merges=None):
 # --- Import --------------------------------------------------------------------------------------
 
 
-def import_encoder(name: str, definition: dict, output_dir) -> None:
+def import_encoder(name: str, definition: dict, output_dir, download=None) -> None:
     """Take a pretrained CLIP through open_clip and write its towers as named tensors.
 
     Args:
@@ -97,11 +100,13 @@ def import_encoder(name: str, definition: dict, output_dir) -> None:
         definition: `model` and `pretrained` (open_clip's names), or `path`: a folder with
             open_clip_config.json, open_clip_model.safetensors and, if the tokenizer has its own
             merges, bpe_merges.txt.gz.
+        download: of open_clip's names: what hub.download recorded.
         output_dir: gets image_tower.safetensors, text_tower.safetensors and encoder.json.
     Raises:
         UserError: unknown names, missing or wrong weights, a tower that is no plain CLIP ViT.
     """
-    model, merges = _open_clip_model(name, definition)
+    record = None if download is None else read_json(download)
+    model, preprocess, merges = _open_clip_model(name, definition, record)
     geometry, text = _geometries(name, model)
     state = {k: v.float() for k, v in model.state_dict().items()}
     image = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
@@ -111,7 +116,6 @@ def import_encoder(name: str, definition: dict, output_dir) -> None:
         if not k.startswith("visual.") and k not in ("logit_scale", "logit_bias", "attn_mask")
     }
     _check_plain(name, model, image, words, geometry, text)
-    preprocess = model.visual.preprocess_cfg
     with atomic_path(output_dir) as folder:
         folder.mkdir()
         made_by = {"encoder": name, "definition": definition}
@@ -127,6 +131,7 @@ def import_encoder(name: str, definition: dict, output_dir) -> None:
             "mean": list(preprocess["mean"]),
             "std": list(preprocess["std"]),
             "own_merges": merges is not None,
+            "source": record and {k: record[k] for k in ("repo", "commit", "files")},
             "logit_scale": float(model.logit_scale.detach()),
             "image_tower_sha256": sha256_of_file(folder / IMAGE_TOWER),
             "text_tower_sha256": sha256_of_file(folder / TEXT_TOWER),
@@ -134,10 +139,16 @@ def import_encoder(name: str, definition: dict, output_dir) -> None:
         write_json(folder / "encoder.json", about)
 
 
-def _open_clip_model(name: str, definition: dict):
-    """The open_clip model (float32, CPU) and the path of its own tokenizer merges, if any."""
+def _open_clip_model(name: str, definition: dict, record: dict | None):
+    """The open_clip model (float32, CPU), its mean and std, and the path of its own tokenizer
+    merges, if any.
+
+    open_clip builds the model, we read its weights: open_clip takes random ones if a download
+    fails.
+    """
     import open_clip
 
+    merges = None
     if "path" in definition:
         folder = Path(definition["path"])
         config, weights = folder / "open_clip_config.json", folder / "open_clip_model.safetensors"
@@ -146,20 +157,21 @@ def _open_clip_model(name: str, definition: dict):
                 f"Encoder {name}: {folder} must hold open_clip_config.json and "
                 "open_clip_model.safetensors; correct `path` in its definition."
             )
-        tensors = read_tensors(weights)
         model = _create(name, open_clip.create_model, f"local-dir:{folder}", load_weights=False)
-        shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-        check_tensors(weights, tensors, shapes)
-        model.load_state_dict(tensors)
-        merges = folder / "bpe_merges.txt.gz"
-        return model.eval(), merges if merges.is_file() else None
-
-    architecture, tag = definition["model"], definition["pretrained"]
-    _check_activation(name, open_clip, architecture, tag)
-    model = _create(
-        name, open_clip.create_model, architecture, pretrained=tag, require_pretrained=True
-    )
-    return model.eval(), None
+        preprocess = model.visual.preprocess_cfg
+        if (folder / "bpe_merges.txt.gz").is_file():
+            merges = folder / "bpe_merges.txt.gz"
+    else:
+        architecture, tag = definition["model"], definition["pretrained"]
+        if record is None:
+            raise UserError(f"Encoder {name} is a hub's: give the record of its download.")
+        (weights,) = located(record)["weights"]
+        model = _create(name, open_clip.create_model, architecture, load_weights=False)
+        preprocess = open_clip.pretrained.get_pretrained_cfg(architecture, tag)
+    tensors = read_tensors(weights)
+    check_tensors(weights, tensors, {k: tuple(v.shape) for k, v in model.state_dict().items()})
+    model.load_state_dict(tensors)
+    return model.eval(), preprocess, merges
 
 
 def _create(name: str, create, *args, **options):
@@ -172,17 +184,6 @@ def _create(name: str, create, *args, **options):
             f"Encoder {name}: open_clip cannot give {args[0]} ({reason}); check `model`, "
             "`pretrained` or `path` in its definition, and the connection if it is downloaded."
         ) from error
-
-
-def _check_activation(name: str, open_clip, architecture: str, tag: str) -> None:
-    """Weights trained with QuickGELU give wrong numbers, without an error, under GELU."""
-    config = open_clip.get_model_config(architecture) or {}
-    weights = open_clip.pretrained.get_pretrained_cfg(architecture, tag) or {}
-    if weights.get("quick_gelu", False) and not config.get("quick_gelu", False):
-        raise UserError(
-            f"Encoder {name}: the weights {tag} of {architecture} were trained with QuickGELU, "
-            f"which this architecture does not have; use model: {architecture}-quickgelu."
-        )
 
 
 def _geometries(name: str, model) -> tuple[dict, dict]:

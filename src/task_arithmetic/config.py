@@ -7,6 +7,7 @@ with the configuration is a UserError of one sentence. Nothing here imports torc
 import glob
 import os
 from functools import cache
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ def validate_config(config: dict, basedir=ROOT) -> dict:
     alpha_grid(config["alphas"])
     definitions = load_definitions(config, basedir)
     _check_names(config)
+    _check_modes(definitions)
     return {**config, "definitions": definitions}
 
 
@@ -215,6 +217,20 @@ def _check_finetune(recipe: dict) -> None:
         raise UserError(
             f"finetune.crop_scale must be [smallest, largest]; found [{small}, {large}]."
         )
+
+
+def _check_modes(definitions: dict) -> None:
+    """Every pattern of every mode matches a tensor of every encoder, as far as it can be seen."""
+    from .geometry import image_tower_shapes, read_geometry
+    from .vector import moved_names
+
+    for name, encoder in definitions["encoders"].items():
+        try:
+            shapes = image_tower_shapes(read_geometry(name, encoder))
+        except PackageNotFoundError:  # no open_clip here, to know its models
+            continue
+        for mode, definition in definitions["modes"].items():
+            moved_names(shapes, definition["train"], mode)
 
 
 def _check_names(config: dict) -> None:

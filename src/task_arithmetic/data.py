@@ -1,28 +1,43 @@
 """Images as uint8 arrays: the data stage, its manifest, and reading them back.
 
-A task's folder holds, for each split, `<split>_images.npy` (uint8, N × H × W × 3) and
-`<split>_labels.npy` (int64, N), and manifest.json.
+A task's folder holds manifest.json and, for each split, `<split>_labels.npy` (int64, N).
+Validation and test images are stored as every evaluation reads them: `<split>_images.npy` (uint8,
+N × S × S × 3), S = 224, or their own size if all are square, equal and small. Train images keep
+their form, because training crops them at random: `train_images.npy` (uint8, ΣH·W × 3) holds one
+after another, `train_sizes.npy` (int32, N × 2) their heights and widths.
 """
 
-import itertools
+import ctypes
+import os
+import re
+import shutil
+import signal
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from .artifacts import UserError, atomic_path, read_json, sha256_of, write_json
 
+FORMAT = 2  # of a task's folder
 SPLITS = ("train", "validation", "test")
-RESOLUTION = 224  # larger images are stored at this size, as every CLIP ViT here reads them
+RESOLUTION = 224  # larger images are evaluated at this size, as every CLIP ViT here reads them
+TRAIN_SIDE = 256  # of the shortest side of larger train images: room for crops of 0.9 of the area
 SMALL = 64  # images of one size, square and at most this, are stored as they are
+BLOCK = 256  # images that are decoded, and kept if the stage is interrupted, at a time
 VALIDATION_FRACTION, VALIDATION_MAX, SPLIT_SEED = 0.1, 5000, 0
 
 
 # --- The data stage ------------------------------------------------------------------------------
 
 
-def write_task(task: str, definition: dict, output_dir) -> None:
+def write_task(task: str, definition: dict, output_dir, download=None, threads: int = 1) -> None:
     """Read a labelled dataset and write its arrays and manifest.
+
+    What is decoded already survives an interruption in a hidden folder beside the output.
 
     Args:
         task: the task's name.
@@ -30,64 +45,95 @@ def write_task(task: str, definition: dict, output_dir) -> None:
             optional `config` and `revision`; `image`, `label`: columns; `train`, `test`: names of
             the source's splits (`train: null`: the task is only evaluated, and validation is
             drawn from the test images); `validation`: number of images to hold out of train;
-            `classes`: names that replace the dataset's; `templates`.
+            `classes`: names that replace the dataset's; `source_classes`: the dataset's own names
+            that they stand for, or "any"; `expected`: counts.
+        download: of a hub's dataset: what hub.download recorded.
+        threads: processes that decode side by side.
     Raises:
         UserError: a missing split or column, an empty split, an unreadable image, a label outside
-            the classes, an image in two splits, counts other than expected.
+            the classes, other class names, an image in two splits, counts other than expected.
     """
-    source = _open_source(task, definition)
+    working = Path(output_dir).with_name(f".{Path(output_dir).name}.building")
+    try:
+        _write_task(task, definition, Path(output_dir), working, download, threads)
+    except UserError:  # what was decoded belongs to data that must change
+        shutil.rmtree(working, ignore_errors=True)
+        raise
+    shutil.rmtree(working, ignore_errors=True)
+
+
+def _write_task(task, definition, output_dir: Path, working: Path, download, threads) -> None:
+    record = None if download is None else read_json(download)
+    source = _open_source(task, definition, record, working / "source")
     test_name, train_name = definition.get("test", "test"), definition.get("train", "train")
     test = _split(task, source, test_name, definition)
     train = None if train_name is None else _split(task, source, train_name, definition)
-    classes = class_names(task, definition, test if train is None else train)
     held_from = test if train is None else train
+    own = getattr(held_from.features[definition.get("label", "label")], "names", None)
+    classes = class_names(task, definition, own)
     try:
         kept, held = draw_validation(len(held_from), definition.get("validation"))
     except UserError as error:
         raise UserError(f"Task {task}: {error}") from None
+    nothing = np.arange(0)
     parts = {
-        "train": None if train is None else (train, kept),
+        "train": (test, nothing) if train is None else (train, kept),
         "validation": (held_from, held),
-        "test": (test, kept) if train is None else (test, range(len(test))),
+        "test": (test, kept) if train is None else (test, np.arange(len(test))),
     }
-    manifest = {
-        "task": task,
-        "definition": definition,
-        "classes": classes,
-        "validation_indices_sha256": sha256_of([int(i) for i in held]),
-        "counts": {},
-        "sha256": {},
+    counts = {split: len(indices) for split, (_, indices) in parts.items()}
+    _check_expected(task, definition.get("expected"), {**counts, "classes": len(classes)})
+    labels = {
+        split: _labels(task, split, *part, definition, len(classes))
+        for split, part in parts.items()
     }
-    digests = {}
+    fingerprints = [FORMAT, BLOCK, definition, test._fingerprint, held_from._fingerprint]
+    blocks = working / sha256_of(fingerprints)[:16]
+    paths = _decode(task, parts, definition, blocks, threads)
+    digests = {split: _joined(paths[split], "digests").tolist() for split in SPLITS}
+    shared = _check_disjoint(task, definition, digests)
+    sizes = {split: _joined(paths[split], "sizes").reshape(-1, 2) for split in SPLITS}
+    side = _evaluated_side(np.concatenate([sizes["validation"], sizes["test"]]))
     with atomic_path(output_dir) as folder:
         folder.mkdir()
-        for split, part in parts.items():
-            if part is None:
-                images, labels = np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int64)
-            else:
-                images, labels = _arrays(task, split, *part, definition, len(classes))
-            np.save(folder / f"{split}_images.npy", images)
-            np.save(folder / f"{split}_labels.npy", labels)
-            digests[split] = [sha256_of(image.tobytes()) for image in images]
-            manifest["counts"][split] = len(images)
-            manifest["sha256"][split] = sha256_of(
-                [list(images.shape), digests[split], labels.tolist()]
-            )
-        manifest["repeated_within_split"] = {k: len(v) - len(set(v)) for k, v in digests.items()}
-        manifest["shared_between_splits"] = _check_disjoint(task, definition, digests)
-        _check_expected(task, definition.get("expected"), manifest)
-        manifest["data_sha256"] = sha256_of([classes, manifest["sha256"]])
+        np.save(folder / "train_sizes.npy", sizes["train"].astype(np.int32))
+        for split in SPLITS:
+            np.save(folder / f"{split}_labels.npy", labels[split])
+            shape = (counts[split], side, side, 3)
+            if split == "train":
+                shape = (int(sizes["train"].prod(axis=1, dtype=np.int64).sum()), 3)
+            _write_images(folder / f"{split}_images.npy", shape, paths[split], side)
+        hashes = {
+            split: sha256_of([FORMAT, digests[split], labels[split].tolist()]) for split in SPLITS
+        }
+        manifest = {
+            "format": FORMAT,
+            "task": task,
+            "definition": definition,
+            "source": record and {k: record[k] for k in ("repo", "revision", "commit", "files")},
+            "classes": classes,
+            "source_classes": own,
+            "validation_indices_sha256": sha256_of([int(i) for i in held]),
+            "counts": counts,
+            "sha256": hashes,
+            "repeated_within_split": {k: len(v) - len(set(v)) for k, v in digests.items()},
+            "shared_between_splits": shared,
+            "data_sha256": sha256_of([classes, hashes]),
+        }
         write_json(folder / "manifest.json", manifest)
 
 
-def _open_source(task: str, definition: dict):
-    """The dataset's splits, through `datasets`."""
+def _open_source(task: str, definition: dict, record: dict | None, cache: Path):
+    """The dataset's splits, through `datasets`; what it prepares for itself lies in `cache`."""
     import datasets
 
+    from .hub import EVERYTHING, located, snapshot_dir
+
     datasets.disable_progress_bars()
+    where = definition.get("path", definition.get("hub"))
     try:
         if "path" in definition:
-            folder = Path(definition["path"])
+            folder = Path(where)
             if not folder.is_dir():
                 raise UserError(f"Task {task}: there is no folder {folder}; correct its `path`.")
             if (folder / "dataset_dict.json").is_file():
@@ -95,18 +141,24 @@ def _open_source(task: str, definition: dict):
                     if not read_json(state)["_data_files"]:
                         raise _empty(task, state.parent.name)
                 return datasets.load_from_disk(str(folder))
-            return datasets.load_dataset("imagefolder", data_dir=str(folder))
-        return datasets.load_dataset(
-            definition["hub"], definition.get("config"), revision=definition.get("revision")
-        )
+            return datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(cache))
+        if record is None:
+            raise UserError(f"Task {task} is a hub's: give the record of its download.")
+        files = located(record)
+        if EVERYTHING in files:
+            folder = snapshot_dir(record, files)
+            return datasets.load_dataset(
+                str(folder), definition.get("config"), cache_dir=str(cache)
+            )
+        paths = {split: [str(path) for path in found] for split, found in files.items()}
+        return datasets.load_dataset("parquet", data_files=paths, cache_dir=str(cache))
     except UserError:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        where = definition.get("path", definition.get("hub"))
         raise UserError(
             f"Task {task}: {where} cannot be read as a dataset ({type(error).__name__}: {reason}); "
-            "check its definition, and the connection if it comes from a hub."
+            "check its definition."
         ) from error
 
 
@@ -138,10 +190,13 @@ def _empty(task: str, split: str) -> UserError:
     return UserError(f"Task {task}: its split {split!r} is empty; choose another split.")
 
 
-def class_names(task: str, definition: dict, dataset) -> list[str]:
-    """The class names in label order: the definition's `classes`, else the dataset's own."""
-    feature = dataset.features[definition.get("label", "label")]
-    own = getattr(feature, "names", None)
+def class_names(task: str, definition: dict, own: list[str] | None) -> list[str]:
+    """The class names in label order: the definition's `classes`, else the dataset's own.
+
+    The dataset's own names must be those that `classes` stands for, in the same order, up to
+    case, punctuation and a leading one-letter folder: a wrong order would give wrong numbers
+    without an error. Names that only count (0, 1, 2 …) say nothing, and are not compared.
+    """
     classes = definition.get("classes") or own
     if classes == "open_clip":
         from open_clip import IMAGENET_CLASSNAMES
@@ -151,12 +206,38 @@ def class_names(task: str, definition: dict, dataset) -> list[str]:
         raise UserError(
             f"Task {task}: its labels have no names; list them as `classes` in its definition."
         )
+    classes = [str(name) for name in classes]
     if own and len(own) != len(classes):
         raise UserError(
             f"Task {task}: its definition lists {len(classes)} classes, its dataset has "
             f"{len(own)}; correct `classes`."
         )
-    return [str(name) for name in classes]
+    meant = definition.get("source_classes", classes)
+    if (
+        not own
+        or meant == "any"
+        or [_plain(name) for name in own] == list(map(str, range(len(own))))
+    ):
+        return classes
+    if len(meant) != len(own):
+        raise UserError(
+            f"Task {task}: its definition lists {len(meant)} source_classes, its dataset has "
+            f"{len(own)}; correct `source_classes`."
+        )
+    for i, (theirs, ours) in enumerate(zip(own, meant, strict=True)):
+        if _plain(theirs) != _plain(ours):
+            raise UserError(
+                f"Task {task}: label {i} is {theirs!r} in its dataset and {ours!r} in its "
+                "definition; put `classes` in the dataset's order, or list the dataset's own "
+                "names as `source_classes` if they mean the same."
+            )
+    return classes
+
+
+def _plain(name: str) -> str:
+    """A class name without case, punctuation and a leading folder: a/art_gallery → art gallery."""
+    name = re.sub(r"^/?[a-z]/", "", str(name).lower())
+    return " ".join(re.findall(r"[^\W_]+", name))
 
 
 def draw_validation(count: int, size: int | None = None, seed: int = SPLIT_SEED):
@@ -177,14 +258,14 @@ def draw_validation(count: int, size: int | None = None, seed: int = SPLIT_SEED)
     return np.sort(order[:-size]), np.sort(order[-size:])
 
 
-def _arrays(task, split, dataset, indices, definition, classes):
-    """Decode the chosen rows: images (N, H, W, 3) uint8, labels (N,) int64."""
-    image_column, label_column = definition.get("image", "image"), definition.get("label", "label")
+def _labels(task, split, dataset, indices, definition, classes) -> np.ndarray:
+    """The chosen rows' labels (N,) int64."""
+    column = definition.get("label", "label")
     try:
-        labels = np.asarray(dataset[label_column][:], dtype=np.int64)[np.asarray(indices)]
+        labels = np.asarray(dataset[column][:], dtype=np.int64)[indices]
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"Task {task}: the column {label_column!r} of its {split} images is not a label of "
+            f"Task {task}: the column {column!r} of its {split} images is not a label of "
             f"whole numbers ({error}); mend the dataset, or set `label` to another column."
         ) from None
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -193,21 +274,87 @@ def _arrays(task, split, dataset, indices, definition, classes):
             f"Task {task}: row {indices[wrong[0]]} of the {split} images has label "
             f"{labels[wrong[0]]}, outside its {classes} classes; mend the dataset or `classes`."
         )
-    pictures = []
-    for i in _progress(indices, f"{task} {split}"):
+    return labels
+
+
+def _decode(task, parts, definition, folder: Path, threads: int) -> dict[str, list[Path]]:
+    """Decode every image, in blocks of a file each; returns each split's files in order."""
+    column = definition.get("image", "image")
+    paths: dict[str, list[Path]] = {split: [] for split in parts}
+    missing = []
+    for split, (dataset, indices) in parts.items():
+        for start in range(0, len(indices), BLOCK):
+            path = folder / f"{split}-{start // BLOCK:05d}.npz"
+            paths[split].append(path)
+            if not path.is_file():
+                missing.append((path, task, split, dataset, column, indices[start : start + BLOCK]))
+    from tqdm import tqdm
+
+    total = sum(len(block[-1]) for block in missing)
+    with (
+        tqdm(
+            total=total, desc=f"decode {task}", unit=" images", file=sys.stderr, mininterval=1.0
+        ) as bar,
+        _workers(missing, threads) as run,
+    ):
+        for count in run(_decode_block, range(len(missing))):
+            bar.update(count)
+    return paths
+
+
+_blocks: list = []  # what workers decode; they inherit it when they are forked
+
+
+@contextmanager
+def _workers(blocks: list, threads: int):
+    """A `map` over the numbers of `blocks`, on several processes if that is worth it."""
+    _blocks[:] = blocks
+    try:
+        if min(threads, len(blocks)) <= 1:
+            yield map
+        else:
+            context = get_context("fork")
+            with ProcessPoolExecutor(threads, context, _follow_parent, (os.getpid(),)) as pool:
+                try:
+                    yield pool.map
+                except BaseException:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise
+    finally:
+        _blocks.clear()
+
+
+def _follow_parent(parent: int) -> None:
+    """Let this worker end with its parent, however that ends, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _decode_block(number: int) -> int:
+    """Write one block: pixels (ΣH·W, 3), sizes (n, 2) and a digest of each decoded image. Returns
+    n."""
+    path, task, split, dataset, column, indices = _blocks[number]
+    arrays, digests = [], []
+    for i in indices:
         try:
-            picture = dataset[int(i)][image_column].convert("RGB")
+            picture = dataset[int(i)][column].convert("RGB")
         except Exception as error:
             raise UserError(
-                f"Task {task}: {_where(dataset, image_column, int(i))} ({split}) cannot be read as "
+                f"Task {task}: {_where(dataset, column, int(i))} ({split}) cannot be read as "
                 f"an image ({type(error).__name__}); remove or replace it in the dataset."
-            ) from error
-        pictures.append(picture)
-    sizes = {picture.size for picture in pictures}
-    (width, height) = next(iter(sizes))
-    if len(sizes) > 1 or width != height or width > SMALL:
-        pictures = [_square(picture) for picture in pictures]
-    return np.stack([np.asarray(picture, np.uint8) for picture in pictures]), labels
+            ) from None
+        digests.append(sha256_of(f"{picture.size}".encode() + picture.tobytes()))
+        arrays.append(np.asarray(_shrunk(picture) if split == "train" else _evaluated(picture)))
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(
+            file,
+            pixels=np.concatenate([array.reshape(-1, 3) for array in arrays]),
+            sizes=np.asarray([array.shape[:2] for array in arrays], np.int32),
+            digests=np.asarray(digests),
+        )
+    return len(indices)
 
 
 def _where(dataset, column: str, row: int) -> str:
@@ -220,37 +367,89 @@ def _where(dataset, column: str, row: int) -> str:
     return f"the image of row {row}" + (f", {path}," if path else "")
 
 
-def _square(picture):
-    """Shortest side to RESOLUTION (bicubic, antialiased), centre crop: CLIP's preprocessing."""
-    from PIL import Image
+def _shrunk(picture):
+    """The whole image, its shortest side at most TRAIN_SIDE (bicubic, antialiased)."""
+    return _resized(picture, TRAIN_SIDE) if min(picture.size) > TRAIN_SIDE else picture
 
+
+def _evaluated(picture):
+    """An image as evaluations read it, unless it is small: CLIP's resize and centre crop."""
     width, height = picture.size
-    short = min(width, height)
-    if short != RESOLUTION:
-        width, height = (int(RESOLUTION * side / short) for side in (width, height))
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return picture if width == height <= SMALL else _square(picture)
+
+
+def _square(picture):
+    """Shortest side to RESOLUTION, centre crop: CLIP's preprocessing."""
+    if min(picture.size) != RESOLUTION:
+        picture = _resized(picture, RESOLUTION)
+    width, height = picture.size
     left, top = round((width - RESOLUTION) / 2), round((height - RESOLUTION) / 2)
     return picture.crop((left, top, left + RESOLUTION, top + RESOLUTION))
 
 
+def _resized(picture, side: int):
+    """Shortest side to `side`, bicubic and antialiased, as torchvision's Resize."""
+    from PIL import Image
+
+    short = min(picture.size)
+    width, height = (int(side * length / short) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _evaluated_side(sizes: np.ndarray) -> int:
+    """The stored side of evaluated images: their own if all have one, small."""
+    sides = np.unique(sizes)
+    return int(sides[0]) if len(sides) == 1 else RESOLUTION
+
+
+def _joined(paths: list[Path], key: str) -> np.ndarray:
+    """One array of all blocks of a split."""
+    parts = []
+    for path in paths:
+        with np.load(path) as block:
+            parts.append(block[key])
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
+def _write_images(target: Path, shape: tuple, paths: list[Path], side: int) -> None:
+    """Join a split's blocks to one array on disk, a block in memory at a time; small images among
+    larger ones are resized like these."""
+    from PIL import Image
+
+    out = np.lib.format.open_memmap(target, "w+", np.uint8, shape)
+    at = 0
+    for path in paths:
+        with np.load(path) as block:
+            pixels, sizes = block["pixels"], block["sizes"]
+        if len(shape) == 4:
+            pieces = np.split(pixels, np.cumsum(sizes.prod(axis=1))[:-1])
+            pictures = [p.reshape(*size, 3) for p, size in zip(pieces, sizes, strict=True)]
+            pixels = np.stack(
+                [p if len(p) == side else np.asarray(_square(Image.fromarray(p))) for p in pictures]
+            )
+        out[at : at + len(pixels)] = pixels
+        at += len(pixels)
+    out.flush()
+
+
 def _check_disjoint(task: str, definition: dict, digests: dict[str, list[str]]) -> int:
-    """The number of images in two splits; an error unless the definition allows them."""
-    count = 0
-    for a, b in itertools.combinations(SPLITS, 2):
+    """The number of images in two splits; an error if they are more than the definition's
+    `shared_images`, a share of the smaller split (default 0)."""
+    count, allowed = 0, definition.get("shared_images", 0)
+    for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = set(digests[a]) & set(digests[b])
         count += len(shared)
-        if shared and definition.get("shared_images") != "allow":
+        if len(shared) > allowed * min(len(digests[a]), len(digests[b])):
             first = min(digests[a].index(digest) for digest in shared)
             raise UserError(
                 f"Task {task}: {len(shared)} images are in both {a} and {b} (the first is "
-                f"{a} image {first}); remove them from one of the two, or set `shared_images: "
-                "allow` in its definition."
+                f"{a} image {first}); remove them from one of the two, or set `shared_images` in "
+                "its definition to the share of images that may be."
             )
     return count
 
 
-def _check_expected(task: str, expected: dict | None, manifest: dict) -> None:
-    found = {**manifest["counts"], "classes": len(manifest["classes"])}
+def _check_expected(task: str, expected: dict | None, found: dict) -> None:
     for what, count in (expected or {}).items():
         if found[what] != count:
             raise UserError(
@@ -259,13 +458,35 @@ def _check_expected(task: str, expected: dict | None, manifest: dict) -> None:
             )
 
 
-def _progress(items, label: str):
-    from tqdm import tqdm
-
-    return tqdm(items, desc=label, file=sys.stderr, mininterval=1.0, leave=False)
-
-
 # --- Reading -------------------------------------------------------------------------------------
+
+
+class TrainImages:
+    """Images of different sizes, mapped from disk.
+
+    Args:
+        pixels: uint8 (ΣH·W, 3), one image after another. sizes: (N, 2) heights and widths.
+        chosen: the images to keep, as indices; None keeps all.
+    """
+
+    def __init__(self, pixels: np.ndarray, sizes: np.ndarray, chosen: np.ndarray | None = None):
+        areas = sizes.prod(axis=1, dtype=np.int64)
+        starts = np.concatenate([[0], np.cumsum(areas)[:-1]])
+        keep = slice(None) if chosen is None else chosen
+        self.pixels, self.sizes, self.starts = pixels, sizes[keep].astype(np.int64), starts[keep]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def take(self, indices) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 (B, H, W, 3), of the largest height and width among them, each in the top
+        left corner before zeros; and their sizes int64 (B, 2)."""
+        sizes = self.sizes[indices]
+        batch = np.zeros((len(sizes), *sizes.max(axis=0), 3), np.uint8)
+        for out, start, (height, width) in zip(batch, self.starts[indices], sizes, strict=True):
+            piece = self.pixels[start : start + height * width]
+            out[:height, :width] = piece.reshape(height, width, 3)
+        return batch, sizes
 
 
 def read_split(data_dir, split: str, limit: dict | None = None):
@@ -274,26 +495,38 @@ def read_split(data_dir, split: str, limit: dict | None = None):
     Args:
         limit: split → only n images, drawn at random with a fixed seed; None takes all.
     Returns:
-        images uint8 (N, H, W, 3), labels int64 (N,).
+        images: TrainImages for train, else uint8 (N, S, S, 3); labels int64 (N,).
     """
     data_dir = Path(data_dir)
-    count = (limit or {}).get(split)
-    arrays = []
-    for what, mode in (("images", "r"), ("labels", None)):
-        path = data_dir / f"{split}_{what}.npy"
-        try:
-            arrays.append(np.load(path, mmap_mode=mode))
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist: run the data stage of this task.") from None
-        except (ValueError, EOFError, OSError) as error:
-            raise UserError(f"{path} is damaged ({error}): delete it and run again.") from None
-    images, labels = arrays
-    if len(images) == 0 or len(images) != len(labels):
+    made = read_manifest(data_dir).get("format")
+    if made != FORMAT:
+        raise UserError(
+            f"{data_dir} was made by another version (format {made}, not {FORMAT}): delete the "
+            "folder and run again."
+        )
+    images, labels = _load(data_dir, split, "images"), np.array(_load(data_dir, split, "labels"))
+    sizes = _load(data_dir, split, "sizes") if split == "train" else None
+    complete = len(images) if sizes is None else sizes.prod(axis=1, dtype=np.int64).sum()
+    rows = images if sizes is None else sizes
+    if len(rows) == 0 or len(rows) != len(labels) or complete != len(images):
         raise UserError(f"{data_dir} has no labelled {split} images: make it again.")
-    if count is None or count >= len(images):
-        return images, labels
-    chosen = sample_indices(len(images), count)
-    return images[chosen], labels[chosen]
+    count = (limit or {}).get(split)
+    chosen = None if count is None or count >= len(rows) else sample_indices(len(rows), count)
+    if chosen is not None:
+        labels = labels[chosen]
+    if sizes is not None:
+        return TrainImages(images, sizes, chosen), labels
+    return images if chosen is None else images[chosen], labels
+
+
+def _load(data_dir: Path, split: str, what: str) -> np.ndarray:
+    path = data_dir / f"{split}_{what}.npy"
+    try:
+        return np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run the data stage of this task.") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it and run again.") from None
 
 
 def sample_indices(count: int, samples: int) -> np.ndarray:

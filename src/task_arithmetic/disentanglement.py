@@ -4,11 +4,14 @@ import numpy as np
 import torch
 
 from .data import read_manifest, read_split, sample_indices
+from .device import torch_device
 from .encoder import classify, encode, encode_linearized, read_encoder
-from .evaluate import BATCH, read_vector
-from .finetune import best_device, read_head
+from .evaluate import chunks, in_parts, read_vector
+from .finetune import read_head
 from .metrics import write_rows
-from .pixels import to_pixels
+
+# What the published code reads: the first batches of the test split, in its order.
+REFERENCE_BATCH, REFERENCE_BATCHES = 128, 16
 
 
 def disentanglement(
@@ -18,22 +21,32 @@ def disentanglement(
 
     Writes `representation_disentanglement` and `classification_disentanglement` rows: alpha = α1,
     other_alpha = α2, on `samples` random test images of each task (all of them if there are fewer).
+    Always in float32: ξ is a difference of features that are close to each other.
 
     Args:
         tasks, heads, data_dirs, vectors: two of each.
-        settings: low, high, points, samples, linearized, limit.
+        settings: low, high, points, samples, linearized, limit, reference_scaling (as the
+            published code normalises, see reference_weights).
     """
-    device = best_device()
+    device = torch_device()
     theta0, about = read_encoder(encoder_dir, device)
+    reference = settings.get("reference_scaling", False)
     parts = []
     for head_path, data_dir in zip(heads, data_dirs, strict=True):
         head = read_head(head_path, read_manifest(data_dir), about, device)
         images, _ = read_split(data_dir, "test", settings["limit"])
-        chosen = sample_indices(len(images), settings["samples"])
-        parts.append((torch.from_numpy(np.array(images[chosen])), head))
+        if reference:
+            weights = reference_weights(len(images))
+            chosen = np.arange(len(weights))
+        else:
+            chosen = sample_indices(len(images), settings["samples"])
+            weights = np.full(len(chosen), 1 / len(chosen))
+        parts.append((np.array(images[chosen]), weights, head))
     taus = [read_vector(path, about, device) for path in vectors]
     alphas = np.linspace(settings["low"], settings["high"], settings["points"]).round(12).tolist()
-    errors = disentanglement_errors(theta0, about, taus, parts, alphas, settings["linearized"])
+    errors = disentanglement_errors(
+        theta0, about, taus, parts, alphas, settings["linearized"], symmetric=reference
+    )
     rows = [
         {"metric": f"{module}_disentanglement", "alpha": a, "other_alpha": b, "value": grid[i, j]}
         for module, grid in errors.items()
@@ -44,8 +57,21 @@ def disentanglement(
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, **at)
 
 
+def reference_weights(count: int) -> np.ndarray:
+    """Weights of the first images of a test split of `count`, as the published code normalises:
+    the sum of the means of the first 16 batches of 128, divided by the number of all batches.
+
+    A large test split is thus understated: 16 of 156 batches of 19,850 images are read, and their
+    sum is divided by 156.
+    """
+    read = np.arange(min(count, REFERENCE_BATCH * REFERENCE_BATCHES)) // REFERENCE_BATCH
+    return 1 / np.bincount(read)[read] / -(-count // REFERENCE_BATCH)
+
+
 @torch.inference_mode()
-def disentanglement_errors(theta0, about, taus, parts, alphas, linearized: bool) -> dict:
+def disentanglement_errors(
+    theta0, about, taus, parts, alphas, linearized: bool, symmetric: bool = False
+) -> dict:
     """ξ(α1, α2) = Σ_t E_x dist(f(x; θ0 + α_t τ_t), f(x; θ0 + α1 τ1 + α2 τ2)) (paper, Eq. 2).
 
     Representation: dist is the Kullback–Leibler divergence from the softmax of the individual
@@ -53,52 +79,69 @@ def disentanglement_errors(theta0, about, taus, parts, alphas, linearized: bool)
     class changes. A cell whose other coefficient is 0 adds exactly 0 for its task.
 
     Args:
-        taus: two task vectors. parts: for each task, images uint8 (N, H, W, 3) and its head.
+        taus: two task vectors. parts: for each task, images uint8 (N, H, W, 3), their weights
+            (N,) in the mean, and its head.
         alphas: the values of α1 and of α2; linearized: evaluate through f_lin.
+        symmetric: the mean of both directions of the divergence, as the published code has it.
     Returns:
         {"representation", "classification"}: float64 (len(alphas), len(alphas)), first axis α1.
     """
     errors = {name: np.zeros((len(alphas),) * 2) for name in ("representation", "classification")}
-    for t, (images, head) in enumerate(parts):
-        for start in range(0, len(images), BATCH):
-            pixels = to_pixels(images[start : start + BATCH].to(head.device), about)
-            features = _features_at(theta0, about, taus, pixels, linearized)
+    for t, (images, weights, head) in enumerate(parts):
+        at = 0
+        for chunk in chunks({t: (images, np.zeros(len(images)), head)}, about):
+            batches = [pixels for _, pixels, _, _ in chunk]
+            features = _features_at(theta0, about, taus, batches, linearized)
+            # the unified models of the cells on the task's own axis are its individual models
             individual = [features(*((a, 0.0) if t == 0 else (0.0, a))) for a in alphas]
+            share = torch.from_numpy(weights[at : at + len(individual[0])]).to(head.device)
+            at += len(share)
             for i, a in enumerate(alphas):
                 for j, b in enumerate(alphas):
                     if (b if t == 0 else a) == 0:
                         continue
-                    alone = individual[i if t == 0 else j]
-                    # on the other axis the unified model is the other task's individual model
-                    unified = features(a, b)
-                    shares = len(pixels) / len(images)
-                    errors["representation"][i, j] += shares * float(divergence(alone, unified))
-                    errors["classification"][i, j] += shares * float(changed(alone, unified, head))
+                    alone, unified = individual[i if t == 0 else j], features(a, b)
+                    distance = divergence(alone, unified)
+                    if symmetric:
+                        distance = (distance + divergence(unified, alone)) / 2
+                    errors["representation"][i, j] += float(share @ distance)
+                    errors["classification"][i, j] += float(share @ changed(alone, unified, head))
     return errors
 
 
-def _features_at(theta0, about, taus, pixels, linearized: bool):
-    """The function (α1, α2) → raw features of θ0 + α1 τ1 + α2 τ2 on one batch."""
+def _features_at(theta0, about, taus, batches, linearized: bool):
+    """The function (α1, α2) → raw features of θ0 + α1 τ1 + α2 τ2 of all images of the batches."""
     geometry = about["geometry"]
     if linearized:  # f_lin is affine in τ: two tangents give every cell
-        value, first = encode_linearized(theta0, taus[0].tensors, pixels, geometry)
-        _, second = encode_linearized(theta0, taus[1].tensors, pixels, geometry)
+
+        def tangent(tau):
+            parts = [
+                in_parts(lambda part: encode_linearized(theta0, tau.tensors, part, geometry), batch)
+                for batch in batches
+            ]
+            return [torch.cat(results) for results in zip(*parts, strict=True)]
+
+        (value, first), (_, second) = (tangent(tau) for tau in taus)
         return lambda a, b: value + a * first + b * second
 
     def features(a, b):
-        tau = a * taus[0] + b * taus[1]
-        return encode(tau.apply(theta0), pixels, geometry)
+        theta = (a * taus[0] + b * taus[1]).apply(theta0)
+        parts = [
+            in_parts(lambda part: (encode(theta, part, geometry),), batch) for batch in batches
+        ]
+        return torch.cat([result for (result,) in parts])
 
     return features
 
 
 def divergence(individual, unified):
-    """Mean over images of KL(softmax(individual) ‖ softmax(unified)), features (B, E), in nats."""
+    """KL(softmax(individual) ‖ softmax(unified)) of each image, features (B, E), in nats: (B,)
+    float64."""
     p, q = (features.double().log_softmax(-1) for features in (individual, unified))
-    return (p.exp() * (p - q)).sum(-1).clamp_min(0).mean()
+    return (p.exp() * (p - q)).sum(-1).clamp_min(0)
 
 
 def changed(individual, unified, head):
-    """Share of images whose predicted class differs between the two models."""
+    """Whether the predicted class of each image differs between the two models: (B,) float64."""
     first, second = (classify(features, head).argmax(-1) for features in (individual, unified))
-    return (first != second).double().mean()
+    return (first != second).double()

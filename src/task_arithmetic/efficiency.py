@@ -6,8 +6,9 @@ import time
 import torch
 
 from .data import read_manifest, read_split
+from .device import torch_device
 from .encoder import read_encoder
-from .finetune import best_device, draw_batch, learning_rate_at, read_head, start, step
+from .finetune import batches, learning_rate_at, read_head, start, step
 from .metrics import write_rows
 
 WARM_UP = 3  # steps before the clock starts
@@ -17,36 +18,38 @@ def efficiency(encoder_dir, *, encoder, mode, head, data_dir, settings, output) 
     """Run real training steps alone on the machine and write what they cost.
 
     Rows: `step_seconds` (median, of the training step), `training_seconds` (the whole run: the
-    median with reading and cropping the batch, × finetune.steps),
-    `peak_memory_bytes` (CUDA: allocated; CPU: resident memory above that of the loaded
-    libraries), `trained_parameters`, `held_parameters` (all tensors that training needs; a
-    linearized mode holds θ0 beside θ).
+    median with reading and cropping the batch, × finetune.steps), `peak_memory_bytes` (CUDA:
+    allocated; CPU: resident memory, without what was there before and what is mapped from files),
+    `trained_parameters`, `held_parameters` (all tensors that training needs; a linearized mode
+    holds θ0 beside θ).
 
     Args:
         settings: those of finetune, and `efficiency`: steps.
     """
-    device = best_device()
-    before = _start_memory(device)
+    device = torch_device()
+    before = start_memory(device)
     theta0, about = read_encoder(encoder_dir, device)
     head_tensor = read_head(head, read_manifest(data_dir), about, device)
     images, labels = read_split(data_dir, "train", settings["limit"])
     run = start(theta0, about, head_tensor, settings, mode)
     del theta0
     alone, whole = [], []  # seconds of each step, without and with its batch
-    for number in range(WARM_UP + settings["efficiency"]["steps"]):
+    numbers = range(WARM_UP + settings["efficiency"]["steps"])
+    ahead = batches(images, labels, numbers, 0, settings, about, device)
+    for _ in numbers:
         began = time.perf_counter()
-        batch = draw_batch(images, labels, number, 0, settings, about, device)
-        _wait(device)
+        batch = next(ahead)
+        wait(device)
         ready = time.perf_counter()
         step(run, *batch, learning_rate_at(0, settings["finetune"]))
-        _wait(device)
+        wait(device)
         alone.append(time.perf_counter() - ready)
         whole.append(time.perf_counter() - began)
     seconds = statistics.median(whole[WARM_UP:]) * settings["finetune"]["steps"]
     measured = {
         "step_seconds": statistics.median(alone[WARM_UP:]),
         "training_seconds": seconds,
-        "peak_memory_bytes": _peak_memory(device) - before,
+        "peak_memory_bytes": peak_memory(device) - before,
         "trained_parameters": _count(run["theta"]),
         "held_parameters": _count(run["theta"]) + _count(run["base"]),
     }
@@ -58,25 +61,25 @@ def _count(tensors: dict) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
 
 
-def _wait(device) -> None:
+def wait(device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _start_memory(device) -> int:
+def start_memory(device) -> int:
     """Reset the peak; bytes in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # Linux: resets VmHWM, the peak resident size
-    return _status("VmRSS")
+    return _status("RssAnon")
 
 
-def _peak_memory(device) -> int:
+def peak_memory(device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return _status("VmHWM")
+    return _status("VmHWM") - _status("RssFile")  # without libraries and images, mapped from files
 
 
 def _status(field: str) -> int:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .artifacts import check_tensors, read_json, read_tensors
+from .geometry import image_tower_shapes
 
 Tensors = dict[str, Tensor]
 IMAGE_TOWER, TEXT_TOWER, MERGES = "image_tower.safetensors", "text_tower.safetensors", "merges.gz"
@@ -204,9 +205,9 @@ def _softmax(x: Dual) -> Dual:
     value = x.value.softmax(-1)
     if x.tangent is None:
         return Dual(value)
-    with torch.no_grad():
-        slope = torch.ops.aten._softmax_backward_data(x.tangent, value, -1, value.dtype)
-    return Dual(value, slope)
+    with torch.no_grad():  # under autocast a tangent may be narrower than its value
+        tangent = x.tangent.to(value.dtype)
+        return Dual(value, torch.ops.aten._softmax_backward_data(tangent, value, -1, value.dtype))
 
 
 def _activation(x: Dual, kind: str) -> Dual:
@@ -220,7 +221,7 @@ def _activation(x: Dual, kind: str) -> Dual:
         return Dual(value)
     with torch.no_grad():
         if kind == "gelu":  # elementwise: its backward kernel is its forward derivative too
-            return Dual(value, torch.ops.aten.gelu_backward(x.tangent, x.value))
+            return Dual(value, torch.ops.aten.gelu_backward(x.tangent.to(value.dtype), x.value))
         return Dual(value, x.tangent * gate * (1 + 1.702 * x.value * (1 - gate)))
 
 
@@ -270,37 +271,6 @@ def classify(features: Tensor, head: Tensor) -> Tensor:
 
 
 # --- Reading θ0 ----------------------------------------------------------------------------------
-
-
-def image_tower_shapes(geometry: dict) -> dict[str, tuple]:
-    """Name → shape of every tensor of a plain CLIP ViT's image tower, as open_clip names them."""
-    g, width = geometry, geometry["width"]
-    side = g["image_size"] // g["patch_size"]
-    return {
-        "conv1.weight": (width, 3, g["patch_size"], g["patch_size"]),
-        "class_embedding": (width,),
-        "positional_embedding": (side * side + 1, width),
-        **{f"{ln}.{part}": (width,) for ln in ("ln_pre", "ln_post") for part in ("weight", "bias")},
-        "proj": (width, g["embed_dim"]),
-        **_block_shapes(g),
-    }
-
-
-def _block_shapes(geometry: dict) -> dict[str, tuple]:
-    width, mlp_width = geometry["width"], geometry["mlp_width"]
-    block = {
-        "attn.in_proj_weight": (3 * width, width),
-        "attn.in_proj_bias": (3 * width,),
-        "attn.out_proj.weight": (width, width),
-        "attn.out_proj.bias": (width,),
-        "mlp.c_fc.weight": (mlp_width, width),
-        "mlp.c_fc.bias": (mlp_width,),
-        "mlp.c_proj.weight": (width, mlp_width),
-        "mlp.c_proj.bias": (width,),
-        **{f"{ln}.{part}": (width,) for ln in ("ln_1", "ln_2") for part in ("weight", "bias")},
-    }
-    layers = range(geometry["layers"])
-    return {f"transformer.resblocks.{i}.{k}": shape for i in layers for k, shape in block.items()}
 
 
 def read_encoder(encoder_dir, device="cpu") -> tuple[Tensors, dict]:

@@ -12,8 +12,9 @@ import torch
 from .artifacts import UserError, check_tensors
 from .config import alpha_grid
 from .data import read_manifest, read_split
+from .device import autocast, torch_device
 from .encoder import classify, encode, encode_linearized, image_tower_shapes, read_encoder
-from .finetune import best_device, read_head
+from .finetune import read_head
 from .metrics import read_rows, write_rows
 from .pixels import to_pixels
 from .vector import TaskVector, total
@@ -26,7 +27,9 @@ CHUNK_BYTES = 512 * 2**20  # normalised pixels kept while the grid of α is walk
 
 
 @torch.inference_mode()
-def accuracies(theta0, about, tau: TaskVector, alphas, splits, linearized: bool) -> dict:
+def accuracies(
+    theta0, about, tau: TaskVector, alphas, splits, linearized: bool, precision="float32"
+) -> dict:
     """Top-1 accuracy of θ0 + α·τ for each α on each split.
 
     f_lin is affine in τ, so a linearized grid costs one pass; otherwise each α is merged once per
@@ -37,30 +40,58 @@ def accuracies(theta0, about, tau: TaskVector, alphas, splits, linearized: bool)
         alphas: the grid, any floats.
         splits: key → (images uint8 (N, H, W, 3), labels (N,), head (classes, embed_dim)).
         linearized: evaluate f_lin(x; θ0 + ατ) = f(x; θ0) + α ∇f(x; θ0)·τ instead of f.
+        precision: of the encoder: auto, bf16 or float32, see device.autocast.
     Returns:
         key → array of accuracies (fractions), one for each α.
     """
     geometry = about["geometry"]
-    correct = {key: np.zeros(len(alphas)) for key in splits}
-    for chunk in _chunks(splits, about):
+    device = theta0["proj"].device
+    hits = {key: torch.zeros(len(alphas), dtype=torch.int64, device=device) for key in splits}
+    for chunk in chunks(splits, about):
         if linearized:
             for key, pixels, labels, head in chunk:
-                value, tangent = encode_linearized(theta0, tau.tensors, pixels, geometry)
+                value, tangent = in_parts(
+                    lambda part: encode_linearized(theta0, tau.tensors, part, geometry),
+                    pixels,
+                    precision,
+                )
                 for i, alpha in enumerate(alphas):
-                    correct[key][i] += _hits(value + alpha * tangent, head, labels)
+                    hits[key][i] += _hits(value + alpha * tangent, head, labels)
         else:
             for i, alpha in enumerate(alphas):
                 theta = tau.apply(theta0, alpha)
                 for key, pixels, labels, head in chunk:
-                    correct[key][i] += _hits(encode(theta, pixels, geometry), head, labels)
-    return {key: hits / len(splits[key][1]) for key, hits in correct.items()}
+                    (features,) = in_parts(
+                        lambda part, theta=theta: (encode(theta, part, geometry),),
+                        pixels,
+                        precision,
+                    )
+                    hits[key][i] += _hits(features, head, labels)
+    return {key: hits[key].cpu().numpy() / len(splits[key][1]) for key in splits}
 
 
-def _hits(features, head, labels) -> int:
-    return int((classify(features, head).argmax(-1) == labels).sum())
+def _hits(features, head, labels):
+    return (classify(features, head).argmax(-1) == labels).sum()
 
 
-def _chunks(splits, about):
+def in_parts(function, pixels, precision: str = "float32") -> tuple:
+    """function(pixels) under autocast: a tuple of tensors of as many rows, as float32. Where the
+    GPU's memory is too small, in halves, and these in halves again."""
+    try:
+        with autocast(precision, pixels.device):
+            return tuple(result.float() for result in function(pixels))
+    except torch.OutOfMemoryError:
+        if len(pixels) == 1:
+            raise UserError(
+                "One image alone does not fit into the GPU's memory: use a GPU with more memory, "
+                "or a smaller encoder."
+            ) from None
+    torch.cuda.empty_cache()
+    halves = [in_parts(function, half, precision) for half in pixels.chunk(2)]
+    return tuple(torch.cat(results) for results in zip(*halves, strict=True))
+
+
+def chunks(splits, about):
     """Lists of batches (key, pixels, labels, head), as many as CHUNK_BYTES hold."""
     chunk, size = [], 0
     for key, (images, labels, head) in splits.items():
@@ -114,7 +145,7 @@ def load(encoder_dir, tasks, heads, data_dirs, limit, names=("validation", "test
     Returns:
         theta0, about, {split: {task: (images, labels, head)}}.
     """
-    device = best_device()
+    device = torch_device()
     theta0, about = read_encoder(encoder_dir, device)
     splits = {name: {} for name in names}
     for task, head_path, data_dir in zip(tasks, heads, data_dirs, strict=True):
@@ -122,6 +153,13 @@ def load(encoder_dir, tasks, heads, data_dirs, limit, names=("validation", "test
         for name in names:
             splits[name][task] = (*read_split(data_dir, name, limit), head)
     return theta0, about, splits
+
+
+def _accuracies(theta0, about, tau, alphas, splits, settings: dict) -> dict:
+    """`accuracies` as a stage's settings say: linearized (default: not) and precision."""
+    linearized = settings.get("linearized", False)
+    precision = settings.get("precision", "float32")
+    return accuracies(theta0, about, tau, alphas, splits, linearized, precision)
 
 
 def read_vector(path, about: dict, device) -> TaskVector:
@@ -142,7 +180,7 @@ def pretrained(encoder_dir, *, encoder, tasks, heads, data_dirs, settings, outpu
     theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings["limit"])
     rows = []
     for split, parts in splits.items():
-        found = accuracies(theta0, about, TaskVector({}), [0.0], parts, linearized=False)
+        found = _accuracies(theta0, about, TaskVector({}), [0.0], parts, settings)
         rows += [{"task": task, "split": split, "value": v[0]} for task, v in found.items()]
     write_rows(output, rows, encoder=encoder, mode="pretrained", metric="pretrained_accuracy")
 
@@ -169,11 +207,9 @@ def single_task(
     theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings["limit"])
     rows = []
     for task, path in zip(tasks, vectors, strict=True):
-        tau = read_vector(path, about, best_device())
+        tau = read_vector(path, about, torch_device())
         for split, parts in splits.items():
-            found = accuracies(
-                theta0, about, tau, [1.0], {task: parts[task]}, settings["linearized"]
-            )
+            found = _accuracies(theta0, about, tau, [1.0], {task: parts[task]}, settings)
             rows.append({"task": task, "split": split, "alpha": 1.0, "value": found[task][0]})
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, metric=metric)
 
@@ -210,11 +246,11 @@ def addition(
     theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings["limit"])
     own = _own_accuracy(single_task, tasks)
     alphas = alpha_grid(settings["alphas"])
-    tau = total(read_vector(path, about, best_device()) for path in vectors)
+    tau = total(read_vector(path, about, torch_device()) for path in vectors)
     rows = []
 
     def record(split, grid):
-        found = accuracies(theta0, about, tau, grid, splits[split], settings["linearized"])
+        found = _accuracies(theta0, about, tau, grid, splits[split], settings)
         normalized = np.stack([found[task] / own[split][task] for task in tasks], axis=1)
         for i, alpha in enumerate(grid):
             for t, task in enumerate(tasks):
@@ -230,11 +266,9 @@ def addition(
 
 def _own_accuracy(path, tasks) -> dict:
     """split → task → the mode's own single-task accuracy; zero cannot normalize."""
-    frame = read_rows(path)
-    own = {
-        split: dict(zip(part.task, part.value, strict=True))
-        for split, part in frame.groupby("split")
-    }
+    own: dict[str, dict[str, float]] = {}
+    for row in read_rows(path):
+        own.setdefault(row["split"], {})[row["task"]] = row["value"]
     for split in ("validation", "test"):
         for task in tasks:
             if not own.get(split, {}).get(task):
@@ -271,17 +305,20 @@ def negation(
     every = [*tasks, control], [*heads, control_head], [*data_dirs, control_data_dir]
     theta0, about, splits = load(encoder_dir, *every, settings["limit"])
     alphas = alpha_grid(settings["alphas"])
-    frame = read_rows(pretrained)
-    before = frame[(frame.task == control) & (frame.split == "validation")]["value"]
+    before = [
+        row["value"]
+        for row in read_rows(pretrained)
+        if (row["task"], row["split"]) == (control, "validation")
+    ]
     if len(before) != 1:
         raise UserError(f"{pretrained} has no validation accuracy of {control}: make it again.")
     rows = []
     for task, path in zip(tasks, vectors, strict=True):
-        tau = -read_vector(path, about, best_device())
+        tau = -read_vector(path, about, torch_device())
 
         def record(split, grid, task=task, tau=tau):
             parts = {name: splits[split][name] for name in (task, control)}
-            found = accuracies(theta0, about, tau, grid, parts, settings["linearized"])
+            found = _accuracies(theta0, about, tau, grid, parts, settings)
             for i, alpha in enumerate(grid):
                 at = {"task": task, "other_task": control, "split": split, "alpha": alpha}
                 rows.append({**at, "metric": "negated_accuracy", "value": found[task][i]})
@@ -289,23 +326,6 @@ def negation(
             return found[task], found[control]
 
         target, kept = record("validation", alphas)
-        chosen = choose_negation(target, kept, float(before.iloc[0]), settings["keep"])
+        chosen = choose_negation(target, kept, before[0], settings["keep"])
         record("test", [alphas[chosen]])
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
-
-
-def cosine(*, encoder, mode, seed, tasks, vectors, output) -> None:
-    """Cosine similarity of every pair of task vectors (paper, Figure 10): `cosine_similarity`.
-
-    Two vectors are in memory at a time.
-    """
-    rows = []
-    for i, task in enumerate(tasks):
-        one = TaskVector.read(vectors[i])
-        for j in range(i, len(tasks)):
-            value = one.cosine(one if i == j else TaskVector.read(vectors[j]))
-            for a, b in {(task, tasks[j]), (tasks[j], task)}:
-                rows.append({"task": a, "other_task": b, "value": value})
-    order = {task: i for i, task in enumerate(tasks)}
-    rows.sort(key=lambda row: (order[row["task"]], order[row["other_task"]]))
-    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, metric="cosine_similarity")

@@ -22,6 +22,7 @@ from task_arithmetic.cells import (
     surface,
     unified_modes_of,
 )
+from task_arithmetic.targets import TOLERANCE
 
 PAPER_ORDER = ["attention", "ntk", "nonlinear"]  # of accuracy in task addition, high to low
 
@@ -114,6 +115,29 @@ def sentences(metrics, settings) -> list[str]:
     place = f"at an end of its grid for {'; '.join(at_end)}" if at_end else "inside its grid"
     found.append(f"The α chosen on validation for task addition lies {place}.")
     return found
+
+
+def beside_published(table, settings) -> str:
+    """How many accuracies are far from the published ones, and the farthest.
+
+    Args:
+        table: the table `targets` as read from its CSV.
+    """
+    rows = table[table["task"] != "average"]
+    which = "zero-shot and single-task accuracies that have a published number"
+    flagged = rows[rows["flag"] == "yes"]
+    if len(flagged):
+        below = int((flagged["difference"] < 0).sum())
+        text = (
+            f"{len(flagged)} of the {len(rows)} {which} are more than {TOLERANCE} points away from "
+            f"it ({below} below, {len(flagged) - below} above)"
+        )
+    else:
+        text = f"All {len(rows)} {which} are within {TOLERANCE} points of it"
+    far = rows.loc[rows["difference"].abs().idxmax()]
+    distance = f"{far['difference']:+.1f}".replace("-", "−")
+    place = f"{far['encoder']}, {label_of(far['mode'], settings)}, {far['task']}"
+    return f"{text}; the largest difference is {distance} points ({place})."
 
 
 # ---------------------------------------------------------------- claims

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,14 @@ from .artifacts import (
     versions,
     write_tensors,
 )
-from .data import read_manifest, read_split
+from .data import TrainImages, read_manifest, read_split
+from .device import autocast, torch_device
 from .encoder import classify, encode, encode_linearized, read_encoder
 from .pixels import crop_boxes, to_pixels
 from .vector import moved_names
 
 LOG_EVERY = 10  # steps
+READ_AHEAD = 2  # batches
 
 
 def finetune(
@@ -47,7 +50,7 @@ def finetune(
         seed: repeats differ in data order and crops only.
         settings: `mode` (train: name patterns, linearized), `finetune` (steps, batch_size,
             learning_rate, warmup_steps, weight_decay, gradient_clip, crop_scale,
-            checkpoint_steps), `limit`, `micro_batch`.
+            checkpoint_steps), `limit`, `micro_batch`, `precision`.
         output: safetensors of θ_t, of the moved tensors only.
         log: CSV: step, loss, learning_rate, images_per_second.
     Raises:
@@ -55,7 +58,7 @@ def finetune(
             kept), artifacts that do not fit each other.
         Interrupted: after SIGTERM or SIGINT, once the state is saved.
     """
-    device = best_device()
+    device = torch_device()
     theta0, about = read_encoder(encoder_dir, device)
     head_tensor = read_head(head, read_manifest(data_dir), about, device)
     images, labels = read_split(data_dir, "train", settings.get("limit"))
@@ -91,7 +94,7 @@ def start(theta0, about: dict, head, settings: dict, mode: str) -> dict:
     Returns:
         theta: the moved tensors, which training updates; base: θ0, without the tensors that theta
         replaces unless the mode is linearized; moments: AdamW's state of each tensor of theta;
-        about, head, settings.
+        about, head, settings; micro_batch: images of one forward pass (None: the whole batch).
     """
     names = moved_names(theta0, settings["mode"]["train"], mode)
     theta = {name: theta0[name].clone().requires_grad_() for name in names}
@@ -114,37 +117,61 @@ def start(theta0, about: dict, head, settings: dict, mode: str) -> dict:
         "about": about,
         "head": head,
         "settings": settings,
+        "micro_batch": settings.get("micro_batch"),
     }
 
 
 def step(run: dict, pixels, labels, learning_rate: float) -> float:
     """One AdamW step on one batch; returns its mean cross-entropy.
 
-    Micro-batches accumulate their share of the mean loss, so that the gradient is that of the
-    whole batch. The step is skipped, and NaN returned, if the loss or its gradient is not finite.
+    The step is skipped, and NaN returned, if the loss or its gradient is not finite.
 
     Args:
         run: from `start`.
         pixels: float (B, 3, S, S); labels: int64 (B,).
     """
-    settings, theta = run["settings"], run["theta"]
-    gradient = linearized_gradient if settings["mode"]["linearized"] else plain_gradient
-    micro = settings.get("micro_batch") or len(pixels)
-    for tensor in theta.values():
-        tensor.grad = None
-    loss = 0.0
-    for i in range(0, len(pixels), micro):
-        part = slice(i, i + micro)
-        share = len(labels[part]) / len(labels)
-        loss += gradient(run, pixels[part], labels[part], share)
-    loss = float(loss)
+    loss = _batch_gradient(run, pixels, labels)
     if not math.isfinite(loss):
         return loss
-    norm = torch.nn.utils.clip_grad_norm_(theta.values(), settings["finetune"]["gradient_clip"])
+    limit = run["settings"]["finetune"]["gradient_clip"]
+    norm = torch.nn.utils.clip_grad_norm_(run["theta"].values(), limit)
     if not math.isfinite(norm):
         return math.nan
     _adamw(run, learning_rate)
     return loss
+
+
+def _batch_gradient(run: dict, pixels, labels) -> float:
+    """Set theta's .grad to the gradient of the batch's mean loss, which is returned.
+
+    Micro-batches accumulate their share of the mean, so that the gradient is that of the whole
+    batch. Where they do not fit into the GPU's memory, they are halved, for the rest of the run.
+    """
+    gradient = linearized_gradient if run["settings"]["mode"]["linearized"] else plain_gradient
+    while True:
+        micro = run["micro_batch"] or len(pixels)
+        for tensor in run["theta"].values():
+            tensor.grad = None
+        loss = 0.0
+        try:
+            for i in range(0, len(pixels), micro):
+                part = slice(i, i + micro)
+                share = len(labels[part]) / len(labels)
+                loss += gradient(run, pixels[part], labels[part], share)
+            return float(loss)
+        except torch.OutOfMemoryError:
+            if micro == 1:
+                raise UserError(
+                    "One image alone does not fit into the GPU's memory while training: use a GPU "
+                    "with more memory, or a smaller encoder."
+                ) from None
+        run["micro_batch"] = micro = (micro + 1) // 2
+        torch.cuda.empty_cache()
+        print(
+            f"Out of GPU memory: going on with {micro} images at a time, which add up to the same "
+            f"batch of {len(pixels)}; `micro_batch: {micro}` in the encoder's definition keeps it.",
+            file=sys.stderr,
+        )
 
 
 @torch.no_grad()
@@ -173,8 +200,9 @@ def _adamw(run: dict, learning_rate: float) -> None:
 
 def plain_gradient(run: dict, pixels, labels, share: float = 1.0):
     """Add the gradient of share · L(f(x; θ)) to theta's .grad; returns share · L."""
-    features = encode({**run["base"], **run["theta"]}, pixels, run["about"]["geometry"])
-    loss = share * F.cross_entropy(classify(features, run["head"]), labels)
+    with _autocast(run):
+        features = encode({**run["base"], **run["theta"]}, pixels, run["about"]["geometry"])
+    loss = share * F.cross_entropy(classify(features.to(run["head"].dtype), run["head"]), labels)
     loss.backward()
     return loss.detach()
 
@@ -190,16 +218,26 @@ def linearized_gradient(run: dict, pixels, labels, share: float = 1.0):
     with torch.no_grad():
         tau = {name: tensor - theta0[name] for name, tensor in theta.items()}
     anchor = {name: theta0[name].detach().requires_grad_() for name in theta}
-    value, tangent = encode_linearized({**theta0, **anchor}, tau, pixels, run["about"]["geometry"])
-    features = (value.detach() + tangent).requires_grad_()
+    with _autocast(run):
+        value, tangent = encode_linearized(
+            {**theta0, **anchor}, tau, pixels, run["about"]["geometry"]
+        )
+    del tau  # its memory is the gradient's
+    full = run["head"].dtype  # autocast gives narrower ones
+    features = (value.detach().to(full) + tangent.to(full)).requires_grad_()
     loss = share * F.cross_entropy(classify(features, run["head"]), labels)
     (slope,) = torch.autograd.grad(loss, features)
-    for name, gradient in zip(
-        theta, torch.autograd.grad(value, list(anchor.values()), slope), strict=True
-    ):
+    # A sum, because torch checks a vector given with a tensor by importing two seconds of sympy.
+    product = (value * slope.to(value.dtype)).sum()
+    gradients = torch.autograd.grad(product, list(anchor.values()))
+    for name, gradient in zip(theta, gradients, strict=True):
         leaf = theta[name]
         leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
     return loss.detach()
+
+
+def _autocast(run: dict):
+    return autocast(run["settings"].get("precision", "float32"), run["head"].device)
 
 
 def learning_rate_at(step: int, recipe: dict) -> float:
@@ -227,16 +265,45 @@ def batch_indices(step: int, count: int, batch_size: int, seed: int) -> np.ndarr
     return np.asarray([orders[i // count][i % count] for i in at])
 
 
-def draw_batch(images, labels, step: int, seed: int, settings: dict, about: dict, device):
-    """The pixels and labels of one training step, with its random crops."""
-    recipe = settings["finetune"]
+def read_batch(images: TrainImages, labels, step: int, seed: int, recipe: dict):
+    """The images of one training step, the boxes of their random crops, and their labels: on the
+    CPU, as tensors."""
     chosen = batch_indices(step, len(images), recipe["batch_size"], seed)
     generator = torch.Generator().manual_seed(
         int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
     )
-    boxes = crop_boxes(len(chosen), *images.shape[1:3], recipe["crop_scale"], generator)
-    batch = torch.from_numpy(np.array(images[chosen])).to(device)
-    return to_pixels(batch, about, boxes), torch.from_numpy(labels[chosen]).to(device)
+    batch, sizes = images.take(chosen)
+    boxes = crop_boxes(torch.from_numpy(sizes), recipe["crop_scale"], generator)
+    return torch.from_numpy(batch), boxes, torch.from_numpy(labels[chosen])
+
+
+def batches(images, labels, numbers, seed: int, settings: dict, about: dict, device):
+    """For each step of `numbers` its pixels, float (B, 3, S, S), and labels, int64 (B,), on the
+    device. A GPU finds the next ones read ahead."""
+
+    def read(number):
+        parts = read_batch(images, labels, number, seed, settings["finetune"])
+        return [part.pin_memory() for part in parts] if device.type == "cuda" else parts
+
+    def moved(parts):
+        batch, boxes, truth = (part.to(device, non_blocking=True) for part in parts)
+        return to_pixels(batch, about, boxes), truth
+
+    for parts in read_ahead(read, numbers, READ_AHEAD if device.type == "cuda" else 0):
+        yield moved(parts)
+
+
+def read_ahead(read, numbers, depth: int):
+    """read(number) for each of `numbers`, in order; up to `depth` later ones are read meanwhile."""
+    with ThreadPoolExecutor(1) as reader:
+        waiting = []
+        for number in numbers:
+            waiting.append(reader.submit(read, number) if depth else read(number))
+            if len(waiting) > depth:
+                first = waiting.pop(0)
+                yield first.result() if depth else first
+        for future in waiting:
+            yield future.result()
 
 
 def _train(run, images, labels, seed, first, rows, state_path, caught, label) -> None:
@@ -246,14 +313,12 @@ def _train(run, images, labels, seed, first, rows, state_path, caught, label) ->
     settings, recipe = run["settings"], run["settings"]["finetune"]
     device, steps = run["head"].device, recipe["steps"]
     began = time.perf_counter()
-    bar = tqdm(
-        range(first, steps), initial=first, total=steps, desc=label, file=sys.stderr, mininterval=2
-    )
-    for number in bar:
+    numbers = range(first, steps)
+    bar = tqdm(numbers, initial=first, total=steps, desc=label, file=sys.stderr, mininterval=2)
+    ahead = batches(images, labels, numbers, seed, settings, run["about"], device)
+    for number, batch in zip(bar, ahead, strict=True):
         rate = learning_rate_at(number, recipe)
-        loss = step(
-            run, *draw_batch(images, labels, number, seed, settings, run["about"], device), rate
-        )
+        loss = step(run, *batch, rate)
         if not math.isfinite(loss):
             _save(state_path, run, number, rows)
             raise UserError(
@@ -304,11 +369,6 @@ def _restore(path: Path, run: dict) -> tuple[int, list]:
         for name, tensor in state.items():
             tensor.copy_(tensors[name])
     return made_by["steps_done"], made_by["log"]
-
-
-def best_device() -> torch.device:
-    """CUDA if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def read_head(path, manifest: dict, about: dict, device):

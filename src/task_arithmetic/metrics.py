@@ -1,8 +1,8 @@
 """Long-form metrics: rows of (encoder, mode, seed, task, split, metric, alpha, value, …)."""
 
+import csv
+import math
 from pathlib import Path
-
-import pandas as pd
 
 from .artifacts import UserError, atomic_path
 
@@ -18,39 +18,49 @@ COLUMNS = [
     "other_task",
     "other_alpha",
 ]
+NUMBERS = ("alpha", "value", "other_alpha")
 
 
 def write_rows(path, rows: list[dict], **shared) -> None:
     """Write rows as CSV; `shared` columns are the same in each; absent ones stay empty."""
-    frame = pd.DataFrame([{**shared, **row} for row in rows], columns=COLUMNS)
-    with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False)
+    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            row = {**shared, **row}
+            row |= {key: float(row[key]) for key in NUMBERS if row.get(key) is not None}
+            writer.writerow([row.get(column) for column in COLUMNS])
 
 
-def read_rows(path) -> pd.DataFrame:
-    """Read metric rows. Raises UserError if the file is missing or no metrics file."""
-    numbers = ["seed", "alpha", "value", "other_alpha"]
-    text = {column: str for column in COLUMNS if column not in numbers}
+def read_rows(path) -> list[dict]:
+    """Read metric rows: seed is a whole number or None, alpha, value and other_alpha are floats
+    (NaN where there is none), the other columns texts.
+
+    Raises:
+        UserError: the file is missing or no metrics file.
+    """
     try:
-        frame = pd.read_csv(
-            path, dtype=text, keep_default_na=False, na_values={column: [""] for column in numbers}
-        )
+        with open(path, newline="") as file:
+            header, *lines = csv.reader(file, strict=True)
+        if header != COLUMNS:
+            raise ValueError
+        rows: list[dict] = [dict(zip(COLUMNS, line, strict=True)) for line in lines]
+        for row in rows:
+            row["seed"] = int(row["seed"]) if row["seed"] else None
+            row |= {key: float(row[key]) if row[key] else math.nan for key in NUMBERS}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the stage that makes it first.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
-        frame = pd.DataFrame()
-    if list(frame.columns) != COLUMNS:
-        raise UserError(f"{path} is not a metrics file: delete it and run again.")
-    return frame
+    except (ValueError, csv.Error):
+        raise UserError(f"{path} is not a metrics file: delete it and run again.") from None
+    return rows
 
 
 def gather(inputs, output) -> None:
     """Concatenate metric files into one, and refuse values that are missing."""
-    frames = [read_rows(path) for path in inputs]
-    for path, frame in zip(inputs, frames, strict=True):
-        if frame.empty or frame["value"].isna().any():
+    every = [read_rows(path) for path in inputs]
+    for path, rows in zip(inputs, every, strict=True):
+        if not rows or any(math.isnan(row["value"]) for row in rows):
             raise UserError(f"{Path(path)} lacks values: delete it and run again.")
-    for frame in frames:
-        frame["seed"] = frame["seed"].astype("Int64")  # whole, though some rows have none
-    with atomic_path(output) as temporary:
-        pd.concat(frames, ignore_index=True).to_csv(temporary, index=False)
+    for row in (row for rows in every for row in rows):
+        row |= {key: None for key in NUMBERS if math.isnan(row[key])}
+    write_rows(output, [row for rows in every for row in rows])

@@ -64,7 +64,7 @@ def _bicubic_weights(start: Tensor, length: Tensor, pixels: int, size: int) -> T
     return weights / weights.sum(-1, keepdim=True)
 
 
-def crop_boxes(count: int, height: int, width: int, scale, generator: torch.Generator) -> Tensor:
+def crop_boxes(sizes: Tensor, scale, generator: torch.Generator) -> Tensor:
     """Boxes of RandomResizedCrop (aspect ratio 3/4 to 4/3), as torchvision draws them.
 
     Each box has an area uniform in `scale` times the image's, a log-uniform aspect ratio, and a
@@ -72,12 +72,14 @@ def crop_boxes(count: int, height: int, width: int, scale, generator: torch.Gene
     centred part with an allowed ratio).
 
     Args:
+        sizes: int64 (B, 2), the images' heights and widths.
         scale: smallest and largest share of the area, such as (0.9, 1.0).
         generator: a CPU generator, so that every device sees the same crops.
     Returns:
-        int64 (count, 4): top, left, height, width.
+        int64 (B, 4): top, left, height, width.
     """
-    draws = torch.rand(4, count, 10, generator=generator, dtype=torch.float64)
+    height, width = sizes[:, :1], sizes[:, 1:]
+    draws = torch.rand(4, len(sizes), 10, generator=generator, dtype=torch.float64)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[0])
     ratio = torch.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * draws[1])
     w, h = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
@@ -85,9 +87,8 @@ def crop_boxes(count: int, height: int, width: int, scale, generator: torch.Gene
     left = (draws[3] * (width - w + 1)).floor().long()
     fits = (0 < w) & (w <= width) & (0 < h) & (h <= height)
     first = fits.int().argmax(1, keepdim=True)
-    boxes = torch.stack([t.gather(1, first)[:, 0] for t in (top, left, h, w)], dim=1)
-    whole_w = min(width, round(height * 4 / 3))
-    whole_h = min(height, round(width * 4 / 3))
+    boxes = torch.cat([t.gather(1, first) for t in (top, left, h, w)], dim=1)
+    whole_w = torch.minimum(width, (height.double() * (4 / 3)).round().long())
+    whole_h = torch.minimum(height, (width.double() * (4 / 3)).round().long())
     whole = [(height - whole_h) // 2, (width - whole_w) // 2, whole_h, whole_w]
-    boxes[~fits.any(1)] = torch.tensor(whole)
-    return boxes
+    return torch.where(fits.any(1, keepdim=True), boxes, torch.cat(whole, dim=1))

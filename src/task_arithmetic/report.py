@@ -12,8 +12,9 @@ from task_arithmetic.artifacts import UserError, atomic_path, versions
 from task_arithmetic.captions import figure_caption, suite_note, table_caption, title_of
 from task_arithmetic.cells import encoders_of, label_of, load_metrics, modes_of
 from task_arithmetic.figures import names_of
-from task_arithmetic.findings import claims, sentences
-from task_arithmetic.tables import ROWS, read_printed, read_table
+from task_arithmetic.findings import beside_published, claims, sentences
+from task_arithmetic.tables import names_of as tables_of
+from task_arithmetic.tables import read_printed, read_table
 
 STYLE = """
 body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1c1c1c; background: #fff;
@@ -110,7 +111,10 @@ def about(settings) -> str:
 
 def findings(metrics, settings, tables_dir) -> str:
     """Headlines and the paper's claims on this run."""
-    headlines = "".join(f"<li>{escape(text)}</li>\n" for text in sentences(metrics, settings))
+    texts = sentences(metrics, settings)
+    if "targets" in tables_of(settings):
+        texts.append(beside_published(read_table(Path(tables_dir) / "targets.csv"), settings))
+    headlines = "".join(f"<li>{escape(text)}</li>\n" for text in texts)
     rows = claims(metrics, settings, read_table(Path(tables_dir) / "table4.csv"))
     if not rows:
         return f"<ul>\n{headlines}</ul>\n"
@@ -126,9 +130,11 @@ def findings(metrics, settings, tables_dir) -> str:
 
 
 def tables(settings, tables_dir) -> str:
-    """All tables; the long one, of every task, folded."""
+    """All tables but that of published accuracies; the long one, of every task, folded."""
     parts = []
-    for name in ROWS:
+    for name in tables_of(settings):
+        if name == "targets":
+            continue
         headings, rows, texts = read_printed(Path(tables_dir) / f"{name}.md")
         kinds = ["text"] * texts + [
             "paper" if heading.startswith("Paper") else "" for heading in headings[texts:]
@@ -139,6 +145,25 @@ def tables(settings, tables_dir) -> str:
         caption = f'<p class="caption">{escape(table_caption(name, settings))}</p>'
         parts.append(f'<h3 id="{name}">{title_of(name)}</h3>\n{caption}\n{content}')
     return "".join(parts)
+
+
+def published(settings, tables_dir) -> str:
+    """Accuracies beside published ones: the averages and what is flagged; every row folded."""
+    headings, rows, texts = read_printed(Path(tables_dir) / "targets.md")
+    kinds = ["text"] * texts + [
+        "paper" if heading.startswith("Published") else "" for heading in headings[texts:]
+    ]
+    task, flag = headings.index("Task"), len(headings) - 1
+    chosen = [row for row in rows if row[task] == "average" or row[flag] == "yes"]
+    kinds[flag] = "answer"
+    sentence = beside_published(read_table(Path(tables_dir) / "targets.csv"), settings)
+    caption = f"{table_caption('targets', settings)} Shown: averages, and what is flagged."
+    every = html_table(headings, rows, kinds, group=1)
+    return (
+        f'<p>{escape(sentence)}</p>\n<p class="caption">{escape(caption)}</p>\n'
+        f"{html_table(headings, chosen, kinds, group=1)}"
+        f"<details><summary>All {len(rows)} rows</summary>\n{every}</details>\n"
+    )
 
 
 def figures(settings, figures_dir) -> str:
@@ -195,6 +220,10 @@ def page(metrics, tables_dir, figures_dir, settings, config_text, timings_path=N
         "What this run is": about(settings),
         "Findings": findings(metrics, settings, tables_dir),
         "Tables": tables(settings, tables_dir),
+    }
+    if "targets" in tables_of(settings):
+        sections["Published accuracies"] = published(settings, tables_dir)
+    sections |= {
         "Figures": figures(settings, figures_dir),
         "Configuration": f"<pre>{escape(config_text)}</pre>\n",
         "Versions": html_table(["Package", "Version"], packages, ["text", "text"]),

@@ -12,7 +12,27 @@ import yaml
 from .artifacts import canonical
 from .config import ENCODER_FILES
 
+DOWNLOADS_DIR = "results/shared/downloads"
 EMBEDDED_DIR = "results/shared/embedded"  # a folder for each embedded task
+
+
+def download_settings(config: dict, kind: str, name: str) -> str:
+    """The download stage's slice; kind: tasks or encoders."""
+    keys = {
+        "tasks": ("hub", "config", "revision", "train", "test"),
+        "encoders": ("model", "pretrained"),
+    }[kind]
+    definition = config["definitions"][kind][name]
+    chosen = {key: definition[key] for key in keys if key in definition}
+    return canonical({"kind": kind.removesuffix("s"), "name": name, **chosen})
+
+
+def download_record(config: dict, kind: str, name: str) -> str | None:
+    """Where the download of a task or encoder is recorded; None if it is no hub's."""
+    definition = config["definitions"][kind][name]
+    if "hub" in definition or "pretrained" in definition:
+        return f"{DOWNLOADS_DIR}/{kind}/{name}.json"
+    return None
 
 
 def data_settings(config: dict, task: str) -> str:
@@ -25,7 +45,7 @@ def data_settings(config: dict, task: str) -> str:
 
 
 def source_dir(config: dict, task: str) -> str | None:
-    """The folder that a task's images come from; None if they come from the hub."""
+    """The folder that a task's images come from; None if they come from a hub."""
     definition = config["definitions"]["tasks"][task]
     if "embedded" in definition:
         return f"{EMBEDDED_DIR}/{definition['embedded']}"
@@ -39,9 +59,12 @@ def encoder_settings(config: dict, encoder: str) -> str:
 
 
 def encoder_files(config: dict, encoder: str) -> list[str]:
-    """The files that an encoder is read from; none if open_clip gets them."""
-    path = config["definitions"]["encoders"][encoder].get("path")
-    return [os.path.join(path, file) for file in ENCODER_FILES] if path else []
+    """The files that an encoder is read from: a local checkpoint's, or the download's record."""
+    record = download_record(config, "encoders", encoder)
+    if record:
+        return [record]
+    path = config["definitions"]["encoders"][encoder]["path"]
+    return [os.path.join(path, file) for file in ENCODER_FILES]
 
 
 def head_settings(config: dict, task: str) -> str:
@@ -66,17 +89,18 @@ def _finetune(config: dict, mode: str, encoder: str) -> dict:
         "finetune": config["finetune"],
         "limit": config["limit"],
         "micro_batch": config["definitions"]["encoders"][encoder].get("micro_batch"),
+        "precision": config["precision"],
     }
 
 
 def pretrained_settings(config: dict) -> str:
     """The pretrained stage's slice."""
-    return canonical({"limit": config["limit"]})
+    return canonical({"limit": config["limit"], "precision": config["precision"]})
 
 
 def kernel_settings(config: dict) -> str:
     """The kernel stage's slice."""
-    return canonical({"limit": config["limit"]})
+    return pretrained_settings(config)
 
 
 def single_task_settings(config: dict, mode: str) -> str:
@@ -98,11 +122,15 @@ def negation_settings(config: dict, mode: str) -> str:
 def disentanglement_settings(config: dict, mode: str) -> str:
     """The disentanglement stage's slice."""
     grid = {k: v for k, v in config["disentanglement"].items() if k != "pairs"}
-    return canonical({**_evaluation(config, mode), **grid})
+    return canonical({"linearized": is_linearized(config, mode), "limit": config["limit"], **grid})
 
 
 def _evaluation(config: dict, mode: str) -> dict:
-    return {"linearized": is_linearized(config, mode), "limit": config["limit"]}
+    return {
+        "linearized": is_linearized(config, mode),
+        "limit": config["limit"],
+        "precision": config["precision"],
+    }
 
 
 def is_linearized(config: dict, mode: str) -> bool:

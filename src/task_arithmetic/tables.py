@@ -28,6 +28,14 @@ from task_arithmetic.cells import (
     seeds_of,
     unified_modes_of,
 )
+from task_arithmetic.targets import (
+    MODES,
+    TASKS,
+    TOLERANCE,
+    encoders_with_targets,
+    has_targets,
+    tasks_with_targets,
+)
 
 # ---------------------------------------------------------------- the rows of each table
 # Every function returns dicts: keys, and arrays (S,) of one number a seed ((1,): no seed).
@@ -139,6 +147,21 @@ def _tasks(metrics, settings):
             yield {"encoder": encoder, "task": task, "mode": mode} | found
 
 
+def _targets(metrics, settings):
+    """Zero-shot and single-task accuracies that have a published number, and their average."""
+    seeds, tasks = seeds_of(settings), tasks_with_targets(settings)
+    modes = [mode for mode in MODES if mode == "pretrained" or mode in settings["modes"]]
+    for encoder, mode in product(encoders_with_targets(settings), modes):
+        if mode == "pretrained":
+            measured = 100 * pretrained(metrics, encoder, tasks)
+        else:
+            measured = 100 * individual(metrics, encoder, mode, seeds, tasks)
+        for task, values in zip(tasks, measured.T, strict=True):
+            yield {"encoder": encoder, "mode": mode, "task": task, "measured": values}
+        average = measured.mean(axis=1)
+        yield {"encoder": encoder, "mode": mode, "task": "average", "measured": average}
+
+
 ROWS = {
     "table1": (_table1, "encoder mode individual normalized absolute paper_absolute"),
     "table2": (_table2, "encoder mode absolute normalized alpha paper_absolute paper_normalized"),
@@ -158,7 +181,14 @@ ROWS = {
         "encoder mode target control alpha control_kept paper_target paper_control",
     ),
     "tasks": (_tasks, "encoder task mode pretrained single_task posthoc unified normalized"),
+    "targets": (_targets, "encoder mode task measured published difference flag"),
 }
+
+
+def names_of(settings) -> list[str]:
+    """The tables of a run; `targets` only where there are published accuracies."""
+    return [name for name in ROWS if name != "targets" or has_targets(settings)]
+
 
 # ---------------------------------------------------------------- one table as a DataFrame
 
@@ -169,7 +199,7 @@ def make_table(name, metrics, reference, settings) -> pd.DataFrame:
     Args:
         name: a key of ROWS.
         metrics: what load_metrics returns.
-        reference: the paper's numbers, columns table, encoder, mode, column, value.
+        reference: what read_reference, or read_targets for `targets`, returns: published numbers.
         settings: tasks, encoders, modes, seeds …, as the configuration gives them to the views.
     Returns:
         the columns of ROWS[name]; with several seeds a `_std` column for each that varies.
@@ -196,11 +226,47 @@ def make_table(name, metrics, reference, settings) -> pd.DataFrame:
                 row[column] = paper.get((*key[:2], "training_seconds"), np.nan) / 60
             else:
                 row[column] = paper.get(key, np.nan)
+        if name == "targets":
+            row |= _compared(row, published, paper, settings)
         table.append(row)
     if not table:
         raise UserError(f"{name} would have no row: give the configuration a mode that it shows.")
     spreads = [f"{c}_std" for c in columns if any(f"{c}_std" in row for row in table)]
     return pd.DataFrame(table).reindex(columns=columns + spreads)
+
+
+def _compared(row, published, paper, settings) -> dict:
+    """A row's published accuracy, the difference to it in points, and whether that is flagged."""
+    wanted, tasks = [row["task"]], tasks_with_targets(settings)
+    if wanted == ["average"] and len(tasks) < len(TASKS):
+        wanted = tasks  # the published average is that of all
+    try:
+        values = [paper[published, row["mode"], task] for task in wanted]
+    except KeyError as error:
+        where = ", ".join(error.args[0])
+        raise UserError(f"The published accuracies lack {where}: restore the file.") from None
+    value = float(np.mean(values))
+    difference = round(row["measured"] - value, 9)
+    flag = "yes" if abs(difference) > TOLERANCE else "no"
+    return {"published": value, "difference": difference, "flag": flag}
+
+
+def read_targets(path) -> pd.DataFrame:
+    """Published accuracies of every task, in the columns of read_reference.
+
+    Raises:
+        UserError: the file or a column is missing.
+    """
+    try:
+        wide = pd.read_csv(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}, the published accuracies, does not exist: restore it.") from None
+    columns = ["encoder", "mode", "source", *TASKS, "average"]
+    if list(wide.columns) != columns:
+        raise UserError(f"{path} needs the columns {', '.join(columns)}: restore it.")
+    wide["mode"] = wide["mode"].replace("zeroshot", "pretrained")
+    long = wide.melt(["encoder", "mode"], columns[3:], var_name="column")
+    return long.assign(table="targets")[["table", "encoder", "mode", "column", "value"]]
 
 
 def read_reference(path) -> pd.DataFrame:
@@ -246,14 +312,20 @@ HEADINGS = {  # column → heading, kind of number
     "peak_memory_mb": ("Peak memory (MB)", "memory"),
     "step_seconds": ("Step (s)", "seconds"),
     "training_minutes": ("Training (min:s)", "minutes"),
+    "measured": ("Measured (%)", "percent"),
+    "published": ("Published (%)", "percent"),
+    "difference": ("Difference (points)", "points"),
+    "flag": (f"More than {TOLERANCE} points", "flag"),
 }
 TEXTS = [column for column, (_, kind) in HEADINGS.items() if kind == "text"]
-CSV_FORMAT = {"percent": ".2f", "alpha": ".4g", "count": ".0f", "size": ".3f", "memory": ".1f",
-              "seconds": ".5g", "minutes": ".2f"}  # fmt: skip
+CSV_FORMAT = {"percent": ".2f", "points": ".2f", "alpha": ".4g", "count": ".0f", "size": ".3f",
+              "memory": ".1f", "seconds": ".5g", "minutes": ".2f"}  # fmt: skip
 
 
 def number(value, kind, spread=None) -> str:
     """A number as printed, – where there is none, with ± its spread where that is given."""
+    if isinstance(value, str):
+        return value
     if pd.isna(value):
         return "–"
     if spread is not None and not pd.isna(spread):
@@ -266,6 +338,8 @@ def number(value, kind, spread=None) -> str:
     if kind == "minutes":
         seconds = round(60 * value)
         return f"{seconds // 60}:{seconds % 60:02d}"
+    if kind == "points":
+        return f"{value:+.2f}".replace("-", "−")
     return format(
         value, {"percent": ".2f", "size": ",.3f", "memory": ",.0f", "seconds": ".3f"}[kind]
     )
@@ -300,7 +374,7 @@ def to_csv(table) -> str:
     text = table.astype(object)
     for column in table:
         kind = HEADINGS[column.removeprefix("paper_").removesuffix("_std")][1]
-        if kind != "text":
+        if kind not in ("text", "flag"):
             form = CSV_FORMAT[kind]
             text[column] = ["" if pd.isna(x) else format(round(x, 9), form) for x in table[column]]
     return text.to_csv(index=False, lineterminator="\n")
@@ -363,8 +437,10 @@ def to_latex(name, table, settings) -> str:
 
 
 def write(name, metrics_path, reference_path, settings: dict, output_dir) -> None:
-    """Write output_dir/NAME.csv, .md and .tex. Raises UserError as make_table does."""
-    table = make_table(name, load_metrics(metrics_path), read_reference(reference_path), settings)
+    """Write output_dir/NAME.csv, .md and .tex; the reference is paper.csv, or targets.csv for
+    `targets`. Raises UserError as make_table does."""
+    reference = (read_targets if name == "targets" else read_reference)(reference_path)
+    table = make_table(name, load_metrics(metrics_path), reference, settings)
     contents = {
         "csv": to_csv(table),
         "md": to_markdown(name, table, settings),

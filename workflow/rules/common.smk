@@ -59,6 +59,11 @@ def cores(wildcards=None):
     return 4 if gpus() else 1
 
 
+def decoders(wildcards):
+    """Processes that decode a task's images; the small ones of the embedded suite need one."""
+    return 1 if "embedded" in config["definitions"]["tasks"][wildcards.task] else 8
+
+
 def every_core(wildcards=None):
     """All CPU threads that the run may use, so that nothing runs beside the job."""
     return workflow.cores or 4
@@ -78,8 +83,7 @@ def shell_prefix():
     in_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
     python = "python" if in_conda else shlex.quote(sys.executable)
     path = shlex.quote(os.path.join(workflow.basedir, "src"))
-    hide = "CUDA_VISIBLE_DEVICES= " if config["device"] == "cpu" else ""
-    call = f"{hide}PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}} {python} -m task_arithmetic"
+    call = f"TASK_ARITHMETIC_DEVICE={config['device']} PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}} {python} -m task_arithmetic"
     prefix = f'set -euo pipefail; task-arithmetic() {{ {call} "$@"; }}; '
     return prefix.replace("{", "{{").replace("}", "}}")
 

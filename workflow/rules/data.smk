@@ -2,8 +2,10 @@
 rule data:
     input:
         lambda wildcards: settings.source_dir(config, wildcards.task) or [],
+        download=lambda wildcards: settings.download_record(config, "tasks", wildcards.task) or [],
     output:
         manifest=DATA,
+        sizes="results/shared/data/{task}/train_sizes.npy",
         arrays=expand(
             "results/shared/data/{{task}}/{split}_{what}.npy",
             split=["train", "validation", "test"],
@@ -16,10 +18,13 @@ rule data:
     priority: 100
     conda:
         "../../envs/torch.yaml"
+    threads: decoders
     params:
         settings=lambda wildcards: settings.data_settings(config, wildcards.task),
+        download=lambda wildcards, input: f"--download {input.download}" if input.download else "",
     message:
         "Read the images of {wildcards.task}"
     shell:
         "task-arithmetic data --task {wildcards.task} --settings {params.settings:q}"
+        " {params.download} --threads {threads}"
         " --output results/shared/data/{wildcards.task} &> {log}"

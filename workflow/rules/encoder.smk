@@ -17,8 +17,12 @@ rule encoder:
         "../../envs/torch.yaml"
     params:
         settings=lambda wildcards: settings.encoder_settings(config, wildcards.encoder),
+        download=lambda wildcards, input: (
+            f"--download {input}" if wildcards.encoder in FROM_HUB["encoders"] else ""
+        ),
     message:
         "Take the pretrained encoder {wildcards.encoder}"
     shell:
         "task-arithmetic encoder --encoder {wildcards.encoder} --settings {params.settings:q}"
+        " {params.download}"
         " --output results/shared/encoders/{wildcards.encoder} &> {log}"

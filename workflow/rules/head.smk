@@ -12,6 +12,9 @@ rule head:
     priority: 100
     conda:
         "../../envs/torch.yaml"
+    threads: cores
+    resources:
+        gpu=gpus,
     params:
         settings=lambda wildcards: settings.head_settings(config, wildcards.task),
     message:

@@ -36,6 +36,11 @@ rule timings:
         own="results/{run}/timings",
         shared=[
             *expand("results/shared/timings/embedded/{task}.tsv", task=EMBEDDED),
+            *(
+                f"results/shared/timings/download/{kind}/{name}.tsv"
+                for kind, names in FROM_HUB.items()
+                for name in names
+            ),
             *expand("results/shared/timings/data/{task}.tsv", task=[*TASKS, CONTROL]),
             *expand("results/shared/timings/encoder/{encoder}.tsv", encoder=ENCODERS),
             *expand(

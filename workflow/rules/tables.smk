@@ -1,7 +1,13 @@
 # The paper's tables, and ours beside them, as CSV, Markdown and LaTeX: one rule for each, because
 # each has its own caption in Snakemake's report.
-REFERENCE = os.path.relpath(os.path.join(workflow.basedir, "workflow/reference/paper.csv"))
+import json
+
+from task_arithmetic.targets import has_targets
+
+REFERENCE = os.path.relpath(os.path.join(workflow.basedir, "workflow/reference"))
 TABLES = ["table1", "table2", "table4", "table5", "negation", "tasks"]
+# Published accuracies of single models, where the run's tasks and encoders have some.
+TABLES += ["targets"] * has_targets(json.loads(settings.view_settings(config)))
 
 
 for table in TABLES:
@@ -11,7 +17,7 @@ for table in TABLES:
             table if table.startswith("table") else f"table_{table}"
         input:
             metrics="results/{run}/metrics.csv",
-            reference=REFERENCE,
+            reference=f"{REFERENCE}/{'targets' if table == 'targets' else 'paper'}.csv",
         output:
             report(
                 f"results/{{run}}/tables/{table}.csv",

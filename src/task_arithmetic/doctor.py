@@ -1,0 +1,208 @@
+"""What is on disk for the tasks of a configuration, held to what is expected: counts, class names,
+images in two splits, arrays that belong to their manifest.
+
+Only manifests and the headers of arrays are read; no image is hashed again.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from . import data
+from .artifacts import UserError, read_json
+from .config import ROOT, merge, read_yaml, validate_config
+from .settings import data_settings
+
+DATA_DIR = Path("results/shared/data")  # a folder for each task
+COLUMNS = [
+    *("task", "commit", *data.SPLITS, "classes", "own names"),
+    *("shared", "repeated", "stored", "disk"),
+]
+ARRAYS = ("images", "labels")  # of each split
+LEFT = 2  # columns of text; the others are aligned to the right
+LEAST_ALIKE = 0.5  # share of labels whose two names have a word in common, if not compared
+
+
+def doctor(*paths, basedir=ROOT) -> None:
+    """Print one table of the configuration's tasks and its control task, and what is wrong below.
+
+    Args:
+        paths: configuration files, each over the one before and the first over config.yaml.
+        basedir: the folder that holds config.yaml, config/ and workflow/.
+    Raises:
+        UserError: there is a problem, or the configuration is wrong.
+    """
+    config = read_yaml(Path(basedir) / "config.yaml")
+    for path in paths:
+        config = merge(config, read_yaml(path))
+    config = validate_config(config, basedir)
+    rows, problems, sizes, missing = [COLUMNS], [], [], []
+    for task in [*config["tasks"], config["negation"]["control"]]:
+        try:
+            found = examine(task, json.loads(data_settings(config, task)), DATA_DIR / task)
+        except UserError as error:  # no manifest, or one that cannot be read
+            rows.append([task, "not readable"])
+            problems.append(str(error))
+            continue
+        if found is None:
+            rows.append([task, "not made"])
+            missing.append(task)
+        else:
+            rows.append(found[0])
+            problems += found[1]
+            sizes.append(found[2])
+    print(aligned(rows))
+    print("Counts: found/expected. Disk in all:", megabytes(sum(sizes)))
+    if missing:
+        print(f"Not made yet: {', '.join(missing)} (snakemake --cores all --until data).")
+    for problem in problems:
+        print(f"- {problem}")
+    if problems:
+        count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UserError(f"The data have {count}, named above: mend that and run again.")
+
+
+def examine(task: str, definition: dict, folder) -> tuple[list[str], list[str], int] | None:
+    """Hold one task's folder to its definition.
+
+    Args:
+        definition: the data stage's slice of the configuration.
+    Returns:
+        its row of the table (texts as COLUMNS), its problems, its size in bytes; None if the folder
+        has no manifest.
+    Raises:
+        UserError: a manifest that cannot be read, or of another format.
+    """
+    folder = Path(folder)
+    if not (folder / "manifest.json").is_file():
+        return None
+    manifest = read_json(folder / "manifest.json")
+    if manifest.get("format") != data.FORMAT:
+        raise UserError(
+            f"Task {task}: {folder} was made by another version (format "
+            f"{manifest.get('format', 1)}, not {data.FORMAT}); delete it and run again."
+        )
+    problems = []
+    if manifest["definition"] != definition:
+        differ = [k for k in definition | manifest["definition"]
+                  if definition.get(k) != manifest["definition"].get(k)]  # fmt: skip
+        problems.append(
+            f"Task {task}: {folder} was made from another definition ({', '.join(sorted(differ))} "
+            "changed since); run Snakemake again."
+        )
+    found = {**manifest["counts"], "classes": len(manifest["classes"])}
+    expected = definition.get("expected", {})
+    for what, count in expected.items():
+        if found[what] != count:
+            noun = what if what == "classes" else f"{what} images"
+            problems.append(
+                f"Task {task}: {found[what]:,} {noun} instead of the expected {count:,}; check its "
+                "dataset's revision, config and splits."
+            )
+    names, problem = own_names(task, definition, manifest["classes"], manifest["source_classes"])
+    problems += [problem] * (problem is not None)
+    shared = manifest["shared_between_splits"]
+    smallest = min(count for count in manifest["counts"].values() if count)
+    if shared > definition.get("shared_images", 0) * smallest:
+        problems.append(
+            f"Task {task}: {shared:,} images are in two of its splits; remove them from one, or "
+            "set `shared_images` in its definition to the share of images that may be."
+        )
+    stored, wrong = stored_size(task, folder, manifest["counts"])
+    problems += wrong
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    commit = (manifest.get("source") or {}).get("commit")
+    counts = [f"{found[key]}/{expected.get(key, '–')}" for key in [*data.SPLITS, "classes"]]
+    repeated = sum(manifest["repeated_within_split"].values())
+    row = [task, commit[:7] if commit else "local", *counts, names, str(shared), str(repeated)]
+    return [*row, stored, megabytes(size)], problems, size
+
+
+def own_names(task: str, definition: dict, classes: list, own: list | None):
+    """How a dataset's own class names compare with ours, and what is wrong, or None.
+
+    Returns:
+        "same" (up to case and punctuation), "differ", or "none" (also if they only count).
+    """
+    if own is None or (own != classes and own == [str(i) for i in range(len(own))]):
+        return "none", None
+    given = {"classes": classes}
+    try:
+        data.class_names(task, given, own)
+        return "same", None
+    except UserError as error:
+        problem = str(error)
+    meant = definition.get("source_classes")
+    if meant is None:
+        return "differ", problem
+    try:
+        data.class_names(task, {**given, "source_classes": meant}, own)
+    except UserError as error:
+        return "differ", str(error)
+    alike = sum(bool(_words(a) & _words(b)) for a, b in zip(own, classes, strict=True))
+    if meant == "any" and alike < LEAST_ALIKE * len(own):
+        return "differ", (
+            f"Task {task}: only {alike} of its {len(own)} classes have a word in common with the "
+            "dataset's own name of that label; check the order of `classes`."
+        )
+    return "differ", None
+
+
+def _words(name) -> set[str]:
+    return set(re.findall(r"[^\W_]+", str(name).lower()))
+
+
+def stored_size(task: str, folder: Path, counts: dict) -> tuple[str, list[str]]:
+    """The size at which evaluated images are stored, as text, and what is wrong with the arrays:
+    their headers must be those that the manifest's counts ask for."""
+    problems, sides, pixels = [], set(), None
+    for name in ["train_sizes", *(f"{split}_{what}" for split in data.SPLITS for what in ARRAYS)]:
+        path = folder / f"{name}.npy"
+        try:
+            array = np.load(path, mmap_mode="r")
+        except FileNotFoundError:
+            problems.append(f"Task {task}: {path} does not exist; run Snakemake again.")
+            continue
+        except (ValueError, EOFError, OSError) as error:
+            problems.append(
+                f"Task {task}: {path} is damaged ({error}); delete {folder} and run again."
+            )
+            continue
+        split = name.split("_")[0]
+        wanted, dtype = (counts[split],), np.int64  # of labels
+        if name == "train_sizes":
+            wanted, dtype = (counts[split], 2), np.int32
+            pixels = int(array.prod(axis=-1, dtype=np.int64).sum())
+        elif name == "train_images":
+            wanted, dtype = (len(array) if pixels is None else pixels, 3), np.uint8
+        elif name.endswith("images"):
+            side = array.shape[1] if array.ndim == 4 else data.RESOLUTION
+            wanted, dtype = (counts[split], side, side, 3), np.uint8
+            sides.add(side)
+        if array.shape != wanted or array.dtype != dtype:
+            problems.append(
+                f"Task {task}: {path} is {array.dtype} of shape {array.shape}, not "
+                f"{np.dtype(dtype)} of {wanted} as its manifest asks; delete {folder} and run "
+                "again."
+            )
+    return ", ".join(f"{side}×{side}" for side in sorted(sides)) or "–", problems
+
+
+def megabytes(size: float) -> str:
+    """Bytes in units of 10⁶ or 10⁹."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Rows of text in columns; a short row stands for a task without numbers."""
+    full = [row + ["–"] * (len(COLUMNS) - len(row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if i < LEFT else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in full
+    )

@@ -1,0 +1,398 @@
+"""What a run takes, before anything runs: jobs, disk, downloads and hours of each stage.
+
+Jobs and bytes are counted; hours are what the stages compute, times the speed of the device.
+Nothing is downloaded or written.
+"""
+
+import json
+import os
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from . import settings
+from .config import ROOT, alpha_grid, merge, read_yaml, validate_config
+from .data import RESOLUTION, TRAIN_SIDE
+from .device import uses_bf16
+from .disentanglement import REFERENCE_BATCH, REFERENCE_BATCHES
+from .efficiency import WARM_UP
+from .geometry import image_tower_shapes, parameters, read_geometry
+from .speed import (
+    Key,
+    device_at_hand,
+    named_device,
+    operations,
+    probed,
+    rated,
+    starting_seconds,
+)
+from .storage import (
+    ASPECT,
+    FLOAT,
+    add_up,
+    class_count,
+    disk_bytes,
+    downloads,
+    hub_sources,
+    human_bytes,
+    image_counts,
+    models,
+    size_is_known,
+    three_digits,
+    times,
+)
+from .targets import has_targets
+
+START_SECONDS = 5.0  # from a job's start to its first batch, on a named device
+# Stages whose jobs hold a GPU where there is one.
+GPU_STAGES = ["head", "finetune", "pretrained", "single_task", "kernel", "addition", "posthoc"]
+GPU_STAGES += ["negation", "disentanglement", "efficiency"]
+# As in workflow/rules/tables.smk and figures.smk.
+TABLES = ["table1", "table2", "table4", "table5", "negation", "tasks"]
+FIGURES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]
+
+
+def plan(*paths, device: str | None = None, basedir=ROOT) -> None:
+    """Print what a run of a configuration takes, stage by stage.
+
+    Args:
+        paths: configuration files, each over the one before and the first over config.yaml.
+        device: a name of devices.csv, "cpu" for this machine's, or None: this machine's GPU if it
+            has one, else its CPU.
+        basedir: the folder that holds config/ and workflow/.
+    Raises:
+        UserError: a wrong configuration, an unknown device, an unknown encoder.
+    """
+    config = read_yaml(Path(basedir) / "config.yaml")
+    for path in paths:
+        config = merge(config, read_yaml(path))
+    config = validate_config(config, basedir)
+    named = named_device(device, basedir)
+    encoders = config["definitions"]["encoders"]
+    geometries = {name: read_geometry(name, definition) for name, definition in encoders.items()}
+    kind = "cuda" if named else device_at_hand(config, device)
+    auto = "bf16" if named or uses_bf16("auto", kind) else "float32"
+    jobs = outputs(config)
+    items = work(config, auto)
+    keys = sorted({item.key for item in items}, key=_place(config))
+    if named:
+        speeds, starting = rated(keys, config, geometries, named), START_SECONDS
+        about = [
+            f"{named['label']}: an estimate, not measured. {named['share']:.0%} "
+            f"({named['share_is']}) of its peak of {named['bf16_tflops']:g} TFLOP/s in bf16 and "
+            f"{named['float32_tflops']:g} in float32 (source: {named['source']}); "
+            f"{START_SECONDS:g} s to start each job (assumed). Without --device, this machine's "
+            "own is measured."
+        ]
+    else:
+        speeds, about = probed(keys, config, geometries, kind)
+        starting = starting_seconds(kind)
+        about.append(f"Starting a job takes {starting:.1f} s (measured).")
+    fetched, notes = downloads(config)
+    disk = {**disk_bytes(config, geometries), "download": fetched}
+    seconds: dict[str, list] = {stage: [len(jobs[stage]) * starting] for stage in GPU_STAGES}
+    for item in items:
+        seconds[item.stage].append(times(speeds[item.key], item.amount))
+    total = sum(value for values in seconds.values() for value in values if value is not None)
+    unit = Unit(f"{'GPU' if kind == 'cuda' else 'CPU'}-{'hours' if total >= 3600 else 'minutes'}")
+    notes = [*_notes(config, kind, geometries, unit.text(total / _share(kind))), *notes]
+    print(f"{config['run']}: {_held(config)}\n")
+    print(_stage_table(jobs, disk, fetched, seconds, unit), end="\n\n")
+    print(_speed_table(keys, items, speeds, config, geometries, unit), end="\n\n")
+    for sentence in [*about, "", *notes]:
+        print(textwrap.fill(sentence, 100, subsequent_indent="  "))
+
+
+# --- Jobs ----------------------------------------------------------------------------------------
+
+
+def outputs(config: dict) -> dict[str, list[str]]:
+    """Stage → one output of each of its jobs, as the rules in workflow/rules expand them."""
+    run, shared = f"results/{config['run']}", "results/shared"
+    tasks, control = config["tasks"], config["negation"]["control"]
+    encoders, seeds = config["encoders"], config["seeds"]
+    definitions = config["definitions"]
+    every = models(config)
+    own = [(encoder, mode) for encoder, mode in every if mode in config["modes"]]
+    nonlinear = [m for m in config["modes"] if not settings.is_linearized(config, m)]
+    trained = [f"{e}/{m}/{t}/{s}" for e, m in every for t in tasks for s in seeds]
+
+    def metrics(stage, pairs):
+        return [f"{run}/metrics/{stage}/{e}/{m}/{s}.csv" for e, m in pairs for s in seeds]
+
+    tables = [*TABLES, *["targets"] * has_targets(json.loads(settings.view_settings(config)))]
+    embedded = {d["embedded"]: None for d in definitions["tasks"].values() if "embedded" in d}
+    return {
+        "download": list(hub_sources(config)),
+        "embedded": [f"{shared}/embedded/{name}" for name in embedded],
+        "data": [f"{shared}/data/{task}/manifest.json" for task in [*tasks, control]],
+        "encoder": [f"{shared}/encoders/{encoder}/encoder.json" for encoder in encoders],
+        "head": [
+            f"{shared}/encoders/{encoder}/heads/{task}.safetensors"
+            for encoder in encoders
+            for task in [*tasks, control]
+        ],
+        "finetune": [f"{run}/finetuned/{name}.safetensors" for name in trained],
+        "vector": [f"{run}/vectors/{name}.safetensors" for name in trained],
+        "pretrained": [f"{run}/metrics/pretrained/{encoder}.csv" for encoder in encoders],
+        "single_task": metrics("single_task", every),
+        "kernel": metrics("kernel", [(e, m) for e in encoders for m in nonlinear]),
+        "addition": metrics("addition", every),
+        "posthoc": metrics("addition", [(encoder, "posthoc") for encoder in encoders]),
+        "negation": metrics("negation", own),
+        "disentanglement": [
+            f"{run}/metrics/disentanglement/{config['focus']}/{mode}/{seed}/{pair}.csv"
+            for mode in config["modes"]
+            for seed in seeds
+            for pair in config["disentanglement"]["pairs"]
+        ],
+        "cosine": metrics("cosine", own),
+        "efficiency": [f"{run}/metrics/efficiency/{e}/{m}.csv" for e, m in own],
+        "metrics": [f"{run}/metrics.csv"],
+        "tables": [f"{run}/tables/{name}.csv" for name in tables],
+        "figures": [f"{run}/figures/{name}.png" for name in FIGURES],
+        "report": [f"{run}/{name}" for name in ("config.yaml", "timings.csv", "report.html")],
+    }
+
+
+# --- Work ----------------------------------------------------------------------------------------
+
+
+class Item(NamedTuple):
+    """How much of a key a stage computes, over all of its jobs; None: unknown."""
+
+    stage: str
+    key: Key
+    amount: int | None
+
+
+def work(config: dict, auto: str) -> list[Item]:
+    """What each stage computes: steps, images and prompts.
+
+    Args:
+        auto: what `precision: auto` stands for, bf16 or float32.
+    """
+    tasks, control, seeds = config["tasks"], config["negation"]["control"], len(config["seeds"])
+    limit = config["limit"] or {}
+    images: dict[str, dict[str, int | None]] = {}
+    for task in [*tasks, control]:
+        counts = image_counts(config, task)
+        images[task] = {k: n and min(n, limit.get(k, n)) for k, n in counts.items()}
+    validation = {task: n["validation"] for task, n in images.items()}
+    test = {task: n["test"] for task, n in images.items()}
+    of_tasks = [add_up(validation[t] for t in tasks), add_up(test[t] for t in tasks)]
+    for_grid, for_one = (times(seeds, amount) for amount in of_tasks)  # validation, test
+    both = add_up([for_grid, for_one])
+    alphas = len(alpha_grid(config["alphas"]))
+    recipe, grid = config["finetune"], config["disentanglement"]
+    coefficients = np.linspace(grid["low"], grid["high"], grid["points"]).round(12)
+    cells = grid["points"] ** 2 + (0 if 0 in coefficients else grid["points"])
+    samples = grid["samples"]
+    if grid.get("reference_scaling", False):
+        samples = REFERENCE_BATCH * REFERENCE_BATCHES
+    pairs = grid["pairs"].values()
+    sample = add_up(test[task] and min(test[task], samples) for pair in pairs for task in pair)
+    sample = times(seeds, sample)
+    items: list[Item] = []
+
+    def add(stage, encoder, kind, mode, amount, chosen):
+        precision = json.loads(chosen).get("precision", "float32")
+        precision = auto if precision == "auto" else precision
+        items.append(Item(stage, Key(encoder, kind, mode, precision), amount))
+
+    def evaluate(stage, encoder, mode, validation, test, chosen, linearized=None):
+        """Images that are evaluated at each α of the grid, and at one α; f_lin gives the whole grid
+        in one pass."""
+        if settings.is_linearized(config, mode) if linearized is None else linearized:
+            vectors = "nonlinear" if mode == "posthoc" else mode
+            add(stage, encoder, "linearized", vectors, add_up([validation, test]), chosen)
+        else:
+            passes = add_up([times(alphas, validation), test])
+            add(stage, encoder, "image", None, passes, chosen)
+            add(stage, encoder, "read", None, add_up([validation, test]), chosen)
+
+    for encoder in config["encoders"]:
+        for task in [*tasks, control]:
+            templates = config["definitions"]["tasks"][task]["templates"]
+            prompts = 80 if templates == "open_clip" else len(templates)
+            amount = times(prompts, class_count(config, task))
+            add("head", encoder, "prompt", None, amount, settings.head_settings(config, task))
+        everything = add_up([*of_tasks, validation[control], test[control]])
+        chosen = settings.pretrained_settings(config)
+        evaluate("pretrained", encoder, None, 0, everything, chosen, linearized=False)
+        chosen = settings.addition_settings(config, "posthoc")
+        evaluate("posthoc", encoder, "posthoc", for_grid, for_one, chosen)
+    for encoder, mode in models(config):
+        linearized = settings.is_linearized(config, mode)
+        steps = len(tasks) * seeds * recipe["steps"]
+        chosen = settings.finetune_settings(config, mode, encoder)
+        add("finetune", encoder, "step", mode, steps, chosen)
+        chosen = settings.single_task_settings(config, mode)
+        evaluate("single_task", encoder, mode, 0, both, chosen)
+        chosen = settings.addition_settings(config, mode)
+        evaluate("addition", encoder, mode, for_grid, for_one, chosen)
+        if mode in config["ablations"]:
+            continue
+        if not linearized:
+            chosen = settings.kernel_settings(config)
+            evaluate("kernel", encoder, mode, 0, both, chosen, linearized=True)
+        beside, beside_test = (
+            add_up([own, times(seeds * len(tasks), of_control)])
+            for own, of_control in ((for_grid, validation[control]), (for_one, test[control]))
+        )
+        chosen = settings.negation_settings(config, mode)
+        evaluate("negation", encoder, mode, beside, beside_test, chosen)
+        chosen = settings.efficiency_settings(config, mode, encoder)
+        add("efficiency", encoder, "step", mode, WARM_UP + config["efficiency"]["steps"], chosen)
+        if encoder == config["focus"]:
+            chosen = settings.disentanglement_settings(config, mode)
+            if linearized:  # one pass for the tangent of each of the two vectors
+                add("disentanglement", encoder, "linearized", mode, times(2, sample), chosen)
+            else:
+                add("disentanglement", encoder, "image", None, times(cells, sample), chosen)
+                add("disentanglement", encoder, "read", None, sample, chosen)
+    return items
+
+
+# --- Text ----------------------------------------------------------------------------------------
+
+
+class Unit(NamedTuple):
+    """What times are told in: GPU-hours, CPU-minutes …"""
+
+    name: str
+
+    def text(self, seconds: float) -> str:
+        """Seconds in this unit."""
+        return three_digits(seconds / (3600 if self.name.endswith("hours") else 60))
+
+
+def _held(config: dict) -> str:
+    parts = {key: len(config[key]) for key in ("tasks", "encoders", "modes", "ablations", "seeds")}
+    return ", ".join(f"{n} {key if n != 1 else key[:-1]}" for key, n in parts.items())
+
+
+def _stage_table(jobs: dict, disk: dict, fetched: list, seconds: dict, unit: Unit) -> str:
+    rows = []
+    for stage, paths in jobs.items():
+        done = sum(os.path.exists(path) for path in paths)
+        downloaded = _amount(fetched, human_bytes) if stage == "download" else "–"
+        row = [stage, f"{len(paths):,}", f"{done:,}", downloaded]
+        row.append(_amount(disk.get(stage, []), human_bytes))
+        row.append(_amount(seconds.get(stage, []), unit.text))
+        if paths:
+            rows.append(row)
+    every = [path for paths in jobs.values() for path in paths]
+    done = sum(os.path.exists(path) for path in every)
+    row = ["total", f"{len(every):,}", f"{done:,}", _amount(fetched, human_bytes)]
+    row += [_amount([v for values in disk.values() for v in values], human_bytes)]
+    rows.append([*row, _amount([v for values in seconds.values() for v in values], unit.text)])
+    return _table(["stage", "jobs", "done", "download", "disk", unit.name], rows, ruled=True)
+
+
+ACTIONS = {
+    "step": "train",
+    "image": "evaluate",
+    "linearized": "evaluate f_lin of",
+    "read": "read and normalise",
+    "prompt": "head, prompts",
+}
+
+
+def _place(config: dict):
+    """The order of the rows of speeds, as a key to sort by."""
+    modes = ["", *config["modes"], *config["ablations"]]
+    return lambda key: (
+        config["encoders"].index(key.encoder),
+        list(ACTIONS).index(key.kind),
+        modes.index(key.mode or ""),
+        key.precision,
+    )
+
+
+def _speed_table(keys, items, speeds, config: dict, geometries: dict, unit: Unit) -> str:
+    rows = []
+    for key in keys:
+        if speeds[key] == 0:
+            continue
+        taken = [times(speeds[key], item.amount) for item in items if item.key == key]
+        images = config["finetune"]["batch_size"] if key.kind == "step" else 1
+        rate = operations(key, config, geometries) / speeds[key] / 1e12
+        what = " ".join(filter(None, [ACTIONS[key.kind], key.mode]))
+        row = [key.encoder, what, key.precision, three_digits(images / speeds[key])]
+        rows.append([*row, f"{rate:,.3f}" if rate < 1 else three_digits(rate)])
+        rows[-1].append(_amount(taken, unit.text))
+    return _table(["encoder", "what", "precision", "images/s", "TFLOP/s", unit.name], rows, left=3)
+
+
+def _share(kind: str) -> int:
+    """Devices to spread jobs over: four GPUs, as an example, or the machine's cores."""
+    return 4 if kind == "cuda" else os.cpu_count() or 1
+
+
+def _notes(config: dict, kind: str, geometries: dict, shared: str) -> list[str]:
+    """Sentences on what the numbers are; shared: the time if it is spread."""
+    definitions = config["definitions"]["tasks"]
+    state = 3 * FLOAT * max(parameters(image_tower_shapes(g).values()) for g in geometries.values())
+    notes = [
+        "Everything from scratch; done: outputs that are there already. Snakemake counts one job "
+        "more, `all`. Stages without disk write less than a megabyte per job."
+    ]
+    bounded = [task for task, definition in definitions.items() if not size_is_known(definition)]
+    if bounded:
+        notes.append(
+            f"The arrays of {_listed(bounded)} take at most this ({RESOLUTION} × {RESOLUTION} "
+            f"pixels, in training {TRAIN_SIDE} × {round(ASPECT * TRAIN_SIDE)} or the source's "
+            "largest), unless their images are wider than 4 to 3."
+        )
+    notes.append(
+        f"While a fine-tuning is unfinished, its state lies beside it, up to {human_bytes(state)}. "
+        "Downloads go to the hub's cache, everything else to results/."
+    )
+    if kind == "cuda":
+        notes.append(
+            f"Times are of one GPU; on four (--resources gpu=4) {shared} at best. Stages "
+            "without a time run on the CPU and are not counted."
+        )
+    else:
+        notes.append(
+            f"Times are of one core; on {_share(kind)} cores {shared} at best. Stages without a "
+            "time are not counted."
+        )
+    return notes
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(names[:6]) + more
+
+
+def _table(head: list[str], rows: list[list[str]], left: int = 1, ruled: bool = False) -> str:
+    """Aligned columns: the first `left` to the left, the rest to the right; `ruled`: the last
+    row is a total."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    ]
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    lines.insert(1, rule)
+    if ruled:
+        lines.insert(-1, rule)
+    return "\n".join(lines)
+
+
+def _amount(values, form) -> str:
+    """The sum of what is known: "unknown" if nothing is, "≥" if not everything is."""
+    values = list(values)
+    known = [value for value in values if value is not None]
+    if not values:
+        return "–"
+    if not known:
+        return "unknown"
+    return ("≥ " if len(known) < len(values) else "") + form(sum(known))

@@ -1,0 +1,332 @@
+"""How fast a device computes what a run needs: measured by short probes, or estimated by name."""
+
+import csv
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from . import settings
+from .artifacts import UserError
+from .device import claim, torch_device
+from .efficiency import WARM_UP
+from .encoder import encode, encode_text, image_tower_shapes
+from .evaluate import BATCH, accuracies
+from .finetune import start, step
+from .geometry import flops, parameters
+from .schema import nearest
+from .storage import FLOAT, human_bytes
+from .vector import TaskVector, moved_names
+
+STEPS = 20  # timed training steps of a probe
+SECONDS = {"cuda": 2.0, "cpu": 1.5}  # for each probe; for one of STEPS steps PATIENCE times as much
+PATIENCE = 3.0
+SLOW = 1.0  # seconds that one image may take on a CPU to be worth a probe
+GRID = [0.2, 0.4, 0.6, 0.8, 1.0]  # α that tell an image's reading from its passes
+PROMPTS = 80  # texts that a head encodes at a time, at most
+
+
+class Key(NamedTuple):
+    """Something whose speed counts, in a precision: a training step of a mode (kind `step`), one
+    image through f (`image`) or through f_lin (`linearized`), one that is read and normalised for
+    any number of passes through f (`read`), one text (`prompt`)."""
+
+    encoder: str
+    kind: str
+    mode: str | None
+    precision: str
+
+
+# --- A named device ------------------------------------------------------------------------------
+
+
+def named_device(name: str | None, basedir) -> dict | None:
+    """A row of devices.csv; None for this machine's own device."""
+    if name in (None, "cpu"):
+        return None
+    with open(Path(basedir) / "workflow/reference/devices.csv", newline="") as file:
+        rows = {row["device"]: row for row in csv.DictReader(file)}
+    if name not in rows:
+        raise UserError(
+            f"There is no device {name!r}{nearest(name, list(rows))}; --device knows "
+            f"{', '.join(rows)}, and cpu for this machine's own."
+        )
+    numbers = {key: float(rows[name][key]) for key in ("bf16_tflops", "float32_tflops", "share")}
+    return {**rows[name], **numbers}
+
+
+def rated(keys: list[Key], config: dict, geometries: dict, device: dict) -> dict[Key, float]:
+    """Seconds of each key by arithmetic: its operations over the device's sustained rate."""
+    return {
+        key: operations(key, config, geometries)
+        / (1e12 * device["share"] * device[f"{key.precision}_tflops"])
+        for key in keys
+    }
+
+
+def operations(key: Key, config: dict, geometries: dict) -> float:
+    """Arithmetic operations of one unit of a key: of a step, of all its images."""
+    mode = key.mode and config["definitions"]["modes"][key.mode]
+    images = config["finetune"]["batch_size"] if key.kind == "step" else 1
+    return images * flops(key.kind, geometries[key.encoder], mode)
+
+
+# --- The device at hand --------------------------------------------------------------------------
+
+
+def device_at_hand(config: dict, device: str | None) -> str:
+    """cuda or cpu, as the jobs choose it; a GPU is held until this process ends.
+
+    Raises:
+        UserError: the configuration asks for a GPU, and there is none that works.
+    """
+    if device == "cpu" or config["device"] == "cpu":
+        return "cpu"
+    claim(config["device"])
+    return torch_device().type
+
+
+def probed(
+    keys: list[Key], config: dict, geometries: dict, kind: str
+) -> tuple[dict[Key, float], list[str]]:
+    """Seconds of each key, measured here, and lines that say how.
+
+    Real training steps and evaluations, with random weights and images. A CPU is measured with one
+    thread, as its jobs run; where a whole batch takes long, with a few images, from which the batch
+    is extrapolated; where one image takes longer than a second, or the memory is too small, what a
+    smaller encoder took is scaled by the arithmetic.
+    """
+    device = torch.device(kind)
+    threads = torch.get_num_threads()
+    speeds: dict[Key, float] = {}
+    about = [_device_name(device) + ":"]
+    if kind == "cpu":
+        torch.set_num_threads(1)
+    try:
+        for encoder in dict.fromkeys(key.encoder for key in keys):
+            own = [key for key in keys if key.encoder == encoder]
+            began = time.perf_counter()
+            found, how = _probe_encoder(own, config, geometries[encoder], device, bool(speeds))
+            if not found:
+                found = _scaled(own, speeds, config, geometries)
+            speeds |= found
+            about.append(f"  {encoder}: {how} ({time.perf_counter() - began:.0f} s).")
+    finally:
+        torch.set_num_threads(threads)
+    return speeds, about
+
+
+def _device_name(device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, measured now with random weights"
+    name = ""
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    return f"CPU {name or 'of this machine'}, one thread, measured now with random weights"
+
+
+def _probe_encoder(
+    keys: list[Key], config: dict, geometry: dict, device, may_skip: bool
+) -> tuple[dict[Key, float], str]:
+    """Seconds of each key of one encoder, or nothing if it is too large here; and how."""
+    shapes = image_tower_shapes(geometry)
+    encoder, batch = keys[0].encoder, config["finetune"]["batch_size"]
+    needed = 8 * FLOAT * parameters(shapes.values())  # θ0, θ, two moments, gradients, a tangent
+    if device.type == "cpu" and needed > _free_memory():
+        if not may_skip:
+            raise UserError(
+                f"Probing {encoder} needs {human_bytes(needed)} of memory, of which "
+                f"{human_bytes(_free_memory())} are free; name a device with --device instead."
+            )
+        return {}, "not measured (too little memory), scaled from the one above by arithmetic"
+    print(f"probing {encoder} …", file=sys.stderr, flush=True)
+    theta0, about, head, pixels, images = _random_parts(geometry, device)
+    one = math.inf
+    for _ in range(2):  # the first includes what is done once
+        with torch.inference_mode():
+            one = _seconds(lambda: encode(theta0, pixels(1), geometry), device)
+    if device.type == "cpu" and one > SLOW and may_skip:
+        return {}, "not measured (too slow), scaled from the one above by arithmetic"
+    most = SECONDS[device.type]
+    few = None if device.type == "cuda" or 3 * one * batch < most else max(1, int(most / one) // 9)
+    count = 2 * BATCH if device.type == "cuda" else max(1, min(BATCH, int(most / one)))
+    part = images(count), np.zeros(count, np.int64), head
+    measured: dict[tuple, float] = {}  # modes that move the same tensors are measured once
+
+    def of(key: Key) -> float:
+        mode = config["definitions"]["modes"].get(key.mode)
+        if key.kind == "step":
+            chosen = json.loads(settings.efficiency_settings(config, key.mode, encoder))
+            run = start(theta0, about, head, chosen, key.mode)
+            return _step_seconds(run, pixels, batch, few, device)
+        if key.kind == "prompt":
+            texts = min(count, PROMPTS)
+            return _median(_text_probe(geometry["text"], texts, device), device) / texts
+        tau = TaskVector({})
+        if mode:
+            moved = moved_names(shapes, mode["train"], key.mode)
+            tau = TaskVector({name: 0.01 * theta0[name] for name in moved})
+        linearized = key.kind == "linearized"
+
+        def seconds(alphas):
+            splits = {"task": part}
+            return _median(
+                lambda: accuracies(
+                    theta0, about, tau, alphas, splits, linearized, precision=key.precision
+                ),
+                device,
+            )
+
+        once = seconds([1.0]) / count
+        if linearized:
+            return once
+        another = once  # on a CPU, reading is nothing beside a pass
+        if device.type == "cuda":
+            another = max(0.0, (seconds(GRID) / count - once) / (len(GRID) - 1))
+        measured["image", key.precision, (), None] = another
+        measured["read", key.precision, (), None] = max(0.0, once - another)
+        return measured[key.kind, key.precision, (), None]
+
+    speeds = {}
+    for key in keys:
+        train = tuple(config["definitions"]["modes"][key.mode]["train"]) if key.mode else ()
+        same = key.kind, key.precision, train, key.mode if key.kind == "step" else None
+        if same not in measured:
+            measured[same] = of(key)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        speeds[key] = measured[same]
+    how = f"up to {STEPS} training steps of {batch} images for each mode, {count} evaluated images"
+    if few:
+        how = f"steps of {few} and {3 * few} images, extrapolated to {batch}; {count} evaluated"
+    return speeds, how
+
+
+def _random_parts(geometry: dict, device):
+    """Random θ0, the encoder's description, a head, and functions that give n random images as
+    pixels and as uint8."""
+    generator = torch.Generator().manual_seed(0)
+    size = geometry["image_size"]
+    theta0 = {
+        name: (0.02 * torch.randn(shape, generator=generator)).to(device)
+        for name, shape in image_tower_shapes(geometry).items()
+    }
+    about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
+    head = torch.randn(100, geometry["embed_dim"], generator=generator).to(device)
+
+    def pixels(count):
+        return torch.randn(count, 3, size, size, generator=generator).to(device)
+
+    def images(count):
+        shape = count, size, size, 3
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
+
+    return theta0, about, head, pixels, images
+
+
+def _text_probe(text: dict, count: int, device):
+    """A function that encodes `count` random texts with random weights."""
+    generator = torch.Generator().manual_seed(0)
+    blocks = image_tower_shapes({**text, "image_size": 1, "patch_size": 1})  # named alike
+    shapes = {name: shape for name, shape in blocks.items() if name.startswith("transformer.")}
+    width = text["width"]
+    shapes |= {
+        "token_embedding.weight": (text["vocab_size"], width),
+        "positional_embedding": (text["context_length"], width),
+        "ln_final.weight": (width,),
+        "ln_final.bias": (width,),
+        "text_projection": (width, text["embed_dim"]),
+    }
+    params = {k: (0.02 * torch.randn(s, generator=generator)).to(device) for k, s in shapes.items()}
+    tokens = torch.randint(1, text["vocab_size"], (count, text["context_length"])).to(device)
+
+    def action():
+        with torch.inference_mode():
+            encode_text(params, tokens, text)
+
+    return action
+
+
+def _step_seconds(run: dict, pixels, batch: int, few: int | None, device) -> float:
+    """Seconds of one training step: measured, or extrapolated from two sizes of batches, because a
+    part of it, the optimizer's, does not grow with the batch."""
+
+    def timed(count):
+        images, labels = pixels(count), torch.zeros(count, dtype=torch.int64, device=device)
+        patience = PATIENCE if few is None else 1.0
+        return _median(lambda: step(run, images, labels, 1e-6), device, patience)
+
+    if few is None:
+        return timed(batch)
+    small, large = timed(few), timed(3 * few)
+    slope = (large - small) / (2 * few)
+    if slope <= 0:  # noise
+        return large / (3 * few) * batch
+    return max(0.0, small - slope * few) + slope * batch
+
+
+def _median(action, device, patience: float = 1.0) -> float:
+    """Median seconds of an action after its first time, which includes what is done once: STEPS
+    times, or as often as `patience` times SECONDS allow."""
+    for _ in range(WARM_UP if device.type == "cuda" else 1):
+        _seconds(action, device)
+    found: list[float] = []
+    while len(found) < STEPS and sum(found) < patience * SECONDS[device.type]:
+        found.append(_seconds(action, device))
+    return statistics.median(found)
+
+
+def _seconds(action, device) -> float:
+    began = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def _scaled(keys: list[Key], speeds: dict, config: dict, geometries: dict) -> dict[Key, float]:
+    """Seconds of an encoder's keys from those of the last encoder that was measured, in proportion
+    to their arithmetic."""
+    last = list(speeds)[-1].encoder
+    found = {}
+    for key in keys:
+        if key.kind == "read":
+            found[key] = 0.0
+            continue
+        alike = [other for other in speeds if other.encoder == last and other.kind == key.kind]
+        other = min(alike, key=lambda k: (k.mode != key.mode, k.precision != key.precision))
+        ratio = operations(key, config, geometries) / operations(other, config, geometries)
+        found[key] = speeds[other] * ratio
+    return found
+
+
+def starting_seconds(kind: str) -> float:
+    """Seconds until a job has imported what it needs and touched its device, measured."""
+    code = f"import task_arithmetic.finetune, torch; torch.zeros(1, device={kind!r})"
+    path = os.pathsep.join(
+        [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    return time.perf_counter() - began
+
+
+def _free_memory() -> float:
+    """Bytes that programs can still take; unlimited where the system does not say."""
+    path = Path("/proc/meminfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else math.inf

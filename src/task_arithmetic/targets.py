@@ -1,0 +1,30 @@
+"""Published single-task accuracies: for which runs there are some, and how close is close.
+
+The numbers are in workflow/reference/targets.csv. Nothing here imports more than Python itself.
+"""
+
+TASKS = ["cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn"]
+ENCODERS = ["ViT-B-32", "ViT-B-16", "ViT-L-14"]
+MODES = ["pretrained", "nonlinear", "ntk", "attention"]  # of those that have published numbers
+TOLERANCE = 2  # points; a larger difference is flagged
+
+
+def has_targets(settings: dict) -> bool:
+    """Whether a run has a table `targets`: it is of the paper's suite, and some of its tasks and of
+    its encoders (by `paper_encoder`) have published accuracies.
+
+    Args:
+        settings: what settings.view_settings gives, as a dictionary.
+    """
+    found = tasks_with_targets(settings) and encoders_with_targets(settings)
+    return settings["suite"] == "paper" and bool(found)
+
+
+def tasks_with_targets(settings: dict) -> list[str]:
+    """The run's tasks that have published accuracies."""
+    return [task for task in settings["tasks"] if task in TASKS]
+
+
+def encoders_with_targets(settings: dict) -> list[str]:
+    """The run's encoders that have published accuracies."""
+    return [name for name, paper in settings["encoders"].items() if paper in ENCODERS]

@@ -1,0 +1,254 @@
+"""`doctor`: one table of what is on disk, a sentence for each thing that is wrong with it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from task_arithmetic.artifacts import UserError, read_json, write_json
+from task_arithmetic.config import ROOT, load_definition, merge, read_yaml, validate_config
+from task_arithmetic.data import write_task
+from task_arithmetic.doctor import doctor, own_names
+from task_arithmetic.settings import data_settings
+
+TASKS = ["boats", "cats", "maps"]  # maps is the control task, which has no train images
+OVERLAY = """
+suite: embedded
+tasks: [boats, cats]
+encoders: [embedded-small]
+focus: embedded-small
+modes: [nonlinear]
+ablations: []
+negation: {control: maps}
+disentanglement: {pairs: {fig6: [boats, cats], fig8: [cats, boats]}}
+"""
+
+
+def draw_images(folder, counts, size, seed):
+    """folder/<split>/<class>/<n>.png of noise, all different."""
+    generator = np.random.default_rng(seed)
+    for split, count in counts.items():
+        for number in range(count):
+            path = folder / split / ("left" if number % 2 else "right") / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (*size, 3), np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A project with three tasks, whose data the data stage has made."""
+    root = tmp_path_factory.mktemp("made")
+    for part in ("config", "workflow"):
+        shutil.copytree(ROOT / part, root / part)
+    shutil.copy(ROOT / "config.yaml", root)
+    (root / "src").symlink_to(ROOT / "src")
+    for seed, (task, size) in enumerate(zip(TASKS, [(8, 8), (90, 70), (8, 8)], strict=True)):
+        counts = {"train": 0 if task == "maps" else 10, "test": 8}
+        draw_images(root / "images" / task, counts, size, seed)
+        text = (
+            f"path: images/{task}\nvalidation: 3\ntemplates: ['a {{}}.']\nclasses: [Left, right]\n"
+        )
+        expected = "{train: 7, validation: 3, test: 8, classes: 2}"
+        if task == "maps":
+            text, expected = text + "train: null\n", "{train: 0, validation: 3, test: 5}"
+        (root / f"config/tasks/{task}.yaml").write_text(f"{text}expected: {expected}\n")
+    (root / "overlay.yaml").write_text(OVERLAY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        config = validate_config(merge(read_yaml("config.yaml"), read_yaml("overlay.yaml")), root)
+        for task in TASKS:
+            definition = json.loads(data_settings(config, task))
+            write_task(task, definition, root / "results/shared/data" / task)
+    return root
+
+
+@pytest.fixture
+def project(made, tmp_path, monkeypatch):
+    """A copy of it that a test may harm."""
+    shutil.copytree(made, tmp_path / "project", symlinks=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+def change(project, task, **changes):
+    """Alter entries of a task's manifest."""
+    path = project / "results/shared/data" / task / "manifest.json"
+    write_json(path, read_json(path) | changes)
+
+
+def redefine(project, task, again=True, **changes):
+    """Alter entries of a task's definition; `again`: as if its data had been made with it."""
+    path = project / f"config/tasks/{task}.yaml"
+    definition = yaml.safe_load(path.read_text()) | changes
+    path.write_text(yaml.safe_dump(definition))
+    if again:
+        config = validate_config(
+            merge(read_yaml("config.yaml"), read_yaml("overlay.yaml")), project
+        )
+        change(project, task, definition=json.loads(data_settings(config, task)))
+
+
+def table(text):
+    """task → column → text, of what doctor printed."""
+    lines = text.splitlines()[: len(TASKS) + 1]
+    headings, *rows = [re.split("  +", line) for line in lines]
+    return {row[0]: dict(zip(headings, row, strict=True)) for row in rows}
+
+
+def complaint(project, capsys):
+    """The one problem that doctor names; it fails."""
+    with pytest.raises(UserError, match="one problem"):
+        doctor("overlay.yaml", basedir=project)
+    (problem,) = [line[2:] for line in capsys.readouterr().out.splitlines() if line[:2] == "- "]
+    assert problem.endswith(".")
+    return problem
+
+
+def test_data_as_expected_are_one_table_without_a_problem(project, capsys):
+    change(project, "boats", source={"repo": "my/boats", "commit": "0123456789abcdef"})
+    doctor("overlay.yaml", basedir=project)
+    text = capsys.readouterr().out
+    found = table(text)
+    assert list(found) == TASKS
+    assert found["boats"] == {
+        "task": "boats", "commit": "0123456", "train": "7/7", "validation": "3/3", "test": "8/8",
+        "classes": "2/2", "own names": "same", "shared": "0", "repeated": "0", "stored": "8×8",
+        "disk": found["boats"]["disk"],
+    }  # fmt: skip
+    assert found["maps"]["train"] == "0/0" and found["maps"]["classes"] == "2/–"
+    assert found["cats"]["stored"] == "224×224" and found["cats"]["commit"] == "local"
+    heading, *rows = text.splitlines()[:4]  # aligned: each number ends where its heading does
+    assert all(row[: heading.index("train") + 5].endswith(("7/7", "0/0")) for row in rows)
+    assert "- " not in text
+
+
+def test_disk_is_that_of_the_folders_files(project, capsys):
+    folder = project / "results/shared/data/boats"
+    (folder / "more.bin").write_bytes(b"0" * 5_000_000)
+    doctor("overlay.yaml", basedir=project)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert table(capsys.readouterr().out)["boats"]["disk"] == f"{size / 1e6:.1f} MB"
+
+
+def test_a_task_that_is_not_made_yet_is_no_problem(project, capsys):
+    shutil.rmtree(project / "results/shared/data/cats")
+    doctor("overlay.yaml", basedir=project)
+    text = capsys.readouterr().out
+    assert re.search("cats +not made", text) and "Not made yet: cats (" in text
+
+
+@pytest.mark.parametrize("what", ["train", "validation", "test", "classes"])
+def test_a_count_other_than_expected_is_a_problem(what, project, capsys):
+    expected = {"train": 7, "validation": 3, "test": 8, "classes": 2}
+    redefine(project, "boats", expected=expected | {what: 9})
+    noun = "classes" if what == "classes" else f"{what} images"
+    assert f"{expected[what]} {noun} instead of the expected 9" in complaint(project, capsys)
+
+
+def test_own_class_names_in_another_order_are_a_problem(project, capsys):
+    change(project, "boats", source_classes=["right", "left"])
+    assert "label 0 is 'right' in its dataset and 'Left'" in complaint(project, capsys)
+
+
+def test_how_own_class_names_compare():
+    classes = ["annual crop land", "art gallery", "lake or sea"]
+    assert own_names("t", {}, classes, None) == ("none", None)
+    assert own_names("t", {}, classes, ["0", "1", "2"]) == ("none", None)
+    assert own_names("t", {}, ["0", "1"], ["0", "1"]) == ("same", None)
+    alike = ["Annual-crop_land", "a/art_gallery", "lake or sea"]
+    assert own_names("t", {}, classes, alike) == ("same", None)
+    other = ["AnnualCrop", "Gallery", "SeaLake"]
+    assert own_names("t", {}, classes, other)[0] == "differ"
+    assert "label 0" in own_names("t", {}, classes, other)[1]
+    assert own_names("t", {"source_classes": other}, classes, other) == ("differ", None)
+    moved = other[::-1]
+    assert "label 0" in own_names("t", {"source_classes": other}, classes, moved)[1]
+
+
+def test_names_that_are_not_compared_must_have_words_in_common():
+    classes, anything = ["tench", "great white shark", "cock"], {"source_classes": "any"}
+    own = ["tench, Tinca tinca", "great white shark, man-eater", "rooster"]
+    assert own_names("t", anything, classes, own) == ("differ", None)
+    moved = [own[1], own[2], own[0]]
+    assert "only 0 of its 3 classes" in own_names("t", anything, classes, moved)[1]
+
+
+def test_images_in_two_splits_are_a_problem_unless_allowed(project, capsys):
+    change(project, "cats", shared_between_splits=4)
+    assert "4 images are in two of its splits" in complaint(project, capsys)
+    redefine(project, "cats", shared_images=1)
+    doctor("overlay.yaml", basedir=project)
+    assert table(capsys.readouterr().out)["cats"]["shared"] == "4"
+
+
+def test_repeated_images_are_counted_but_no_problem(project, capsys):
+    change(project, "cats", repeated_within_split={"train": 2, "validation": 0, "test": 3})
+    doctor("overlay.yaml", basedir=project)
+    assert table(capsys.readouterr().out)["cats"]["repeated"] == "5"
+
+
+def test_arrays_that_do_not_belong_to_the_manifest_are_a_problem(project, capsys):
+    folder = project / "results/shared/data/cats"
+    labels = np.load(folder / "test_labels.npy")
+    np.save(folder / "test_labels.npy", labels[:-1])
+    assert "test_labels.npy is int64 of shape (7,), not int64 of (8,)" in complaint(project, capsys)
+    np.save(folder / "test_labels.npy", labels)
+    pixels = np.load(folder / "train_images.npy")
+    np.save(folder / "train_images.npy", pixels[:-5])
+    assert f"not uint8 of ({len(pixels)}, 3)" in complaint(project, capsys)
+    np.save(folder / "train_images.npy", pixels.astype(np.int16))
+    assert "train_images.npy is int16" in complaint(project, capsys)
+
+
+def test_a_truncated_or_missing_array_is_a_problem(project, capsys):
+    path = project / "results/shared/data/cats/validation_images.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "validation_images.npy is damaged" in complaint(project, capsys)
+    path.unlink()
+    assert "validation_images.npy does not exist" in complaint(project, capsys)
+
+
+def test_another_definition_than_the_present_one_is_a_problem(project, capsys):
+    redefine(project, "boats", again=False, classes=["Port", "starboard"])
+    assert "another definition (classes changed since)" in complaint(project, capsys)
+
+
+def test_an_older_or_damaged_manifest_is_a_problem_of_its_task_alone(project, capsys):
+    change(project, "boats", format=1)
+    assert "made by another version (format 1, not 2)" in complaint(project, capsys)
+    (project / "results/shared/data/boats/manifest.json").write_text("{")
+    with pytest.raises(UserError):
+        doctor("overlay.yaml", basedir=project)
+    text = capsys.readouterr().out
+    assert re.search("boats +not readable", text) and table(text)["cats"]["test"] == "8/8"
+
+
+def test_several_problems_are_all_named(project, capsys):
+    change(project, "boats", shared_between_splits=1, source_classes=["a", "b"])
+    with pytest.raises(UserError, match="2 problems"):
+        doctor("overlay.yaml", basedir=project)
+    assert (
+        sum(line.startswith("- Task boats: ") for line in capsys.readouterr().out.split("\n")) == 2
+    )
+
+
+def test_the_paper_s_tasks_before_any_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    doctor()
+    text = capsys.readouterr().out
+    assert text.count("not made") == 9 and "imagenet" in text
+    assert load_definition("tasks", "cars", "tasks")["hub"] == "tanganke/stanford_cars"
+
+
+def test_doctor_imports_neither_torch_nor_open_clip():
+    code = (
+        "import sys, task_arithmetic.doctor as d; d.doctor();"
+        "sys.exit(bool({'torch', 'open_clip', 'datasets'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

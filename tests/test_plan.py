@@ -1,0 +1,491 @@
+"""What a run takes, said before it runs: jobs, bytes, downloads, hours."""
+
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from task_arithmetic import plan as planning
+from task_arithmetic import speed, storage
+from task_arithmetic.artifacts import UserError, write_json
+from task_arithmetic.config import ROOT, load_definition, merge, read_yaml, validate_config
+from task_arithmetic.disentanglement import disentanglement_errors
+from task_arithmetic.encoder import encode, encode_linearized, image_tower_shapes
+from task_arithmetic.evaluate import accuracies
+from task_arithmetic.finetune import start, step
+from task_arithmetic.geometry import flops, parameters, read_geometry, text_parameters
+from task_arithmetic.plan import outputs, plan, work
+from task_arithmetic.storage import disk_bytes
+from task_arithmetic.vector import TaskVector, moved_names
+
+NANO, MINI = ROOT / "config/nano.yaml", ROOT / "config/mini.yaml"
+REAL = ["ViT-B-32", "ViT-B-16", "ViT-L-14"]
+SEVERAL = {  # each list has another length, so that no two factors can be mistaken
+    "tasks": ["textures", "landcover", "signs", "letters"],
+    "encoders": ["embedded-small", "embedded-base"],
+    "modes": ["nonlinear", "ntk", "attention"],
+    "ablations": ["attention_mlp"],
+    "seeds": [0, 1, 5, 6, 7],
+}
+PIXELS = 32 * 32 * 3  # bytes of an image of the embedded suite
+
+
+def resolved(*overlays) -> dict:
+    """config.yaml with files or dictionaries over it, validated."""
+    config = read_yaml(ROOT / "config.yaml")
+    for overlay in overlays:
+        config = merge(config, overlay if isinstance(overlay, dict) else read_yaml(overlay))
+    return validate_config(config)
+
+
+def geometries(config: dict) -> dict:
+    encoders = config["definitions"]["encoders"]
+    return {name: read_geometry(name, definition) for name, definition in encoders.items()}
+
+
+def real_geometry(encoder: str) -> dict:
+    return read_geometry(encoder, load_definition("encoders", encoder, "encoders"))
+
+
+def mode(name: str) -> dict:
+    return load_definition("modes", name, "modes")
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch, tmp_path):
+    """Nothing is asked of a real hub, and results/ is that of an empty folder."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.chdir(tmp_path)
+
+
+# --- Jobs ----------------------------------------------------------------------------------------
+
+
+def stage_of(rule: str) -> str:
+    """The plan's stage of one of Snakemake's rules."""
+    if rule.startswith("table"):
+        return "tables"
+    if re.fullmatch(r"fig\d+", rule):
+        return "figures"
+    return {"config": "report", "timings": "report"}.get(rule, rule)
+
+
+@pytest.mark.parametrize("overlays", [[], [MINI], [NANO], [NANO, SEVERAL]])
+def test_every_stage_has_the_jobs_that_snakemake_plans(snakemake, tmp_path, overlays):
+    options = []
+    if overlays:
+        content = {}
+        for overlay in overlays:
+            content = merge(content, overlay if isinstance(overlay, dict) else read_yaml(overlay))
+        (tmp_path / "overlay.yaml").write_text(yaml.safe_dump(content))
+        options = ["--configfile", tmp_path / "overlay.yaml"]
+    run = snakemake("-n", "--cores", "1", *options)
+    assert run.returncode == 0, run.stdout
+    table = run.stdout.split("Job stats:")[1].split("\n\n")[0]
+    expected: dict[str, int] = {}
+    for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M):
+        expected[stage_of(rule)] = expected.get(stage_of(rule), 0) + int(count)
+    total = expected.pop("total")
+    assert expected.pop("all") == 1
+    jobs = {stage: len(paths) for stage, paths in outputs(resolved(*overlays)).items() if paths}
+    assert jobs == expected
+    assert sum(jobs.values()) + 1 == total
+    # and the paths are those of the rules, so that what is done already is found
+    first = {path for paths in outputs(resolved(*overlays)).values() for path in paths}
+    assert first <= set(re.findall(r"results/[\w./-]+", run.stdout))
+
+
+def test_done_counts_the_outputs_that_are_there(capsys, tmp_path):
+    for seed in ("textures/0", "landcover/0"):
+        path = Path(f"results/nano/vectors/embedded-small/ntk/{seed}.safetensors")
+        path.parent.mkdir(parents=True)
+        path.touch()
+    plan(NANO, device="h100")
+    printed = capsys.readouterr().out
+    assert re.search(r"^vector +8 +2 ", printed, re.M)
+    assert re.search(r"^finetune +8 +0 ", printed, re.M)
+
+
+# --- Geometry, arithmetic ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "encoder, count, attention, billions",
+    [
+        ("ViT-B-32", 87_849_216, 28_311_552, 8.82),
+        ("ViT-B-16", 86_192_640, 28_311_552, 35.13),
+        ("ViT-L-14", 303_966_208, 100_663_296, 162.03),
+    ],
+)
+def test_the_real_geometries_have_the_published_sizes(encoder, count, attention, billions):
+    geometry = real_geometry(encoder)
+    shapes = image_tower_shapes(geometry)
+    assert parameters(shapes.values()) == count
+    names = moved_names(shapes, mode("attention")["train"])
+    assert parameters(shapes[name] for name in names) == attention
+    forward = flops("image", geometry, None)
+    assert forward / 1e9 == pytest.approx(billions, abs=0.005)
+    assert geometry["activation"] == "quick_gelu"
+    # nonlinear: forward, and both sides of each product backward; ntk: a tangent more
+    assert flops("step", geometry, mode("nonlinear")) / forward == pytest.approx(3, abs=0.03)
+    assert flops("step", geometry, mode("ntk")) / forward == pytest.approx(5, abs=0.06)
+    assert flops("linearized", geometry, mode("ntk")) / forward == pytest.approx(3, abs=0.03)
+    assert flops("step", geometry, mode("attention")) / forward == pytest.approx(2.33, abs=0.05)
+
+
+def test_the_text_tower_has_the_parameters_of_the_checkpoint():
+    from safetensors import safe_open
+
+    folder = ROOT / "src/task_arithmetic/embedded/encoders/embedded-small"
+    with safe_open(folder / "open_clip_model.safetensors", "np") as file:
+        counts = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    words = [s for n, s in counts.items() if not n.startswith(("visual.", "logit_scale"))]
+    images = [s for n, s in counts.items() if n.startswith("visual.")]
+    geometry = read_geometry("e", {"path": folder})
+    assert text_parameters(geometry["text"]) == parameters(words)
+    assert parameters(image_tower_shapes(geometry).values()) == parameters(images)
+
+
+@pytest.mark.parametrize("name", ["nonlinear", "ntk", "attention", "attention_mlp_bias"])
+def test_the_arithmetic_of_a_step_is_what_torch_counts(name):
+    """But for the last block, of which the encoder computes only the class token's part."""
+    geometry = {**real_geometry("ViT-B-32"), "image_size": 64, "width": 64, "heads": 2}
+    geometry |= {"mlp_width": 256, "embed_dim": 32, "layers": 12}
+    generator = torch.Generator().manual_seed(0)
+    shapes = image_tower_shapes(geometry)
+    theta0 = {n: 0.02 * torch.randn(s, generator=generator) for n, s in shapes.items()}
+    recipe = {"weight_decay": 0.1, "gradient_clip": 1.0}
+    head = torch.randn(3, 32, generator=generator)
+    settings = {"mode": mode(name), "finetune": recipe}
+    run = start(theta0, {"geometry": geometry}, head, settings, name)
+    batch = torch.randn(4, 3, 64, 64, generator=generator), torch.zeros(4, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        step(run, *batch, 1e-5)
+    ours = 4 * flops("step", geometry, mode(name))
+    assert 0.85 * ours < counter.get_total_flops() < ours
+
+
+def test_an_unknown_model_of_open_clip_is_one_sentence():
+    with pytest.raises(UserError, match=r"no model 'ViT-B-33' \(did you mean 'ViT-B-3"):
+        read_geometry("mine", {"model": "ViT-B-33", "pretrained": "openai"})
+    with pytest.raises(UserError, match="no plain CLIP ViT"):
+        read_geometry("mine", {"model": "RN50", "pretrained": "openai"})
+
+
+# --- Disk ----------------------------------------------------------------------------------------
+
+
+def test_vectors_take_four_bytes_for_each_parameter_that_moves():
+    config = resolved(NANO)
+    d, layers, tasks = 64, 3, 2
+    # patches 3·8², class token, 4² + 1 positions, two norms before and after, projection to 64
+    outside = d * (3 * 8 * 8 + 1 + 17 + 4 + 64)
+    everything = outside + layers * (12 * d * d + 13 * d)
+    attention = layers * 4 * d * d
+    per_task = 2 * everything + attention + (attention + layers * 4 * d)  # the four modes
+    disk = disk_bytes(config, geometries(config))
+    assert sum(disk["vector"]) == sum(disk["finetune"]) == 4 * tasks * per_task
+    assert len(disk["vector"]) == len(outputs(config)["vector"])
+
+
+def test_vectors_of_several_seeds_and_encoders_have_one_size_for_each_job():
+    config = resolved(NANO, SEVERAL)
+    disk = disk_bytes(config, geometries(config))
+    assert len(disk["vector"]) == len(outputs(config)["vector"]) == 5 * 4 * (2 * 3 + 1)
+
+
+def test_arrays_of_small_square_images_are_counted_exactly():
+    config = resolved(NANO)
+    per_task = (2500 + 400 + 1000) * (PIXELS + 8) + 2500 * 8  # labels int64, sizes 2 × int32
+    assert disk_bytes(config, geometries(config))["data"] == [per_task] * 3
+    mnist = {"train": 55000, "validation": 5000, "test": 10000}
+    bytes_ = storage.array_bytes({"hub": "ylecun/mnist"}, mnist)
+    assert bytes_ == 70000 * (28 * 28 * 3 + 8) + 55000 * 8
+
+
+def test_the_arrays_of_the_eight_tasks_and_the_control_stay_below_60_gigabytes():
+    config = resolved()
+    assert 25e9 < sum(disk_bytes(config, geometries(config))["data"]) < 60e9
+
+
+def test_counts_that_nobody_knows_are_called_unknown(project, capsys):
+    (project / "pictures").mkdir()
+    own = {"path": "pictures", "templates": ["a {}."]}
+    (project / "config/tasks/own.yaml").write_text(yaml.safe_dump(own))
+    (project / "overlay.yaml").write_text("tasks: [own, textures, landcover]")
+    plan(project / "config/nano.yaml", project / "overlay.yaml", device="a100", basedir=project)
+    printed = capsys.readouterr().out
+    assert re.search(r"^data +4 +0 +– +≥ 36.1 MB +–$", printed, re.M)
+    assert re.search(r"^single_task .*≥ [\d.]+$", printed, re.M)
+    assert re.search(r"^finetune .* [\d.]+$", printed, re.M) and "≥" not in line(
+        printed, "finetune"
+    )
+    # once the data stage has counted them they are known
+    write_json(
+        "results/shared/data/own/manifest.json",
+        {"counts": {"train": 10, "validation": 2, "test": 3}, "classes": ["a", "b"]},
+    )
+    plan(project / "config/nano.yaml", project / "overlay.yaml", device="a100", basedir=project)
+    assert "≥" not in capsys.readouterr().out
+
+
+def line(printed: str, stage: str) -> str:
+    return next(line for line in printed.splitlines() if line.startswith(f"{stage} "))
+
+
+# --- Downloads -----------------------------------------------------------------------------------
+
+
+def test_without_a_hub_the_plan_says_so_and_writes_nothing(tmp_path):
+    code = "from task_arithmetic.plan import plan; plan(device='h100')"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "HF_ENDPOINT": "http://127.0.0.1:9",
+            "HF_HOME": str(tmp_path / "cache"),
+            "PYTHONPATH": str(ROOT / "src"),
+        },
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^download +12 +0 +unknown +unknown +–$", run.stdout, re.M)
+    assert "hub not reachable" in run.stdout
+    assert re.search(r"^total .* ≥ \d+ GB +[\d.]+$", run.stdout, re.M)
+    assert not list(tmp_path.iterdir())
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The part of a hub's API that lists a repository's files."""
+
+    repositories = {
+        "/api/datasets/ylecun/mnist": {
+            "README.md": 1,
+            "mnist/train-00000-of-00002.parquet": 10,
+            "mnist/train-00001-of-00002.parquet": 20,
+            "mnist/test-00000-of-00001.parquet": 300,
+            "mnist/extra-00000-of-00001.parquet": 100_000,
+        },
+        "/api/models/timm/vit_base_patch32_clip_224.openai": {
+            "open_clip_model.safetensors": 4000,
+            "open_clip_pytorch_model.bin": 5000,
+        },
+    }
+
+    def do_GET(self):  # noqa: N802
+        path = self.path.split("?")[0].split("/revision/")[0]
+        if path not in self.repositories:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+            return
+        files = self.repositories[path].items()
+        siblings = [{"rfilename": name, "size": size} for name, size in files]
+        body = json.dumps({"id": path.split("/", 3)[3], "sha": "a" * 40, "siblings": siblings})
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+def test_with_a_hub_the_files_of_the_splits_and_the_weights_are_added_up(monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        config = resolved({"tasks": ["mnist", "dtd", "svhn"], "encoders": ["ViT-B-32"]}, PAIRS)
+        record = {"files": {"train": [{"size": 50}, {"size": 7}], "test": [{"size": 1}]}}
+        write_json("results/shared/downloads/tasks/svhn.json", record)
+        sizes, notes = storage.downloads(config)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert sizes == [330, None, 58, None, 4000]  # mnist, dtd, svhn, imagenet, ViT-B-32
+    assert len(notes) == 2 and "dtd is unknown" in notes[0] and "imagenet" in notes[1]
+
+
+PAIRS = {"disentanglement": {"pairs": {"fig6": ["mnist", "dtd"], "fig8": ["dtd", "svhn"]}}}
+
+
+# --- Work ----------------------------------------------------------------------------------------
+
+
+def amounts(config: dict, stage: str) -> dict:
+    found: dict = {}
+    for item in work(config, "float32"):
+        if item.stage == stage:
+            key = item.key.encoder, item.key.kind, item.key.mode
+            found[key] = found.get(key, 0) + item.amount
+    return found
+
+
+def test_work_is_counted_as_the_stages_do_it():
+    config = resolved(NANO, {"alphas": {"step": 0.1}})
+    e, v, t, alphas = "embedded-small", 64, 64, 11  # limit: images of each split of a task
+    steps = {(e, "step", mode): 2 * 4 for mode in config["modes"] + config["ablations"]}
+    assert amounts(config, "finetune") == steps
+    assert amounts(config, "pretrained") == {(e, "image", None): 3 * 128, (e, "read", None): 384}
+    # nonlinear, attention and the ablation through f, ntk through f_lin
+    own = {(e, "image", None): 3 * 2 * 128, (e, "read", None): 3 * 2 * 128}
+    assert amounts(config, "single_task") == {**own, (e, "linearized", "ntk"): 2 * 128}
+    assert amounts(config, "kernel") == {
+        (e, "linearized", "nonlinear"): 2 * 128,
+        (e, "linearized", "attention"): 2 * 128,
+    }
+    assert amounts(config, "addition") == {
+        (e, "image", None): 3 * 2 * (alphas * v + t),
+        (e, "read", None): 3 * 2 * (v + t),
+        (e, "linearized", "ntk"): 2 * (v + t),
+    }
+    assert amounts(config, "posthoc") == {(e, "linearized", "nonlinear"): 2 * (v + t)}
+    # each of two vectors: on its own task and on the control task
+    assert amounts(config, "negation") == {
+        (e, "image", None): 2 * 2 * 2 * (alphas * v + t),
+        (e, "read", None): 2 * 2 * 2 * (v + t),
+        (e, "linearized", "ntk"): 2 * 2 * (v + t),
+    }
+    # two pairs of two tasks, 32 samples, a grid of 3 × 3
+    assert amounts(config, "disentanglement") == {
+        (e, "image", None): 2 * 2 * 2 * 32 * 9,
+        (e, "read", None): 2 * 2 * 2 * 32,
+        (e, "linearized", "ntk"): 2 * 2 * 2 * 32,
+    }
+    assert amounts(config, "efficiency") == {(e, "step", mode): 3 + 2 for mode in config["modes"]}
+    several = resolved(NANO, {"seeds": [3, 4, 9]})
+    for stage in ("finetune", "addition", "posthoc", "negation", "disentanglement"):
+        once = amounts(resolved(NANO), stage)
+        assert amounts(several, stage) == {key: 3 * amount for key, amount in once.items()}
+
+
+@pytest.mark.parametrize("linearized", [False, True])
+def test_the_grids_pass_no_more_images_than_planned(linearized):
+    """Held to what the stages' own functions compute, as torch counts it."""
+    geometry = {**real_geometry("ViT-B-32"), "image_size": 64, "width": 32, "heads": 2}
+    geometry |= {"mlp_width": 128, "embed_dim": 16, "layers": 2}
+    about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
+    generator = torch.Generator().manual_seed(0)
+    shapes = image_tower_shapes(geometry).items()
+    theta0 = {n: 0.1 * torch.randn(s, generator=generator) for n, s in shapes}
+    taus = [TaskVector({n: 0.1 * t.flip(0) for n, t in theta0.items()})] * 2
+    head = torch.zeros(3, 16)  # classes cost nothing
+    images = torch.zeros(5, 64, 64, 3, dtype=torch.uint8).numpy()
+    labels = torch.zeros(5, dtype=torch.int64).numpy()
+
+    def counted(action) -> int:
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            action()
+        return counter.get_total_flops()
+
+    pixels = torch.zeros(5, 3, 64, 64)
+    once = counted(lambda: encode(theta0, pixels, geometry))
+    if linearized:
+        once = counted(lambda: encode_linearized(theta0, taus[0].tensors, pixels, geometry))
+    parts = [(images, labels + 0.2, head)] * 2
+    grid = [-1.0, 0.0, 1.0]
+    heatmap = counted(lambda: disentanglement_errors(theta0, about, taus, parts, grid, linearized))
+    assert 0.8 < heatmap / (2 * (2 if linearized else 9) * once) < 1.1  # tasks × passes
+    splits = {"task": (images, labels, head)}
+    alphas = counted(lambda: accuracies(theta0, about, taus[0], grid, splits, linearized))
+    assert alphas / ((1 if linearized else 3) * once) == pytest.approx(1, abs=0.1)
+
+
+# --- Speed ---------------------------------------------------------------------------------------
+
+
+def test_an_unknown_device_is_one_sentence_that_names_the_known_ones():
+    with pytest.raises(UserError, match=r"no device 'h10'.*did you mean.*rtx3090, .*h100.*cpu for"):
+        plan(NANO, device="h10")
+
+
+def test_a_named_device_is_called_an_estimate_and_gives_the_published_throughputs(capsys):
+    plan(device="rtx3090")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "an estimate, not measured" in printed and "timm" in printed
+    device = speed.named_device("rtx3090", ROOT)
+    config = resolved()
+    for encoder, published in zip(REAL, (1704, 391, 85), strict=True):
+        key = speed.Key(encoder, "step", "nonlinear", "bf16")
+        (seconds,) = speed.rated([key], config, geometries(config), device).values()
+        assert 128 / seconds == pytest.approx(published, rel=0.1)
+
+
+def test_hours_are_work_times_speed_and_starting_each_job(monkeypatch, capsys):
+    monkeypatch.setattr(planning, "rated", lambda keys, *_: dict.fromkeys(keys, 0.5))
+    monkeypatch.setattr(planning, "START_SECONDS", 30.0)
+    plan(NANO, device="h100")
+    printed = capsys.readouterr().out
+    # 8 jobs of 4 steps; 6 of half a second for each image and each that is read
+    assert line(printed, "finetune").split()[-1] == "0.07"  # hours: 8 · 30 s + 32 · 0.5 s
+    config = resolved(NANO)
+    units = sum(item.amount for item in work(config, "bf16") if item.stage in planning.GPU_STAGES)
+    starts = sum(len(outputs(config)[stage]) for stage in planning.GPU_STAGES) * 30
+    assert line(printed, "total").split()[-1] == f"{(units * 0.5 + starts) / 3600:.2f}"
+
+
+def test_a_probe_measures_every_kind_of_work_on_this_machine(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "SECONDS", {"cpu": 0.1})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        plan(NANO, device="cpu")
+        assert torch.get_num_threads() == 2  # while probing it is one, as for the jobs
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert "measured now" in printed and "CPU-" in printed
+    rows = re.findall(r"^embedded-small +(.*?) +float32 +([\d,.]+) +([\d.]+) ", printed, re.M)
+    assert [what for what, _, _ in rows] == [
+        "train nonlinear",
+        "train ntk",
+        "train attention",
+        "train attention_bias",
+        "evaluate",
+        "evaluate f_lin of nonlinear",
+        "evaluate f_lin of ntk",
+        "evaluate f_lin of attention",
+        "head, prompts",
+    ]
+    assert all(float(rate.replace(",", "")) > 1 for _, rate, _ in rows)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_batch_is_extrapolated_with_the_optimizers_part_counted_once(monkeypatch):
+    seconds = {2: 7.0, 6: 11.0}  # 5 s for each step and 1 s for each image
+    monkeypatch.setattr(speed, "_median", lambda action, *_: seconds[action()])
+    monkeypatch.setattr(speed, "step", lambda run, images, labels, rate: len(images))
+    pixels = torch.zeros
+    found = speed._step_seconds({}, lambda n: pixels(n, 3), 128, 2, torch.device("cpu"))
+    assert found == pytest.approx(5 + 128)
+
+
+def test_an_encoder_that_is_too_slow_here_is_scaled_from_the_one_before(monkeypatch):
+    monkeypatch.setattr(speed, "SECONDS", {"cpu": 0.1})
+    config = resolved(NANO, {"encoders": ["embedded-small", "embedded-base"]})
+    keys = sorted({i.key for i in work(config, "float32")}, key=planning._place(config))
+    of_small = [key for key in keys if key.encoder == "embedded-small"]
+    shapes = geometries(config)
+    small, _ = speed.probed(of_small, config, shapes, "cpu")
+    monkeypatch.setattr(speed, "_free_memory", lambda: 8e6)  # bytes: enough for the small one
+    with pytest.raises(UserError, match="--device"):
+        speed.probed([k for k in keys if k not in of_small], config, shapes, "cpu")
+    speeds, how = speed.probed(keys, config, shapes, "cpu")
+    assert "scaled" in how[2] and set(speeds) == set(keys)
+    key = speed.Key("embedded-base", "step", "ntk", "float32")
+    ratio = speeds[key] / speeds[key._replace(encoder="embedded-small")]
+    arithmetic = [flops("step", shapes[e], mode("ntk")) for e in config["encoders"]]
+    assert ratio == pytest.approx(arithmetic[1] / arithmetic[0])

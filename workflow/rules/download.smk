@@ -1,0 +1,30 @@
+# Get a task's or an encoder's files from the hub into its client's cache, and record what was got.
+# Runs where Snakemake runs: compute nodes often have no connection.
+FROM_HUB = {
+    kind: [name for name in names if settings.download_record(config, kind, name)]
+    for kind, names in (("tasks", [*TASKS, CONTROL]), ("encoders", ENCODERS))
+}
+
+
+rule download:
+    output:
+        f"{settings.DOWNLOADS_DIR}/{{kind}}/{{name}}.json",
+    log:
+        "results/shared/logs/download/{kind}/{name}.log",
+    benchmark:
+        "results/shared/timings/download/{kind}/{name}.tsv"
+    wildcard_constraints:
+        kind="tasks|encoders",
+        name="|".join(map(re.escape, [*FROM_HUB["tasks"], *FROM_HUB["encoders"]])),
+    priority: 200
+    localrule: True
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=lambda wildcards: settings.download_settings(
+            config, wildcards.kind, wildcards.name
+        ),
+    message:
+        "Download {wildcards.name}"
+    shell:
+        "task-arithmetic download --settings {params.settings:q} --output {output} &> {log}"
