@@ -267,6 +267,20 @@ def test_a_mode_cannot_take_the_name_of_another_row(project):
     assert "cannot be called 'posthoc'" in complaint("ablations: [posthoc]", basedir=project)
 
 
+def test_a_mode_that_would_train_nothing_is_refused_before_anything_runs(project):
+    """The published code trains nothing in its own mode, silently."""
+    definition = "{label: a, train: ['*.attn.in_proj_weigth'], linearized: false}"
+    (project / "config/modes/typo.yaml").write_text(definition)
+    sentence = complaint("ablations: [typo]", basedir=project)
+    assert "Mode typo: the pattern '*.attn.in_proj_weigth' matches no tensor" in sentence
+
+
+def test_an_encoder_that_open_clip_does_not_know_is_refused_before_anything_runs(project):
+    (project / "config/encoders/odd.yaml").write_text("{model: ViT-B-33, pretrained: openai}")
+    sentence = complaint("encoders: [ViT-B-32, odd]", basedir=project)
+    assert "open_clip has no model 'ViT-B-33' (did you mean 'ViT-B-32'" in sentence
+
+
 # ---------------------------------------------------------------- alpha grid and slices
 
 

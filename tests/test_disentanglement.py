@@ -10,7 +10,12 @@ from task_arithmetic import disentanglement as module
 from task_arithmetic import evaluate
 from task_arithmetic.artifacts import read_tensors
 from task_arithmetic.data import sample_indices
-from task_arithmetic.disentanglement import changed, disentanglement, divergence
+from task_arithmetic.disentanglement import (
+    changed,
+    disentanglement,
+    divergence,
+    reference_weights,
+)
 
 GRID = {"low": -2.0, "high": 2.0, "points": 5}
 ALPHAS = [-2.0, -1.0, 0.0, 1.0, 2.0]
@@ -42,14 +47,16 @@ def disagreement(individual, unified, head):
     return 1 - same / len(individual)
 
 
-def naive_grid(mode, linearized):
-    """ξ by a triple loop with one copy of open_clip's module for each model."""
+def naive_grid(mode, linearized, images=None, scale=1.0, symmetric=False):
+    """ξ by a triple loop with one copy of open_clip's module for each model; of the first images,
+    scaled, with the mean of both directions of the divergence."""
     tasks = ("one", "two")
     errors = {"representation": np.zeros((5, 5)), "classification": np.zeros((5, 5))}
     for i, a in enumerate(ALPHAS):
         for j, b in enumerate(ALPHAS):
             for t, task in enumerate(tasks):
                 pixels, _ = images_of(task, "test")
+                pixels = pixels[:images]
                 path = tiny.workspace() / "suite" / "heads" / f"{task}.safetensors"
                 head = read_tensors(path)["head"].double().numpy()
                 alone = summed(mode, [task], [(a, b)[t]])
@@ -58,8 +65,11 @@ def naive_grid(mode, linearized):
                     naive_features(tau, 1.0, pixels, linearized).double().numpy()
                     for tau in (alone, both)
                 )
-                errors["representation"][i, j] += kl(individual, unified)
-                errors["classification"][i, j] += disagreement(individual, unified, head)
+                distance = kl(individual, unified)
+                if symmetric:
+                    distance = (distance + kl(unified, individual)) / 2
+                errors["representation"][i, j] += scale * distance
+                errors["classification"][i, j] += scale * disagreement(individual, unified, head)
     return errors
 
 
@@ -215,3 +225,36 @@ def test_only_the_sampled_test_images_are_read(tmp_path, monkeypatch):
     for images, task in zip(seen, ("one", "two"), strict=True):
         stored = np.load(tiny.workspace() / "suite" / "data" / task / "test_images.npy")
         assert np.array_equal(images, stored[sample_indices(len(stored), 9)])
+
+
+# --- As the published code normalises ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [40, 128, 300, 2048, 2100, 19_850])
+def test_reference_weights_sum_batch_means_over_all_batches(count):
+    weights = reference_weights(count)
+    values = np.random.default_rng(0).random(count)
+    batches = [values[i : i + 128] for i in range(0, count, 128)]
+    expected = sum(batch.mean() for batch in batches[:16]) / len(batches)
+    assert weights @ values[: len(weights)] == pytest.approx(expected, rel=1e-12)
+    assert len(weights) == min(count, 2048)
+
+
+def test_sun397_is_understated_tenfold_by_the_published_normalisation():
+    assert reference_weights(19_850).sum() == pytest.approx(16 / 156)
+    assert reference_weights(1880).sum() == pytest.approx(1)
+
+
+def test_reference_scaling_is_the_published_normalisation(tmp_path, monkeypatch):
+    """Symmetric divergence, unshuffled first batches; on a small batch size, so that it cuts."""
+    monkeypatch.setattr(module, "REFERENCE_BATCH", 6)
+    monkeypatch.setattr(module, "REFERENCE_BATCHES", 3)
+    disentanglement(
+        **tiny.common(mode="attention"),
+        settings=settings(reference_scaling=True),
+        output=tmp_path / "a.csv",
+    )
+    found = grids(tmp_path / "a.csv")
+    naive = naive_grid("attention", False, images=18, scale=3 / 7, symmetric=True)
+    for name, grid in found.items():
+        assert np.abs(grid - naive[name]).max() < 1e-4 * naive[name].max(), name

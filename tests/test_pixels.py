@@ -6,9 +6,11 @@ import skimage.data
 import torch
 from PIL import Image
 from scipy.stats import ks_2samp
+from sklearn.datasets import load_sample_images
 from torchvision import transforms
 from torchvision.transforms import functional
 
+from task_arithmetic.data import draw_validation, read_split, write_task
 from task_arithmetic.pixels import crop_boxes, resample, to_pixels
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
@@ -181,3 +183,82 @@ def test_crops_are_a_function_of_the_generators_seed():
 
     assert torch.equal(draw(3), draw(3))
     assert not torch.equal(draw(3), draw(4))
+
+
+# --- From photographs to pixels, through the data stage ------------------------------------------
+
+
+def photographs():
+    """Photographs of several sizes and shapes, each with as much detail as a camera gives."""
+    china, flower = load_sample_images().images
+    astronaut, coffee = skimage.data.astronaut(), skimage.data.coffee()
+    pieces = [astronaut, skimage.data.chelsea(), coffee, china, flower, skimage.data.rocket()]
+    pieces += [coffee[:, :260], china[:230], flower[:256, :256], astronaut[100:340, 50:290]]
+    pieces += [china[:300, :301], coffee[:120, :110]]
+    return [Image.fromarray(np.ascontiguousarray(piece)) for piece in pieces]
+
+
+@pytest.fixture(scope="module")
+def stored_photographs(tmp_path_factory):
+    """The photographs as a task's train and test images, after the data stage."""
+    root = tmp_path_factory.mktemp("photographs")
+    for split in ("train", "test"):
+        for i, photograph in enumerate(photographs()):
+            path = root / "images" / split / ("first" if i < 6 else "last") / f"{i:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            photograph.save(path)
+    definition = {"path": str(root / "images"), "validation": 1, "shared_images": 1}
+    write_task("photographs", definition, root / "data")
+    return root / "data"
+
+
+def test_evaluation_pixels_are_open_clips_of_photographs_of_many_shapes(stored_photographs):
+    import open_clip
+
+    images, _ = read_split(stored_photographs, "test")
+    ours = to_pixels(torch.from_numpy(np.array(images)), about(224))
+    transform = open_clip.image_transform(224, is_train=False, mean=MEAN, std=STD)
+    level = torch.tensor(STD).view(3, 1, 1) * 255
+    for pixels, photograph in zip(ours, photographs(), strict=True):
+        assert ((pixels - transform(photograph)) * level).abs().max() <= 1.01
+
+
+def test_crops_of_stored_train_images_look_as_crops_of_the_photographs(stored_photographs):
+    """Of the whole image, so that no box is rounded: two resizings instead of torchvision's one."""
+    images, _ = read_split(stored_photographs, "train")
+    kept, _ = draw_validation(len(photographs()), 1)
+    level = torch.tensor(STD).view(3, 1, 1) * 255
+    for number, index in enumerate(kept):
+        batch, ((height, width),) = images.take([number])
+        box = torch.tensor([[0, 0, height, width]])
+        ours = to_pixels(torch.from_numpy(batch), about(224), box)[0]
+        whole = photographs()[index].resize((224, 224), Image.Resampling.BICUBIC)
+        theirs = functional.normalize(functional.to_tensor(whole), MEAN, STD)
+        difference = ((ours - theirs) * level).abs()
+        assert difference.mean() < 2.5
+        if min(photographs()[index].size) <= 256:  # stored as they are
+            assert difference.max() <= 1.01
+
+
+@pytest.mark.parametrize("height, width", [(375, 500), (500, 334), (600, 1000), (1000, 700)])
+def test_training_crops_are_distributed_as_the_references_on_the_original(height, width):
+    """Boxes on the stored size, shortest side 256, are those on the original, in shares of it."""
+    short = min(height, width)
+    stored = [int(256 * side / short) for side in (height, width)]
+    ours = crops(DRAWS, *stored, (0.9, 1.0), torch.Generator().manual_seed(1)).double().numpy()
+    theirs = torchvision_boxes(height, width, (0.9, 1.0)) / short * 256
+    for name, a, b in zip(("top", "left", "height", "width"), ours.T, theirs.T, strict=True):
+        error = np.sqrt((a.var() + b.var()) / DRAWS) + 0.3  # a box has whole pixels
+        assert abs(a.mean() - b.mean()) <= 4 * error, name
+        assert abs(a.std() - b.std()) <= 0.1 * b.std() + 0.5, name
+
+
+def test_padding_of_a_batch_never_reaches_a_crop(stored_photographs):
+    images, _ = read_split(stored_photographs, "train")
+    every = np.arange(len(images))
+    batch, sizes = images.take(every)
+    boxes = crop_boxes(torch.from_numpy(sizes), (0.9, 1.0), torch.Generator().manual_seed(2))
+    together = to_pixels(torch.from_numpy(batch), about(224), boxes)
+    for i in every:
+        alone = to_pixels(torch.from_numpy(images.take([i])[0]), about(224), boxes[i : i + 1])
+        assert torch.allclose(together[i], alone[0], atol=2 / 255 / min(STD))

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from .artifacts import UserError, is_disk_full, sha256_of_file, write_json
+from .artifacts import UserError, atomic_path, is_disk_full, sha256_of_file, write_json
 from .geometry import weights_repository
 
 WEIGHTS = "open_clip_model.safetensors"  # as open_clip names them in a hub's repository
@@ -59,6 +59,7 @@ def download(settings: dict, output) -> None:
             )
         chosen = {"weights": [WEIGHTS]}
     files = {key: _fetch(where, commit, paths) for key, paths in chosen.items()}
+    _remember(where[1], where[2], revision or "main", commit)
     record = {"repo": where[1], "revision": revision, "commit": commit, "files": files}
     write_json(output, {"kind": settings["kind"], "name": settings["name"], **record})
 
@@ -142,6 +143,18 @@ def _cached(repo: str, kind: str, revision: str) -> tuple[str, list[str]] | None
     return (commit, names) if names else None
 
 
+def _remember(repo: str, kind: str, revision: str, commit: str) -> None:
+    """Note in the cache which commit a branch or tag is, as the hub's client does where it is asked
+    for a branch: offline, the branch is found by it. Only once all its files are there."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    if revision != commit:
+        folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind)
+        with atomic_path(folder / "refs" / revision) as temporary:
+            temporary.write_text(commit)
+
+
 def _dataset_files(where, commit: str, names: list[str], settings: dict) -> dict[str, list[str]]:
     """Split → its parquet files; or all files of the repository if it is of another form."""
     what, repo, kind = where
@@ -153,14 +166,22 @@ def _dataset_files(where, commit: str, names: list[str], settings: dict) -> dict
         metadata = metadata_load(_cache_path(repo, kind, commit, readme["path"])) or {}
         patterns = split_patterns(what, repo, metadata.get("configs"), settings.get("config"))
     parquet = sorted(name for name in names if name.endswith(".parquet"))
-    if not parquet:
-        return {EVERYTHING: sorted(name for name in names if not name.startswith(".git"))}
+    listed = [pattern for found in (patterns or {}).values() for pattern in found]
+    if not parquet and (
+        not listed or any(fnmatchcase(name, pattern) for name in names for pattern in listed)
+    ):
+        return {EVERYTHING: _everything(where, commit, names)}
     chosen = {}
     for role in ("train", "test"):
         split = settings.get(role, role)
         if split is None:
             continue
         chosen[split] = [name for name in parquet if of_split(name, split, patterns, settings)]
+        if not chosen[split] and split in (patterns or {}):
+            raise UserError(
+                f"{what}: the files of {repo}'s split {split!r} are not there "
+                f"({', '.join(patterns[split])}); run again with a connection to the hub."
+            )
         if not chosen[split]:
             known = sorted(patterns) if patterns else parquet[:4]
             raise UserError(
@@ -202,6 +223,22 @@ def of_split(name: str, split: str, patterns: dict | None, settings: dict) -> bo
         return False
     words = SPLIT_WORDS.get(split, re.escape(split))
     return re.search(rf"(^|[^a-z])({words})([^a-z]|$)", name.lower()) is not None
+
+
+def _everything(where, commit: str, names: list[str]) -> list[str]:
+    """All files of a commit. Their names do not tell how many there should be: offline, only the
+    list that the client keeps of a commit's files tells whether one lacks."""
+    from huggingface_hub import snapshot_download
+
+    what, repo, kind = where
+    options = {"repo_type": kind, "revision": commit, "ignore_patterns": ".git*"}
+    try:
+        _patiently(lambda: snapshot_download(repo, **options))
+    except Exception as error:
+        if is_disk_full(error):
+            raise
+        raise _sentence(what, repo, commit, error) from error
+    return sorted(name for name in names if not name.startswith(".git"))
 
 
 def _check_complete(what: str, repo: str, names: list[str]) -> None:
