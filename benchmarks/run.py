@@ -27,9 +27,10 @@ from task_arithmetic.data import FORMAT
 from task_arithmetic.device import torch_device, uses_bf16
 from task_arithmetic.disentanglement import disentanglement_errors
 from task_arithmetic.efficiency import peak_memory, start_memory, wait
-from task_arithmetic.encoder import encode, encode_linearized, image_tower_shapes
+from task_arithmetic.encoder import encode, encode_linearized
 from task_arithmetic.evaluate import accuracies, in_parts
 from task_arithmetic.finetune import start, step
+from task_arithmetic.geometry import flops, image_tower_shapes
 from task_arithmetic.pixels import to_pixels
 from task_arithmetic.vector import TaskVector
 
@@ -285,15 +286,6 @@ def finetune_options(name: str, folder: Path) -> list[str]:
 # --- Throughput ----------------------------------------------------------------------------------
 
 
-def flops(geometry: dict) -> float:
-    """Floating-point operations of one image's forward pass: two for each multiply-add of the patch
-    projection, of the blocks' linear maps and of attention."""
-    width, tokens = geometry["width"], (geometry["image_size"] // geometry["patch_size"]) ** 2 + 1
-    block = 4 * width**2 + 2 * width * geometry["mlp_width"] + 2 * tokens * width
-    patches = 3 * geometry["patch_size"] ** 2 * width * (tokens - 1)
-    return 2 * (geometry["layers"] * tokens * block + patches + width * geometry["embed_dim"])
-
-
 def throughput(name: str, batch: int, repeats: int, device, peak_tflops: float | None) -> dict:
     """Images per second of training in each mode and of evaluation through f and f_lin; with a
     peak, the share of it that the model's own operations reach (one forward pass for evaluation,
@@ -318,7 +310,7 @@ def throughput(name: str, batch: int, repeats: int, device, peak_tflops: float |
         found[action] = {"images_per_second": batch / seconds}
         if peak_tflops:
             passes = 3 if action.startswith("train") else 1
-            done = passes * flops(geometry) * batch / seconds
+            done = passes * flops("image", geometry, None) * batch / seconds
             found[action]["share_of_peak"] = done / (peak_tflops * 1e12)
     return found
 

@@ -188,15 +188,21 @@ def _layer_norm(x: Dual, weight: Dual, bias: Dual) -> Dual:
     )
     if x.tangent is None and weight.tangent is None and bias.tangent is None:
         return Dual(value)
+    tangent = None
     with torch.no_grad():
-        n = (x.value - mean) * inverse_std
-        through_x = None
+        if weight.tangent is not None:  # n·dw + db
+            zero = torch.zeros_like(weight.tangent) if bias.tangent is None else bias.tangent
+            tangent = F.layer_norm(x.value, shape, weight.tangent, zero, LAYER_NORM_EPS)
+        elif bias.tangent is not None:
+            tangent = bias.tangent.expand_as(value)
         if x.tangent is not None:
-            dx = x.tangent
-            dn = dx - dx.mean(-1, keepdim=True) - n * (n * dx).mean(-1, keepdim=True)
-            through_x = dn * inverse_std * weight.value
-        through_weight = None if weight.tangent is None else n * weight.tangent
-        return Dual(value, _total(value, through_x, through_weight, bias.tangent))
+            # the Jacobian of n is symmetric: the kernel of its backward pass gives dn
+            dn, _, _ = torch.ops.aten.native_layer_norm_backward(
+                x.tangent, x.value, shape, mean, inverse_std, None, None, [True, False, False]
+            )
+            through_x = dn * weight.value
+            tangent = through_x if tangent is None else tangent + through_x
+    return Dual(value, tangent)
 
 
 def _softmax(x: Dual) -> Dual:
@@ -222,7 +228,8 @@ def _activation(x: Dual, kind: str) -> Dual:
     with torch.no_grad():
         if kind == "gelu":  # elementwise: its backward kernel is its forward derivative too
             return Dual(value, torch.ops.aten.gelu_backward(x.tangent.to(value.dtype), x.value))
-        return Dual(value, x.tangent * gate * (1 + 1.702 * x.value * (1 - gate)))
+        # x·sigmoid(1.702 x) is silu(1.702 x) / 1.702: the same slope
+        return Dual(value, torch.ops.aten.silu_backward(x.tangent.to(value.dtype), 1.702 * x.value))
 
 
 # --- The text tower and the heads ----------------------------------------------------------------
