@@ -198,8 +198,9 @@ def test_the_exit_status_says_whether_it_worked(error, status, monkeypatch, caps
         (KeyboardInterrupt(), 130),
         (OSError(errno.ENOSPC, "No space left on device"), 1),
         (OSError("100000 requested and 7152 written"), 1),
+        (RuntimeError("CUDA error: unspecified launch failure\nCompile with ..."), 1),
     ],
-    ids=["SIGTERM", "SIGINT", "Ctrl-C", "full disk", "full disk, by numpy"],
+    ids=["SIGTERM", "SIGINT", "Ctrl-C", "full disk", "full disk, by numpy", "lost GPU"],
 )
 def test_interruptions_and_a_full_disk_end_in_one_sentence(error, status, monkeypatch, capsys):
     def vector(**arguments):

@@ -14,10 +14,12 @@ from test_encoder import open_clip_jvp
 from task_arithmetic import evaluate
 from task_arithmetic.artifacts import UserError, read_tensors, write_tensors
 from task_arithmetic.data import sample_indices
+from task_arithmetic.encoder import encode, read_encoder
 from task_arithmetic.evaluate import (
     addition,
     choose_alpha,
     choose_negation,
+    in_parts,
     kernel,
     negation,
     pretrained,
@@ -498,3 +500,39 @@ def test_a_head_of_another_task_is_refused(tmp_path):
     arguments["heads"] = [tmp_path / "head"]
     with pytest.raises(UserError, match=r"head has head of shape \(7, 16\), not \(3, 16\)"):
         pretrained(**arguments, settings={"limit": None}, output=tmp_path / "a.csv")
+
+
+# --- The GPU's memory, and precision -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_images_that_do_not_fit_at_once_are_evaluated_in_parts(most):
+    def forward(pixels):
+        if len(pixels) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return pixels.sum(1), 2 * pixels
+
+    pixels = torch.randn(13, 4)
+    total, doubled = in_parts(forward, pixels)
+    assert torch.equal(total, pixels.sum(1)) and torch.equal(doubled, 2 * pixels)
+
+
+def test_one_image_that_does_not_fit_is_one_sentence():
+    def forward(pixels):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(UserError, match="One image alone does not fit into the GPU's memory"):
+        in_parts(forward, torch.randn(5, 4))
+
+
+def test_bf16_changes_features_by_rounding_alone():
+    theta0, about = read_encoder(tiny.shared_suite()["encoder_dir"])
+    pixels = torch.randn(16, 3, 16, 16)
+
+    def features(precision):
+        (found,) = in_parts(lambda x: (encode(theta0, x, about["geometry"]),), pixels, precision)
+        return found
+
+    exact, rounded = features("float32"), features("bf16")
+    assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
+    assert tiny.close(rounded, exact) < 0.03

@@ -169,8 +169,17 @@ def test_accumulated_micro_batches_give_the_whole_batchs_gradient(mode, micro):
         assert (gradient - found[1][1][name]).abs().max() < 1e-6 * largest, name
 
 
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("full", FULL, ids=["torch", "a library"])
 @pytest.mark.parametrize("mode", ["attention", "ntk"])
-def test_too_little_gpu_memory_halves_the_micro_batch_and_keeps_the_step(mode, monkeypatch, capsys):
+def test_too_little_gpu_memory_halves_the_micro_batch_and_keeps_the_step(
+    mode, full, monkeypatch, capsys
+):
     """The gradient of the whole batch, although no more than two images fit; for good."""
     name = "linearized_gradient" if mode == "ntk" else "plain_gradient"
     original, sizes = getattr(module, name), []
@@ -180,7 +189,7 @@ def test_too_little_gpu_memory_halves_the_micro_batch_and_keeps_the_step(mode, m
         if len(pixels) > 2:
             for tensor in run["theta"].values():  # as if it had failed half-way
                 tensor.grad = torch.ones_like(tensor)
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise full
         return original(run, pixels, labels, share)
 
     run, _, batches = prepare(mode)
@@ -206,6 +215,16 @@ def test_one_image_that_does_not_fit_is_one_sentence(monkeypatch):
     run, _, batches = prepare("attention")
     monkeypatch.setattr(module, "plain_gradient", never)
     with pytest.raises(UserError, match="One image alone does not fit into the GPU's memory"):
+        step(run, *batches[0], 0.0)
+
+
+def test_another_failure_of_the_gpu_is_no_lack_of_memory(monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    run, _, batches = prepare("attention")
+    monkeypatch.setattr(module, "plain_gradient", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
         step(run, *batches[0], 0.0)
 
 

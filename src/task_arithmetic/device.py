@@ -27,9 +27,9 @@ LOST = re.compile(
     "No CUDA GPUs are available|Found no NVIDIA driver|uncorrectable ECC|device-side|"
     "GPU is lost|illegal memory access|unspecified launch failure|CUDNN_STATUS_|CUBLAS_STATUS_"
 )
-NOT_LOST = re.compile(  # its memory is full, or the program asks for something that cannot be
-    "out of memory|ALLOC_FAILED|cudaErrorMemoryAllocation|no kernel image|"
-    "invalid argument|invalid configuration|NOT_SUPPORTED|INVALID_VALUE|BAD_PARAM"
+FULL = re.compile("out of memory|ALLOC_FAILED|cudaErrorMemoryAllocation")
+NOT_LOST = re.compile(  # the program asks for something that cannot be
+    "no kernel image|invalid argument|invalid configuration|NOT_SUPPORTED|INVALID_VALUE|BAD_PARAM"
 )
 
 _lease: dict = {}  # this process's claim: device, gpu, fd
@@ -331,14 +331,21 @@ def _gpu_has_bf16() -> bool:
     return False
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the GPU's memory is full: torch and its libraries have several ways
+    to."""
+    names = {kind.__name__ for kind in type(error).__mro__}  # torch may not be imported
+    return "OutOfMemoryError" in names or FULL.search(str(error)) is not None
+
+
 def lost_gpu(error: BaseException) -> bool:
     """Whether `error`, or what caused it, says that the GPU has disappeared or failed; neither
     running out of its memory nor a call that it does not know is such a failure."""
     seen: BaseException | None = error
     while seen is not None:
-        names = {kind.__name__ for kind in type(seen).__mro__}  # torch may not be imported
-        if "OutOfMemoryError" in names or NOT_LOST.search(str(seen)):
+        if out_of_memory(seen) or NOT_LOST.search(str(seen)):
             return False
+        names = {kind.__name__ for kind in type(seen).__mro__}
         if "AcceleratorError" in names or LOST.search(str(seen)):
             return True
         seen = seen.__cause__ or seen.__context__

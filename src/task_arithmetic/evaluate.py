@@ -12,7 +12,7 @@ import torch
 from .artifacts import UserError, check_tensors
 from .config import alpha_grid
 from .data import read_manifest, read_split
-from .device import autocast, torch_device
+from .device import autocast, out_of_memory, torch_device
 from .encoder import classify, encode, encode_linearized, image_tower_shapes, read_encoder
 from .finetune import read_head
 from .metrics import read_rows, write_rows
@@ -80,7 +80,9 @@ def in_parts(function, pixels, precision: str = "float32") -> tuple:
     try:
         with autocast(precision, pixels.device):
             return tuple(result.float() for result in function(pixels))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         if len(pixels) == 1:
             raise UserError(
                 "One image alone does not fit into the GPU's memory: use a GPU with more memory, "

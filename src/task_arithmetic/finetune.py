@@ -30,7 +30,7 @@ from .artifacts import (
     write_tensors,
 )
 from .data import TrainImages, read_manifest, read_split
-from .device import autocast, torch_device
+from .device import autocast, out_of_memory, torch_device
 from .encoder import classify, encode, encode_linearized, read_encoder
 from .pixels import crop_boxes, to_pixels
 from .vector import moved_names
@@ -159,7 +159,9 @@ def _batch_gradient(run: dict, pixels, labels) -> float:
                 share = len(labels[part]) / len(labels)
                 loss += gradient(run, pixels[part], labels[part], share)
             return float(loss)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             if micro == 1:
                 raise UserError(
                     "One image alone does not fit into the GPU's memory while training: use a GPU "
