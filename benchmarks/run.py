@@ -36,7 +36,6 @@ from task_arithmetic.vector import TaskVector
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("nonlinear", "ntk", "attention")
-ALPHAS = [round(0.05 * i, 2) for i in range(21)]
 RECIPE = {"learning_rate": 1e-5, "weight_decay": 0.1, "gradient_clip": 1.0}
 CLASSES = 10
 
@@ -131,20 +130,21 @@ def train_memory(mode: str, name: str, batch: int) -> int:
 
 
 @torch.inference_mode()
-def alpha_grid_ratio(name: str, batch: int, repeats: int, device) -> dict:
-    """nonlinear: a grid of 21 α ÷ (21 × bare forward passes); ntk: ÷ one linearized pass."""
+def alpha_grid_ratio(name: str, batch: int, points: int, repeats: int, device) -> dict:
+    """nonlinear: a grid of α ÷ (as many bare forward passes); ntk: ÷ one linearized pass."""
+    alphas = np.linspace(0, 1, points).tolist()
     given = setting(name, batch, device)
     theta0, tau, geometry = given["theta0"], given["tau"], given["about"]["geometry"]
     split = {"task": (given["images"], given["labels"].cpu().numpy(), given["head"])}
 
     def grid(linearized):
-        return lambda: accuracies(theta0, given["about"], tau, ALPHAS, split, linearized, "auto")
+        return lambda: accuracies(theta0, given["about"], tau, alphas, split, linearized, "auto")
 
     def bare(function):
         return lambda: in_parts(function, given["pixels"], "auto")
 
     def forwards(pixels):
-        return [encode(theta0, pixels, geometry) for _ in ALPHAS]
+        return [encode(theta0, pixels, geometry) for _ in alphas]
 
     actions = {
         "bare": bare(forwards),
@@ -339,17 +339,24 @@ def main() -> None:
         "versions": versions(),
         "command": f"python benchmarks/run.py --repeats {repeats} --batch {arguments.batch}",
     }
-    for name, batch, points in (
-        ("embedded-base", 128, 15),
-        ("ViT-B-32", arguments.batch, 15 if cuda else 3),
-    ):
+    sizes = {  # on a CPU a pass of ViT-B-32 takes seconds: smaller grids of like cells
+        "embedded-base": {"batch": 128, "grid_batch": 128, "alphas": 21, "heatmap_points": 15},
+        "ViT-B-32": {
+            "batch": arguments.batch,
+            "grid_batch": 2 * arguments.batch,
+            "alphas": 21 if cuda else 4,
+            "heatmap_points": 15 if cuda else 3,
+        },
+    }
+    for name, size in sizes.items():
+        batch, grid, points = size["batch"], size["grid_batch"], size["heatmap_points"]
+        few = 1 if name == "ViT-B-32" and not cuda else repeats
         result[name] = found = {
-            "batch": batch,
-            "heatmap_points": points,
-            "train_step_ratio": train_step_ratio(name, batch, repeats, device),
+            **size,
+            "train_step_ratio": train_step_ratio(name, batch, min(repeats, 2 * few), device),
             "train_memory_ratio": train_memory_ratio(name, batch),
-            "alpha_grid_ratio": alpha_grid_ratio(name, batch, repeats, device),
-            "heatmap_ratio": heatmap_ratio(name, batch, points, repeats, device),
+            "alpha_grid_ratio": alpha_grid_ratio(name, grid, size["alphas"], few, device),
+            "heatmap_ratio": heatmap_ratio(name, grid, points, few, device),
             "evaluation_speedup": evaluation_speedup(name, repeats, device),
             "startup_seconds": startup_seconds(name, repeats),
         }

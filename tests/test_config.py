@@ -275,6 +275,13 @@ def test_a_mode_that_would_train_nothing_is_refused_before_anything_runs(project
     assert "Mode typo: the pattern '*.attn.in_proj_weigth' matches no tensor" in sentence
 
 
+def test_an_encoder_of_more_pixels_than_are_stored_is_refused(project):
+    text = "{model: ViT-L-14-336-quickgelu, pretrained: openai}"
+    (project / "config/encoders/large.yaml").write_text(text)
+    sentence = complaint("encoders: [ViT-B-32, large]", basedir=project)
+    assert "Encoder large reads images of 336 pixels, but they are stored at 224" in sentence
+
+
 def test_an_encoder_that_open_clip_does_not_know_is_refused_before_anything_runs(project):
     (project / "config/encoders/odd.yaml").write_text("{model: ViT-B-33, pretrained: openai}")
     sentence = complaint("encoders: [ViT-B-32, odd]", basedir=project)

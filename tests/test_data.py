@@ -117,7 +117,7 @@ def test_the_manifest_says_what_the_task_is(tmp_path):
     assert manifest["definition"] == {"path": path}
     assert manifest["counts"] == {"train": 36, "validation": 4, "test": 12}
     assert manifest["repeated_within_split"] == {"train": 0, "validation": 0, "test": 0}
-    assert manifest["shared_between_splits"] == 0
+    assert set(manifest["shared_between_splits"].values()) == {0}
 
 
 def test_making_a_task_again_gives_the_same_files(tmp_path):
@@ -374,6 +374,17 @@ def negative_label(folder):
     return {"path": str(folder)}, "row 0 of the test images has label -1"
 
 
+def fractional_label(folder):
+    marks = [0.5, *map(float, labels(11))]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("float32")})
+    rows = {"image": pictures(12, 1), "label": marks}
+    test = datasets.Dataset.from_dict(rows, features=features)
+    rows = {"image": pictures(40, 0), "label": [float(i) for i in labels(40)]}
+    train = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(train=train, test=test).save_to_disk(folder)
+    return {"path": str(folder), "classes": CLASSES}, "not a label of whole numbers"
+
+
 def missing_label(folder):
     test = split(pictures(12, 1), [None, *labels(11)])
     train = split(pictures(40, 0), labels(40))
@@ -417,7 +428,7 @@ def image_in_train_and_test(folder):
     test[5] = train[draw_validation(40)[0][9]]
     dataset = datasets.DatasetDict(train=split(train, labels(40)), test=split(test, labels(12)))
     dataset.save_to_disk(folder)
-    return {"path": str(folder)}, "1 images are in both train and test .*train image 9.*shared_im"
+    return {"path": str(folder)}, "1 images are in both train and test.*shared_im"
 
 
 def image_in_train_and_validation(folder):
@@ -451,7 +462,8 @@ def too_large_validation(folder):
 BAD = [
     no_split, no_train_split, no_image_column, no_label_column, empty_split, no_folder,
     folder_without_images, damaged_dataset, no_class_names, too_few_classes, label_outside,
-    negative_label, missing_label, labels_in_words, unreadable_image, truncated_image,
+    negative_label, fractional_label, missing_label, labels_in_words, unreadable_image,
+    truncated_image,
     missing_image, image_in_train_and_test, image_in_train_and_validation, other_counts,
     other_class_count, too_few_images, too_large_validation,
 ]  # fmt: skip
@@ -470,7 +482,7 @@ def test_a_bad_dataset_is_one_sentence_that_names_the_task_and_leaves_nothing(tm
 def test_shared_images_can_be_allowed_and_are_counted(tmp_path):
     definition, _ = image_in_train_and_test(tmp_path / "source")
     manifest = read_manifest(written(tmp_path, **definition, shared_images=0.3))
-    assert manifest["shared_between_splits"] == 1
+    assert manifest["shared_between_splits"]["train-test"] == 1
     with pytest.raises(UserError, match="1 images are in both train and test"):
         written(tmp_path, **definition, shared_images=0.08)  # 1 of 12 is 0.083
 
@@ -622,6 +634,13 @@ def test_images_of_a_batch_stand_in_the_corner_before_zeros(tmp_path, uneven):
     chosen = np.array([7, 2, 2, 11])
     batch, sizes = images.take(chosen)
     assert batch.shape == (4, *sizes.max(axis=0), 3) and batch.dtype == np.uint8
+    boxes = np.array([[0, 0, 5, 9], [3, 2, 8, 1], [10, 4, 6, 6], [1, 1, 2, 20]])
+    pieces, shapes = images.take(chosen, boxes)
+    assert pieces.shape == (4, 8, 20, 3) and np.array_equal(shapes, boxes[:, 2:])
+    for piece, number, (top, left, h, w) in zip(pieces, chosen, boxes, strict=True):
+        whole = images.take([number])[0][0]
+        assert np.array_equal(piece[:h, :w], whole[top : top + h, left : left + w])
+        assert not piece[h:].any() and not piece[:, w:].any()
     for image, (height, width), number in zip(batch, sizes, chosen, strict=True):
         assert np.array_equal(image[:height, :width], images.take([number])[0][0])
         assert not image[height:].any() and not image[:, width:].any()

@@ -180,8 +180,8 @@ def test_names_that_are_not_compared_must_have_words_in_common():
 
 
 def test_images_in_two_splits_are_a_problem_unless_allowed(project, capsys):
-    change(project, "cats", shared_between_splits=4)
-    assert "4 images are in two of its splits" in complaint(project, capsys)
+    change(project, "cats", shared_between_splits={"train-test": 4})
+    assert "4 images are in both train and test" in complaint(project, capsys)
     redefine(project, "cats", shared_images=1)
     doctor("overlay.yaml", basedir=project)
     assert table(capsys.readouterr().out)["cats"]["shared"] == "4"
@@ -230,7 +230,7 @@ def test_an_older_or_damaged_manifest_is_a_problem_of_its_task_alone(project, ca
 
 
 def test_several_problems_are_all_named(project, capsys):
-    change(project, "boats", shared_between_splits=1, source_classes=["a", "b"])
+    change(project, "boats", shared_between_splits={"train-test": 1}, source_classes=["a", "b"])
     with pytest.raises(UserError, match="2 problems"):
         doctor("overlay.yaml", basedir=project)
     assert (

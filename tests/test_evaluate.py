@@ -14,7 +14,7 @@ from test_encoder import open_clip_jvp
 from task_arithmetic import evaluate
 from task_arithmetic.artifacts import UserError, read_tensors, write_tensors
 from task_arithmetic.data import sample_indices
-from task_arithmetic.encoder import encode, read_encoder
+from task_arithmetic.encoder import encode, encode_linearized, read_encoder
 from task_arithmetic.evaluate import (
     addition,
     choose_alpha,
@@ -26,7 +26,7 @@ from task_arithmetic.evaluate import (
     single_task,
 )
 from task_arithmetic.metrics import write_rows
-from task_arithmetic.vector import TaskVector, cosine
+from task_arithmetic.vector import TaskVector, cosine, moved_names
 
 ALPHAS = {"start": 0.0, "stop": 1.0, "step": 0.25}
 GRID = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -523,6 +523,38 @@ def test_one_image_that_does_not_fit_is_one_sentence():
 
     with pytest.raises(UserError, match="One image alone does not fit into the GPU's memory"):
         in_parts(forward, torch.randn(5, 4))
+
+
+EVERY_MODE = {  # and what a user may define: any tensors alone
+    **{mode: definition["train"] for mode, definition in tiny.MODES.items()},
+    "mlp": ["*.mlp.c_fc.weight", "*.mlp.c_proj.weight"],
+    "biases": ["*.bias", "*_bias"],
+    "first layer": ["transformer.resblocks.0.attn.in_proj_weight"],
+    "norms": ["*.ln_1.weight", "ln_post.bias"],
+    "patches": ["conv1.weight"],
+    "positions": ["positional_embedding"],
+}
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("patterns", EVERY_MODE.values(), ids=EVERY_MODE)
+def test_f_lin_in_bf16_is_f_lin_rounded_whatever_moves(patterns, activation):
+    """The tangent's residual stream stays float32, as the value's does."""
+    theta0, about = read_encoder(tiny.shared_suite()["encoder_dir"])
+    geometry = {**about["geometry"], "activation": activation}
+    generator = torch.Generator().manual_seed(0)
+    tau = {
+        name: 0.01 * torch.randn(theta0[name].shape, generator=generator)
+        for name in moved_names(theta0, patterns)
+    }
+    pixels = torch.randn(16, 3, 16, 16, generator=generator)
+
+    def features(precision):
+        return in_parts(lambda x: encode_linearized(theta0, tau, x, geometry), pixels, precision)
+
+    for exact, rounded in zip(features("float32"), features("bf16"), strict=True):
+        assert rounded.dtype == torch.float32
+        assert tiny.close(rounded, exact) < 0.03
 
 
 def test_bf16_changes_features_by_rounding_alone():

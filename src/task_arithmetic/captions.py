@@ -57,6 +57,10 @@ FIGURES = {
     "fig10": "Cosine similarity of task vectors of encoder {focus}. One colour scale, set by the "
     "entries off the diagonal, which is 1 by definition.",
 }
+REFERENCE_SCALING = (
+    "Normalised as in the published code: of the first 2,048 test images, divided by the number of "
+    "all batches, with the mean of both directions of the divergence."
+)
 BANDS = {
     "fig3": "Markers and bars: mean ± sample standard deviation over {n} seeds.",
     "fig5": "Markers, columns and bars: mean ± sample standard deviation over {n} seeds.",
@@ -101,7 +105,8 @@ def figure_caption(name, settings) -> str:
     n = len(settings["seeds"])
     seeds = BANDS.get(kind, "Mean over {n} seeds.").format(n=n) if n > 1 else ""
     title = FIGURES[kind].format(focus=settings["focus"], pair=pair)
-    notes = [title, seeds, suite_note(settings, [])]
+    scaled = REFERENCE_SCALING if pair and settings.get("reference_scaling") else ""
+    notes = [title, scaled, seeds, suite_note(settings, [])]
     return " ".join(note for note in notes if note)
 
 

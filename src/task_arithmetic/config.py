@@ -115,7 +115,7 @@ def validate_config(config: dict, basedir=ROOT) -> dict:
     alpha_grid(config["alphas"])
     definitions = load_definitions(config, basedir)
     _check_names(config)
-    _check_modes(definitions)
+    _check_towers(definitions)
     return {**config, "definitions": definitions}
 
 
@@ -219,8 +219,10 @@ def _check_finetune(recipe: dict) -> None:
         )
 
 
-def _check_modes(definitions: dict) -> None:
-    """Every pattern of every mode matches a tensor of every encoder, as far as it can be seen."""
+def _check_towers(definitions: dict) -> None:
+    """Every pattern of every mode matches a tensor of every encoder, and every encoder reads images
+    as they are stored; as far as it can be seen before an encoder is taken."""
+    from .data import RESOLUTION
     from .geometry import image_tower_shapes, read_geometry
     from .vector import moved_names
 
@@ -229,6 +231,12 @@ def _check_modes(definitions: dict) -> None:
             shapes = image_tower_shapes(read_geometry(name, encoder))
         except PackageNotFoundError:  # no open_clip here, to know its models
             continue
+        size = read_geometry(name, encoder)["image_size"]
+        if size > RESOLUTION:
+            raise UserError(
+                f"Encoder {name} reads images of {size} pixels, but they are stored at "
+                f"{RESOLUTION}: choose a model of at most that."
+            )
         for mode, definition in definitions["modes"].items():
             moved_names(shapes, definition["train"], mode)
 

@@ -8,6 +8,7 @@ after another, `train_sizes.npy` (int32, N × 2) their heights and widths.
 """
 
 import ctypes
+import itertools
 import os
 import re
 import shutil
@@ -91,7 +92,11 @@ def _write_task(task, definition, output_dir: Path, working: Path, download, thr
     blocks = working / sha256_of(fingerprints)[:16]
     paths = _decode(task, parts, definition, blocks, threads)
     digests = {split: _joined(paths[split], "digests").tolist() for split in SPLITS}
-    shared = _check_disjoint(task, definition, digests)
+    shared = {
+        f"{a}-{b}": len(set(digests[a]) & set(digests[b]))
+        for a, b in itertools.combinations(SPLITS, 2)
+    }
+    _check_disjoint(task, definition, counts, shared)
     sizes = {split: _joined(paths[split], "sizes").reshape(-1, 2) for split in SPLITS}
     side = _evaluated_side(np.concatenate([sizes["validation"], sizes["test"]]))
     with atomic_path(output_dir) as folder:
@@ -262,7 +267,10 @@ def _labels(task, split, dataset, indices, definition, classes) -> np.ndarray:
     """The chosen rows' labels (N,) int64."""
     column = definition.get("label", "label")
     try:
-        labels = np.asarray(dataset[column][:], dtype=np.int64)[indices]
+        every = np.asarray(dataset[column][:])
+        labels = every.astype(np.int64)[indices]
+        if (labels != every[indices]).any():
+            raise ValueError("some are fractions")
     except (TypeError, ValueError) as error:
         raise UserError(
             f"Task {task}: the column {column!r} of its {split} images is not a label of "
@@ -432,21 +440,27 @@ def _write_images(target: Path, shape: tuple, paths: list[Path], side: int) -> N
     out.flush()
 
 
-def _check_disjoint(task: str, definition: dict, digests: dict[str, list[str]]) -> int:
-    """The number of images in two splits; an error if they are more than the definition's
-    `shared_images`, a share of the smaller split (default 0)."""
-    count, allowed = 0, definition.get("shared_images", 0)
-    for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        shared = set(digests[a]) & set(digests[b])
-        count += len(shared)
-        if len(shared) > allowed * min(len(digests[a]), len(digests[b])):
-            first = min(digests[a].index(digest) for digest in shared)
-            raise UserError(
-                f"Task {task}: {len(shared)} images are in both {a} and {b} (the first is "
-                f"{a} image {first}); remove them from one of the two, or set `shared_images` in "
-                "its definition to the share of images that may be."
+def _check_disjoint(task: str, definition: dict, counts: dict, shared: dict) -> None:
+    problem = too_many_shared(task, definition, counts, shared)
+    if problem:
+        raise UserError(problem)
+
+
+def too_many_shared(task: str, definition: dict, counts: dict, shared: dict) -> str | None:
+    """A sentence if more images stand in two splits than the definition's `shared_images` allows, a
+    share of the smaller split (default 0).
+
+    Args:
+        counts: split → images; shared: "train-test" and the other pairs → images in both.
+    """
+    for pair, count in shared.items():
+        a, b = pair.split("-")
+        if count > definition.get("shared_images", 0) * min(counts[a], counts[b]):
+            return (
+                f"Task {task}: {count:,} images are in both {a} and {b}; remove them from one of "
+                "the two, or set `shared_images` in its definition to the share that may be."
             )
-    return count
+    return None
 
 
 def _check_expected(task: str, expected: dict | None, found: dict) -> None:
@@ -478,15 +492,19 @@ class TrainImages:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def take(self, indices) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 (B, H, W, 3), of the largest height and width among them, each in the top
-        left corner before zeros; and their sizes int64 (B, 2)."""
+    def take(self, indices, boxes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Images, or a box (top, left, height, width) of each: uint8 (B, H, W, 3) of the largest
+        height and width among them, each in the top left corner before zeros; and their sizes
+        int64 (B, 2)."""
         sizes = self.sizes[indices]
-        batch = np.zeros((len(sizes), *sizes.max(axis=0), 3), np.uint8)
-        for out, start, (height, width) in zip(batch, self.starts[indices], sizes, strict=True):
-            piece = self.pixels[start : start + height * width]
-            out[:height, :width] = piece.reshape(height, width, 3)
-        return batch, sizes
+        if boxes is None:
+            boxes = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
+        batch = np.zeros((len(sizes), *boxes[:, 2:].max(axis=0), 3), np.uint8)
+        for out, start, size, box in zip(batch, self.starts[indices], sizes, boxes, strict=True):
+            (height, width), (top, left, h, w) = size, box
+            whole = self.pixels[start : start + height * width].reshape(height, width, 3)
+            out[:h, :w] = whole[top : top + h, left : left + w]
+        return batch, boxes[:, 2:]
 
 
 def read_split(data_dir, split: str, limit: dict | None = None):

@@ -104,19 +104,22 @@ def examine(task: str, definition: dict, folder) -> tuple[list[str], list[str], 
     names, problem = own_names(task, definition, manifest["classes"], manifest["source_classes"])
     problems += [problem] * (problem is not None)
     shared = manifest["shared_between_splits"]
-    smallest = min(count for count in manifest["counts"].values() if count)
-    if shared > definition.get("shared_images", 0) * smallest:
-        problems.append(
-            f"Task {task}: {shared:,} images are in two of its splits; remove them from one, or "
-            "set `shared_images` in its definition to the share of images that may be."
-        )
+    problem = data.too_many_shared(task, definition, manifest["counts"], shared)
+    problems += [problem] * (problem is not None)
     stored, wrong = stored_size(task, folder, manifest["counts"])
     problems += wrong
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     commit = (manifest.get("source") or {}).get("commit")
     counts = [f"{found[key]}/{expected.get(key, '–')}" for key in [*data.SPLITS, "classes"]]
     repeated = sum(manifest["repeated_within_split"].values())
-    row = [task, commit[:7] if commit else "local", *counts, names, str(shared), str(repeated)]
+    row = [
+        task,
+        commit[:7] if commit else "local",
+        *counts,
+        names,
+        str(sum(shared.values())),
+        str(repeated),
+    ]
     return [*row, stored, megabytes(size)], problems, size
 
 

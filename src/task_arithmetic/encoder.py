@@ -134,8 +134,9 @@ def _each(linear_map, x: Dual) -> Dual:
 
 
 def _total(like: Tensor, *terms: Tensor | None) -> Tensor | None:
-    """The sum of the tangent's terms that exist, in the shape of its value."""
-    found = [t for t in terms if t is not None]
+    """The sum of the tangent's terms that exist, in the shape and precision of its value: autocast
+    gives narrower products, which the residual stream must not be."""
+    found = [t.to(like.dtype) for t in terms if t is not None]
     return sum(found[1:], found[0]).expand_as(like) if found else None
 
 

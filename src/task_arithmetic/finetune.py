@@ -30,7 +30,7 @@ from .artifacts import (
     write_tensors,
 )
 from .data import TrainImages, read_manifest, read_split
-from .device import autocast, out_of_memory, torch_device
+from .device import autocast, out_of_memory, torch_device, uses_bf16
 from .encoder import classify, encode, encode_linearized, read_encoder
 from .pixels import crop_boxes, to_pixels
 from .vector import moved_names
@@ -62,6 +62,7 @@ def finetune(
     theta0, about = read_encoder(encoder_dir, device)
     head_tensor = read_head(head, read_manifest(data_dir), about, device)
     images, labels = read_split(data_dir, "train", settings.get("limit"))
+    precision = settings.get("precision", "float32")
     recipe = {
         "encoder": encoder,
         "image_tower_sha256": about["image_tower_sha256"],
@@ -70,6 +71,7 @@ def finetune(
         "task": task,
         "seed": seed,
         "settings": settings,
+        "precision": "bf16" if uses_bf16(precision, device) else "float32",
         "data_sha256": read_manifest(data_dir)["data_sha256"],
     }
     state_path = Path(output).with_name(f".{Path(output).stem}.{sha256_of(recipe)[:16]}.state")
@@ -268,14 +270,15 @@ def batch_indices(step: int, count: int, batch_size: int, seed: int) -> np.ndarr
 
 
 def read_batch(images: TrainImages, labels, step: int, seed: int, recipe: dict):
-    """The images of one training step, the boxes of their random crops, and their labels: on the
-    CPU, as tensors."""
+    """The random crops of one training step, each before zeros, their sizes as boxes, and their
+    labels: on the CPU, as tensors."""
     chosen = batch_indices(step, len(images), recipe["batch_size"], seed)
     generator = torch.Generator().manual_seed(
         int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
     )
-    batch, sizes = images.take(chosen)
-    boxes = crop_boxes(torch.from_numpy(sizes), recipe["crop_scale"], generator)
+    boxes = crop_boxes(torch.from_numpy(images.sizes[chosen]), recipe["crop_scale"], generator)
+    batch, sizes = images.take(chosen, boxes.numpy())
+    boxes = torch.from_numpy(np.concatenate([np.zeros_like(sizes), sizes], axis=1))
     return torch.from_numpy(batch), boxes, torch.from_numpy(labels[chosen])
 
 

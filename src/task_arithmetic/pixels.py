@@ -31,7 +31,8 @@ def to_pixels(images: Tensor, about: dict, boxes: Tensor | None = None) -> Tenso
 
 def resample(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Bicubic, antialiased resize of one box of each image, as Pillow's (a = -1/2): along rows,
-    then along columns, each rounded to levels 0 to 255.
+    then along columns, each rounded to levels 0 to 255. (Pillow 13 takes columns first for some
+    tall boxes, which differ by a few levels where there is most detail.)
 
     Args:
         pixels: float (B, C, H, W), levels 0 to 255.

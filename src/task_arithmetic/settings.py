@@ -156,6 +156,7 @@ def view_settings(config: dict) -> str:
         "seeds": config["seeds"],
         "pairs": config["disentanglement"]["pairs"],
         "keep": config["negation"]["keep"],
+        "reference_scaling": config["disentanglement"].get("reference_scaling", False),
     }
     # In the configuration's order, which is the order of rows and panels.
     return json.dumps(settings, separators=(",", ":"))
