@@ -104,8 +104,8 @@ def examine(task: str, definition: dict, folder) -> tuple[list[str], list[str], 
     names, problem = own_names(task, definition, manifest["classes"], manifest["source_classes"])
     problems += [problem] * (problem is not None)
     shared = manifest["shared_between_splits"]
-    problem = data.too_many_shared(task, definition, manifest["counts"], shared)
-    problems += [problem] * (problem is not None)
+    sentence = data.too_many_shared(task, definition, manifest["counts"], shared)
+    problems += [sentence] if sentence else []
     stored, wrong = stored_size(task, folder, manifest["counts"])
     problems += wrong
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
