@@ -564,3 +564,68 @@ def test_an_encoder_has_the_weights_of_the_hub_and_again_without_it(user, hub):
     user.weights.unlink()
     succeeds(user.download_weights({"HF_HUB_OFFLINE": "1"}))
     assert user.weights.read_bytes() == record
+
+
+# --- The pipeline --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_pipeline_takes_tasks_from_the_hub_and_again_without_it(
+    hub, user, project, snakemake, root
+):
+    """Downloads, arrays and heads of three tasks through Snakemake, once there is access to all;
+    what is lost is made again from the cache, without the hub; the doctor finds nothing wrong."""
+    hub.commit("dataset", "me/forms", digits(1))
+    hub.commit("dataset", "me/control", digits(2))
+    hub.gated["dataset", "me/control"] = {"hf_secret"}
+    expected = {"train": 9, "validation": 3, "test": 6, "classes": 3}
+    for name in ("digits", "forms", "control"):
+        task = {"hub": f"me/{name}", "validation": 3, "templates": ["a {}."], "expected": expected}
+        (project / f"config/tasks/{name}.yaml").write_text(json.dumps({**task, "classes": CLASSES}))
+    overlay = {
+        "run": "hub",
+        "tasks": ["digits", "forms"],
+        "encoders": ["embedded-small"],
+        "focus": "embedded-small",
+        "negation": {"control": "control", "keep": 0.95},
+        "disentanglement": {"pairs": {"fig6": ["digits", "forms"], "fig8": ["forms", "digits"]}},
+    }
+    (project / "hub.yaml").write_text(json.dumps(overlay))
+    env = {key: value for key, value in user.env.items() if key.startswith(("HF_", "NO_P", "no_p"))}
+    command = "--cores", "2", "--configfile", project / "hub.yaml", "--until", "head"
+
+    def run(**more):
+        options = {"directory": project, "snakefile": project / "Snakefile"}
+        return snakemake(*command, **options, env={**env, "HF_TOKEN": "", **more})
+
+    refused = run(HF_TOKEN="")
+    assert refused.returncode != 0
+    assert "Task control: me/control is gated: accept its terms" in refused.stdout
+    done = run(HF_TOKEN="hf_secret")
+    assert done.returncode == 0, done.stdout[-3000:]
+    manifest = json.loads((project / "results/shared/data/forms/manifest.json").read_text())
+    assert manifest["source"]["repo"] == "me/forms" and manifest["counts"]["test"] == 6
+    hub.stop()
+    lost = project / "results/shared/data/forms/test_images.npy"
+    before = lost.read_bytes()
+    (project / "results/shared/downloads/tasks/forms.json").unlink()
+    lost.unlink()
+    done = run(HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert lost.read_bytes() == before
+    doctor = subprocess.run(
+        [sys.executable, "-c", DOCTOR, project, project / "hub.yaml"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    assert doctor.stdout.count("6/6") == 3
+
+
+DOCTOR = """
+import sys
+from task_arithmetic.doctor import doctor
+doctor(sys.argv[2], basedir=sys.argv[1])
+"""
