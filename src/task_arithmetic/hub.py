@@ -271,7 +271,7 @@ def _fetch_one(where, commit: str, name: str) -> dict:
     except Exception as error:
         if is_disk_full(error):
             raise
-        raise _sentence(what, f"{name} of {repo}", commit, error) from error
+        raise _sentence(what, repo, commit, error, name) from error
     blob = path.resolve()
     sha256 = sha256_of_file(blob)
     # The hub names a file by its SHA-256, a small one by its hash in git; so does the cache.
@@ -340,8 +340,9 @@ def _reason(error) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def _sentence(what: str, repo: str, revision: str | None, error) -> UserError:
-    """The hub client's errors as one sentence."""
+def _sentence(what: str, repo: str, revision: str | None, error, file=None) -> UserError:
+    """The hub client's errors as one sentence, of a repository or of a file in it."""
+    wanted = repo if file is None else f"{file} of {repo}"
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
@@ -360,13 +361,15 @@ def _sentence(what: str, repo: str, revision: str | None, error) -> UserError:
             "log in with `hf auth login`."
         )
     if isinstance(error, errors.RemoteEntryNotFoundError):
-        return UserError(f"{what}: {repo} is not on the hub at {revision}; correct its definition.")
+        return UserError(
+            f"{what}: {wanted} is not on the hub at {revision}; correct its definition."
+        )
     if constants.HF_HUB_OFFLINE:
         return UserError(
-            f"{what}: {repo} is not in the hub's cache, and HF_HUB_OFFLINE is set; unset it, or "
+            f"{what}: {wanted} is not in the hub's cache, and HF_HUB_OFFLINE is set; unset it, or "
             "download once where there is a connection."
         )
     return UserError(
-        f"{what}: the hub does not give {repo} ({_reason(error)}); check the connection, and run "
+        f"{what}: the hub does not give {wanted} ({_reason(error)}); check the connection, and run "
         "again: what is there already is kept."
     )
