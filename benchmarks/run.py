@@ -22,8 +22,8 @@ import torch
 import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from task_arithmetic.arrays import FORMAT
 from task_arithmetic.artifacts import now, sha256_of_file, versions, write_json, write_tensors
-from task_arithmetic.data import FORMAT
 from task_arithmetic.device import torch_device, uses_bf16
 from task_arithmetic.disentanglement import disentanglement_errors
 from task_arithmetic.efficiency import peak_memory, start_memory, wait

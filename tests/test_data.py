@@ -15,17 +15,9 @@ from PIL import Image
 from torchvision import transforms
 
 from task_arithmetic import data as module
+from task_arithmetic.arrays import RESOLUTION, TRAIN_SIDE, read_manifest, read_split, sample_indices
 from task_arithmetic.artifacts import UserError, read_json, sha256_of, write_json
-from task_arithmetic.data import (
-    RESOLUTION,
-    TRAIN_SIDE,
-    class_names,
-    draw_validation,
-    read_manifest,
-    read_split,
-    sample_indices,
-    write_task,
-)
+from task_arithmetic.data import class_names, draw_validation, write_task
 
 CLASSES = ["circle", "square", "star"]
 COUNTS = {"train": 40, "test": 12}

@@ -8,8 +8,8 @@ from test_evaluate import images_of, naive_features, summed
 
 from task_arithmetic import disentanglement as module
 from task_arithmetic import evaluate
+from task_arithmetic.arrays import sample_indices
 from task_arithmetic.artifacts import read_tensors
-from task_arithmetic.data import sample_indices
 from task_arithmetic.disentanglement import (
     changed,
     disentanglement,

@@ -12,8 +12,8 @@ import torch
 from test_encoder import open_clip_jvp
 
 from task_arithmetic import evaluate
+from task_arithmetic.arrays import sample_indices
 from task_arithmetic.artifacts import UserError, read_tensors, write_tensors
-from task_arithmetic.data import sample_indices
 from task_arithmetic.encoder import encode, encode_linearized, read_encoder
 from task_arithmetic.evaluate import (
     addition,

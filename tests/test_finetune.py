@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from test_encoder import open_clip_jvp
 
 from task_arithmetic import finetune as module
+from task_arithmetic.arrays import read_split
 from task_arithmetic.artifacts import (
     Interrupted,
     UserError,
@@ -29,7 +30,6 @@ from task_arithmetic.artifacts import (
     sha256_of_file,
     write_tensors,
 )
-from task_arithmetic.data import read_split
 from task_arithmetic.encoder import encode, encode_linearized, read_encoder
 from task_arithmetic.finetune import (
     batch_indices,

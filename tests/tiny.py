@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
+from task_arithmetic.arrays import FORMAT
 from task_arithmetic.artifacts import write_json
 from task_arithmetic.clip import import_encoder, write_head
-from task_arithmetic.data import FORMAT
 from task_arithmetic.finetune import finetune
 from task_arithmetic.metrics import COLUMNS, read_rows
 from task_arithmetic.vector import write_vector

@@ -77,8 +77,8 @@ def _encoder(encoder, settings, download, output):
 
 
 def _head(encoder_dir, data_dir, settings, output):
+    from .arrays import read_manifest
     from .clip import write_head
-    from .data import read_manifest
 
     write_head(encoder_dir, read_manifest(data_dir), settings["templates"], output)
 

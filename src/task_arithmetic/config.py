@@ -222,7 +222,7 @@ def _check_finetune(recipe: dict) -> None:
 def _check_towers(definitions: dict) -> None:
     """Every pattern of every mode matches a tensor of every encoder, and every encoder reads images
     as they are stored; as far as it can be seen before an encoder is taken."""
-    from .data import RESOLUTION
+    from .arrays import RESOLUTION
     from .geometry import image_tower_shapes, read_geometry
     from .vector import moved_names
 

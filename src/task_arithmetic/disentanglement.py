@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .data import read_manifest, read_split, sample_indices
+from .arrays import read_manifest, read_split, sample_indices
 from .device import torch_device
 from .encoder import classify, encode, encode_linearized, read_encoder
 from .evaluate import chunks, in_parts, read_vector

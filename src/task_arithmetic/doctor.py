@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from . import data
+from .arrays import FORMAT, RESOLUTION, SPLITS
 from .artifacts import UserError, read_json
 from .config import ROOT, merge, read_yaml, validate_config
+from .data import class_names, too_many_shared
 from .settings import data_settings
 
 DATA_DIR = Path("results/shared/data")  # a folder for each task
 COLUMNS = [
-    *("task", "commit", *data.SPLITS, "classes", "own names"),
+    *("task", "commit", *SPLITS, "classes", "own names"),
     *("shared", "repeated", "stored", "disk"),
 ]
 ARRAYS = ("images", "labels")  # of each split
@@ -79,10 +80,10 @@ def examine(task: str, definition: dict, folder) -> tuple[list[str], list[str], 
     if not (folder / "manifest.json").is_file():
         return None
     manifest = read_json(folder / "manifest.json")
-    if manifest.get("format") != data.FORMAT:
+    if manifest.get("format") != FORMAT:
         raise UserError(
             f"Task {task}: {folder} was made by another version (format "
-            f"{manifest.get('format', 1)}, not {data.FORMAT}); delete it and run again."
+            f"{manifest.get('format', 1)}, not {FORMAT}); delete it and run again."
         )
     problems = []
     if manifest["definition"] != definition:
@@ -104,13 +105,13 @@ def examine(task: str, definition: dict, folder) -> tuple[list[str], list[str], 
     names, problem = own_names(task, definition, manifest["classes"], manifest["source_classes"])
     problems += [problem] * (problem is not None)
     shared = manifest["shared_between_splits"]
-    sentence = data.too_many_shared(task, definition, manifest["counts"], shared)
+    sentence = too_many_shared(task, definition, manifest["counts"], shared)
     problems += [sentence] if sentence else []
     stored, wrong = stored_size(task, folder, manifest["counts"])
     problems += wrong
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     commit = (manifest.get("source") or {}).get("commit")
-    counts = [f"{found[key]}/{expected.get(key, '–')}" for key in [*data.SPLITS, "classes"]]
+    counts = [f"{found[key]}/{expected.get(key, '–')}" for key in [*SPLITS, "classes"]]
     repeated = sum(manifest["repeated_within_split"].values())
     row = [
         task,
@@ -133,7 +134,7 @@ def own_names(task: str, definition: dict, classes: list, own: list | None):
         return "none", None
     given = {"classes": classes}
     try:
-        data.class_names(task, given, own)
+        class_names(task, given, own)
         return "same", None
     except UserError as error:
         problem = str(error)
@@ -141,7 +142,7 @@ def own_names(task: str, definition: dict, classes: list, own: list | None):
     if meant is None:
         return "differ", problem
     try:
-        data.class_names(task, {**given, "source_classes": meant}, own)
+        class_names(task, {**given, "source_classes": meant}, own)
     except UserError as error:
         return "differ", str(error)
     alike = sum(bool(_words(a) & _words(b)) for a, b in zip(own, classes, strict=True))
@@ -161,7 +162,7 @@ def stored_size(task: str, folder: Path, counts: dict) -> tuple[str, list[str]]:
     """The size at which evaluated images are stored, as text, and what is wrong with the arrays:
     their headers must be those that the manifest's counts ask for."""
     problems, sides, pixels = [], set(), None
-    for name in ["train_sizes", *(f"{split}_{what}" for split in data.SPLITS for what in ARRAYS)]:
+    for name in ["train_sizes", *(f"{split}_{what}" for split in SPLITS for what in ARRAYS)]:
         path = folder / f"{name}.npy"
         try:
             array = np.load(path, mmap_mode="r")
@@ -181,7 +182,7 @@ def stored_size(task: str, folder: Path, counts: dict) -> tuple[str, list[str]]:
         elif name == "train_images":
             wanted, dtype = (len(array) if pixels is None else pixels, 3), np.uint8
         elif name.endswith("images"):
-            side = array.shape[1] if array.ndim == 4 else data.RESOLUTION
+            side = array.shape[1] if array.ndim == 4 else RESOLUTION
             wanted, dtype = (counts[split], side, side, 3), np.uint8
             sides.add(side)
         if array.shape != wanted or array.dtype != dtype:

@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from .data import read_manifest, read_split
+from .arrays import read_manifest, read_split
 from .device import torch_device
 from .encoder import read_encoder
 from .finetune import batches, learning_rate_at, read_head, start, step

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .arrays import read_manifest, read_split
 from .artifacts import UserError, check_tensors
 from .config import alpha_grid
-from .data import read_manifest, read_split
 from .device import autocast, out_of_memory, torch_device
 from .encoder import classify, encode, encode_linearized, image_tower_shapes, read_encoder
 from .finetune import read_head

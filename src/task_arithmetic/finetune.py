@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch.optim.adamw import adamw
 
+from .arrays import TrainImages, read_manifest, read_split
 from .artifacts import (
     Interrupted,
     UserError,
@@ -29,7 +30,6 @@ from .artifacts import (
     versions,
     write_tensors,
 )
-from .data import TrainImages, read_manifest, read_split
 from .device import autocast, out_of_memory, torch_device, uses_bf16
 from .encoder import classify, encode, encode_linearized, read_encoder
 from .pixels import crop_boxes, to_pixels

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from . import settings
+from .arrays import RESOLUTION, TRAIN_SIDE
 from .config import ROOT, alpha_grid, merge, read_yaml, validate_config
-from .data import RESOLUTION, TRAIN_SIDE
 from .device import uses_bf16
 from .disentanglement import REFERENCE_BATCH, REFERENCE_BATCHES
 from .efficiency import WARM_UP

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import settings
+from .arrays import RESOLUTION, SMALL, SPLITS, TRAIN_SIDE
 from .artifacts import UserError, read_json
-from .data import RESOLUTION, SMALL, SPLITS, TRAIN_SIDE
 from .geometry import image_tower_shapes, parameters, text_parameters, weights_repository
 from .vector import moved_names
 
