@@ -358,3 +358,37 @@ def test_the_shown_configuration_reads_back_as_the_same():
     config = validate_config(configuration())
     del config["definitions"]
     assert yaml.safe_load(as_yaml(config)) == config
+
+
+@pytest.mark.parametrize("change", ["a file more", "a file less", "other content", "a new class"])
+def test_what_changes_deep_in_a_users_folder_changes_the_data_stage(project, tmp_path, change):
+    folder = tmp_path / "balls"
+    for split in ("train", "test"):
+        (folder / split / "red").mkdir(parents=True)
+        (folder / split / "red/1.png").write_text("a picture")
+    text = f"{{path: {folder}, templates: ['a {{}}.']}}"
+    (project / "config/tasks/balls.yaml").write_text(text)
+    config = configuration("tasks: [cars, dtd, sun397, resisc45, balls]")
+
+    def found():
+        return data_settings(validate_config(config, basedir=project), "balls")
+
+    before = found()
+    assert before == found()
+    if change == "a file more":
+        (folder / "train/red/2.png").write_text("another")
+    elif change == "a file less":
+        (folder / "test/red/1.png").unlink()
+    elif change == "other content":
+        (folder / "train/red/1.png").write_text("a pictur")
+    else:
+        (folder / "train/blue").mkdir()
+        (folder / "train/blue/1.png").write_text("blue")
+    assert found() != before
+
+
+def test_weights_for_another_activation_are_named_by_the_check(project):
+    (project / "config/encoders/plain.yaml").write_text("{model: ViT-B-32, pretrained: openai}")
+    (project / "mine.yaml").write_text("{encoders: [plain], focus: plain, ablations: []}")
+    with pytest.raises(UserError, match="use model: ViT-B-32-quickgelu"):
+        check(project / "mine.yaml", basedir=project)

@@ -420,7 +420,10 @@ def image_in_train_and_test(folder):
     test[5] = train[draw_validation(40)[0][9]]
     dataset = datasets.DatasetDict(train=split(train, labels(40)), test=split(test, labels(12)))
     dataset.save_to_disk(folder)
-    return {"path": str(folder)}, "1 images are in both train and test.*shared_im"
+    return (
+        {"path": str(folder)},
+        "1 image in common.*shared_im.*image of row 9 of train is the image of row 5 of test",
+    )
 
 
 def image_in_train_and_validation(folder):
@@ -431,7 +434,7 @@ def image_in_train_and_validation(folder):
         train=split(train, labels(40)), test=split(pictures(12, 1), labels(12))
     )
     dataset.save_to_disk(folder)
-    return {"path": str(folder)}, "in both train and validation"
+    return {"path": str(folder)}, "train and validation have 1 image in common"
 
 
 def other_counts(folder):
@@ -475,7 +478,7 @@ def test_shared_images_can_be_allowed_and_are_counted(tmp_path):
     definition, _ = image_in_train_and_test(tmp_path / "source")
     manifest = read_manifest(written(tmp_path, **definition, shared_images=0.3))
     assert manifest["shared_between_splits"]["train-test"] == 1
-    with pytest.raises(UserError, match="1 images are in both train and test"):
+    with pytest.raises(UserError, match="train and test have 1 image in common"):
         written(tmp_path, **definition, shared_images=0.08)  # 1 of 12 is 0.083
 
 

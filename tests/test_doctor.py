@@ -140,7 +140,11 @@ def test_a_task_that_is_not_made_yet_is_no_problem(project, capsys):
     shutil.rmtree(project / "results/shared/data/cats")
     doctor("overlay.yaml", basedir=project)
     text = capsys.readouterr().out
-    assert re.search("cats +not made", text) and "Not made yet: cats (" in text
+    assert (
+        re.search("cats +not made", text)
+        and "Not made yet: cats. To make" in text
+        and "data/cats/manifest.json" in text
+    )
 
 
 @pytest.mark.parametrize("what", ["train", "validation", "test", "classes"])
@@ -181,7 +185,7 @@ def test_names_that_are_not_compared_must_have_words_in_common():
 
 def test_images_in_two_splits_are_a_problem_unless_allowed(project, capsys):
     change(project, "cats", shared_between_splits={"train-test": 4})
-    assert "4 images are in both train and test" in complaint(project, capsys)
+    assert "train and test have 4 images in common" in complaint(project, capsys)
     redefine(project, "cats", shared_images=1)
     doctor("overlay.yaml", basedir=project)
     assert table(capsys.readouterr().out)["cats"]["shared"] == "4"
@@ -252,3 +256,13 @@ def test_doctor_imports_neither_torch_nor_open_clip():
         "sys.exit(bool({'torch', 'open_clip', 'datasets'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_last_failure_of_the_data_stage_is_repeated(project, capsys):
+    shutil.rmtree(project / "results/shared/data/cats")
+    log = project / "results/shared/logs/data/cats.log"
+    log.parent.mkdir(parents=True)
+    log.write_text(
+        "decode …\ntask-arithmetic data: Task cats: its split 'test' is empty; choose it.\n"
+    )
+    assert "Task cats: its split 'test' is empty; choose it." in complaint(project, capsys)

@@ -62,12 +62,7 @@ def read_split(data_dir, split: str, limit: dict | None = None):
         images: TrainImages for train, else uint8 (N, S, S, 3); labels int64 (N,).
     """
     data_dir = Path(data_dir)
-    made = read_manifest(data_dir).get("format")
-    if made != FORMAT:
-        raise UserError(
-            f"{data_dir} was made by another version (format {made}, not {FORMAT}): delete the "
-            "folder and run again."
-        )
+    read_manifest(data_dir)
     images, labels = _load(data_dir, split, "images"), np.array(_load(data_dir, split, "labels"))
     sizes = _load(data_dir, split, "sizes") if split == "train" else None
     complete = len(images) if sizes is None else sizes.prod(axis=1, dtype=np.int64).sum()
@@ -88,7 +83,9 @@ def _load(data_dir: Path, split: str, what: str) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r")
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: run the data stage of this task.") from None
+        raise UserError(
+            f"{path} does not exist: delete its folder, {data_dir}, and run again."
+        ) from None
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it and run again.") from None
 
@@ -103,5 +100,11 @@ def sample_indices(count: int, samples: int) -> np.ndarray:
 
 
 def read_manifest(data_dir) -> dict:
-    """manifest.json of a task's folder."""
-    return read_json(Path(data_dir) / "manifest.json")
+    """manifest.json of a task's folder. Raises UserError if another version made it."""
+    manifest = read_json(Path(data_dir) / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        raise UserError(
+            f"{data_dir} was made by another version (format {manifest.get('format', 1)}, not "
+            f"{FORMAT}): delete the folder and run again."
+        )
+    return manifest

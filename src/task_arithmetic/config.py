@@ -72,6 +72,7 @@ def check(*paths, basedir=ROOT) -> None:
     for path in paths:
         config = merge(config, read_yaml(path))
     config = validate_config(config, basedir)
+    _check_weights(config)
     per_seed = len(config["tasks"]) * (
         len(config["encoders"]) * len(config["modes"]) + len(config["ablations"])
     )
@@ -217,6 +218,15 @@ def _check_finetune(recipe: dict) -> None:
         raise UserError(
             f"finetune.crop_scale must be [smallest, largest]; found [{small}, {large}]."
         )
+
+
+def _check_weights(config: dict) -> None:
+    """open_clip knows the weights of every encoder of a hub, and they fit its activation."""
+    from .geometry import weights_repository
+
+    for name, encoder in config["definitions"]["encoders"].items():
+        if "pretrained" in encoder:
+            weights_repository(name, encoder)
 
 
 def _check_towers(definitions: dict) -> None:

@@ -82,7 +82,10 @@ def _write_task(task, definition, output_dir: Path, working: Path, download, thr
         f"{a}-{b}": len(set(digests[a]) & set(digests[b]))
         for a, b in itertools.combinations(SPLITS, 2)
     }
-    _check_disjoint(task, definition, counts, shared)
+    problem = too_many_shared(task, definition, counts, shared)
+    if problem:
+        example = _shared_example(parts, digests, definition.get("image", "image"))
+        raise UserError(f"{problem.removesuffix('.')} ({example}).")
     sizes = {split: _joined(paths[split], "sizes").reshape(-1, 2) for split in SPLITS}
     side = _evaluated_side(np.concatenate([sizes["validation"], sizes["test"]]))
     with atomic_path(output_dir) as folder:
@@ -426,10 +429,18 @@ def _write_images(target: Path, shape: tuple, paths: list[Path], side: int) -> N
     out.flush()
 
 
-def _check_disjoint(task: str, definition: dict, counts: dict, shared: dict) -> None:
-    problem = too_many_shared(task, definition, counts, shared)
-    if problem:
-        raise UserError(problem)
+def _shared_example(parts: dict, digests: dict, column: str) -> str:
+    """Where one of the images is that stand in two splits."""
+    for a, b in itertools.combinations(SPLITS, 2):
+        for digest in digests[a]:
+            if digest in digests[b]:
+                places = []
+                for split in (a, b):
+                    dataset, indices = parts[split]
+                    row = int(indices[digests[split].index(digest)])
+                    places.append(f"{_where(dataset, column, row).rstrip(',')} of {split}")
+                return " is ".join(places)
+    return ""
 
 
 def too_many_shared(task: str, definition: dict, counts: dict, shared: dict) -> str | None:
@@ -443,8 +454,9 @@ def too_many_shared(task: str, definition: dict, counts: dict, shared: dict) -> 
         a, b = pair.split("-")
         if count > definition.get("shared_images", 0) * min(counts[a], counts[b]):
             return (
-                f"Task {task}: {count:,} images are in both {a} and {b}; remove them from one of "
-                "the two, or set `shared_images` in its definition to the share that may be."
+                f"Task {task}: {a} and {b} have {count:,} image{'s' * (count > 1)} in common; "
+                "remove them from one of the two, or set `shared_images` in its definition to the "
+                "share that may be."
             )
     return None
 

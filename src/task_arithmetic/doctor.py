@@ -49,7 +49,11 @@ def doctor(*paths, basedir=ROOT) -> None:
             continue
         if found is None:
             rows.append([task, "not made"])
-            missing.append(task)
+            problem = last_failure(task)
+            if problem:
+                problems.append(problem)
+            else:
+                missing.append(task)
         else:
             rows.append(found[0])
             problems += found[1]
@@ -57,12 +61,23 @@ def doctor(*paths, basedir=ROOT) -> None:
     print(aligned(rows))
     print("Counts: found/expected. Disk in all:", megabytes(sum(sizes)))
     if missing:
-        print(f"Not made yet: {', '.join(missing)} (snakemake --cores all --until data).")
+        given = " ".join(["--configfile", *map(str, paths)]) + " " if paths else ""
+        targets = " ".join(str(DATA_DIR / task / "manifest.json") for task in missing)
+        print(f"Not made yet: {', '.join(missing)}. To make them:")
+        print(f"  snakemake --cores all {given}-- {targets}")
     for problem in problems:
         print(f"- {problem}")
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError(f"The data have {count}, named above: mend that and run again.")
+
+
+def last_failure(task: str) -> str | None:
+    """The sentence in which the data stage of a task ended, if it failed."""
+    log = Path(f"results/shared/logs/data/{task}.log")
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    start = "task-arithmetic data: "
+    return lines[-1].removeprefix(start) if lines and lines[-1].startswith(start) else None
 
 
 def examine(task: str, definition: dict, folder) -> tuple[list[str], list[str], int] | None:
@@ -167,7 +182,7 @@ def stored_size(task: str, folder: Path, counts: dict) -> tuple[str, list[str]]:
         try:
             array = np.load(path, mmap_mode="r")
         except FileNotFoundError:
-            problems.append(f"Task {task}: {path} does not exist; run Snakemake again.")
+            problems.append(f"Task {task}: {path} does not exist; delete {folder} and run again.")
             continue
         except (ValueError, EOFError, OSError) as error:
             problems.append(

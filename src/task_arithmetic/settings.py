@@ -9,7 +9,7 @@ import os
 
 import yaml
 
-from .artifacts import canonical
+from .artifacts import canonical, sha256_of
 from .config import ENCODER_FILES
 
 DOWNLOADS_DIR = "results/shared/downloads"
@@ -36,12 +36,27 @@ def download_record(config: dict, kind: str, name: str) -> str | None:
 
 
 def data_settings(config: dict, task: str) -> str:
-    """The data stage's slice: the task's definition without its templates."""
+    """The data stage's slice: the task's definition without its templates, and of a user's folder
+    what is in it."""
     definition = dict(config["definitions"]["tasks"][task])
     del definition["templates"]
     if "embedded" in definition:
         definition["path"] = source_dir(config, task)
+    elif "path" in definition:
+        definition["files"] = _listing(definition["path"])
     return canonical(definition)
+
+
+def _listing(folder: str) -> str:
+    """A hash of the names, sizes and times of the files below a folder: the folder's own time says
+    nothing of what changes deeper in it."""
+    found = []
+    for here, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(here, name)
+            about = os.stat(path)
+            found.append([os.path.relpath(path, folder), about.st_size, about.st_mtime_ns])
+    return sha256_of(sorted(found))
 
 
 def source_dir(config: dict, task: str) -> str | None:
