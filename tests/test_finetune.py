@@ -1,6 +1,7 @@
 """Fine-tuning: the step, the schedule, the order of images, and runs that stop and go on."""
 
 import csv
+import gc
 import json
 import math
 import os
@@ -31,6 +32,7 @@ from task_arithmetic.artifacts import (
     write_tensors,
 )
 from task_arithmetic.encoder import encode, encode_linearized, read_encoder
+from task_arithmetic.evaluate import accuracies
 from task_arithmetic.finetune import (
     batch_indices,
     batches,
@@ -44,6 +46,7 @@ from task_arithmetic.finetune import (
     step,
 )
 from task_arithmetic.pixels import crop_boxes, to_pixels
+from task_arithmetic.vector import TaskVector
 
 # --- One step, in float64, against open_clip's module and torch's own autograd -------------------
 
@@ -243,6 +246,19 @@ def test_bf16_is_for_the_forward_pass_alone(mode):
     (loss, gradient), (loss16, gradient16) = found.values()
     assert loss != loss16 and loss == pytest.approx(loss16, rel=0.02)
     assert F.cosine_similarity(gradient, gradient16, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("mode", tiny.MODES)
+def test_a_step_and_an_evaluation_leave_no_reference_cycle(mode):
+    """Jobs run without the garbage collector, see __main__.py."""
+    run, theta0, batches = prepare(mode, torch.float32)
+    split = {"task": (np.zeros((9, 16, 16, 3), np.uint8), np.zeros(9, np.int64), run["head"])}
+    arguments = (theta0, run["about"], TaskVector({}), [0.0, 1.0], split, mode == "ntk")
+    for _ in range(2):
+        gc.collect()
+        step(run, *batches[0], 1e-3)
+        accuracies(*arguments)
+    assert gc.collect() == 0
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3, 50])

@@ -1,7 +1,14 @@
 """`python -m task_arithmetic` is the command `task-arithmetic`."""
 
+import gc
 import sys
 
-from .cli import main
+from .cli import ON_DEVICE, main
 
-sys.exit(main())
+# Training and evaluation make no reference cycles: looking for some while torch is imported and
+# when the process ends is a fifth of a short job.
+if ON_DEVICE & set(sys.argv[1:2]):
+    gc.disable()
+status = main()
+gc.freeze()
+sys.exit(status)
