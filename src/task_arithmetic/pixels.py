@@ -17,7 +17,7 @@ def to_pixels(images: Tensor, about: dict, boxes: Tensor | None = None) -> Tenso
         float32 (B, 3, S, S).
     """
     size = about["geometry"]["image_size"]
-    pixels = images.permute(0, 3, 1, 2).float()
+    pixels = images.permute(0, 3, 1, 2).contiguous().float()  # new: may be changed in place
     if boxes is not None or pixels.shape[-2:] != (size, size):
         if boxes is None:
             boxes = torch.tensor([[0, 0, *pixels.shape[-2:]]]).expand(len(pixels), 4)
@@ -26,7 +26,7 @@ def to_pixels(images: Tensor, about: dict, boxes: Tensor | None = None) -> Tenso
         torch.tensor(about[k], dtype=torch.float32, device=pixels.device).view(3, 1, 1)
         for k in ("mean", "std")
     )
-    return (pixels / 255 - mean) / std
+    return pixels.div_(255).sub_(mean).div_(std)
 
 
 def resample(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
