@@ -49,6 +49,15 @@ def merge(base: dict, overlay: dict) -> dict:
     return merged
 
 
+def read_config(*paths, basedir=ROOT) -> dict:
+    """The checked configuration of files, each over the one before and the first over config.yaml,
+    as `snakemake --configfile` merges them."""
+    config = read_yaml(Path(basedir) / "config.yaml")
+    for path in paths:
+        config = merge(config, read_yaml(path))
+    return validate_config(config, basedir)
+
+
 def typed(value):
     """What `snakemake --config 'alphas={step: 0.1}' seeds=[0,1]` gives, as YAML would read it:
     Snakemake leaves numbers inside of mappings and lists as texts."""
@@ -68,10 +77,7 @@ def typed(value):
 def check(*paths, basedir=ROOT) -> None:
     """Validate configuration files, each over the one before and the first over config.yaml, as
     `snakemake --configfile` merges them; print what the run holds and how much it fine-tunes."""
-    config = read_yaml(Path(basedir) / "config.yaml")
-    for path in paths:
-        config = merge(config, read_yaml(path))
-    config = validate_config(config, basedir)
+    config = read_config(*paths, basedir=basedir)
     _check_weights(config)
     per_seed = len(config["tasks"]) * (
         len(config["encoders"]) * len(config["modes"]) + len(config["ablations"])

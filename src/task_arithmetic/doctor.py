@@ -12,7 +12,7 @@ import numpy as np
 
 from .arrays import FORMAT, RESOLUTION, SPLITS
 from .artifacts import UserError, read_json
-from .config import ROOT, merge, read_yaml, validate_config
+from .config import ROOT, read_config
 from .data import class_names, too_many_shared
 from .settings import data_settings
 
@@ -35,10 +35,7 @@ def doctor(*paths, basedir=ROOT) -> None:
     Raises:
         UserError: there is a problem, or the configuration is wrong.
     """
-    config = read_yaml(Path(basedir) / "config.yaml")
-    for path in paths:
-        config = merge(config, read_yaml(path))
-    config = validate_config(config, basedir)
+    config = read_config(*paths, basedir=basedir)
     rows, problems, sizes, missing = [COLUMNS], [], [], []
     for task in [*config["tasks"], config["negation"]["control"]]:
         try:

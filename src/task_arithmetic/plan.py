@@ -7,14 +7,13 @@ Nothing is downloaded or written.
 import json
 import os
 import textwrap
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from . import settings
 from .arrays import RESOLUTION, TRAIN_SIDE
-from .config import ROOT, alpha_grid, merge, read_yaml, validate_config
+from .config import ROOT, alpha_grid, read_config
 from .device import uses_bf16
 from .disentanglement import REFERENCE_BATCH, REFERENCE_BATCHES
 from .efficiency import WARM_UP
@@ -65,10 +64,7 @@ def plan(*paths, device: str | None = None, basedir=ROOT) -> None:
     Raises:
         UserError: a wrong configuration, an unknown device, an unknown encoder.
     """
-    config = read_yaml(Path(basedir) / "config.yaml")
-    for path in paths:
-        config = merge(config, read_yaml(path))
-    config = validate_config(config, basedir)
+    config = read_config(*paths, basedir=basedir)
     named = named_device(device, basedir)
     encoders = config["definitions"]["encoders"]
     geometries = {name: read_geometry(name, definition) for name, definition in encoders.items()}
