@@ -122,11 +122,6 @@ def _repository(what: str, repo: str, kind: str, revision: str | None) -> tuple[
         cached = _cached(repo, kind, revision or "main")
         if cached is not None:
             return cached
-    if error is None:
-        raise UserError(
-            f"{what}: {repo} is not in the hub's cache, and HF_HUB_OFFLINE is set; unset it, or "
-            "download once where there is a connection."
-        )
     raise _sentence(what, repo, revision, error) from error
 
 
