@@ -13,12 +13,14 @@ configfile: os.path.join(workflow.basedir, "config.yaml")
 
 
 sys.path.insert(0, os.path.join(workflow.basedir, "src"))
+from task_arithmetic import run
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.config import merge, typed, validate_config
 
 try:
     config = merge(config, typed(workflow.config_settings.config))  # snakemake --config KEY=VALUE
     config = validate_config(config, workflow.basedir)
+    run.check_plan(config)
 except UserError as error:
     sys.exit(str(error))
 
@@ -46,6 +48,14 @@ include: "workflow/rules/metrics.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
+
+
+onstart:
+    run.start(f"results/{config['run']}", workflow.dag, planned=config)
+
+
+localrules:
+    all,
 
 
 rule all:

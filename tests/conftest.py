@@ -1,6 +1,7 @@
 """What several test modules share: the repository, and running its Snakefile elsewhere."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,14 +39,60 @@ def snakemake(tmp_path):
     return run
 
 
-@pytest.fixture
-def project(tmp_path) -> Path:
-    """A copy of the repository's workflow and configuration that a test may change."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    for part in ("config", "envs", "profiles", "workflow"):
-        shutil.copytree(ROOT / part, folder / part)
+def copy_project(folder: Path) -> Path:
+    """A copy of the repository's workflow, configuration and code."""
+    folder.mkdir(parents=True)
+    for part in ("config", "envs", "profiles", "workflow", "src"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / part, folder / part)
-    (folder / "src").symlink_to(ROOT / "src")
     return folder
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A copy of the repository's workflow, configuration and code that a test may change."""
+    return copy_project(tmp_path / "project")
+
+
+class Nano:
+    """A folder with a copy of the repository, in which config/nano.yaml is run."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.results = folder, folder / "results/nano"
+
+    def command(self, *options) -> list[str]:
+        command = [sys.executable, "-m", "snakemake", "--cores", "2"]
+        command += ["--configfile", "config/nano.yaml", *options]
+        return [str(word) for word in command]
+
+    def run(self, *options, env=None):
+        """Run it; the finished process, with stdout and stderr together in `.stdout`."""
+        return subprocess.run(
+            self.command(*options),
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(self.folder / "src"), **(env or {})},
+        )
+
+    def planned(self, *options, env=None) -> dict[str, int]:
+        """Rule → number of jobs that a dry run plans."""
+        done = self.run("--dry-run", *options, env=env)
+        assert done.returncode == 0, done.stdout[-3000:]
+        if "Nothing to be done" in done.stdout:
+            return {}
+        table = done.stdout.split("Job stats:")[1].split("\n\n")[0]
+        counts = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+        del counts["total"]
+        return {rule: count for rule, count in counts.items() if rule != "all"}
+
+
+@pytest.fixture(scope="session")
+def nano(tmp_path_factory) -> Nano:
+    """A finished run of config/nano.yaml, for all tests; who changes it puts it back."""
+    nano = Nano(copy_project(tmp_path_factory.mktemp("nano") / "project"))
+    done = nano.run()
+    assert done.returncode == 0, done.stdout[-6000:]
+    return nano

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import pickle
-import signal
 import struct
 import subprocess
 from pathlib import Path
@@ -25,7 +24,6 @@ from task_arithmetic.artifacts import (
     read_tensors,
     sha256_of,
     sha256_of_file,
-    stop_signals,
     write_json,
     write_tensors,
 )
@@ -301,13 +299,3 @@ def test_equal_settings_have_equal_text_and_hash():
     # SHA-256 of "abc", from the standard (FIPS 180-4)
     abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_of("abc") == sha256_of(b"abc") == abc
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_signal_is_only_remembered_within_the_block(number):
-    before = signal.getsignal(number)
-    with stop_signals() as caught:
-        assert caught[0] == 0
-        os.kill(os.getpid(), number)
-        assert caught[0] == number
-    assert signal.getsignal(number) is before

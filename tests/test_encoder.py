@@ -334,8 +334,8 @@ def zero_shot(model, tokenizer, templates):
 def test_a_written_head_is_open_clips_zero_shot_classifier(clip, tmp_path):
     import open_clip
 
-    manifest = {"task": "one", "classes": tiny.CLASSES}
-    write_head(clip.encoder_dir, manifest, TEMPLATES, tmp_path / "head.safetensors")
+    data_dir = tiny.classes_dir(tmp_path / "data")
+    write_head(clip.encoder_dir, data_dir, {"templates": TEMPLATES}, tmp_path / "head.safetensors")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{clip.folder}")
     expected = zero_shot(clip.model, tokenizer, TEMPLATES)
     head = read_tensors(tmp_path / "head.safetensors")["head"]
@@ -346,8 +346,10 @@ def test_a_written_head_is_open_clips_zero_shot_classifier(clip, tmp_path):
 def test_imagenets_templates_are_open_clips_eighty(clip, tmp_path):
     import open_clip
 
-    manifest = {"task": "imagenet", "classes": tiny.CLASSES}
-    write_head(clip.encoder_dir, manifest, "open_clip", tmp_path / "head.safetensors")
+    data_dir = tiny.classes_dir(tmp_path / "data")
+    write_head(
+        clip.encoder_dir, data_dir, {"templates": "open_clip"}, tmp_path / "head.safetensors"
+    )
     assert len(open_clip.OPENAI_IMAGENET_TEMPLATES) == 80
     tokenizer = open_clip.get_tokenizer(f"local-dir:{clip.folder}")
     expected = zero_shot(clip.model, tokenizer, open_clip.OPENAI_IMAGENET_TEMPLATES)
@@ -362,8 +364,10 @@ def test_an_encoder_with_its_own_merges_makes_heads_with_them(tmp_path):
     merges = small_merges(folder / "bpe_merges.txt.gz")
     import_encoder("tiny", {"path": str(folder)}, tmp_path / "encoder")
     shutil.move(folder, tmp_path / "gone")  # heads need only the encoder's own folder
-    manifest = {"task": "one", "classes": tiny.CLASSES}
-    write_head(tmp_path / "encoder", manifest, TEMPLATES, tmp_path / "head.safetensors")
+    data_dir = tiny.classes_dir(tmp_path / "data")
+    write_head(
+        tmp_path / "encoder", data_dir, {"templates": TEMPLATES}, tmp_path / "head.safetensors"
+    )
     tokenizer = SimpleTokenizer(
         bpe_path=str(tmp_path / "gone" / merges.name), context_length=text["context_length"]
     )
@@ -375,10 +379,12 @@ def test_a_tokenizer_that_does_not_fit_the_text_tower_is_refused(tmp_path):
     """A small vocabulary whose merges were forgotten: its tokens are not the tower's."""
     text = {**tiny.MODEL["text_cfg"], "vocab_size": 600}
     folder = tiny.checkpoint(tmp_path / "checkpoint", text_cfg=text)
-    manifest = {"task": "one", "classes": tiny.CLASSES}
+    data_dir = tiny.classes_dir(tmp_path / "data")
     with pytest.raises(UserError, match="bpe_merges|vocabulary|tokenizer"):
         import_encoder("tiny", {"path": str(folder)}, tmp_path / "encoder")
-        write_head(tmp_path / "encoder", manifest, TEMPLATES, tmp_path / "head.safetensors")
+        write_head(
+            tmp_path / "encoder", data_dir, {"templates": TEMPLATES}, tmp_path / "head.safetensors"
+        )
 
 
 # --- Import --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import gc
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,9 +22,9 @@ import torch.nn.functional as F
 from test_encoder import open_clip_jvp
 
 from task_arithmetic import finetune as module
+from task_arithmetic import jobs
 from task_arithmetic.arrays import read_split
 from task_arithmetic.artifacts import (
-    Interrupted,
     UserError,
     read_json,
     read_made_by,
@@ -538,12 +539,12 @@ def test_theta0_plus_tau_predicts_as_the_finetuned_model_did(mode):
 
 
 class Stop(Exception):
-    """Stands for a crash."""
+    """Stands for the end of the process."""
 
 
 def stop_after(monkeypatch, steps, how):
     """Let `how` happen within the given step (counted from 1) of the next run."""
-    original, count = module.step, [0]
+    original, count = module._batch_gradient, [0]
 
     def counted(*arguments):
         count[0] += 1
@@ -551,28 +552,32 @@ def stop_after(monkeypatch, steps, how):
             how()
         return original(*arguments)
 
-    monkeypatch.setattr(module, "step", counted)
+    monkeypatch.setattr(module, "_batch_gradient", counted)
 
 
-def raise_stop():
+def crash():
+    raise Stop
+
+
+def stop():
+    """What a signal does, within the step that is being computed."""
+    (save,) = jobs._saves
+    assert re.fullmatch(r"\d+ of \d+ steps are saved \(.*\)\.", save())
     raise Stop
 
 
 @pytest.mark.parametrize("mode", tiny.MODES)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_and_resumed_run_gives_the_same_files(mode, number, whole, tmp_path, monkeypatch):
+def test_a_stopped_and_resumed_run_gives_the_same_files(mode, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_after(patch, 5, lambda: os.kill(os.getpid(), number))
-        with pytest.raises(Interrupted, match="Stopped after step 5 of 12") as caught:
+        stop_after(patch, 6, stop)
+        with pytest.raises(Stop):
             train(tmp_path, mode)
-    assert caught.value.number == number
     assert not (tmp_path / "moved.safetensors").exists()
-    assert len(states(tmp_path)) == 1
+    assert [read_made_by(path)["done"] for path in states(tmp_path)] == [5]
     taken = []
     with monkeypatch.context() as patch:
-        stop_after(patch, 0, raise_stop)
-        original = module.step
-        patch.setattr(module, "step", lambda *a: (taken.append(1), original(*a))[1])
+        original = module._batch_gradient
+        patch.setattr(module, "_batch_gradient", lambda *a: (taken.append(1), original(*a))[1])
         output = train(tmp_path, mode)
     assert len(taken) == 7  # no step is done twice
     assert sha256_of_file(output) == sha256_of_file(whole[mode])
@@ -583,8 +588,8 @@ def test_a_stopped_and_resumed_run_gives_the_same_files(mode, number, whole, tmp
 def test_a_run_stopped_often_gives_the_same_file(whole, tmp_path, monkeypatch):
     for _ in range(4):
         with monkeypatch.context() as patch:
-            stop_after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
-            with pytest.raises(Interrupted):
+            stop_after(patch, 4, stop)
+            with pytest.raises(Stop):
                 train(tmp_path)
     assert sha256_of_file(train(tmp_path)) == sha256_of_file(whole["attention"])
 
@@ -593,11 +598,11 @@ def test_a_run_stopped_often_gives_the_same_file(whole, tmp_path, monkeypatch):
 def test_a_crashed_run_goes_on_from_its_last_checkpoint(mode, tmp_path, monkeypatch):
     expected = train(tmp_path / "whole", mode, checkpoint_steps=4)
     with monkeypatch.context() as patch:
-        stop_after(patch, 11, raise_stop)
+        stop_after(patch, 11, crash)
         with pytest.raises(Stop):
             train(tmp_path / "crashed", mode, checkpoint_steps=4)
     (state,) = states(tmp_path / "crashed")
-    assert read_made_by(state)["steps_done"] == 8
+    assert read_made_by(state)["done"] == 8
     assert not (tmp_path / "crashed" / "moved.safetensors").exists()
     again = train(tmp_path / "crashed", mode, checkpoint_steps=4)
     assert sha256_of_file(again) == sha256_of_file(expected)
@@ -620,8 +625,8 @@ def test_checkpoints_change_nothing_but_the_recorded_recipe(whole, tmp_path):
 )
 def test_a_changed_recipe_does_not_go_on_from_the_old_state(change, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_after(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Interrupted):
+        stop_after(patch, 6, stop)
+        with pytest.raises(Stop):
             train(tmp_path / "a")
     expected = train(tmp_path / "b", **change)
     assert sha256_of_file(train(tmp_path / "a", **change)) == sha256_of_file(expected)
@@ -630,16 +635,16 @@ def test_a_changed_recipe_does_not_go_on_from_the_old_state(change, tmp_path, mo
 @pytest.mark.parametrize("damage", ["cut", "empty", "pickle", "other tensors"])
 def test_a_damaged_state_is_ignored(damage, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_after(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Interrupted):
+        stop_after(patch, 6, stop)
+        with pytest.raises(Stop):
             train(tmp_path)
     (state,) = states(tmp_path)
     if damage == "cut":
         state.write_bytes(state.read_bytes()[:-100])
     elif damage == "pickle":
-        torch.save({"steps_done": 5}, state)
+        torch.save({"done": 5}, state)
     elif damage == "other tensors":
-        write_tensors(state, {"theta.proj": torch.ones(3)}, {"steps_done": 5})
+        write_tensors(state, {"theta.proj": torch.ones(3)}, {"done": 5})
     else:
         state.write_bytes(b"")
     assert sha256_of_file(train(tmp_path)) == sha256_of_file(whole["attention"])
@@ -692,7 +697,7 @@ def test_a_killed_process_and_a_stopped_one_lose_nothing(tmp_path, monkeypatch):
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not list(tmp_path.glob("moved*"))
-    killed_at = read_made_by(state)["steps_done"]
+    killed_at = read_made_by(state)["done"]
     assert killed_at % 20 == 0 and killed_at > 0
 
     process = begin(tmp_path, **recipe)
@@ -700,17 +705,17 @@ def test_a_killed_process_and_a_stopped_one_lose_nothing(tmp_path, monkeypatch):
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
     assert process.returncode == 128 + signal.SIGTERM
-    assert said.splitlines()[-1].startswith("task-arithmetic finetune: Stopped after step ")
+    assert said.splitlines()[-1].startswith("task-arithmetic finetune: Stopped by SIGTERM. ")
     assert "Traceback" not in said and not list(tmp_path.glob("moved*"))
-    stopped_at = read_made_by(state)["steps_done"]
+    stopped_at = read_made_by(state)["done"]
     assert killed_at < stopped_at < 3000
 
     # Going on to step 3,000 would take too long: a run whose state at that step is equal in every
     # tensor goes on equally.
     reached = read_tensors(state)
     with monkeypatch.context() as patch:
-        stop_after(patch, stopped_at, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Interrupted, match=f"after step {stopped_at} of 3000"):
+        stop_after(patch, stopped_at + 1, stop)
+        with pytest.raises(Stop):
             train(tmp_path.with_name("whole"), **recipe)
     expected = read_tensors(states(tmp_path.with_name("whole"))[0])
     assert state.name == states(tmp_path.with_name("whole"))[0].name
@@ -769,7 +774,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(bad, tmp_path, 
     with pytest.raises(UserError, match="at step 3 of"):
         train(tmp_path, steps=3, checkpoint_steps=1)
     (state,) = states(tmp_path)
-    assert finite(state) and read_made_by(state)["steps_done"] == 2
+    assert finite(state) and read_made_by(state)["done"] == 2
     assert not list(tmp_path.glob("moved*"))
 
 

@@ -1,8 +1,11 @@
 """The report: one self-contained page whose findings are those of the metrics."""
 
+import json
+import os
 import re
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +18,7 @@ import views
 from task_arithmetic import figures, findings, report, tables
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.cells import load_metrics
+from task_arithmetic.locks import node
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "workflow/reference/paper.csv"
@@ -30,18 +34,42 @@ def make_run(folder, settings, **sizes):
     for name in tables.names_of(settings):
         reference = TARGETS if name == "targets" else REFERENCE
         tables.write(name, path, reference, settings, folder)
-    for name in figures.names_of(settings):  # a pixel: the report only embeds them
+    for name in figures.FIGURES:  # a pixel: the report only embeds them
         matplotlib.image.imsave(folder / f"{name}.png", [[[0.5, 0.5, 0.5]]])
-    (folder / "config.yaml").write_text("run: synthetic  # <&>\n")
-    lines = "stage,jobs,seconds,peak_memory_mib\ndata,9,12.5,310\nfinetune,48,400.25,905.5\n"
-    (folder / "timings.csv").write_text(lines)
+    write_records(folder / "results/synthetic")
     return folder
 
 
-def write(folder, settings, **options):
-    options = {"timings_path": folder / "timings.csv"} | options
-    report.write(folder / "metrics.csv", folder, folder, settings, folder / "config.yaml",
-                 folder / "report.html", **options)  # fmt: skip
+def write_records(run_dir):
+    """run.json and records of a run whose report is being written: a job that failed at first, one
+    that runs, this process, and one without a record."""
+    common = {"node": node(), "pid": os.getpid(), "exit": 0, "peak_memory_bytes": 310 * 2**20}
+    attempts = {
+        "data/mnist": [{"started": 1e9, "seconds": 12.5}],
+        "finetune/small/ntk/mnist/0": [
+            {"started": 1e9 + 13, "seconds": 0.25, "exit": 1},
+            {"started": 1e9 + 20, "seconds": 1400, "peak_memory_bytes": 906 * 2**20},
+        ],
+        "report/report": [{"started": time.time(), "seconds": 3.0, "exit": None}],
+        "tables/table1": [],
+    }
+    jobs = []
+    for job, own in attempts.items():
+        log = f"results/synthetic/logs/{job}.log"
+        record = run_dir.parents[1] / log.replace(".log", ".json")
+        record.parent.mkdir(parents=True)
+        if own:
+            content = {"attempts": [common | {"updated": a["started"]} | a for a in own]}
+            record.write_text(json.dumps(content))
+        jobs.append({"stage": job.split("/")[0], "log": log, "outputs": [], "needed": True})
+    content = {"started": 1e9, "pid": os.getpid(), "node": node(), "jobs": jobs}
+    (run_dir / "run.json").write_text(json.dumps(content))
+
+
+def write(folder, settings, run_dir="results/synthetic"):
+    run_dir = run_dir and folder / run_dir
+    report.write(folder / "metrics.csv", folder, folder, settings, "run: synthetic  # <&>\n",
+                 run_dir, folder / "report.html")  # fmt: skip
     return (folder / "report.html").read_text()
 
 
@@ -66,7 +94,7 @@ def test_the_page_is_self_contained(text):
 
     Parser().feed(text)
     images = [source for source in sources if source.startswith("data:image/png;base64,")]
-    assert len(images) == 7
+    assert len(images) == 8
     anchors = set(sources) - set(images)
     assert all(source.startswith("#") for source in anchors)
     assert all(f'id="{anchor[1:]}"' in text for anchor in anchors)
@@ -79,14 +107,38 @@ def test_the_page_holds_all_parts(run, text):
     folder, settings = run
     for title in ("What this run is", "Findings", "Tables", "Figures", "Configuration"):
         assert f"<h2>{title}</h2>" in text
-    for name in [*tables.names_of(settings), *figures.names_of(settings)]:
+    for name in [*tables.names_of(settings), *figures.FIGURES]:
         assert f'id="{name}"' in text
     assert "run: synthetic  # &lt;&amp;&gt;" in text
     for package in ("python", "torch", "open_clip_torch", "snakemake", "datasets", "pandas"):
         assert f"<td class='text'>{package}</td>" in text
-    assert "400.2" in text and "412.8" in text and "906" in text  # a stage's seconds, all, peak
     assert "embedded suite on small images" in text
-    assert "Timings" not in write(folder, settings, timings_path=None)
+
+
+def test_the_page_shows_when_the_jobs_ran(run, text):
+    folder, settings = run
+    section = text[text.index('<section id="timings">') :]
+    assert re.search(r'<figure id="timeline"><img width="\d{3}"', section)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in section.split("<tr")]
+    assert [row for row in cells if row] == [
+        ["data", "1", "1", "12.5", "310"],
+        ["finetune", "1", "2", "1,400.2", "906"],
+        ["all", "2", "3", "1,412.8", "906"],
+    ]
+    assert (folder / "config.yaml").read_text() == "run: synthetic  # <&>\n"
+    lines = (folder / "trace.csv").read_text().splitlines()
+    assert [line.split(",")[:3] for line in lines[1:]] == [
+        ["data", "data/mnist", "1"],
+        ["finetune", "finetune/small/ntk/mnist/0", "1"],
+        ["finetune", "finetune/small/ntk/mnist/0", "2"],
+    ]
+    assert b"CreationDate" not in (folder / "timeline.pdf").read_bytes()
+
+
+def test_a_report_by_hand_has_no_timings(run):
+    folder, settings = run
+    for run_dir in (None, "results/other"):
+        assert "Timings" not in write(folder, settings, run_dir)
 
 
 def test_the_page_prints_the_tables_numbers(run, text):
@@ -100,7 +152,7 @@ def test_the_page_has_equal_bytes_twice(run, text):
     assert write(*run) == text
 
 
-@pytest.mark.parametrize("name", ["table2.md", "table4.csv", "fig9.png", "config.yaml"])
+@pytest.mark.parametrize("name", ["table2.md", "table4.csv", "fig9.png"])
 def test_a_missing_part_is_an_error(name, run):
     folder, settings = run
     content = (folder / name).read_bytes()

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from task_arithmetic.arrays import FORMAT
-from task_arithmetic.artifacts import write_json
+from task_arithmetic.artifacts import sealed, sha256_of_file, write_json
 from task_arithmetic.clip import import_encoder, write_head
 from task_arithmetic.finetune import finetune
 from task_arithmetic.metrics import COLUMNS, read_rows
@@ -137,16 +137,25 @@ def data_dir(root: Path, task: str, seed: int, size=16) -> Path:
         "classes": CLASSES,
         "counts": counts,
         "data_sha256": f"{task}{seed}",
+        "files": {path.name: sha256_of_file(path) for path in folder.iterdir()},
     }
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", sealed(manifest))
+    return folder
+
+
+def classes_dir(folder: Path, task="one") -> Path:
+    """A data folder as far as a head needs it: a manifest with the class names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / "manifest.json", sealed({"format": FORMAT, "task": task, "classes": CLASSES})
+    )
     return folder
 
 
 def head(root: Path, task: str) -> Path:
     """The task's head for the random encoder."""
-    manifest = json.loads((root / "data" / task / "manifest.json").read_text())
-    path = root / "heads" / f"{task}.safetensors"
-    write_head(root / "encoder", manifest, ["a photo of a {}.", "{}"], path)
+    path, templates = root / "heads" / f"{task}.safetensors", ["a photo of a {}.", "{}"]
+    write_head(root / "encoder", root / "data" / task, {"templates": templates}, path)
     return path
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .artifacts import UserError, read_json
+from .artifacts import UserError, check_file, read_sealed
 
-FORMAT = 2  # of a task's folder
+FORMAT = 3  # of a task's folder
 SPLITS = ("train", "validation", "test")
 RESOLUTION = 224  # larger images are evaluated at this size, as every CLIP ViT here reads them
 TRAIN_SIDE = 256  # of the shortest side of larger train images: room for crops of 0.9 of the area
@@ -62,9 +62,10 @@ def read_split(data_dir, split: str, limit: dict | None = None):
         images: TrainImages for train, else uint8 (N, S, S, 3); labels int64 (N,).
     """
     data_dir = Path(data_dir)
-    read_manifest(data_dir)
-    images, labels = _load(data_dir, split, "images"), np.array(_load(data_dir, split, "labels"))
-    sizes = _load(data_dir, split, "sizes") if split == "train" else None
+    files = read_manifest(data_dir)["files"]
+    images = _load(data_dir, f"{split}_images.npy", files)
+    labels = np.array(_load(data_dir, f"{split}_labels.npy", files))
+    sizes = _load(data_dir, f"{split}_sizes.npy", files) if split == "train" else None
     complete = len(images) if sizes is None else sizes.prod(axis=1, dtype=np.int64).sum()
     rows = images if sizes is None else sizes
     if len(rows) == 0 or len(rows) != len(labels) or complete != len(images):
@@ -78,9 +79,11 @@ def read_split(data_dir, split: str, limit: dict | None = None):
     return images if chosen is None else images[chosen], labels
 
 
-def _load(data_dir: Path, split: str, what: str) -> np.ndarray:
-    path = data_dir / f"{split}_{what}.npy"
+def _load(data_dir: Path, name: str, files: dict[str, str]) -> np.ndarray:
+    """An array, mapped from disk, of the SHA-256 that the manifest gives it."""
+    path = data_dir / name
     try:
+        check_file(path, files.get(name))
         return np.load(path, mmap_mode="r")
     except FileNotFoundError:
         raise UserError(
@@ -100,8 +103,8 @@ def sample_indices(count: int, samples: int) -> np.ndarray:
 
 
 def read_manifest(data_dir) -> dict:
-    """manifest.json of a task's folder. Raises UserError if another version made it."""
-    manifest = read_json(Path(data_dir) / "manifest.json")
+    """manifest.json of a task's folder. Raises UserError if it is damaged or of another version."""
+    manifest = read_sealed(Path(data_dir) / "manifest.json")
     if manifest.get("format") != FORMAT:
         raise UserError(
             f"{data_dir} was made by another version (format {manifest.get('format', 1)}, not "

@@ -11,14 +11,16 @@ import os
 import platform
 import re
 import shutil
-import signal
 import time
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-FORMAT = "task_arithmetic/1"  # of every safetensors file that we write
+FORMAT = "task_arithmetic/2"  # of every safetensors file that we write
+
+_temporaries: set[Path] = set()  # what this process is writing
+_checked: dict[tuple, str] = {}  # a file and its state → the hash that it was found to have
 
 
 class UserError(Exception):
@@ -34,6 +36,7 @@ def atomic_path(path):
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _temporaries.add(temporary)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -51,10 +54,30 @@ def atomic_path(path):
             ) from error
         raise
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+        _temporaries.discard(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_temporaries() -> None:
+    """Remove what this process has not finished writing, before it ends at once."""
+    for path in list(_temporaries):
+        _remove(path)
+
+
+def remove_partial(output) -> None:
+    """Remove what killed processes left half-written beside a stage's output, under hidden names;
+    for who holds the lock on it."""
+    output = Path(output)
+    for name in os.listdir(output.parent) if output.parent.is_dir() else []:
+        if name.lstrip(".").startswith(f"{output.stem}.") and name.endswith(".partial"):
+            _remove(output.parent / name)
 
 
 def _put(source: Path, target: Path) -> None:
@@ -105,6 +128,30 @@ def read_json(path):
         raise UserError(f"{path} is damaged (not JSON): delete it and run again.") from None
 
 
+def sealed(content: dict) -> dict:
+    """`content` with a hash of itself, which read_sealed checks."""
+    return {**content, "seal": sha256_of(content)}
+
+
+def read_sealed(path) -> dict:
+    """Read a JSON artifact that was written `sealed`. Raises UserError if it is not as written."""
+    content = read_json(path)
+    if (
+        "seal" in content
+        and sha256_of({k: v for k, v in content.items() if k != "seal"}) != (content["seal"])
+    ):
+        raise UserError(damaged(path))
+    return content
+
+
+def damaged(path) -> str:
+    """The sentence for a file that is not as it was written."""
+    return (
+        f"{path} is damaged (its SHA-256 is not the one recorded when it was made): delete it "
+        f"with `rm {path}` and run the same snakemake command again."
+    )
+
+
 def canonical(content) -> str:
     """JSON with sorted keys and no spaces: equal settings give equal text."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -121,6 +168,52 @@ def sha256_of_file(path) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sha256(files, hashes: dict[str, str] | None = None) -> None:
+    """Write the SHA-256 of files of one stem beside them, as `sha256sum` does and checks it.
+
+    Args:
+        files: paths `<stem>.<suffix>` of one folder; the hashes go to `<stem>.sha256`.
+        hashes: suffix → hash, if they are known.
+    """
+    files = [Path(file) for file in files]
+    lines = [
+        f"{hashes[file.suffix] if hashes else sha256_of_file(file)}  {file.name}\n"
+        for file in files
+    ]
+    with atomic_path(files[0].with_suffix(".sha256")) as temporary:
+        temporary.write_text("".join(lines))
+
+
+def read_sha256(file) -> dict[str, str]:
+    """File name → hash, as recorded beside `file`; empty if nothing is."""
+    try:
+        lines = Path(file).with_suffix(".sha256").read_text().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return {name: value for value, _, name in (line.partition("  ") for line in lines)}
+
+
+def check_file(path, expected: str | None = None) -> None:
+    """Hold a file to its SHA-256, before it is used; once for each state of the file.
+
+    Args:
+        expected: the hash; None takes the one recorded beside the file, if there is one.
+    Raises:
+        UserError: they differ.
+    """
+    path = Path(path)
+    recorded = {path.name: expected} if expected else read_sha256(path)
+    if not recorded or not path.is_file():
+        return
+    about = path.stat()
+    state = (path.absolute(), about.st_size, about.st_mtime_ns, about.st_ino)
+    if _checked.get(state) == recorded.get(path.name):
+        return
+    if sha256_of_file(path) != recorded.get(path.name):
+        raise UserError(damaged(path))
+    _checked[state] = recorded[path.name]
 
 
 @cache
@@ -163,7 +256,8 @@ def read_tensors(path, device="cpu", framework="pt") -> dict:
     """Read named tensors from a safetensors file (framework "pt" or "np").
 
     Raises:
-        UserError: missing file, a pickle (or anything else) instead of safetensors.
+        UserError: missing file, a pickle (or anything else) instead of safetensors, another
+            version's file, bytes that are not those that were written.
     """
     with open_tensors(path, framework, device) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -194,7 +288,14 @@ def open_tensors(path, framework="np", device="cpu"):
             "it to safetensors (safetensors.torch.save_file) and give that file instead."
         )
     try:
+        check_file(path)
         with safe_open(path, framework, str(device)) as opened:
+            made_by = json.loads((opened.metadata() or {}).get("made_by", "{}"))
+            if made_by.get("format", FORMAT) != FORMAT:
+                raise UserError(
+                    f"{path} was made by another version ({made_by['format']}, not {FORMAT}): "
+                    f"delete it with `rm {path}` and run the same snakemake command again."
+                )
             yield opened
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(
@@ -226,30 +327,6 @@ def check_tensors(path, found: dict, expected: dict[str, tuple]) -> None:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-class Interrupted(Exception):
-    """SIGTERM or SIGINT reached a job that was asked to stop at the next safe point."""
-
-    def __init__(self, number: int, note: str):
-        super().__init__(note)
-        self.number = number
-
-
-@contextmanager
-def stop_signals():
-    """Within the block, SIGTERM and SIGINT only set entry [0] of the yielded list: the number."""
-    caught = [0]
-
-    def remember(number, _frame):
-        caught[0] = number
-
-    before = {s: signal.signal(s, remember) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def now() -> str:

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from task_arithmetic.artifacts import UserError
+from task_arithmetic.artifacts import UserError, check_file
 
 # ---------------------------------------------------------------- names, labels, their order
 
@@ -57,6 +57,7 @@ def load_metrics(path) -> pd.DataFrame:
         UserError: missing or damaged file, missing column, a row that stands there twice.
     """
     try:
+        check_file(path)
         metrics = pd.read_csv(
             path,
             dtype={key: str for key in KEYS if key not in NUMBERS},

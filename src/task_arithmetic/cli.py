@@ -1,167 +1,43 @@
 """The command line: one sub-command for each stage, over plain functions.
 
-Each command imports only what it needs: `data` and `vector` start without torch.
+A command imports its function's module only: `data` and `vector` start without torch.
 """
 
 import argparse
 import json
 import logging
-import os
 import sys
 import warnings
+from importlib import import_module
 
-from .artifacts import Interrupted, UserError, is_disk_full
-from .device import claim, lost_gpu
+from . import jobs
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. Mistakes end in one sentence, without traceback."""
     arguments = vars(_parser().parse_args(argv))
-    command, run = arguments.pop("command"), arguments.pop("run")
+    command = arguments.pop("command")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        if command in ON_DEVICE:
-            claim(os.environ.get("TASK_ARITHMETIC_DEVICE", "auto"))
-        run(**arguments)
-    except UserError as error:
-        return _fail(command, error, 1)
-    except Interrupted as error:
-        return _fail(command, error, 128 + error.number)
-    except KeyboardInterrupt:
-        return _fail(command, "Stopped before it was done; run the same command again.", 130)
-    except Exception as error:
-        if is_disk_full(error):
-            return _fail(command, f"The disk is full ({error}): free some space and run again.", 1)
-        if lost_gpu(error):
-            return _fail(
-                command,
-                f"The GPU failed or disappeared ({str(error).strip().splitlines()[0]}): look at "
-                "nvidia-smi and run the same command again; training resumes where it was saved.",
-                1,
-            )
-        raise
+        if command in STAGES:
+            log, code = arguments.pop("job"), arguments.pop("code")
+            jobs.run(command, lambda **given: _function(command)(**given), arguments, log, code)
+        else:
+            _function(command)(*arguments.pop("config", []), **arguments)
+    except (Exception, KeyboardInterrupt) as error:
+        status, sentence = jobs.outcome(error)
+        if sentence is None:
+            raise
+        print(f"task-arithmetic {command}: {sentence}", file=sys.stderr)
+        return status
     return 0
 
 
-def _fail(command: str, sentence, status: int) -> int:
-    print(f"task-arithmetic {command}: {sentence}", file=sys.stderr)
-    return status
-
-
-# --- One function for each command: import, then call ---------------------------------------------
-
-
-def _embedded(task, output):
-    from .embedded.tasks import save_task
-
-    save_task(task, output)
-
-
-def _download(settings, output):
-    from .hub import download
-
-    download(settings, output)
-
-
-def _data(task, settings, download, threads, output):
-    from .data import write_task
-
-    write_task(task, settings, output, download, threads)
-
-
-def _encoder(encoder, settings, download, output):
-    from .clip import import_encoder
-
-    import_encoder(encoder, settings, output, download)
-
-
-def _head(encoder_dir, data_dir, settings, output):
-    from .arrays import read_manifest
-    from .clip import write_head
-
-    write_head(encoder_dir, read_manifest(data_dir), settings["templates"], output)
-
-
-def _vector(encoder_dir, finetuned, output):
-    from .vector import write_vector
-
-    write_vector(encoder_dir, finetuned, output)
-
-
-def _finetune(**arguments):
-    from .finetune import finetune
-
-    finetune(**arguments)
-
-
-def _evaluation(name):
-    def run(**arguments):
-        from . import evaluate
-
-        getattr(evaluate, name)(**arguments)
-
-    return run
-
-
-def _cosine(**arguments):
-    from .vector import cosine
-
-    cosine(**arguments)
-
-
-def _disentanglement(**arguments):
-    from .disentanglement import disentanglement
-
-    disentanglement(**arguments)
-
-
-def _efficiency(**arguments):
-    from .efficiency import efficiency
-
-    efficiency(**arguments)
-
-
-def _metrics(inputs, output):
-    from .metrics import gather
-
-    gather(inputs, output)
-
-
-def _table(name, metrics, reference, settings, output_dir):
-    from .tables import write
-
-    write(name, metrics, reference, settings, output_dir)
-
-
-def _figure(name, metrics, settings, output_dir):
-    from .figures import write
-
-    write(name, metrics, settings, output_dir)
-
-
-def _report(metrics, tables_dir, figures_dir, settings, resolved_config, timings, output):
-    from .report import write
-
-    write(metrics, tables_dir, figures_dir, settings, resolved_config, output, timings_path=timings)
-
-
-def _check(config):
-    from .config import check
-
-    check(*config)
-
-
-def _doctor(config):
-    from .doctor import doctor
-
-    doctor(*config)
-
-
-def _plan(config, device):
-    from .plan import plan
-
-    plan(*config, device=device)
+def _function(command: str):
+    """A command's function; its module is imported only now."""
+    module, _, name = COMMANDS[command][0].rpartition(".")
+    return getattr(import_module(f".{module}", __package__), name)
 
 
 # --- The parser ----------------------------------------------------------------------------------
@@ -189,7 +65,15 @@ OPTIONS = {
     "settings": {"type": _settings, "help": "the stage's slice of the configuration, as JSON"},
     "download": {"default": None, "help": "what `download` recorded, if it is a hub's"},
     "threads": {"type": int, "default": 1, "help": "processes side by side"},
+    "job": {"default": None, "metavar": "LOG", "help": "the job's log; its record goes beside it"},
+    "code": {"default": None, "help": "label of the code that the run was planned with"},
     "device": {"default": None, "help": "a named device, instead of measuring this machine's"},
+    "run": {"default": None, "metavar": "NAME", "help": "the run; without it, the newest"},
+    "watch": {"action": "store_true", "default": False, "help": "show it until the run ends"},
+    "target": {"help": "a file below results/"},
+    "stage": {"help": "the stage whose code changed, such as finetune"},
+    "reason": {"help": "why the results stay valid, for the record"},
+    "keep_gb": {"type": float, "help": "how much may stay, in GB; what results hold is free"},
     "output": {"help": "what to write"},
     "log": {"help": "metrics log to write (CSV)"},
     "finetuned": {"help": "file made by `finetune`"},
@@ -206,66 +90,89 @@ OPTIONS = {
     "tables_dir": {"help": "the run's tables"},
     "figures_dir": {"help": "the run's figures"},
     "config": {"nargs": "+", "help": "configuration files, each over the one before"},
-    "resolved_config": {"help": "the run's resolved configuration"},
-    "timings": {"default": None, "help": "CSV of seconds for each stage"},
+    "config_text": {"help": "the run's resolved configuration, as text"},
+    "run_dir": {"default": None, "help": "the run's results, with the records of its jobs"},
 }
 MANY = "encoder_dir encoder mode seed tasks heads data_dirs vectors settings output"
-COMMANDS = {
-    "embedded": (_embedded, "task output", "draw an embedded task as a local dataset"),
-    "download": (_download, "settings output", "get a task's or an encoder's files from the hub"),
-    "data": (_data, "task settings download threads output", "read a dataset into uint8 arrays"),
+# command → its function, its options, what it does
+STAGES = {
+    "embedded": ("embedded.tasks.save_task", "task output", "draw an embedded task as a dataset"),
+    "download": ("hub.download", "settings output", "get a task's or an encoder's files"),
+    "data": (
+        "data.write_task",
+        "task settings download threads output",
+        "read a dataset into uint8 arrays",
+    ),
     "encoder": (
-        _encoder,
+        "clip.import_encoder",
         "encoder settings download output",
         "take a pretrained CLIP from open_clip",
     ),
-    "head": (_head, "encoder_dir data_dir settings output", "make a frozen zero-shot head"),
+    "head": (
+        "clip.write_head",
+        "encoder_dir data_dir settings output",
+        "make a frozen zero-shot head",
+    ),
     "finetune": (
-        _finetune,
+        "finetune.finetune",
         "encoder_dir head data_dir encoder mode task seed settings output log",
         "fine-tune one encoder on one task in one mode",
     ),
-    "vector": (_vector, "encoder_dir finetuned output", "extract a task vector"),
+    "vector": ("vector.write_vector", "encoder_dir finetuned output", "extract a task vector"),
     "pretrained": (
-        _evaluation("pretrained"),
+        "evaluate.pretrained",
         "encoder_dir encoder tasks heads data_dirs settings output",
         "zero-shot accuracy",
     ),
-    "single-task": (_evaluation("single_task"), MANY, "accuracy of the individual models"),
-    "kernel": (_evaluation("kernel"), MANY, "kernel behaviour test: post-hoc linearized accuracy"),
-    "addition": (_evaluation("addition"), MANY + " single_task", "task addition"),
+    "single-task": ("evaluate.single_task", MANY, "accuracy of the individual models"),
+    "kernel": ("evaluate.kernel", MANY, "kernel behaviour test: post-hoc linearized accuracy"),
+    "addition": ("evaluate.addition", f"{MANY} single_task", "task addition"),
     "negation": (
-        _evaluation("negation"),
-        MANY + " pretrained control control_head control_data_dir",
+        "evaluate.negation",
+        f"{MANY} pretrained control control_head control_data_dir",
         "task negation with a control task",
     ),
-    "disentanglement": (_disentanglement, MANY, "disentanglement error of two tasks on a grid"),
+    "disentanglement": (
+        "disentanglement.disentanglement",
+        MANY,
+        "disentanglement error of two tasks on a grid",
+    ),
     "cosine": (
-        _cosine,
+        "vector.cosine",
         "encoder mode seed tasks vectors output",
         "cosine similarity of task vectors",
     ),
     "efficiency": (
-        _efficiency,
+        "efficiency.efficiency",
         "encoder_dir head data_dir encoder mode settings output",
         "measure what a training step costs",
     ),
-    "metrics": (_metrics, "inputs output", "gather metrics files into one"),
-    "table": (_table, "name metrics reference settings output_dir", "make one table"),
-    "figure": (_figure, "name metrics settings output_dir", "make one figure"),
+    "metrics": ("metrics.gather", "inputs output", "gather metrics files into one"),
+    "table": ("tables.write", "name metrics reference settings output_dir", "make one table"),
+    "figure": ("figures.write", "name metrics settings output_dir", "make one figure"),
     "report": (
-        _report,
-        "metrics tables_dir figures_dir settings resolved_config timings output",
+        "report.write",
+        "metrics tables_dir figures_dir settings config_text run_dir output",
         "make the HTML report",
     ),
-    "check": (_check, "config", "validate a configuration and say what it would run"),
-    "plan": (_plan, "config device", "say what a configuration costs: jobs, disk, GPU-hours"),
-    "doctor": (_doctor, "config", "check the data of a configuration's tasks"),
 }
-# Commands that compute on a GPU where there is one: each holds one for itself.
-ON_DEVICE = {
-    *("head", "finetune", "pretrained", "single-task", "kernel", "addition", "negation"),
-    *("disentanglement", "efficiency"),
+STAGES = {
+    name: (entry, f"{options} job code", text) for name, (entry, options, text) in STAGES.items()
+}
+COMMANDS = {
+    **STAGES,
+    "check": ("config.check", "config", "validate a configuration and say what it would run"),
+    "plan": ("plan.plan", "config device", "say what a configuration costs: jobs, disk, GPU-hours"),
+    "doctor": ("doctor.doctor", "config", "check the data of a configuration's tasks"),
+    "status": ("status.status", "run watch", "say what a run has done, does and has left to do"),
+    "why": ("why.why", "target config", "say why a file would be made again"),
+    "verify": ("verify.verify", "run", "check that all files of a run are as they were made"),
+    "accept": (
+        "rerun.accept",
+        "stage reason run",
+        "declare that a stage's changed code gives the same results",
+    ),
+    "gc": ("store.gc", "keep_gb", "make the store of finished results smaller"),
 }
 
 
@@ -275,9 +182,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Task arithmetic by fine-tuning attention modules only, stage by stage.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command, (run, options, text) in COMMANDS.items():
+    for command, (_, options, text) in COMMANDS.items():
         sub = commands.add_parser(command, help=text, description=text)
-        sub.set_defaults(run=run)
         for option in options.split():
             how = {"required": "default" not in OPTIONS[option], **OPTIONS[option]}
             sub.add_argument(f"--{option.replace('_', '-')}", **how)

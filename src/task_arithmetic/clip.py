@@ -8,12 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .arrays import read_manifest
 from .artifacts import (
     UserError,
     atomic_path,
+    check_file,
     check_tensors,
     read_json,
+    read_sealed,
     read_tensors,
+    sealed,
     sha256_of_file,
     write_json,
     write_tensors,
@@ -34,21 +38,24 @@ from .hub import located
 # --- Heads ---------------------------------------------------------------------------------------
 
 
-def write_head(encoder_dir, manifest: dict, templates: list[str] | str, output) -> None:
+def write_head(encoder_dir, data_dir, settings: dict, output) -> None:
     """Make the head of one task for one encoder and write it to `output`.
 
     Args:
         encoder_dir: the encoder stage's folder.
-        manifest: the task's manifest (class names, data hash).
-        templates: prompts with one `{}` for the class name, or "open_clip" for the 80 of ImageNet.
+        data_dir: the task's folder: its class names.
+        settings: `templates`: prompts with one `{}` for the class name, or "open_clip" for the 80
+            of ImageNet.
     """
+    manifest, templates = read_manifest(data_dir), settings["templates"]
     if templates == "open_clip":
         from open_clip import OPENAI_IMAGENET_TEMPLATES
 
         templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
     encoder_dir = Path(encoder_dir)
-    about = read_json(encoder_dir / "encoder.json")
+    about = read_sealed(encoder_dir / "encoder.json")
     device = torch_device()
+    check_file(encoder_dir / TEXT_TOWER, about["text_tower_sha256"])
     params = read_tensors(encoder_dir / TEXT_TOWER, device)
     merges = encoder_dir / MERGES if about["own_merges"] else None
     tokenize = clip_tokenizer(about["text"]["context_length"], merges)
@@ -92,19 +99,21 @@ def clip_tokenizer(context_length: int, merges=None):
 # --- Import --------------------------------------------------------------------------------------
 
 
-def import_encoder(name: str, definition: dict, output_dir, download=None) -> None:
+def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
     """Take a pretrained CLIP through open_clip and write its towers as named tensors.
 
     Args:
-        name: the encoder's name in the configuration.
-        definition: `model` and `pretrained` (open_clip's names), or `path`: a folder with
+        encoder: its name in the configuration.
+        settings: `model` and `pretrained` (open_clip's names), or `path`: a folder with
             open_clip_config.json, open_clip_model.safetensors and, if the tokenizer has its own
             merges, bpe_merges.txt.gz.
         download: of open_clip's names: what hub.download recorded.
-        output_dir: gets image_tower.safetensors, text_tower.safetensors and encoder.json.
+        output: the folder that gets image_tower.safetensors, text_tower.safetensors and
+            encoder.json.
     Raises:
         UserError: unknown names, missing or wrong weights, a tower that is no plain CLIP ViT.
     """
+    name, definition = encoder, settings
     record = None if download is None else read_json(download)
     model, preprocess, merges = _open_clip_model(name, definition, record)
     geometry, text = _geometries(name, model)
@@ -116,7 +125,7 @@ def import_encoder(name: str, definition: dict, output_dir, download=None) -> No
         if not k.startswith("visual.") and k not in ("logit_scale", "logit_bias", "attn_mask")
     }
     _check_plain(name, model, image, words, geometry, text)
-    with atomic_path(output_dir) as folder:
+    with atomic_path(output) as folder:
         folder.mkdir()
         made_by = {"encoder": name, "definition": definition}
         write_tensors(folder / IMAGE_TOWER, image, made_by)
@@ -136,7 +145,7 @@ def import_encoder(name: str, definition: dict, output_dir, download=None) -> No
             "image_tower_sha256": sha256_of_file(folder / IMAGE_TOWER),
             "text_tower_sha256": sha256_of_file(folder / TEXT_TOWER),
         }
-        write_json(folder / "encoder.json", about)
+        write_json(folder / "encoder.json", sealed(about))
 
 
 def _open_clip_model(name: str, definition: dict, record: dict | None):

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -14,21 +13,30 @@ from pathlib import Path
 
 import numpy as np
 
+from . import jobs
 from .arrays import FORMAT, RESOLUTION, SMALL, SPLITS, TRAIN_SIDE
-from .artifacts import UserError, atomic_path, read_json, sha256_of, write_json
+from .artifacts import (
+    UserError,
+    atomic_path,
+    read_json,
+    sealed,
+    sha256_of,
+    sha256_of_file,
+    write_json,
+)
 
 BLOCK = 256  # images that are decoded, and kept if the stage is interrupted, at a time
 VALIDATION_FRACTION, VALIDATION_MAX, SPLIT_SEED = 0.1, 5000, 0
 
 
-def write_task(task: str, definition: dict, output_dir, download=None, threads: int = 1) -> None:
+def write_task(task: str, settings: dict, output, download=None, threads: int = 1) -> None:
     """Read a labelled dataset and write its arrays and manifest.
 
     What is decoded already survives an interruption in a hidden folder beside the output.
 
     Args:
         task: the task's name.
-        definition: `path` (a datasets.save_to_disk folder or an image folder) or `hub` with
+        settings: `path` (a datasets.save_to_disk folder or an image folder) or `hub` with
             optional `config` and `revision`; `image`, `label`: columns; `train`, `test`: names of
             the source's splits (`train: null`: the task is only evaluated, and validation is
             drawn from the test images); `validation`: number of images to hold out of train;
@@ -36,13 +44,14 @@ def write_task(task: str, definition: dict, output_dir, download=None, threads: 
             that they stand for, or "any"; `expected`: counts.
         download: of a hub's dataset: what hub.download recorded.
         threads: processes that decode side by side.
+        output: the folder to write.
     Raises:
         UserError: a missing split or column, an empty split, an unreadable image, a label outside
             the classes, other class names, an image in two splits, counts other than expected.
     """
-    working = Path(output_dir).with_name(f".{Path(output_dir).name}.building")
+    working = Path(output).with_name(f".{Path(output).name}.building")
     try:
-        _write_task(task, definition, Path(output_dir), working, download, threads)
+        _write_task(task, settings, Path(output), working, download, threads)
     except UserError:  # what was decoded belongs to data that must change
         shutil.rmtree(working, ignore_errors=True)
         raise
@@ -113,8 +122,9 @@ def _write_task(task, definition, output_dir: Path, working: Path, download, thr
             "repeated_within_split": {k: len(v) - len(set(v)) for k, v in digests.items()},
             "shared_between_splits": shared,
             "data_sha256": sha256_of([classes, hashes]),
+            "files": {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
         }
-        write_json(folder / "manifest.json", manifest)
+        write_json(folder / "manifest.json", sealed(manifest))
 
 
 def _open_source(task: str, definition: dict, record: dict | None, cache: Path):
@@ -285,17 +295,11 @@ def _decode(task, parts, definition, folder: Path, threads: int) -> dict[str, li
             paths[split].append(path)
             if not path.is_file():
                 missing.append((path, task, split, dataset, column, indices[start : start + BLOCK]))
-    from tqdm import tqdm
-
-    total = sum(len(block[-1]) for block in missing)
-    with (
-        tqdm(
-            total=total, desc=f"decode {task}", unit=" images", file=sys.stderr, mininterval=1.0
-        ) as bar,
-        _workers(missing, threads) as run,
-    ):
+    done, total = 0, sum(len(block[-1]) for block in missing)
+    with _workers(missing, threads) as run:
         for count in run(_decode_block, range(len(missing))):
-            bar.update(count)
+            done += count
+            jobs.progress(done, total, "image")
     return paths
 
 
@@ -322,8 +326,10 @@ def _workers(blocks: list, threads: int):
 
 
 def _follow_parent(parent: int) -> None:
-    """Let this worker end with its parent, however that ends, and leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let this worker end with its parent, however that ends, and leave signals to it."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux
     if os.getppid() != parent:
         os._exit(1)

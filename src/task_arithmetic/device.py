@@ -5,7 +5,6 @@ that GPU only. The kernel frees the lock when the process ends, however it ends.
 module does not import torch.
 """
 
-import fcntl
 import glob
 import os
 import random
@@ -19,6 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from .artifacts import UserError
+from .locks import try_lock
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL = (0.2, 0.6)  # seconds between two looks for a free GPU, drawn at random from this range
@@ -173,7 +173,10 @@ def _take_one(gpus: list[str]) -> tuple[str, int]:
     waiting = False
     while True:
         for gpu in gpus:
-            fd = _lock(folder / _lock_name(gpu))
+            try:
+                fd = try_lock(folder / _lock_name(gpu))
+            except OSError as error:
+                raise UserError(_no_locks(error)) from None
             if fd is not None:
                 return gpu, fd
         if not waiting:
@@ -211,29 +214,6 @@ def _no_locks(error: OSError) -> str:
     )
 
 
-def _lock(path: Path) -> int | None:
-    """Lock a file without waiting; returns its descriptor, None if another process holds it."""
-    try:
-        fd, held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Something may have cleaned the folder in between: then this lock excludes nobody.
-            held = os.path.samestat(os.fstat(fd), os.stat(path))
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        finally:
-            if not held:
-                os.close(fd)
-    except OSError as error:
-        raise UserError(_no_locks(error)) from None
-    if not held:
-        return None
-    with suppress(OSError):  # for whoever wonders who holds it; a full disk does not matter here
-        os.truncate(fd, 0)
-        os.write(fd, f"{os.getpid()}\n".encode())
-    return fd
-
-
 def _forget() -> None:
     """Close this process's copy of the lock, which frees it if there is no other."""
     if "fd" in _lease:
@@ -244,6 +224,19 @@ def _forget() -> None:
 # A program that is started gets no copy of the descriptor (PEP 446); a forked worker does, and
 # would hold the GPU when this process is gone.
 os.register_at_fork(after_in_child=_forget)
+
+
+def in_use() -> dict:
+    """The device of this process so far: its name, the GPU that it holds, and the most memory that
+    it has taken there, in bytes; all from what torch has started already."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if not getattr(cuda, "is_initialized", bool)():
+        return {"gpu_memory_bytes": 0}
+    return {
+        "device": cuda.get_device_name(),
+        "gpu": _lease.get("gpu"),
+        "gpu_memory_bytes": cuda.max_memory_reserved(),
+    }
 
 
 def _say(sentence: str) -> None:

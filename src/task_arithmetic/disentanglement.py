@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from . import jobs
 from .arrays import read_manifest, read_split, sample_indices
 from .device import torch_device
 from .encoder import classify, encode, encode_linearized, read_encoder
@@ -96,6 +97,7 @@ def disentanglement_errors(
             individual = [features(*((a, 0.0) if t == 0 else (0.0, a))) for a in alphas]
             share = torch.from_numpy(weights[at : at + len(individual[0])]).to(head.device)
             at += len(share)
+            jobs.progress(t * len(images) + at, 2 * len(images), "image")
             for i, a in enumerate(alphas):
                 for j, b in enumerate(alphas):
                     if (b if t == 0 else a) == 0:

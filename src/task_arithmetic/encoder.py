@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .artifacts import check_tensors, read_json, read_tensors
+from .artifacts import check_file, check_tensors, read_sealed, read_tensors
 from .geometry import image_tower_shapes
 
 Tensors = dict[str, Tensor]
@@ -288,10 +288,11 @@ def read_encoder(encoder_dir, device="cpu") -> tuple[Tensors, dict]:
         tensors (float32) under open_clip's names; the description: name, geometry, mean, std
         (per RGB channel, for pixels in 0–1), logit_scale, image_tower_sha256 …
     Raises:
-        UserError: a file is missing, is not safetensors, or does not fit the geometry.
+        UserError: a file is missing or damaged, is not safetensors, or does not fit the geometry.
     """
     encoder_dir = Path(encoder_dir)
-    about = read_json(encoder_dir / "encoder.json")
+    about = read_sealed(encoder_dir / "encoder.json")
+    check_file(encoder_dir / IMAGE_TOWER, about.get("image_tower_sha256"))
     params = read_tensors(encoder_dir / IMAGE_TOWER, device)
     check_tensors(encoder_dir / IMAGE_TOWER, params, image_tower_shapes(about["geometry"]))
     return params, about

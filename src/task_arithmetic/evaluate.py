@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from . import jobs
 from .arrays import read_manifest, read_split
 from .artifacts import UserError, check_tensors
 from .config import alpha_grid
@@ -213,6 +214,7 @@ def single_task(
         for split, parts in splits.items():
             found = _accuracies(theta0, about, tau, [1.0], {task: parts[task]}, settings)
             rows.append({"task": task, "split": split, "alpha": 1.0, "value": found[task][0]})
+        jobs.progress(len(rows) // len(splits), len(tasks), "task")
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, metric=metric)
 
 
@@ -330,4 +332,5 @@ def negation(
         target, kept = record("validation", alphas)
         chosen = choose_negation(target, kept, before[0], settings["keep"])
         record("test", [alphas[chosen]])
+        jobs.progress(tasks.index(task) + 1, len(tasks), "task")
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)

@@ -7,6 +7,7 @@ continues exactly where it stopped.
 import math
 import os
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch.optim.adamw import adamw
 
+from . import jobs
 from .arrays import TrainImages, read_manifest, read_split
 from .artifacts import (
-    Interrupted,
     UserError,
     atomic_path,
     check_tensors,
@@ -26,7 +27,6 @@ from .artifacts import (
     read_tensors,
     sha256_of,
     sha256_of_file,
-    stop_signals,
     versions,
     write_tensors,
 )
@@ -56,7 +56,6 @@ def finetune(
     Raises:
         UserError: patterns that match nothing, a loss that is not finite (the last good state is
             kept), artifacts that do not fit each other.
-        Interrupted: after SIGTERM or SIGINT, once the state is saved.
     """
     device = torch_device()
     theta0, about = read_encoder(encoder_dir, device)
@@ -73,12 +72,13 @@ def finetune(
         "settings": settings,
         "precision": "bf16" if uses_bf16(precision, device) else "float32",
         "data_sha256": read_manifest(data_dir)["data_sha256"],
+        "code": jobs.current_code("finetune"),
     }
-    state_path = Path(output).with_name(f".{Path(output).stem}.{sha256_of(recipe)[:16]}.state")
+    state_path, others = _state_paths(output, recipe)
     run = start(theta0, about, head_tensor, settings, mode)
-    first, rows = _restore(state_path, run)
-    with stop_signals() as caught:
-        _train(run, images, labels, seed, first, rows, state_path, caught, f"{mode} {task}")
+    rows = _restore(state_path, run)
+    _say_how_it_starts(run, recipe, others)
+    _train(run, images, labels, seed, rows, state_path, recipe, f"{mode} {task}")
     theta = {name: tensor.detach() for name, tensor in run["theta"].items()}
     made_by = {**recipe, "device": device.type, "versions": versions()}
     with atomic_path(log) as temporary:
@@ -87,7 +87,8 @@ def finetune(
             + "".join(f"{s},{loss:.6f},{lr:.6e},{speed:.1f}\n" for s, loss, lr, speed in rows)
         )
     write_tensors(output, theta, made_by)
-    state_path.unlink(missing_ok=True)
+    for path in (state_path, *others):
+        jobs.when_done(lambda path=path: path.unlink(missing_ok=True))
 
 
 def start(theta0, about: dict, head, settings: dict, mode: str) -> dict:
@@ -96,7 +97,8 @@ def start(theta0, about: dict, head, settings: dict, mode: str) -> dict:
     Returns:
         theta: the moved tensors, which training updates; base: θ0, without the tensors that theta
         replaces unless the mode is linearized; moments: AdamW's state of each tensor of theta;
-        about, head, settings; micro_batch: images of one forward pass (None: the whole batch).
+        about, head, settings; micro_batch: images of one forward pass (None: the whole batch);
+        done: steps done; lock: held while theta, moments and done change.
     """
     names = moved_names(theta0, settings["mode"]["train"], mode)
     theta = {name: theta0[name].clone().requires_grad_() for name in names}
@@ -120,6 +122,8 @@ def start(theta0, about: dict, head, settings: dict, mode: str) -> dict:
         "head": head,
         "settings": settings,
         "micro_batch": settings.get("micro_batch"),
+        "done": 0,
+        "lock": threading.RLock(),
     }
 
 
@@ -132,7 +136,11 @@ def step(run: dict, pixels, labels, learning_rate: float) -> float:
         run: from `start`.
         pixels: float (B, 3, S, S); labels: int64 (B,).
     """
-    loss = _batch_gradient(run, pixels, labels)
+    return _update(run, _batch_gradient(run, pixels, labels), learning_rate)
+
+
+def _update(run: dict, loss: float, learning_rate: float) -> float:
+    """Clip the gradient and step, if both it and the loss are finite; returns the loss, or NaN."""
     if not math.isfinite(loss):
         return loss
     limit = run["settings"]["finetune"]["gradient_clip"]
@@ -140,6 +148,7 @@ def step(run: dict, pixels, labels, learning_rate: float) -> float:
     if not math.isfinite(norm):
         return math.nan
     _adamw(run, learning_rate)
+    run["done"] += 1
     return loss
 
 
@@ -311,43 +320,76 @@ def read_ahead(read, numbers, depth: int):
             yield future.result()
 
 
-def _train(run, images, labels, seed, first, rows, state_path, caught, label) -> None:
-    """The loop; adds the rows of the metrics log to `rows`."""
-    from tqdm import tqdm
+def _train(run, images, labels, seed, rows, state_path, recipe, label) -> None:
+    """The loop, from the step that `run` has come to; adds the rows of the metrics log to `rows`.
 
-    settings, recipe = run["settings"], run["settings"]["finetune"]
-    device, steps = run["head"].device, recipe["steps"]
+    The state changes under the run's lock only, and as a whole: a signal to stop finds it complete
+    at any time, and need not wait for the step that is being computed.
+    """
+    settings, how = run["settings"], run["settings"]["finetune"]
+    first, steps = run["done"], how["steps"]
     began = time.perf_counter()
-    numbers = range(first, steps)
-    bar = tqdm(numbers, initial=first, total=steps, desc=label, file=sys.stderr, mininterval=2)
-    ahead = batches(images, labels, numbers, seed, settings, run["about"], device)
-    for number, batch in zip(bar, ahead, strict=True):
-        rate = learning_rate_at(number, recipe)
-        loss = step(run, *batch, rate)
-        if not math.isfinite(loss):
-            _save(state_path, run, number, rows)
-            raise UserError(
-                f"The loss or its gradient is {loss} at step {number + 1} of {steps} ({label}); "
-                f"the state before it is kept in {state_path}: lower finetune.learning_rate and "
-                "run again."
-            )
-        done = number + 1
-        if done % LOG_EVERY == 0 or done == steps:
-            speed = recipe["batch_size"] * (done - first) / (time.perf_counter() - began)
-            rows.append((done, loss, rate, speed))
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        if caught[0] or (done % recipe["checkpoint_steps"] == 0 and done < steps):
-            _save(state_path, run, done, rows)
-        if caught[0]:
-            raise Interrupted(
-                caught[0],
-                f"Stopped after step {done} of {steps} ({label}); run the same command to resume.",
-            )
+
+    def save():
+        with run["lock"]:
+            write_tensors(state_path, _state(run), {**recipe, "done": run["done"], "log": rows})
+            return f"{run['done']} of {steps} steps are saved ({label})."
+
+    ahead = batches(
+        images, labels, range(first, steps), seed, settings, run["about"], run["head"].device
+    )
+    with jobs.saving(save):
+        for batch in ahead:
+            loss = _batch_gradient(run, *batch)
+            with run["lock"]:
+                rate = learning_rate_at(run["done"], how)
+                loss, done = _update(run, loss, rate), run["done"]
+                if not math.isfinite(loss):
+                    save()
+                    raise UserError(
+                        f"The loss or its gradient is {loss} at step {done + 1} of {steps} "
+                        f"({label}); the state before it is kept in {state_path}: lower "
+                        "finetune.learning_rate and run again."
+                    )
+                speed = how["batch_size"] * (done - first) / (time.perf_counter() - began)
+                if done % LOG_EVERY == 0 or done == steps:
+                    rows.append((done, loss, rate, speed))
+                    print(f"{label}: step {done} of {steps}, loss {loss:.3f}", file=sys.stderr)
+                if done % how["checkpoint_steps"] == 0 and done < steps:
+                    save()
+            jobs.progress(done, steps, "step", loss=loss, images_per_second=speed)
 
 
-def _save(path: Path, run: dict, done: int, rows: list) -> None:
-    """Write the resume state: θ, AdamW's moments, the number of steps done and the log."""
-    write_tensors(path, _state(run), {"steps_done": done, "log": rows})
+def _state_paths(output, recipe: dict) -> tuple[Path, list[Path]]:
+    """Where the state of an unfinished run is kept, and what other recipes left of this output.
+
+    The name holds a hash of all that the run depends on. It lies beside the output, hidden, or in
+    the folder TASK_ARITHMETIC_SCRATCH of this machine.
+    """
+    output = Path(output)
+    folder, stem = output.parent, output.stem
+    if scratch := os.environ.get("TASK_ARITHMETIC_SCRATCH"):
+        folder, stem = Path(scratch), sha256_of(str(output.absolute()))[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".{stem}.{sha256_of(recipe)[:16]}.state"
+    return path, sorted(set(folder.glob(f".{stem}.*.state")) - {path})
+
+
+def _say_how_it_starts(run: dict, recipe: dict, others: list[Path]) -> None:
+    """On stderr: the step that it goes on from, or why an unfinished run is of no use."""
+    if run["done"]:
+        print(f"Going on after step {run['done']}, which was saved.", file=sys.stderr)
+        return
+    for path in others:
+        try:
+            before = read_made_by(path)
+        except UserError:
+            continue
+        differs = sorted(key for key in recipe if before.get(key) != recipe[key])
+        print(
+            f"Starting afresh: {before['done']} steps were saved with other {', '.join(differs)}.",
+            file=sys.stderr,
+        )
 
 
 def _state(run: dict) -> dict:
@@ -358,22 +400,23 @@ def _state(run: dict) -> dict:
     return state
 
 
-def _restore(path: Path, run: dict) -> tuple[int, list]:
-    """Load a resume state into `run` if there is one; returns the number of steps done and the rows
-    of the metrics log up to there."""
+def _restore(path: Path, run: dict) -> list:
+    """Load a resume state into `run` if there is one; returns the rows of the metrics log up to
+    there."""
     if not path.is_file():
-        return 0, []
+        return []
     try:
         tensors, made_by = read_tensors(path), read_made_by(path)
         state = _state(run)
         check_tensors(path, tensors, {name: tensor.shape for name, tensor in state.items()})
     except UserError:
         os.unlink(path)
-        return 0, []
+        return []
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(tensors[name])
-    return made_by["steps_done"], made_by["log"]
+    run["done"] = made_by["done"]
+    return made_by["log"]
 
 
 def read_head(path, manifest: dict, about: dict, device):

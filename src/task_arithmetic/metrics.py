@@ -4,7 +4,7 @@ import csv
 import math
 from pathlib import Path
 
-from .artifacts import UserError, atomic_path
+from .artifacts import UserError, atomic_path, check_file
 
 COLUMNS = [
     "encoder",
@@ -37,9 +37,10 @@ def read_rows(path) -> list[dict]:
     (NaN where there is none), the other columns texts.
 
     Raises:
-        UserError: the file is missing or no metrics file.
+        UserError: the file is missing, damaged or no metrics file.
     """
     try:
+        check_file(path)
         with open(path, newline="") as file:
             header, *lines = csv.reader(file, strict=True)
         if header != COLUMNS:

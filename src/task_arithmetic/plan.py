@@ -149,7 +149,7 @@ def outputs(config: dict) -> dict[str, list[str]]:
         "metrics": [f"{run}/metrics.csv"],
         "tables": [f"{run}/tables/{name}.csv" for name in tables],
         "figures": [f"{run}/figures/{name}.png" for name in FIGURES],
-        "report": [f"{run}/{name}" for name in ("config.yaml", "timings.csv", "report.html")],
+        "report": [f"{run}/report.html"],
     }
 
 

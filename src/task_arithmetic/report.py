@@ -4,15 +4,19 @@ Figures are embedded, styles are inline; there is no script, and nothing is fetc
 """
 
 import base64
-import csv
 from html import escape
 from pathlib import Path
 
+import matplotlib
+
+from task_arithmetic import trace
 from task_arithmetic.artifacts import UserError, atomic_path, versions
 from task_arithmetic.captions import figure_caption, suite_note, table_caption, title_of
 from task_arithmetic.cells import encoders_of, label_of, load_metrics, modes_of
-from task_arithmetic.figures import names_of
+from task_arithmetic.figures import FIGURES
+from task_arithmetic.figures import STYLE as FIGURE_STYLE
 from task_arithmetic.findings import beside_published, claims, sentences
+from task_arithmetic.status import read_run
 from task_arithmetic.tables import names_of as tables_of
 from task_arithmetic.tables import read_printed, read_table
 
@@ -168,53 +172,70 @@ def published(settings, tables_dir) -> str:
 
 def figures(settings, figures_dir) -> str:
     """All figures, embedded as PNG."""
-    parts = []
-    for name in names_of(settings):
-        path = Path(figures_dir) / f"{name}.png"
-        try:
-            image = path.read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist: make the figures first.") from None
-        pixels = int.from_bytes(image[16:20], "big")  # width, in the header of a PNG
-        caption = escape(figure_caption(name, settings))
-        data = base64.b64encode(image).decode()
-        parts.append(
-            f'<figure id="{name}"><img width="{round(pixels * 0.62)}" alt="{caption}" '
-            f'src="data:image/png;base64,{data}">\n'
-            f"<figcaption><b>{title_of(name)}.</b> {caption}</figcaption></figure>\n"
-        )
-    return "".join(parts)
+    return "".join(
+        figure(figures_dir, name, title_of(name), figure_caption(name, settings))
+        for name in FIGURES
+    )
 
 
-def timings(path) -> str:
-    """Jobs, seconds and peak memory of every stage.
+def figure(figures_dir, name, title, caption) -> str:
+    """One figure, embedded as PNG, with its caption."""
+    path = Path(figures_dir) / f"{name}.png"
+    try:
+        image = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: make the figures first.") from None
+    pixels = int.from_bytes(image[16:20], "big")  # width, in the header of a PNG
+    caption = escape(caption)
+    data = base64.b64encode(image).decode()
+    return (
+        f'<figure id="{name}"><img width="{round(pixels * 0.62)}" alt="{caption}" '
+        f'src="data:image/png;base64,{data}">\n'
+        f"<figcaption><b>{title}.</b> {caption}</figcaption></figure>\n"
+    )
+
+
+TIMELINE = (
+    "Every attempt of every job, on the GPU that it held or, without one, beside the other jobs of "
+    "its node; what this run found finished is where it ran before. Hatched: failed or killed."
+)
+
+
+def timings(rows, figures_dir) -> str:
+    """When each job ran; per stage, for how long and in how much memory.
 
     Args:
-        path: a CSV with the columns stage, jobs, seconds and, optionally, peak_memory_mib.
+        rows: what trace.rows returns, at least one.
+        figures_dir: where timeline.png and timeline.pdf are written.
     """
-    try:
-        with open(path, newline="") as file:
-            stages = list(csv.DictReader(file))
-        jobs = sum(int(row["jobs"]) for row in stages)
-        seconds = sum(float(row["seconds"]) for row in stages)
-        rows = [[row["stage"], row["jobs"], f"{float(row['seconds']):,.1f}"] for row in stages]
-        peaks = [float(row["peak_memory_mib"] or 0) for row in stages if "peak_memory_mib" in row]
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: give the CSV of timings, or none.") from None
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} needs the columns stage, jobs, seconds: make it again.") from None
-    rows.append(["all", str(jobs), f"{seconds:,.1f}"])
-    headings = ["Stage", "Jobs", "Seconds"]
-    if peaks:
-        headings.append("Peak memory (MiB)")
-        peaks.append(max(peaks))
-        rows = [[*row, f"{peak:,.0f}"] for row, peak in zip(rows, peaks, strict=True)]
-    note = '<p class="caption">Wall-clock time of the jobs, added up; jobs may overlap.</p>\n'
-    return note + html_table(headings, rows, ["text"] + [""] * (len(headings) - 1))
+    drawn = trace.timeline(rows)
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **FIGURE_STYLE}):
+        for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            with atomic_path(Path(figures_dir) / f"timeline.{suffix}") as temporary:
+                options = {"dpi": 200, "metadata": metadata, "bbox_inches": "tight"}
+                drawn.savefig(temporary, format=suffix, pad_inches=0.04, **options)
+    headings = ["Stage", "Jobs", "Attempts", "Seconds", "Peak memory (MiB)", "GPU memory (MiB)"]
+    lines = [*trace.summary(rows), *trace.summary([row | {"stage": "all"} for row in rows])]
+    cells = [
+        [
+            line["stage"],
+            f"{line['jobs']:,}",
+            f"{line['attempts']:,}",
+            f"{line['seconds']:,.1f}",
+            *(f"{line[key] / 2**20:,.0f}" for key in ("peak_memory_bytes", "gpu_memory_bytes")),
+        ]
+        for line in lines
+    ]
+    columns = 5 + any(line["gpu_memory_bytes"] for line in lines)
+    table = html_table(
+        headings[:columns], [row[:columns] for row in cells], ["text", *[""] * (columns - 1)]
+    )
+    note = '<p class="caption">Wall-clock time of all attempts, added up; jobs may overlap.</p>\n'
+    return figure(figures_dir, "timeline", "Timeline", TIMELINE) + note + table
 
 
-def page(metrics, tables_dir, figures_dir, settings, config_text, timings_path=None) -> str:
-    """The whole page as HTML."""
+def page(metrics, tables_dir, figures_dir, settings, config_text, rows) -> str:
+    """The whole page as HTML; rows: what trace.rows returns."""
     packages = [[name, version] for name, version in versions().items()]
     sections = {
         "What this run is": about(settings),
@@ -228,8 +249,8 @@ def page(metrics, tables_dir, figures_dir, settings, config_text, timings_path=N
         "Configuration": f"<pre>{escape(config_text)}</pre>\n",
         "Versions": html_table(["Package", "Version"], packages, ["text", "text"]),
     }
-    if timings_path:
-        sections["Timings"] = timings(timings_path)
+    if rows:
+        sections["Timings"] = timings(rows, figures_dir)
     anchors = {title: title.split()[0].lower() for title in sections}
     links = " ".join(f'<a href="#{anchors[title]}">{title}</a>' for title in sections)
     body = "".join(
@@ -246,22 +267,25 @@ def page(metrics, tables_dir, figures_dir, settings, config_text, timings_path=N
 
 
 def write(
-    metrics_path, tables_dir, figures_dir, settings: dict, config_path, output, timings_path=None
+    metrics, tables_dir, figures_dir, settings: dict, config_text: str, run_dir, output
 ) -> None:
-    """Write the report.
+    """Write the report, and beside it the configuration (config.yaml) and the trace of the run's
+    jobs (trace.csv); timeline.png and .pdf beside the other figures.
 
     Args:
         tables_dir, figures_dir: what tables.write and figures.write made.
-        config_path: the resolved configuration, shown as it is.
-        timings_path: CSV of timings (see timings), or None.
+        config_text: the resolved configuration.
+        run_dir: results/NAME; None, or without run.json: no jobs are shown.
     Raises:
-        UserError: a table, a figure, a cell of the metrics or the configuration is missing.
+        UserError: a table, a figure or a cell of the metrics is missing; run.json is damaged.
     """
-    try:
-        config_text = Path(config_path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{config_path}, the run's configuration, does not exist.") from None
-    metrics = load_metrics(metrics_path)
-    text = page(metrics, tables_dir, figures_dir, settings, config_text, timings_path)
+    rows = []
+    if run_dir and (Path(run_dir) / "run.json").exists():
+        rows = trace.rows(run_dir, read_run(run_dir)["jobs"])
+    text = page(load_metrics(metrics), tables_dir, figures_dir, settings, config_text, rows)
+    with atomic_path(Path(output).with_name("config.yaml")) as temporary:
+        temporary.write_text(config_text, encoding="utf-8")
+    if run_dir:
+        trace.write_trace(rows, Path(output).with_name("trace.csv"))
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -436,11 +436,11 @@ def to_latex(name, table, settings) -> str:
     ])  # fmt: skip
 
 
-def write(name, metrics_path, reference_path, settings: dict, output_dir) -> None:
+def write(name, metrics, reference, settings: dict, output_dir) -> None:
     """Write output_dir/NAME.csv, .md and .tex; the reference is paper.csv, or targets.csv for
     `targets`. Raises UserError as make_table does."""
-    reference = (read_targets if name == "targets" else read_reference)(reference_path)
-    table = make_table(name, load_metrics(metrics_path), reference, settings)
+    published = (read_targets if name == "targets" else read_reference)(reference)
+    table = make_table(name, load_metrics(metrics), published, settings)
     contents = {
         "csv": to_csv(table),
         "md": to_markdown(name, table, settings),

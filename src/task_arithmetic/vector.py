@@ -9,10 +9,12 @@ import numpy as np
 from .artifacts import (
     UserError,
     atomic_path,
+    check_file,
     check_tensors,
     header,
     open_tensors,
     read_made_by,
+    read_sealed,
     read_tensors,
 )
 from .metrics import write_rows
@@ -140,7 +142,9 @@ def write_vector(encoder_dir, finetuned, output) -> None:
     """
     from safetensors.numpy import save_file
 
-    theta0 = read_tensors(Path(encoder_dir) / "image_tower.safetensors", framework="np")
+    tower = Path(encoder_dir) / "image_tower.safetensors"
+    check_file(tower, read_sealed(Path(encoder_dir) / "encoder.json").get("image_tower_sha256"))
+    theta0 = read_tensors(tower, framework="np")
     theta = read_tensors(finetuned, framework="np")
     check_tensors(finetuned, theta, {k: v.shape for k, v in theta0.items() if k in theta})
     tau = {name: theta[name] - theta0[name] for name in theta}

@@ -4,20 +4,20 @@ rule addition:
         encoder=ENCODER,
         heads=expand(HEAD, task=TASKS, allow_missing=True),
         data=expand(DATA, task=TASKS),
-        vectors=expand(VECTOR, task=TASKS, allow_missing=True),
+        vectors=expand(VECTOR_SHA256, task=TASKS, allow_missing=True),
         single_task="results/{run}/metrics/single_task/{encoder}/{mode}/{seed}.csv",
     output:
         "results/{run}/metrics/addition/{encoder}/{mode}/{seed}.csv",
     log:
         "results/{run}/logs/addition/{encoder}/{mode}/{seed}.log",
-    benchmark:
-        "results/{run}/timings/addition/{encoder}/{mode}/{seed}.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
     params:
+        code=stage_code("addition"),
+        vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=TASKS,
         data_dirs=DATA_DIRS,
         settings=lambda wildcards: settings.addition_settings(config, wildcards.mode),
@@ -27,9 +27,9 @@ rule addition:
         "task-arithmetic addition --encoder-dir results/shared/encoders/{wildcards.encoder}"
         " --encoder {wildcards.encoder} --mode {wildcards.mode} --seed {wildcards.seed}"
         " --tasks {params.tasks} --heads {input.heads} --data-dirs {params.data_dirs}"
-        " --vectors {input.vectors}"
+        " --vectors {params.vectors}"
         " --single-task {input.single_task}"
-        " --settings {params.settings:q} --output {output} &> {log}"
+        " --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"
 
 
 # Post-hoc linearization: nonlinear's task vectors through f_lin, normalized by their own accuracy
@@ -39,7 +39,7 @@ use rule addition as posthoc with:
         encoder=ENCODER,
         heads=expand(HEAD, task=TASKS, allow_missing=True),
         data=expand(DATA, task=TASKS),
-        vectors=expand(VECTOR, task=TASKS, mode="nonlinear", allow_missing=True),
+        vectors=expand(VECTOR_SHA256, task=TASKS, mode="nonlinear", allow_missing=True),
         single_task="results/{run}/metrics/kernel/{encoder}/nonlinear/{seed}.csv",
     wildcard_constraints:
         mode="posthoc",

@@ -9,6 +9,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from task_arithmetic import config as configuration
 from task_arithmetic import settings
+from task_arithmetic.rerun import sources, stage_code
 
 TASKS, CONTROL = config["tasks"], config["negation"]["control"]
 ENCODERS, FOCUS = config["encoders"], config["focus"]
@@ -19,6 +20,10 @@ DATA = "results/shared/data/{task}/manifest.json"
 ENCODER = "results/shared/encoders/{encoder}/encoder.json"
 HEAD = "results/shared/encoders/{encoder}/heads/{task}.safetensors"
 VECTOR = "results/{run}/vectors/{encoder}/{mode}/{task}/{seed}.safetensors"
+# Weights and vectors are large: what depends on them depends on their hash, a file beside them, so
+# that touching or copying them changes nothing.
+FINETUNED_SHA256 = "results/{run}/finetuned/{encoder}/{mode}/{task}/{seed}.sha256"
+VECTOR_SHA256 = VECTOR.replace(".safetensors", ".sha256")
 # The manifest and encoder.json name the hashes of what lies beside them: as inputs they say whether
 # anything changed, at the price of a few kilobytes.
 DATA_DIRS = expand("results/shared/data/{task}", task=TASKS)
@@ -69,6 +74,11 @@ def every_core(wildcards=None):
     return workflow.cores or 4
 
 
+def artifacts_of(hashes):
+    """The tensors that files of hashes belong to."""
+    return [path.replace(".sha256", ".safetensors") for path in hashes]
+
+
 def longest_first(wildcards):
     """Priority of a fine-tuning: linearized modes and larger encoders (listed last) start first,
     which leaves no core idle at the end."""
@@ -83,7 +93,14 @@ def shell_prefix():
     in_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
     python = "python" if in_conda else shlex.quote(sys.executable)
     path = shlex.quote(os.path.join(workflow.basedir, "src"))
-    call = f"TASK_ARITHMETIC_DEVICE={config['device']} PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}} {python} -m task_arithmetic"
+    known = {
+        "TASK_ARITHMETIC_DEVICE": config["device"],
+        "TASK_ARITHMETIC_SOURCES": sources(),
+        "TASK_ARITHMETIC_STORE_GB": config["store_gb"],
+        "TASK_ARITHMETIC_SCRATCH": config["scratch"] or "",
+    }
+    given = " ".join(f"{name}={value}" for name, value in known.items())
+    call = f"{given} PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}} {python} -m task_arithmetic"
     prefix = f'set -euo pipefail; task-arithmetic() {{ {call} "$@"; }}; '
     return prefix.replace("{", "{{").replace("}", "}}")
 

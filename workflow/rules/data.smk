@@ -13,13 +13,12 @@ rule data:
         ),
     log:
         "results/shared/logs/data/{task}.log",
-    benchmark:
-        "results/shared/timings/data/{task}.tsv"
     priority: 100
     conda:
         "../../envs/torch.yaml"
     threads: decoders
     params:
+        code=stage_code("data"),
         settings=lambda wildcards: settings.data_settings(config, wildcards.task),
         download=lambda wildcards, input: f"--download {input.download}" if input.download else "",
     message:
@@ -27,4 +26,4 @@ rule data:
     shell:
         "task-arithmetic data --task {wildcards.task} --settings {params.settings:q}"
         " {params.download} --threads {threads}"
-        " --output results/shared/data/{wildcards.task} &> {log}"
+        " --output results/shared/data/{wildcards.task} --job {log} --code {params.code} &> {log}"

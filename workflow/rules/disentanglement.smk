@@ -5,19 +5,21 @@ rule disentanglement:
         encoder=ENCODER,
         heads=lambda wildcards: expand(HEAD, task=PAIRS[wildcards.pair], allow_missing=True),
         data=lambda wildcards: expand(DATA, task=PAIRS[wildcards.pair]),
-        vectors=lambda wildcards: expand(VECTOR, task=PAIRS[wildcards.pair], allow_missing=True),
+        vectors=lambda wildcards: expand(
+            VECTOR_SHA256, task=PAIRS[wildcards.pair], allow_missing=True
+        ),
     output:
         "results/{run}/metrics/disentanglement/{encoder}/{mode}/{seed}/{pair}.csv",
     log:
         "results/{run}/logs/disentanglement/{encoder}/{mode}/{seed}/{pair}.log",
-    benchmark:
-        "results/{run}/timings/disentanglement/{encoder}/{mode}/{seed}/{pair}.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
     params:
+        code=stage_code("disentanglement"),
+        vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=lambda wildcards: PAIRS[wildcards.pair],
         data_dirs=lambda wildcards: expand("results/shared/data/{task}", task=PAIRS[wildcards.pair]),
         settings=lambda wildcards: settings.disentanglement_settings(config, wildcards.mode),
@@ -28,4 +30,4 @@ rule disentanglement:
         " --encoder-dir results/shared/encoders/{wildcards.encoder}"
         " --encoder {wildcards.encoder} --mode {wildcards.mode} --seed {wildcards.seed}"
         " --tasks {params.tasks} --heads {input.heads} --data-dirs {params.data_dirs}"
-        " --vectors {input.vectors} --settings {params.settings:q} --output {output} &> {log}"
+        " --vectors {params.vectors} --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"

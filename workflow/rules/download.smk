@@ -11,8 +11,6 @@ rule download:
         f"{settings.DOWNLOADS_DIR}/{{kind}}/{{name}}.json",
     log:
         "results/shared/logs/download/{kind}/{name}.log",
-    benchmark:
-        "results/shared/timings/download/{kind}/{name}.tsv"
     wildcard_constraints:
         kind="tasks|encoders",
         name="|".join(map(re.escape, [*FROM_HUB["tasks"], *FROM_HUB["encoders"]])),
@@ -21,10 +19,11 @@ rule download:
     conda:
         "../../envs/torch.yaml"
     params:
+        code=stage_code("download"),
         settings=lambda wildcards: settings.download_settings(
             config, wildcards.kind, wildcards.name
         ),
     message:
         "Download {wildcards.name}"
     shell:
-        "task-arithmetic download --settings {params.settings:q} --output {output} &> {log}"
+        "task-arithmetic download --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"

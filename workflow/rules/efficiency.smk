@@ -9,14 +9,13 @@ rule efficiency:
         "results/{run}/metrics/efficiency/{encoder}/{mode}.csv",
     log:
         "results/{run}/logs/efficiency/{encoder}/{mode}.log",
-    benchmark:
-        "results/{run}/timings/efficiency/{encoder}/{mode}.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: every_core
     resources:
         gpu=gpus,
     params:
+        code=stage_code("efficiency"),
         task=TASKS[0],
         settings=lambda wildcards: settings.efficiency_settings(
             config, wildcards.mode, wildcards.encoder
@@ -27,4 +26,4 @@ rule efficiency:
         "task-arithmetic efficiency --encoder-dir results/shared/encoders/{wildcards.encoder}"
         " --head {input.head} --data-dir results/shared/data/{params.task}"
         " --encoder {wildcards.encoder} --mode {wildcards.mode}"
-        " --settings {params.settings:q} --output {output} &> {log}"
+        " --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"

@@ -9,14 +9,14 @@ rule embedded:
         directory("results/shared/embedded/{task}"),
     log:
         "results/shared/logs/embedded/{task}.log",
-    benchmark:
-        "results/shared/timings/embedded/{task}.tsv"
     wildcard_constraints:
         task="|".join(map(re.escape, EMBEDDED)),
     priority: 100
     conda:
         "../../envs/torch.yaml"
+    params:
+        code=stage_code("embedded"),
     message:
         "Draw the embedded task {wildcards.task}"
     shell:
-        "task-arithmetic embedded --task {wildcards.task} --output {output} &> {log}"
+        "task-arithmetic embedded --task {wildcards.task} --output {output} --job {log} --code {params.code} &> {log}"

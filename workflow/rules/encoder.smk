@@ -10,12 +10,11 @@ rule encoder:
         ),
     log:
         "results/shared/logs/encoder/{encoder}.log",
-    benchmark:
-        "results/shared/timings/encoder/{encoder}.tsv"
     priority: 100
     conda:
         "../../envs/torch.yaml"
     params:
+        code=stage_code("encoder"),
         settings=lambda wildcards: settings.encoder_settings(config, wildcards.encoder),
         download=lambda wildcards, input: (
             f"--download {input}" if wildcards.encoder in FROM_HUB["encoders"] else ""
@@ -25,4 +24,4 @@ rule encoder:
     shell:
         "task-arithmetic encoder --encoder {wildcards.encoder} --settings {params.settings:q}"
         " {params.download}"
-        " --output results/shared/encoders/{wildcards.encoder} &> {log}"
+        " --output results/shared/encoders/{wildcards.encoder} --job {log} --code {params.code} &> {log}"

@@ -20,15 +20,15 @@ for figure in FIGURES:
             f"results/{{run}}/figures/{figure}.pdf",
         log:
             f"results/{{run}}/logs/figures/{figure}.log",
-        benchmark:
-            f"results/{{run}}/timings/figures/{figure}.tsv"
+        localrule: True
         conda:
             "../../envs/torch.yaml"
         params:
+            code=stage_code("figure", figure),
             name=figure,
             settings=settings.view_settings(config),
         message:
             f"Draw figure {figure}"
         shell:
             "task-arithmetic figure --name {params.name} --metrics {input.metrics}"
-            " --settings {params.settings:q} --output-dir results/{wildcards.run}/figures &> {log}"
+            " --settings {params.settings:q} --output-dir results/{wildcards.run}/figures --job {log} --code {params.code} &> {log}"

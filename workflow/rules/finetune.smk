@@ -7,10 +7,9 @@ rule finetune:
     output:
         weights="results/{run}/finetuned/{encoder}/{mode}/{task}/{seed}.safetensors",
         log="results/{run}/finetuned/{encoder}/{mode}/{task}/{seed}.csv",
+        sha256=FINETUNED_SHA256,
     log:
         "results/{run}/logs/finetune/{encoder}/{mode}/{task}/{seed}.log",
-    benchmark:
-        "results/{run}/timings/finetune/{encoder}/{mode}/{task}/{seed}.tsv"
     priority: longest_first
     conda:
         "../../envs/torch.yaml"
@@ -18,6 +17,7 @@ rule finetune:
     resources:
         gpu=gpus,
     params:
+        code=stage_code("finetune"),
         settings=lambda wildcards: settings.finetune_settings(
             config, wildcards.mode, wildcards.encoder
         ),
@@ -28,4 +28,4 @@ rule finetune:
         " --head {input.head} --data-dir results/shared/data/{wildcards.task}"
         " --encoder {wildcards.encoder} --mode {wildcards.mode} --task {wildcards.task}"
         " --seed {wildcards.seed} --settings {params.settings:q}"
-        " --output {output.weights} --log {output.log} &> {log}"
+        " --output {output.weights} --log {output.log} --job {log} --code {params.code} &> {log}"

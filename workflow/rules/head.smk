@@ -7,8 +7,6 @@ rule head:
         HEAD,
     log:
         "results/shared/logs/head/{encoder}/{task}.log",
-    benchmark:
-        "results/shared/timings/head/{encoder}/{task}.tsv"
     priority: 100
     conda:
         "../../envs/torch.yaml"
@@ -16,10 +14,11 @@ rule head:
     resources:
         gpu=gpus,
     params:
+        code=stage_code("head"),
         settings=lambda wildcards: settings.head_settings(config, wildcards.task),
     message:
         "Make the head of {wildcards.task} for {wildcards.encoder}"
     shell:
         "task-arithmetic head --encoder-dir results/shared/encoders/{wildcards.encoder}"
         " --data-dir results/shared/data/{wildcards.task} --settings {params.settings:q}"
-        " --output {output} &> {log}"
+        " --output {output} --job {log} --code {params.code} &> {log}"

@@ -63,11 +63,12 @@ rule metrics:
         ),
     log:
         "results/{run}/logs/metrics/metrics.log",
-    benchmark:
-        "results/{run}/timings/metrics/metrics.tsv"
+    localrule: True
     conda:
         "../../envs/torch.yaml"
+    params:
+        code=stage_code("metrics"),
     message:
         "Gather the metrics"
     shell:
-        "task-arithmetic metrics --inputs {input} --output {output} &> {log}"
+        "task-arithmetic metrics --inputs {input} --output {output} --job {log} --code {params.code} &> {log}"

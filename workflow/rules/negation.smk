@@ -4,7 +4,7 @@ rule negation:
         encoder=ENCODER,
         heads=expand(HEAD, task=TASKS, allow_missing=True),
         data=expand(DATA, task=TASKS),
-        vectors=expand(VECTOR, task=TASKS, allow_missing=True),
+        vectors=expand(VECTOR_SHA256, task=TASKS, allow_missing=True),
         pretrained="results/{run}/metrics/pretrained/{encoder}.csv",
         control_head=HEAD.replace("{task}", CONTROL),
         control_data=DATA.replace("{task}", CONTROL),
@@ -12,14 +12,14 @@ rule negation:
         "results/{run}/metrics/negation/{encoder}/{mode}/{seed}.csv",
     log:
         "results/{run}/logs/negation/{encoder}/{mode}/{seed}.log",
-    benchmark:
-        "results/{run}/timings/negation/{encoder}/{mode}/{seed}.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
     params:
+        code=stage_code("negation"),
+        vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=TASKS,
         data_dirs=DATA_DIRS,
         control=CONTROL,
@@ -30,7 +30,7 @@ rule negation:
         "task-arithmetic negation --encoder-dir results/shared/encoders/{wildcards.encoder}"
         " --encoder {wildcards.encoder} --mode {wildcards.mode} --seed {wildcards.seed}"
         " --tasks {params.tasks} --heads {input.heads} --data-dirs {params.data_dirs}"
-        " --vectors {input.vectors}"
+        " --vectors {params.vectors}"
         " --pretrained {input.pretrained} --control {params.control}"
         " --control-head {input.control_head} --control-data-dir results/shared/data/{params.control}"
-        " --settings {params.settings:q} --output {output} &> {log}"
+        " --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"

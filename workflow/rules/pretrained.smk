@@ -8,14 +8,13 @@ rule pretrained:
         "results/{run}/metrics/pretrained/{encoder}.csv",
     log:
         "results/{run}/logs/pretrained/{encoder}.log",
-    benchmark:
-        "results/{run}/timings/pretrained/{encoder}.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
     params:
+        code=stage_code("pretrained"),
         tasks=[*TASKS, CONTROL],
         data_dirs=[*DATA_DIRS, f"results/shared/data/{CONTROL}"],
         settings=settings.pretrained_settings(config),
@@ -24,4 +23,4 @@ rule pretrained:
     shell:
         "task-arithmetic pretrained --encoder-dir results/shared/encoders/{wildcards.encoder}"
         " --encoder {wildcards.encoder} --tasks {params.tasks} --heads {input.heads}"
-        " --data-dirs {params.data_dirs} --settings {params.settings:q} --output {output} &> {log}"
+        " --data-dirs {params.data_dirs} --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"

@@ -4,19 +4,19 @@ rule single_task:
         encoder=ENCODER,
         heads=expand(HEAD, task=TASKS, allow_missing=True),
         data=expand(DATA, task=TASKS),
-        vectors=expand(VECTOR, task=TASKS, allow_missing=True),
+        vectors=expand(VECTOR_SHA256, task=TASKS, allow_missing=True),
     output:
         "results/{run}/metrics/single_task/{encoder}/{mode}/{seed}.csv",
     log:
         "results/{run}/logs/single_task/{encoder}/{mode}/{seed}.log",
-    benchmark:
-        "results/{run}/timings/single_task/{encoder}/{mode}/{seed}.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
     params:
+        code=stage_code("single-task"),
+        vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=TASKS,
         data_dirs=DATA_DIRS,
         settings=lambda wildcards: settings.single_task_settings(config, wildcards.mode),
@@ -26,5 +26,5 @@ rule single_task:
         "task-arithmetic single-task --encoder-dir results/shared/encoders/{wildcards.encoder}"
         " --encoder {wildcards.encoder} --mode {wildcards.mode} --seed {wildcards.seed}"
         " --tasks {params.tasks} --heads {input.heads} --data-dirs {params.data_dirs}"
-        " --vectors {input.vectors}"
-        " --settings {params.settings:q} --output {output} &> {log}"
+        " --vectors {params.vectors}"
+        " --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"

@@ -29,11 +29,11 @@ for table in TABLES:
             f"results/{{run}}/tables/{table}.tex",
         log:
             f"results/{{run}}/logs/tables/{table}.log",
-        benchmark:
-            f"results/{{run}}/timings/tables/{table}.tsv"
+        localrule: True
         conda:
             "../../envs/torch.yaml"
         params:
+            code=stage_code("table"),
             name=table,
             settings=settings.view_settings(config),
         message:
@@ -41,4 +41,4 @@ for table in TABLES:
         shell:
             "task-arithmetic table --name {params.name} --metrics {input.metrics}"
             " --reference {input.reference} --settings {params.settings:q}"
-            " --output-dir results/{wildcards.run}/tables &> {log}"
+            " --output-dir results/{wildcards.run}/tables --job {log} --code {params.code} &> {log}"

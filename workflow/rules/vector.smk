@@ -2,17 +2,19 @@
 rule vector:
     input:
         encoder=ENCODER,
-        finetuned="results/{run}/finetuned/{encoder}/{mode}/{task}/{seed}.safetensors",
+        finetuned=FINETUNED_SHA256,
     output:
-        VECTOR,
+        vector=VECTOR,
+        sha256=VECTOR_SHA256,
     log:
         "results/{run}/logs/vector/{encoder}/{mode}/{task}/{seed}.log",
-    benchmark:
-        "results/{run}/timings/vector/{encoder}/{mode}/{task}/{seed}.tsv"
     conda:
         "../../envs/torch.yaml"
+    params:
+        code=stage_code("vector"),
+        finetuned=FINETUNED_SHA256.replace(".sha256", ".safetensors"),
     message:
         "Extract the task vector of {wildcards.task}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
         "task-arithmetic vector --encoder-dir results/shared/encoders/{wildcards.encoder}"
-        " --finetuned {input.finetuned} --output {output} &> {log}"
+        " --finetuned {params.finetuned} --output {output.vector} --job {log} --code {params.code} &> {log}"

@@ -128,8 +128,8 @@ def build_task(name, seed=SEED, limit=None):
     return DatasetDict(splits)
 
 
-def save_task(name, folder, seed=SEED, limit=None):
+def save_task(task, output, seed=SEED, limit=None):
     """Write a task to a folder (datasets.save_to_disk form); it appears complete or not at all."""
-    task = build_task(name, seed, limit)
-    with atomic_path(Path(folder)) as temporary:
-        task.save_to_disk(temporary)
+    built = build_task(task, seed, limit)
+    with atomic_path(Path(output)) as temporary:
+        built.save_to_disk(temporary)

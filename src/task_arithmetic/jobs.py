@@ -1,0 +1,357 @@
+"""One job: what a stage's command does around the stage's function.
+
+A job holds a lock on its output, so that nothing is computed twice at once; takes what was already
+computed from the store; keeps a record of itself beside its log, which `status` and the report
+read; writes the hashes of its outputs; and ends within seconds of SIGTERM or SIGINT, whatever it is
+doing, after what training has to save.
+"""
+
+import os
+import select
+import shlex
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+
+from . import device, store
+from .artifacts import (
+    UserError,
+    canonical,
+    is_disk_full,
+    read_json,
+    read_sha256,
+    remove_partial,
+    remove_temporaries,
+    sha256_of,
+    sha256_of_file,
+    versions,
+    write_sha256,
+)
+from .locks import locked, node
+
+HEARTBEAT = 3.0  # seconds between two writings of the record
+ATTEMPTS = 20  # kept in the record
+# Options that name files; all others but KNOBS say what is to be computed.
+INPUTS = (
+    "encoder_dir data_dir data_dirs head heads vectors finetuned single_task pretrained "
+    "control_head control_data_dir inputs metrics reference download tables_dir figures_dir"
+).split()
+OUTPUTS = ["output", "log", "output_dir"]
+KNOBS = ["threads", "run_dir", "config_text"]
+
+_job: dict = {}  # this process's job: path and content of its record, the running attempt …
+_writing = threading.RLock()  # of the record
+_saves: list = []  # what a signal to stop calls first
+_done: list = []  # what is called when the outputs are complete
+
+
+def run(command: str, function, arguments: dict, log=None, code: str | None = None) -> None:
+    """Call `function(**arguments)` as a job.
+
+    Args:
+        command: the stage's command, such as `finetune`.
+        log: the job's log file; its record is written beside it, and the store lies below the
+            results that it belongs to. None: a command by hand, with neither.
+        code: the label of the stage's code that Snakemake planned with (rerun.stage_code).
+    Raises:
+        UserError: as the function; the code is no longer what was planned with.
+    """
+    from .rerun import planned_code
+
+    files = [Path(arguments[key]) for key in ("output", "log") if arguments.get(key)]
+    target = files[0] if files else Path(arguments["output_dir"]) / arguments["name"]
+    with _stoppable(command), locked(target.with_name(f".{target.name}.lock"), str(target)):
+        remove_partial(target)
+        _begin(command, log)
+        try:
+            _job["code"] = planned_code(command, arguments, code)
+            _make(command, function, arguments, files, log)
+            _finish(0)
+        except BaseException as error:
+            status, sentence = outcome(error)
+            _finish(status, sentence or f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            _job.clear()
+            _done.clear()
+
+
+def _make(command: str, function, arguments: dict, files: list[Path], log) -> None:
+    """Take the outputs from the store, or compute them and put them there."""
+    inputs, code = identities(arguments), _job["code"]
+    fingerprint = fingerprint_of(command, arguments, code, inputs)
+    folder, limit = _store(log, command)
+    taken = limit > 0 and store.take(folder, command, fingerprint, files)
+    if taken:
+        print(f"Taken from the store, where it is kept as {fingerprint[:16]}.", file=sys.stderr)
+    else:
+        if command in ON_DEVICE:
+            device.claim(os.environ.get("TASK_ARITHMETIC_DEVICE", "auto"))
+        function(**arguments)
+    if command in HASHED:
+        write_sha256(files)
+    if limit > 0 and not taken:
+        store.put(folder, command, fingerprint, files, limit)
+    for action in _done:
+        action()
+    _job["attempt"]["from_store"] = taken
+    if "path" in _job:
+        _job["record"]["made"] = {
+            "code": code,
+            "fingerprint": fingerprint,
+            "arguments": settings_of(arguments),
+            "inputs": inputs,
+            "outputs": _output_hashes(arguments, files),
+            "versions": versions(),
+            "accepted": [],
+        }
+
+
+def outcome(error: BaseException) -> tuple[int, str | None]:
+    """The exit status of a command that ended in `error`, and what to say; None: it is a defect of
+    ours, whose traceback is shown."""
+    if isinstance(error, UserError):
+        return 1, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "Stopped before it was done; run the same command again."
+    if is_disk_full(error):
+        return 1, f"The disk is full ({error}): free some space and run again."
+    if device.lost_gpu(error):
+        return 1, (
+            f"The GPU failed or disappeared ({str(error).strip().splitlines()[0]}): look at "
+            "nvidia-smi and run the same command again; training resumes where it was saved."
+        )
+    return 1, None
+
+
+# Stages that learn or evaluate: each job holds a GPU, if there is one, and its results are stored.
+ON_DEVICE = {
+    *("head", "finetune", "pretrained", "single-task", "kernel", "addition", "negation"),
+    *("disentanglement", "efficiency"),
+}
+# Stages whose outputs have a .sha256 beside them; data and encoders hold their hashes themselves.
+HASHED = ON_DEVICE | {"vector", "cosine", "metrics"}
+
+
+# --- What a result depends on --------------------------------------------------------------------
+
+
+def identities(arguments: dict) -> dict[str, str]:
+    """Input path → what identifies its content: its recorded SHA-256, else that of its bytes."""
+    return {path: _identity(Path(path)) for key in INPUTS for path in _paths(arguments, key)}
+
+
+def _paths(arguments: dict, key: str) -> list[str]:
+    """The paths that an option gives."""
+    value = arguments.get(key) or []
+    return [str(path) for path in (value if isinstance(value, list) else [value])]
+
+
+def _identity(path: Path) -> str:
+    if (path / "manifest.json").is_file():
+        return read_json(path / "manifest.json").get("data_sha256", "")
+    if (path / "encoder.json").is_file():
+        about = read_json(path / "encoder.json")
+        return sha256_of([about.get(f"{tower}_tower_sha256") for tower in ("image", "text")])
+    recorded = read_sha256(path).get(path.name)
+    return recorded or (sha256_of_file(path) if path.is_file() else "")
+
+
+def fingerprint_of(command: str, arguments: dict, code: str, inputs: dict[str, str]) -> str:
+    """A hash of all that a stage's outputs depend on: code, settings and inputs, not places."""
+    found = {key: [inputs[path] for path in _paths(arguments, key)] for key in INPUTS}
+    return sha256_of([command, code, settings_of(arguments), found])
+
+
+def settings_of(arguments: dict) -> dict:
+    """The arguments that say what is computed: neither paths nor machine knobs."""
+    return {k: v for k, v in arguments.items() if k not in (*INPUTS, *OUTPUTS, *KNOBS)}
+
+
+def current_code(command: str) -> str:
+    """The label of the code that computes: this job's or, without a job, that of the sources."""
+    from .rerun import stage_code
+
+    return _job["code"] if "code" in _job else stage_code(command)
+
+
+def _store(log, command: str) -> tuple[Path | None, float]:
+    """The store's folder and its limit in bytes; 0 where nothing is stored."""
+    parts = Path(log).parts if log else ()
+    limit = float(os.environ.get("TASK_ARITHMETIC_STORE_GB", 0)) * 1e9
+    if command not in ON_DEVICE or "logs" not in parts or limit <= 0:
+        return None, 0.0
+    return Path(*parts[: parts.index("logs") - 1]) / store.FOLDER, limit
+
+
+# --- The record ----------------------------------------------------------------------------------
+
+
+def progress(done: int, total: int, unit: str, **figures) -> None:
+    """Say how far the job is: in its record, from its next heartbeat on.
+
+    Args:
+        figures: such as loss and images_per_second.
+    """
+    if "attempt" in _job:
+        first = (_job["attempt"]["progress"] or {"first": done})["first"]
+        _job["attempt"]["progress"] = {
+            "first": first,
+            "done": done,
+            "total": total,
+            "unit": unit,
+            **figures,
+        }
+
+
+def _begin(command: str, log) -> None:
+    """Start this attempt's entry in the job's record."""
+    slurm = os.environ.get("SLURM_JOB_ID")
+    attempt = {
+        "command": shlex.join(["task-arithmetic", *sys.argv[1:]]),
+        "started": time.time(),
+        "node": node(),
+        "pid": os.getpid(),
+        "slurm_job": slurm,
+        "device": "cpu",
+        "gpu": os.environ.get("CUDA_VISIBLE_DEVICES") or None if slurm else None,
+        "exit": None,
+        "error": None,
+        "from_store": False,
+        "progress": None,
+    }
+    _job["attempt"] = attempt
+    if log is None:
+        return
+    path, before = Path(log).with_suffix(".json"), {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(UserError):
+        before = read_json(path)
+    remove_partial(path)
+    name = "/".join(path.with_suffix("").parts[path.parts.index("logs") + 1 :])
+    attempts = [*before.get("attempts", []), attempt][-ATTEMPTS:]
+    record = {**before, "stage": command, "job": name, "attempts": attempts}
+    _job.update(path=path, record=record)
+    _write()
+
+
+def _write() -> None:
+    """Measure, and rewrite the record; what cannot be written is let be: a record is no result."""
+    with _writing, suppress(OSError):
+        if "path" not in _job:
+            return
+        attempt = _job["attempt"]
+        attempt["updated"] = time.time()
+        attempt["seconds"] = attempt["updated"] - attempt["started"]
+        kib = max(getrusage(who).ru_maxrss for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
+        attempt["peak_memory_bytes"] = kib * 1024
+        attempt |= device.in_use()
+        path = _job["path"]
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            temporary.write_text(canonical(_job["record"]) + "\n")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _output_hashes(arguments: dict, files: list[Path]) -> dict[str, str]:
+    """Path → SHA-256 of what was written; of a folder, of the file with the hashes in it."""
+    if "output_dir" in arguments:
+        files = sorted(Path(arguments["output_dir"]).glob(f"{arguments['name']}.*"))
+    elif files[0].is_dir():
+        files = [files[0] / name for name in ("manifest.json", "encoder.json")]
+    hashes = read_sha256(files[0]) if files else {}
+    return {str(p): hashes.get(p.name) or sha256_of_file(p) for p in files if p.is_file()}
+
+
+def _finish(status: int, error: str | None = None) -> None:
+    """Close this attempt's entry in the record."""
+    _job["attempt"] |= {"exit": status, "error": error}
+    if "path" in _job:
+        with _writing:
+            _write()
+            del _job["path"]
+
+
+def when_done(action) -> None:
+    """Call `action()` once the job's outputs are complete and stored; at once if this is no job."""
+    if _job:
+        _done.append(action)
+    else:
+        action()
+
+
+# --- Signals to stop -----------------------------------------------------------------------------
+
+
+@contextmanager
+def saving(save):
+    """Within the block, SIGTERM and SIGINT call save() before they end the job.
+
+    It is called in another thread, while the block goes on, and returns a sentence.
+    """
+    _saves.append(save)
+    try:
+        yield
+    finally:
+        _saves.remove(save)
+
+
+@contextmanager
+def _stoppable(command: str):
+    """Within the block, SIGTERM and SIGINT end this process from a thread of their own, because the
+    main one may be within a long call that nothing interrupts. The same thread keeps the record."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, lambda *_: None)  # what counts is the number in the pipe
+    descriptor = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    watch = threading.Thread(target=_watch, args=(read, command), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(descriptor)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.write(write, b"\0")
+        watch.join()
+        os.close(read)
+        os.close(write)
+
+
+def _watch(read: int, command: str) -> None:
+    while True:
+        ready, _, _ = select.select([read], [], [], HEARTBEAT)
+        number = os.read(read, 1)[0] if ready else None
+        if number == 0:
+            return
+        if number in (signal.SIGTERM, signal.SIGINT):
+            _stop(number, command)
+        if "path" in _job:
+            _write()
+
+
+def _stop(number: int, command: str) -> None:
+    """Save, say so, and end the process."""
+    notes = [f"Stopped by {signal.Signals(number).name}."]
+    try:
+        notes += [save() for save in list(_saves)]
+    except Exception as error:  # a full disk: the process ends all the same
+        notes.append(f"The state could not be saved ({error}).")
+    sentence = " ".join([*notes, "Run the same command again."])
+    with suppress(OSError):
+        print(f"task-arithmetic {command}: {sentence}", file=sys.stderr, flush=True)
+    remove_temporaries()
+    if "attempt" in _job:
+        _finish(128 + number, sentence)
+    os._exit(128 + number)

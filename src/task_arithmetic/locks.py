@@ -1,0 +1,111 @@
+"""Locks on files, which the kernel frees when their process ends, however it ends."""
+
+import errno
+import fcntl
+import os
+import re
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+POLL = 0.5  # seconds between two looks at a lock that another process holds
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def try_lock(path) -> int | None:
+    """Lock a file, made if need be, without waiting.
+
+    Returns:
+        its descriptor, to be closed by the caller; None if another process holds the lock.
+    Raises:
+        OSError: the file cannot be opened, or its file system keeps no locks (see NO_LOCKS).
+    """
+    fd, held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its last holder may have removed the file in between: then this lock excludes nobody.
+        held = os.path.samestat(os.fstat(fd), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    finally:
+        if not held:
+            os.close(fd)
+    if not held:
+        return None
+    with suppress(OSError):  # for whoever wonders who holds it; a full disk does not matter here
+        os.truncate(fd, 0)
+        os.write(fd, f"process {os.getpid()} on {node()}\n".encode())
+    return fd
+
+
+@contextmanager
+def locked(path, what: str):
+    """Hold a lock for the length of the block, waiting for it if need be; yields whether it had to.
+
+    A file system that keeps no locks is named on stderr, and the block runs without one.
+
+    Args:
+        path: the lock's file, which is removed at the end.
+        what: for the messages, what is locked.
+    """
+    path, waited = Path(path), False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if why := lacks_locks(path.parent):
+        _say(f"{why}: two jobs at once on {what} would not notice each other.")
+    try:
+        while (fd := try_lock(path)) is None:
+            if not waited:
+                waited = True
+                _say(f"{what} is being made by {_holder(path)}: waiting until that ends.")
+            time.sleep(POLL)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        _say(f"The file system of {path.parent} keeps no locks ({error.strerror}).")
+        yield False
+        return
+    try:
+        yield waited
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _holder(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text().strip() or "another job"
+    return "another job"
+
+
+def lacks_locks(folder, mounts="/proc/mounts") -> str | None:
+    """Why locks in a folder are not seen by other machines, from how it is mounted; None if they
+    are, as far as one can tell: NFS keeps them unless it is mounted with nolock or local_lock,
+    Lustre if it is mounted with flock."""
+    try:
+        lines = Path(mounts).read_text().splitlines()
+    except OSError:
+        return None
+    folder = os.path.realpath(folder)
+    found = ("", "", "")
+    for line in lines:
+        _, mount, kind, options, *_ = line.split(" ")
+        mount = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), mount)
+        inside = folder == mount or folder.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(found[0]):
+            found = (mount, kind, options)
+    mount, kind, options = found
+    given = set(options.split(","))
+    local = given & {"nolock", "local_lock=all", "local_lock=flock", "localflock", "noflock"}
+    if kind in ("nfs", "nfs4", "lustre") and local:
+        return f"{mount} is mounted with {min(local)}, which keeps locks from other machines"
+    return None
+
+
+def node() -> str:
+    """The name of this machine, as SLURM calls it within one of its jobs."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
+def _say(sentence: str) -> None:
+    print(f"task-arithmetic: {sentence}", file=sys.stderr, flush=True)

@@ -1,0 +1,172 @@
+"""When a stage's results count as made by the code of today."""
+
+import os
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+from . import artifacts
+from .artifacts import UserError, read_json, sha256_of, write_json
+from .code import PACKAGE, changes, code_hash, code_parts, package_versions
+
+SHARED = Path("shared")  # below the results
+
+
+@cache
+def stage_code(command: str, name: str | None = None, results: str = "results") -> str:
+    """The label of the code that a command can reach: `<hash of the code>-<hash of the versions>`.
+
+    Code that was accepted as harmless has the label of the code whose results it leaves valid.
+
+    Args:
+        name: of the table or figure.
+    """
+    label = code_hash(*entries(command, name))
+    accepted = {entry["code"]: entry["as"] for entry in acceptances(results).get(command, [])}
+    return accepted.get(label, label)
+
+
+def entries(command: str, name: str | None = None) -> list[str]:
+    """Where a command's code starts: its function, and for a figure the one that draws it."""
+    from .cli import COMMANDS
+
+    found = [COMMANDS[command][0]]
+    if command == "figure" and name:
+        found.append(f"figures.{name}")
+    return found
+
+
+def sources() -> str:
+    """A hash of the sizes and times of all source files: equal while nobody touches them."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        about = path.stat()
+        found.append([str(path.relative_to(PACKAGE)), about.st_size, about.st_mtime_ns])
+    return sha256_of(found)
+
+
+def planned_code(command: str, arguments: dict, planned: str | None) -> str:
+    """The label that a job's results get: what Snakemake planned with, if that is still the code.
+
+    Args:
+        planned: the label; None: the command was called by hand.
+    Raises:
+        UserError: the stage's code changed since the run was planned.
+    """
+    name = arguments.get("name")
+    if planned is None:
+        return stage_code(command, name)
+    if os.environ.get("TASK_ARITHMETIC_SOURCES") not in (None, sources()):
+        now = stage_code(command, name)
+        if now.partition("-")[0] != planned.partition("-")[0]:  # versions are the planner's
+            raise UserError(
+                f"The code of `{command}` changed since this run was planned: run the same "
+                "snakemake command again, which plans with the code of now."
+            )
+    return planned
+
+
+def acceptances(results="results") -> dict[str, list[dict]]:
+    """stage → what was accepted for it, oldest first: code, as, reason, date."""
+    path = Path(results) / SHARED / "accepted.json"
+    return read_json(path) if path.is_file() else {}
+
+
+# --- What code was, and which changes of it are harmless -----------------------------------------
+
+
+def remember(figures: list[str], results="results") -> None:
+    """Keep what each stage's label of today stands for, for `why` and `accept` to name changes.
+
+    Args:
+        figures: names of the figures, each of which has its own label.
+    """
+    from .cli import STAGES
+
+    for command, name in [*((stage, None) for stage in STAGES), *(("figure", f) for f in figures)]:
+        start = entries(command, name)
+        path = Path(results) / SHARED / "code" / f"{code_hash(*start)}.json"
+        if not path.is_file():
+            write_json(path, {"parts": code_parts(*start), "versions": package_versions(*start)})
+
+
+@cache
+def code_changes(old: str, command: str, name: str | None = None, results="results") -> list[str]:
+    """What changed since the code of a label, as clauses: "`merge` in vector.py changed"."""
+    start = entries(command, name)
+    new, path = code_hash(*start), Path(results) / SHARED / "code" / f"{old}.json"
+    known, clauses = read_json(path) if path.is_file() else {}, []
+    if old.partition("-")[0] != new.partition("-")[0]:
+        named = changes(known["parts"], code_parts(*start)) if known else ""
+        clauses.append(named or "the code changed")
+    if old.partition("-")[2] != new.partition("-")[2]:
+        before, now = known.get("versions", {}), package_versions(*start)
+        clauses += [
+            f"{package} was {before.get(package, 'not used')} and is {now.get(package, 'not used')}"
+            for package in sorted(before | now)
+            if known and before.get(package) != now.get(package)
+        ] or ["the version of a package changed"]
+    return clauses or ["today's code was accepted as that of other results"]
+
+
+def accept(stage: str, reason: str, run: str | None = None, results="results") -> None:
+    """Declare that today's code of a stage gives the results that are there, which then stay; print
+    what that covers.
+
+    Covered are the results of all runs that the code of most of them made. Their records note it.
+
+    Args:
+        run: the run whose results count for `most`; None: all runs.
+    Raises:
+        UserError: no reason, no such stage, no results.
+    """
+    from .cli import STAGES
+
+    if not reason.strip():
+        raise UserError("The --reason is empty: say why the change leaves the results as they are.")
+    if stage not in STAGES:
+        raise UserError(f"There is no stage {stage!r}: take one of {', '.join(STAGES)}.")
+    records: dict[str | None, list] = {}  # name of the figure → path and content of each
+    for path in sorted(Path(results).glob("*/logs/**/*.json")):
+        record = read_json(path)
+        if record.get("stage") == stage and "made" in record:
+            name = record["made"]["arguments"].get("name") if stage == "figure" else None
+            records.setdefault(name, []).append((path, record))
+    accepted, counts, clauses = acceptances(results), Counter(), []
+    for name, found in records.items():
+        of_run = [
+            record["made"]["code"]
+            for path, record in found
+            if run is None or path.relative_to(results).parts[0] in (run, SHARED.name)
+        ]
+        if not of_run:
+            continue
+        old, today = Counter(of_run).most_common(1)[0][0], stage_code(stage, name, str(results))
+        same = [(path, record) for path, record in found if record["made"]["code"] == old]
+        counts["covered" if old != today else "unchanged"] += len(same)
+        counts["other"] += len(found) - len(same)
+        if old == today:
+            continue
+        clauses += code_changes(old, stage, name, str(results))
+        entry = {"code": code_hash(*entries(stage, name)), "as": old, "reason": reason}
+        entry["date"] = artifacts.now()
+        accepted.setdefault(stage, []).append(entry)
+        for path, record in same:
+            record["made"].setdefault("accepted", []).append(entry)
+            write_json(path, record)
+    if not counts:
+        where = f"run {run}" if run else f"any run in {results}"
+        raise UserError(f"No result of {stage} is recorded in {where}: there is none to keep.")
+    if clauses:  # last, so that nothing is kept whose record does not say why
+        write_json(Path(results) / SHARED / "accepted.json", accepted)
+        stage_code.cache_clear()
+        what = "; ".join(dict.fromkeys(clauses))
+        print(f"Accepted for {_results(counts['covered'])} of {stage}: {reason} ({what}).")
+    else:
+        print(f"Nothing to accept: {_results(counts['unchanged'])} of {stage} bear today's code.")
+    if counts["other"]:
+        print(f"{_results(counts['other'])} of other code will be made again where a run needs it.")
+
+
+def _results(count: int) -> str:
+    return f"{count:,} result{'s' * (count != 1)}"

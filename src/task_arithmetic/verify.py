@@ -1,0 +1,125 @@
+"""Whether a run's results are those that were made: their bytes, and what was made from what."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from .arrays import read_manifest
+from .artifacts import UserError, check_file, read_json, read_made_by, read_sealed, read_sha256
+from .jobs import HASHED, identities
+from .status import _folder, read_run
+from .storage import human_bytes
+from .trace import record_of
+
+THREADS = 8  # that read files: hashing leaves the interpreter to others
+AGAIN = "run the same snakemake command again"
+
+
+def verify(run: str | None = None, results="results") -> None:
+    """Hold the files of all jobs of a run to what was recorded when they were made; print a line
+    for each that is not as it was, and how many are.
+
+    Args:
+        run: its name; None: the run that started last.
+        results: the folder of all runs.
+    Raises:
+        UserError: no such run, or one whose files are damaged, missing, not recorded, of another
+            version or made from other inputs than those that are there.
+    """
+    folder = _folder(run, Path(results))
+    root, known = folder.parent.parent, read_run(folder)["jobs"]
+    with ThreadPoolExecutor(THREADS) as pool:
+        records = list(pool.map(lambda job: _record(job, folder), known))
+        hashes = {root / k: v for made, _ in records for k, v in _hashes(made, root).items()}
+        lines = dict(zip(hashes, pool.map(_problem, hashes, hashes.values()), strict=True))
+        inputs = sorted({root / path for made, _ in records for path in made.get("inputs", {})})
+        there = dict(zip(inputs, pool.map(_identity, inputs), strict=True))
+    fine = [path for path, line in lines.items() if line is None]
+    for job, (made, line) in zip(known, records, strict=True):
+        lines[job["log"]] = line
+        outputs = [root / path for path in job["outputs"]]
+        for output in outputs if made else []:
+            sha256 = output.with_suffix(".sha256")
+            if output not in lines and not output.exists():
+                lines[output] = _missing(output)
+            elif job["stage"] in HASHED and not sha256.exists():
+                lines[sha256] = _missing(sha256)
+        for path, value in made.get("inputs", {}).items():
+            if there[root / path] not in ("", value):
+                lines[outputs[0], path] = (
+                    f"{outputs[0]} was made from another {root / path} than the one that is there: "
+                    f"delete it with `rm {outputs[0]}` and {AGAIN}."
+                )
+    problems = [line for line in dict.fromkeys(lines.values()) if line]
+    for line in problems:
+        print(line)
+    size = human_bytes(sum(path.stat().st_size for path in fine))
+    made_jobs = sum(bool(made) for made, _ in records)
+    print(f"{len(fine):,} files of {made_jobs:,} jobs are as they were made ({size}).")
+    if problems:
+        raise UserError(
+            f"{folder} is not as it was made: see the {len(problems):,} lines above; where the same "
+            "snakemake command finds nothing to do, name the file in it, as in `snakemake FILE …`."
+        )
+
+
+def _record(job: dict, folder: Path) -> tuple[dict, str | None]:
+    """What a job's record says of how its outputs were made, and what is wrong with it."""
+    path = Path(record_of(job["log"], folder))
+    output = folder.parent.parent / job["outputs"][0]
+    try:
+        made = read_json(path).get("made", {}) if path.is_file() else {}
+    except UserError as error:
+        return {}, str(error)
+    if made:
+        return made, None
+    if output.exists():
+        line = f"{output} has no record of how it was made, {path}: delete it with `rm -r {output}`"
+        return {}, f"{line} and {AGAIN}."
+    return {}, _missing(output)
+
+
+def _missing(path: Path) -> str:
+    return f"{path} does not exist: {AGAIN}."
+
+
+def _hashes(made: dict, root: Path) -> dict[str, str]:
+    """Path → SHA-256 of all files that a job made, as recorded."""
+    found = dict(made.get("outputs", {}))
+    for path in list(map(Path, found)):
+        with suppress(UserError):  # which is said of the file itself
+            if path.name == "manifest.json":
+                files = read_manifest((root / path).parent)["files"]
+                found |= {str(path.with_name(name)): value for name, value in files.items()}
+            if path.name == "encoder.json":
+                about = read_sealed(root / path)
+                for tower in ("image", "text"):
+                    file = path.with_name(f"{tower}_tower.safetensors")
+                    found[str(file)] = about[f"{tower}_tower_sha256"]
+    return found
+
+
+def _problem(path: Path, expected: str) -> str | None:
+    """What is wrong with a file; None: nothing."""
+    if not path.is_file():
+        return _missing(path)
+    try:
+        check_file(path, expected)
+        if path.name == "manifest.json":
+            read_manifest(path.parent)
+        beside = read_sha256(path)
+        if beside and beside.get(path.name) != expected:
+            file = path.with_suffix(".sha256")
+            return f"{file} does not name {path.name} as it is: delete it with `rm {file}` and {AGAIN}."
+        if path.suffix == ".safetensors":
+            read_made_by(path)
+    except (UserError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _identity(path: Path) -> str:
+    """What identifies an input as it is now; empty if it is missing or damaged."""
+    with suppress(UserError):
+        return identities({"inputs": [path]})[str(path)]
+    return ""

@@ -1,0 +1,180 @@
+"""Why Snakemake would make a file again: its own plan, in the words of what the jobs recorded."""
+
+import ast
+import json
+import logging
+import os
+import shlex
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import yaml
+
+from . import jobs, store
+from .artifacts import UserError, read_json
+from .cli import _parser
+from .config import ROOT, read_yaml
+from .rerun import code_changes
+from .trace import read_attempts, state_of
+
+FIRST = "for the first time"
+
+
+def why(*paths, target: str) -> None:
+    """Print one sentence: why the next run makes a file again, or that it does not.
+
+    Args:
+        paths: the run's configuration files. target: a file that a job of the run makes.
+    Raises:
+        UserError: no rule makes it. UserError, SystemExit: a mistake in the configuration.
+    """
+    target = os.path.relpath(target)
+    list(map(read_yaml, paths))  # which fails in our own words
+    print(explain(plan(target, paths), target))
+
+
+def plan(target: str, paths):
+    """Snakemake's graph of the jobs that make a file, as `snakemake FILE` plans them now; from
+    private parts of its API, which tests/test_why.py holds to a dry run."""
+    from snakemake.api import SnakemakeApi
+    from snakemake.exceptions import MissingRuleException, WorkflowError
+    from snakemake.settings import types
+
+    # Whether runs use --software-deployment-method is not known here.
+    triggers = types.RerunTrigger.all() - {types.RerunTrigger.SOFTWARE_ENV}
+    quiet = types.OutputSettings(log_level_override=logging.CRITICAL, enable_file_logging=False)
+    with SnakemakeApi(quiet) as api:
+        try:
+            config = types.ConfigSettings(configfiles=[Path(path) for path in paths])
+            inner = api.workflow(types.ResourceSettings(1), config, snakefile=ROOT / "Snakefile")
+            inner.dag(types.DAGSettings({target}, force_incomplete=True, rerun_triggers=triggers))
+            workflow = inner._workflow
+            workflow._prepare_dag(False, ignore_incomplete=False, lock_warn_only=True, nolock=True)
+            workflow._build_dag()
+        except MissingRuleException:
+            wrong = f"No rule of run {workflow.globals['config']['run']} makes {target}"
+            raise UserError(f"{wrong}: correct the path or give its run's --config.") from None
+        except WorkflowError as error:
+            raise UserError(f"No plan of {target}: {' '.join(str(error).split())}") from None
+    return workflow.dag
+
+
+def explain(dag, target: str) -> str:
+    """The sentence on the target of Snakemake's graph."""
+    queue = list(dag.targetjobs)
+    if not dag.needrun(queue[0]):
+        return f"{target} is up to date."
+    files, causes = {queue[0]: target}, {}
+    for job in queue:  # those that run, nearest first, each with what the target needs of it
+        if clause := "; ".join(_causes(job, dag, target)):
+            causes.setdefault(clause, []).append(job)
+        for other, needed in sorted(dag.dependencies[job].items(), key=lambda item: min(item[1])):
+            if dag.needrun(other) and other not in files:
+                files[other] = str(min(needed))
+                queue.append(other)
+    says = f"Snakemake says: {dag.reason(queue[0])}"
+    clause, (nearest, *same) = next(iter(causes.items()), (says, queue[:1]))
+    sentence = f"{target} would be made {FIRST if clause == FIRST else f'again: {clause}'}"
+    if nearest is not queue[0]:
+        others = f" and {len(same):,} more" if same else ""
+        sentence = f"{target} would be made again because {files[nearest]}{others} would: {clause}"
+    if (more := len(causes) - 1) > 0:
+        sentence += f", and there {'are' if more > 1 else 'is'} {more:,} more upstream"
+    if _is_stored(nearest, dag):
+        sentence += "; the finished result is in the store and will be taken from there"
+    return f"{sentence}."
+
+
+def _causes(job, dag, target: str) -> list[str]:
+    """Clauses that say why a job runs, other than for the sake of other jobs that run."""
+    reason, kept, record = dag.reason(job), dag.workflow.persistence, {}
+    is_missing = target in map(str, job.output) and not os.path.exists(target)
+    if job.log and (path := Path(job.log[0]).with_suffix(".json")).is_file():
+        with suppress(UserError, ValueError):
+            record = {**read_json(path), "attempts": read_attempts(path)}
+    if reason.forced or is_missing:
+        if unfinished := _unfinished(record.get("attempts")):
+            return [unfinished]
+        if is_missing:
+            return ["it does not exist" if "made" in record else FIRST]
+        return ["Snakemake did not see its last attempt end"]
+    clauses = [f"its input {file} changed" for file in sorted(map(str, reason.updated_input))]
+    if changed := kept.params_changed(job):
+        clauses += _changes(job, record.get("made"), changed)
+    elif any(kept.input_changed(job)):
+        before = {file for output in job.output for file in kept.input(output) or []}
+        others = sorted(before ^ {*map(str, job.input)})
+        clauses.append(f"its set of inputs changed ({', '.join(others[:2])})")
+    if any(kept.code_changed(job)):
+        clauses.append(f"the command of its rule, {job.rule.name}, changed")
+    return clauses
+
+
+def _unfinished(attempts: list[dict] | None) -> str | None:
+    """How a job's last attempt ended, if not well."""
+    last = attempts[-1] if attempts else {"exit": 0}
+    if (state := state_of(last, time.time())) == "running":
+        return f"process {last['pid']} on {last['node']} is making it now"
+    if state == "failed":
+        with suppress(ValueError):
+            return f"the last attempt was stopped by {signal.Signals(last['exit'] - 128).name}"
+        return f"the last attempt failed ({(last['error'] or 'see its log').rstrip('.')})"
+    return "the last attempt ended without notice" if state == "lost" else None
+
+
+def _planned(job) -> tuple[str | None, str, dict]:
+    """A planned command, the label of its code and its arguments; None if it is no stage's."""
+    if not job.shellcmd:
+        return None, "", {}
+    words = shlex.split(job.shellcmd)
+    arguments = vars(_parser().parse_args(words[1 : words.index("&>")]))
+    del arguments["job"]
+    return arguments.pop("command"), arguments.pop("code"), arguments
+
+
+def _changes(job, made: dict | None, changed) -> list[str]:
+    """What of a job's parameters changed; changed: the values (repr), in Snakemake's view."""
+    (command, code, arguments), found, clauses = _planned(job), [], []
+    if made:
+        old, new = dict(made["arguments"]), jobs.settings_of(arguments)
+        found = differences(old.pop("settings", {}), new.pop("settings", {}))
+        found += differences(old, new)
+        if made["code"] != code:
+            clauses = code_changes(made["code"], command, arguments.get("name"))
+    if not found:  # no record; or the configuration that the report shows
+        for old, new in zip(*map(_mappings, (changed.only_old, changed.only_new)), strict=False):
+            found += differences(old, new)
+    more = f" and {len(found) - 2} more" if len(found) > 2 else ""
+    clauses = [", ".join(found[:2]) + more, *clauses] if found else clauses
+    return clauses or [f"Snakemake says: {' '.join(str(changed).split())[:200]}"]
+
+
+def _mappings(values) -> list[dict]:
+    read = [yaml.safe_load(ast.literal_eval(v)) for v in sorted(values) if v[:1] in "'\""]
+    return [value for value in read if isinstance(value, dict)]
+
+
+def differences(old, new, name="") -> list[str]:
+    """How two JSON values differ, as clauses: "`finetune.steps` was 3 and is 4"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        pairs = [(old.get(key), new.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
+        return [clause for pair in pairs for clause in differences(*pair)]
+    if isinstance(old, list) and isinstance(new, list) and {*map(str, old)} != {*map(str, new)}:
+        words = [f"`{name}` now has {value}" for value in new if value not in old]
+        return words + [f"`{name}` no longer has {value}" for value in old if value not in new]
+    if name == "files":  # a hash of a folder's listing
+        return ["what is in its folder changed"]
+    return [f"`{name}` was {json.dumps(old)[:50]} and is {json.dumps(new)[:50]}"]
+
+
+def _is_stored(job, dag) -> bool:
+    """Whether the store holds what a job would make of inputs that are there."""
+    command, code, arguments = _planned(job)
+    if command not in jobs.ON_DEVICE or any(map(dag.needrun, dag.dependencies[job])):
+        return False
+    fingerprint = jobs.fingerprint_of(command, arguments, code, jobs.identities(arguments))
+    entry = Path("results") / store.FOLDER / command / f"{fingerprint}.sha256"
+    return dag.workflow.globals["config"]["store_gb"] > 0 and entry.is_file()

@@ -1,0 +1,397 @@
+"""What counts as a stage's code, and that nothing that a stage runs is missing from it."""
+
+import shutil
+import subprocess
+import sys
+import threading
+from functools import partial
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+
+import pytest
+import test_data
+import test_report
+import tiny
+import views
+
+from task_arithmetic import code, figures
+from task_arithmetic.artifacts import UserError
+from task_arithmetic.cli import COMMANDS, STAGES
+from task_arithmetic.code import changes, code_hash, code_parts, package_versions
+
+B = "def g(): return h()\ndef h(): return LIMIT\nLIMIT = 1\ndef other(): return OTHER\nOTHER = 2\n"
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """toy({"a": text of a.py, …}) → the folder of a new package `toy`, with B as its b.py."""
+    numbers = count()
+
+    def write(modules):
+        folder = tmp_path / str(next(numbers)) / "toy"
+        for name, text in {"b": B, **modules}.items():
+            path = folder / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            for parent in path.relative_to(folder).parents:
+                (folder / parent / "__init__.py").touch()
+        return folder
+
+    return write
+
+
+def reached(folder, *entries) -> set[str]:
+    return set(code_parts(*entries or ["a.f"], package_dir=folder))
+
+
+# --- What is reached -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from .b import g as z\ndef f(): return z()",
+        "from . import b\ndef f(): return b.g()",
+        "import toy.b\ndef f(): return toy.b.g()",
+        "from toy.b import g\ndef f(): return g()",
+        "def f():\n from .b import g\n return g()",
+        "def f():\n from . import b\n def inner(): return b.g()\n return inner()",
+        "from .b import g\ndef f(x=g): return x()",
+        "from .b import g\nNAMES = {'x': g}\ndef f(): return NAMES['x']()",
+        "from .b import g\nclass A:\n def m(self): return g()\ndef f(): return A().m()",
+        "try:\n from .b import g\nexcept ImportError:\n g = None\ndef f(): return g()",
+        "if 1:\n from . import b\n def g(): return b.g()\ndef f(): return g()",
+        "from .b import g\nA = (X := g)\ndef f(): return X()",
+        "import functools\nfrom .b import g\n@functools.wraps(g)\ndef f(): pass",
+    ],
+)
+def test_what_a_definition_refers_to_is_reached_and_nothing_else(toy, text):
+    found = reached(toy({"a": text}))
+    assert {"a.f", "b.g", "b.h", "b.LIMIT"} <= found
+    assert not found & {"b.other", "b.OTHER"}
+
+
+def test_relative_imports_and_names_imported_again_are_followed(toy):
+    folder = toy({
+        "a": "from .sub import g\ndef f(): return g()",
+        "sub/__init__": "from .impl import g, unused",
+        "sub/impl": "from ..b import h\nfrom . import side\ndef g(): return h() + side.x()\n"
+        "def unused(): pass",
+        "sub/side": "def x(): pass",
+    })  # fmt: skip
+    found = reached(folder)
+    assert {"sub.g", "sub.impl.g", "sub.side.x", "b.h", "b.LIMIT"} <= found
+    assert not found & {"sub.impl.unused", "b.g"}
+    assert "sub.impl.g" in reached(folder, "sub.g")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from . import b\ndef f(n): return getattr(b, n)()",
+        "from .b import *\ndef f(): return g()",
+        "from importlib import import_module\ndef f(): return import_module('toy.b').g()",
+        "from . import b\ndef f(): return b.unknown()",
+    ],
+)
+def test_a_module_that_is_a_value_counts_as_a_whole(toy, text):
+    """With what it imports, which is among its names."""
+    folder = toy({"a": text, "b": f"from .c import x\n{B}", "c": "def x(): pass\ndef y(): pass"})
+    found = reached(folder)
+    assert {"b.g", "b.other", "b.OTHER", "c.x"} <= found and "c.y" not in found
+
+
+def test_names_looked_up_in_the_own_module_count_but_those_in_sys_modules(toy):
+    text = "import {0}\ndef f(n): return {1}\ndef one(): pass\ndef two(): pass"
+    for look in ("globals()[n]", "vars()[n]", "eval(n)", "importlib.x(n)"):
+        assert {"a.one", "a.two"} <= reached(toy({"a": text.format("importlib", look)}))
+    folder = toy({"a": text.format("sys", "getattr(sys.modules[__name__], n)")})
+    assert reached(folder, "a.f", "a.one") == {"a.f", "a.one", "a.sys"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NAMES['x'] = g",
+        "NAMES.append(g)",
+        "NAMES += [g]",
+        "registry.add(g)",
+        "@add\ndef x(): return g()",
+        "@registry.add\nclass X:\n def x(self): return g()",
+        "class X(Base):\n def x(self): return g()",
+        "class X(metaclass=Base):\n def x(self): return g()",
+        "if True:\n g()",
+        "with open('x'):\n g()",
+    ],
+)
+def test_what_runs_when_a_module_is_imported_counts_for_all_that_import_it(toy, text):
+    modules = {
+        "registry": "NAMES = []\ndef add(x): return x\nclass Base: pass",
+        "plugin": "from . import registry\nfrom .registry import NAMES, Base, add\n"
+        f"from .b import g\n{text}\nsomething = 1\nunused = 2",
+        "between": "from . import plugin\ny = 1",
+    }
+    for start in (
+        "from .plugin import something\ndef f(): return something",
+        "from . import plugin\ndef f(): pass",
+        "from .between import y\ndef f(): pass",
+        "def f():\n from . import plugin",
+    ):
+        found = reached(toy({**modules, "a": start}))
+        assert {"plugin.<module-level code>", "b.g", "b.LIMIT"} <= found
+        assert not found & {"plugin.unused", "b.other", "between.y"}
+
+
+def test_code_of_a_package_counts_for_its_modules(toy):
+    folder = toy({"sub/a": "def f(): pass", "sub/__init__": "from ..b import g\ng()"})
+    assert {"sub.<module-level code>", "b.g"} <= reached(folder, "sub.a.f")
+    assert reached(toy({"sub/a": "def f(): pass"}), "sub.a.f") == {"sub.a.f"}
+
+
+@pytest.mark.parametrize("change", ["X['a'] = g", "X.update(a=g)", "X |= {'a': g}", "X, Y = g, 1"])
+def test_a_statement_that_changes_a_name_belongs_to_it(toy, change):
+    folder = toy({"a": f"def f(): return X\ndef e(): pass\ndef g(): pass\nX = {{}}\n{change}"})
+    assert reached(folder) >= {"a.X", "a.g"}
+    assert reached(folder, "a.e") == {"a.e"}
+
+
+# --- What changes a hash -------------------------------------------------------------------------
+
+FUNCTION = """
+import functools
+import math as m
+RATE = 1e-5
+class Point:
+    x: int
+    def norm(self): return self.x
+@functools.cache
+def f(a, b=1):
+    def inner(c): return c + 1
+    text = "one" "two"
+    return inner(a) * RATE + b + m.pi + Point().norm() + len(text)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("RATE = 1e-5", "\n\n# a comment\nRATE = (1.0e-5)  # another"),
+        ("RATE = 1e-5", "RATE = 1e-5\n'about the rate'"),
+        ("class Point:", "class Point:\n    'A point.'\n"),
+        ("def norm(self): return", "def norm(self) -> int:\n        '''Long.'''\n        return"),
+        ("def inner(c):", "def inner(c: float) -> list[int]:"),
+        ('"one" "two"', "(\n        'onetwo'\n    )"),
+        ("return inner(a)", "'a text alone'\n    return (inner((a)))"),
+        ("import math as m", "import math as m, os\nimport json\ndef unused(): pass"),
+    ],
+)
+def test_comments_docstrings_formatting_and_annotations_change_nothing(toy, old, new):
+    before, after = toy({"a": FUNCTION}), toy({"a": FUNCTION.replace(old, new)})
+    assert old in FUNCTION
+    assert code_parts("a.f", package_dir=before) == code_parts("a.f", package_dir=after)
+    assert code_hash("a.f", package_dir=before) == code_hash("a.f", package_dir=after)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ("1e-5", "2e-5", "RATE"),
+        ("RATE = 1e-5", "RATE = 1e-5\nRATE *= 2", "RATE"),
+        ("b=1", "b=2", "f"),
+        ("a, b", "a, *, b", "f"),
+        ("functools.cache", "functools.lru_cache", "f"),
+        ("c + 1", "c - 1", "f"),
+        ('"two"', '"tow"', "f"),
+        ("x: int", "x: float", "Point"),
+        ("return self.x", "return -self.x", "Point"),
+        ("import math as m", "import cmath as m", "m"),
+        ("import math as m", "from math import floor as m", "m"),
+    ],
+)
+def test_a_change_changes_the_part_that_it_is_in_and_no_other(toy, old, new, part):
+    folders = toy({"a": FUNCTION}), toy({"a": FUNCTION.replace(old, new)})
+    before, after = (code_parts("a.f", package_dir=folder) for folder in folders)
+    assert old in FUNCTION and before.keys() == after.keys()
+    assert {key for key in before if before[key] != after[key]} == {f"a.{part}"}
+
+
+def test_the_names_of_imports_cannot_be_swapped_unseen(toy):
+    text = "from .b import {} as x, {} as y\ndef f(): return x(y())"
+    one, two = (toy({"a": text.format(*names)}) for names in (("g", "h"), ("h", "g")))
+    assert reached(one) == reached(two)
+    assert code_hash("a.f", package_dir=one) != code_hash("a.f", package_dir=two)
+
+
+def test_data_files_count_with_the_module_that_reads_them(toy, monkeypatch):
+    monkeypatch.setattr(code, "DATA_FILES", {"sub.a": ["sub/*.txt"]})
+    folders = [toy({"sub/a": "def f(): pass"}) for _ in range(2)]
+    for i, folder in enumerate(folders):
+        (folder / "sub" / "merges.txt").write_text(f"{i}")
+    before, after = (code_parts("sub.a.f", package_dir=folder) for folder in folders)
+    assert changes(before, after) == "`<data files>` in sub/a.py changed"
+    assert "sub.a.<data files>" not in reached(folders[0], "b.g")
+
+
+# --- Packages and words --------------------------------------------------------------------------
+
+USES = """
+import json
+import numpy as np
+import yaml
+from PIL import Image
+from tqdm import tqdm
+def f(): return np.zeros(json.loads("1"))
+def g(): return Image, tqdm
+def h():
+    import no_such_package.part
+def i(): return find_spec("open_clip")
+"""
+
+
+def test_a_package_counts_for_what_uses_it(toy):
+    for entry, names in (("f", "numpy"), ("g", "pillow"), ("i", "open_clip_torch")):
+        assert [*package_versions(f"a.{entry}", package_dir=toy({"a": USES}))] == [names]
+    assert package_versions("a.h", package_dir=toy({"a": USES})) == {"no_such_package": "none"}
+    loose = toy({"a": "import b_package\nb_package.setup()\ndef f(): pass"})
+    assert package_versions("a.f", package_dir=loose) == {"b_package": "none"}
+
+
+def test_another_version_of_a_package_changes_the_second_half_of_the_hash(toy, monkeypatch):
+    folder, hashes = toy({"a": "import fake\ndef f(): return fake.x"}), []
+    for version in ("1.0", "2.0"):
+        about = folder / version / f"fake-{version}.dist-info"
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: fake\nVersion: {version}\n")
+        monkeypatch.syspath_prepend(folder / version)
+        assert package_versions("a.f", package_dir=folder) == {"fake": version}
+        hashes.append(code_hash("a.f", package_dir=folder).split("-"))
+    assert [len(half) for half in hashes[0]] == [12, 12]
+    assert hashes[0][0] == hashes[1][0] and hashes[0][1] != hashes[1][1]
+
+
+def test_changes_are_named():
+    old = {"x.a": "1", "x.b": "1", "sub.y.c": "1"}
+    assert changes(old, old) == ""
+    assert changes(old, old | {"x.a": "2"}) == "`a` in x.py changed"
+    assert changes(old, dict.fromkeys(old, "2")) == "`c` in sub/y.py and 2 more changed"
+    assert changes(old, old | {"z.d": "1"}) == "`d` in z.py was added"
+    both = "`a` in x.py changed, `c` in sub/y.py and 1 more were removed"
+    assert changes(old, {"x.a": "2"}) == both
+
+
+@pytest.mark.parametrize("entry", ["a.g", "b.f", "a", "f", "a.f.x"])
+def test_an_unknown_entry_is_named(toy, entry):
+    with pytest.raises(UserError, match=f"There is no {entry} in"):
+        code_hash(entry, package_dir=toy({"a": "def f(): pass"}))
+
+
+def test_a_file_that_is_not_python_is_named(toy):
+    with pytest.raises(UserError, match=r"a\.py is not Python"):
+        code_hash("a.f", package_dir=toy({"a": "def f(:"}))
+
+
+# --- This package --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "changed"),
+    [
+        ("finetune", "beta1=0.9", "beta1=0.8", {"finetune.finetune", "efficiency.efficiency"}),
+        ("figures", 'marker="*", markersize=11', 'marker="P", markersize=11', {"figures.fig9"}),
+        ("finetune", "def _adamw", "# a comment\ndef _adamw", set()),
+    ],
+)
+def test_a_changed_line_concerns_the_stages_that_can_reach_it(tmp_path, file, old, new, changed):
+    starts = [[entry] for entry, *_ in COMMANDS.values() if entry != "plan.plan"]
+    starts += [["figures.write", f"figures.{name}"] for name in figures.FIGURES]
+    folder = tmp_path / "task_arithmetic"
+    shutil.copytree(code.PACKAGE, folder, ignore=shutil.ignore_patterns("encoders", "__pycache__"))
+    path = folder / f"{file}.py"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    differ = {s[-1] for s in starts if code_hash(*s) != code_hash(*s, package_dir=folder)}
+    assert differ == changed
+
+
+def test_reading_code_imports_nothing_heavy():
+    check = (
+        "import sys; from task_arithmetic import code; code.code_hash('finetune.finetune');"
+        "assert not {'torch', 'numpy', 'pandas', 'open_clip'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def run(call, *entries) -> None:
+    """Call `call()`, and hold all functions of the package that run within the first entry's to
+    what code_parts says of the entries."""
+    start, found, running = function(entries[0]).__code__, set(), [0]
+
+    def note(frame, event, _):
+        if frame.f_code is start:
+            running[0] += {"call": 1, "return": -1}.get(event, 0)
+        path = Path(frame.f_code.co_filename)
+        if event != "call" or not running[0] or not path.is_relative_to(code.PACKAGE):
+            return
+        names, within = [], frame
+        while within:
+            path = Path(within.f_code.co_filename)
+            if path.is_relative_to(code.PACKAGE):
+                module = ".".join(path.relative_to(code.PACKAGE).with_suffix("").parts)
+                names.append(f"{module}.{within.f_code.co_qualname.partition('.')[0]}")
+            within = within.f_back
+        harmless = tuple(f"{module[1:]}." for module in code.HARMLESS)
+        if not any(name.startswith(harmless) or "<module>" in name for name in names):
+            found.add(names[0])
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    assert entries[0] in found and found <= set(code_parts(*entries)), entries
+
+
+def function(entry: str):
+    module, _, name = entry.rpartition(".")
+    return getattr(import_module(f"task_arithmetic.{module}"), name)
+
+
+@pytest.mark.parametrize("mode", ["nonlinear", "ntk"])
+def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
+    """But for `download`, which needs a hub."""
+    view = views.make_settings(tasks=3, seeds=2)
+    (tmp_path / "views").mkdir()
+    folder = test_report.make_run(tmp_path / "views", view, points=5, alphas=6)
+    common = tiny.settings(mode) | {"linearized": mode == "ntk", "templates": ["{}"], "keep": 0.5}
+    common |= {"alphas": {"start": 0.0, "stop": 1.0, "step": 0.5}, "efficiency": {"steps": 1}}
+    common |= {"low": -1.0, "high": 1.0, "points": 3, "samples": 8}
+    settings = {
+        "data": {"path": test_data.source(tmp_path / "source"), "validation": 12},
+        "encoder": {"path": str(tiny.checkpoint(tmp_path / "checkpoint"))},
+        **dict.fromkeys(("table", "figure"), view),
+    }
+    names = {"table": ["table1", "table4", "tasks"], "figure": figures.FIGURES}
+    names["embedded"] = ["shapes", "signs", "landcover", "textures", "pictures"]
+    made = {command: tmp_path / command for command in STAGES}
+    one = {"data_dir": made["data"], "head": made["head"], "finetuned": made["finetune"]}
+    many = {"data_dirs": [made["data"]] * 2, "heads": [made["head"]] * 2, "tasks": ["a", "b"]}
+    control = {"control": "a", "control_head": made["head"], "control_data_dir": made["data"]}
+    given = {"encoder_dir": made["encoder"], "encoder": "tiny", "mode": mode, "seed": 0, **one}
+    given |= {**many, **control, "vectors": [made["vector"]] * 2, "log": tmp_path / "log.csv"}
+    given |= {"single_task": made["single-task"], "pretrained": made["pretrained"]}
+    given |= {"inputs": [made["pretrained"]], "metrics": folder / "metrics.csv"}
+    given |= {"reference": test_report.REFERENCE, "output_dir": tmp_path}
+    for command, (entry, options, _) in STAGES.items():
+        for name in names.get(command, ["a"]) if command != "download" else []:
+            given |= {"settings": settings.get(command, common), "output": made[command]}
+            given |= {"name": name, "task": name}
+            arguments = {option: given[option] for option in options.split() if option in given}
+            if command == "embedded":
+                arguments |= {"output": made[command] / name, "limit": 12}
+            call = partial(function(entry), **arguments)
+            if command == "report":
+                call = partial(test_report.write, folder, view)
+            run(call, entry, *[f"figures.{name}"] * (command == "figure"))

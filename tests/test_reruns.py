@@ -1,0 +1,154 @@
+"""After a change, what it touches is planned again, and nothing else."""
+
+import os
+import re
+from contextlib import contextmanager
+
+import pytest
+import yaml
+
+from task_arithmetic.artifacts import sha256_of_file
+
+pytestmark = pytest.mark.slow
+
+TRAINED = {"finetune", "vector", "single_task", "kernel", "addition", "posthoc", "negation"}
+TRAINED |= {"disentanglement", "cosine"}  # what fine-tuned weights go into
+TABLES = {"table1", "table2", "table4", "table5", "table_negation", "table_tasks"}
+FIGURES = {"fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"}
+AFTER = {"metrics", "report"} | TABLES | FIGURES  # what metrics go into
+
+
+@contextmanager
+def changed(path, old, new):
+    """A file with `old` replaced by `new`, for the length of the block."""
+    text = path.read_text()
+    assert text.count(old) == 1, (path, old, text.count(old))
+    path.write_text(text.replace(old, new))
+    try:
+        yield
+    finally:
+        path.write_text(text)
+
+
+def code(nano, module):
+    return nano.folder / "src/task_arithmetic" / f"{module}.py"
+
+
+def test_nothing_changed_nothing_planned(nano):
+    assert nano.planned() == {}
+
+
+def test_touching_every_file_plans_nothing(nano):
+    for folder in ("results", "src", "config", "workflow"):
+        for path in (nano.folder / folder).rglob("*"):
+            path.touch()
+    assert nano.planned() == {}
+
+
+def test_comments_docstrings_and_formatting_plan_nothing(nano):
+    module = code(nano, "finetune")
+    with (
+        changed(module, "        eps=1e-8,\n", "        eps=1e-8,  # as everybody\n\n"),
+        changed(module, '"""Update theta by AdamW', '"""Change theta by AdamW'),
+        changed(module, "beta1=0.9,\n", "beta1=(0.90),\n"),
+    ):
+        assert nano.planned() == {}
+
+
+def test_a_line_of_the_training_code_plans_training_and_all_after_it(nano):
+    with changed(code(nano, "finetune"), "eps=1e-8", "eps=1e-7"):
+        planned = nano.planned()
+    assert set(planned) == TRAINED | AFTER | {"efficiency"}
+    assert planned["finetune"] == 8
+
+
+def test_a_line_of_the_evaluation_plans_no_training(nano):
+    with changed(code(nano, "evaluate"), "np.argmax(np.mean", "np.argmax(np.median"):
+        assert set(nano.planned()) == {"addition", "posthoc"} | AFTER
+
+
+def test_a_colour_in_a_figure_plans_that_figure_and_the_report(nano):
+    with changed(code(nano, "figures"), 'star = dict(color="0.7"', 'star = dict(color="0.6"'):
+        assert nano.planned() == {"fig9": 1, "report": 1}
+
+
+def test_swapped_values_of_two_settings_are_noticed(nano):
+    overlay = yaml.safe_load((nano.folder / "config.yaml").read_text())["finetune"]
+    rate, decay = 3.0e-4, overlay["weight_decay"]
+    swapped = f"finetune={{learning_rate: {decay}, weight_decay: {rate}}}"
+    assert nano.planned("--config", swapped)["finetune"] == 8
+
+
+def test_another_task_plans_its_own_jobs_and_the_aggregates(nano):
+    planned = nano.planned("--config", "tasks=[textures, landcover, shapes]")
+    own = {"embedded": 1, "data": 1, "head": 1, "finetune": 4, "vector": 4}
+    assert planned == {**planned, **own}
+    aggregates = {"pretrained", "single_task", "kernel", "addition", "posthoc", "negation"}
+    # The pairs of the heatmaps and the first task's training steps are what they were.
+    assert set(planned) == set(own) | aggregates | {"cosine"} | AFTER
+
+
+def test_another_grid_of_alphas_plans_no_training(nano):
+    planned = nano.planned("--config", "alphas={step: 0.5}")
+    assert set(planned) == {"addition", "posthoc", "negation"} | AFTER
+
+
+@pytest.fixture
+def other_version(tmp_path):
+    """other_version(package) → the environment in which it is another version."""
+
+    def make(package):
+        folder = tmp_path / f"{package}-99.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 99.0\n")
+        return {"PYTHONPATH": str(tmp_path)}
+
+    return make
+
+
+def test_another_version_of_a_package_plans_what_depends_on_it(nano, other_version):
+    assert set(nano.planned(env=other_version("matplotlib"))) == FIGURES | {"report"}
+
+
+def test_another_version_of_torch_plans_neither_data_nor_cosines_for_themselves(
+    nano, other_version
+):
+    planned = set(nano.planned(env=other_version("torch")))
+    assert {"encoder", "head", "finetune", "pretrained"} <= planned
+    assert not planned & {"embedded", "data"}
+
+
+def test_switching_a_setting_and_back_computes_nothing_again(nano):
+    """The finished fine-tuning comes from the store, and its vector is what it was."""
+    name = "embedded-small/attention/textures/0"
+    vector = nano.results / f"vectors/{name}.safetensors"
+    target, before = vector.relative_to(nano.folder), sha256_of_file(vector)
+    other = nano.run("--config", "finetune={learning_rate: 1.0e-4}", "--", target)
+    assert other.returncode == 0, other.stdout[-3000:]
+    assert sha256_of_file(vector) != before
+    back = nano.run("--", target)
+    assert back.returncode == 0, back.stdout[-3000:]
+    assert sha256_of_file(vector) == before
+    log = (nano.results / f"logs/finetune/{name}.log").read_text()
+    assert "Taken from the store" in log and "step" not in log
+    assert nano.planned() == {}
+
+
+def test_a_job_of_an_older_plan_is_refused(nano):
+    """A cluster's jobs read the configuration again when they start."""
+    done = nano.run("--dry-run", env={"TASK_ARITHMETIC_PLANNED": "another plan"})
+    assert done.returncode == 1
+    assert "changed since this run was planned" in done.stdout.splitlines()[-1]
+
+
+def test_two_controllers_do_not_work_on_one_run(nano):
+    from task_arithmetic.locks import try_lock
+
+    fd = try_lock(nano.results / ".lock")
+    try:
+        done = nano.run("--forcerun", "report")
+    finally:
+        os.close(fd)
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert re.search(r"Another snakemake works on results/nano \(process \d+ on ", done.stdout)
+    assert nano.planned() == {}
