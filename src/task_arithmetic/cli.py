@@ -89,7 +89,11 @@ OPTIONS = {
     "output_dir": {"help": "folder to write to"},
     "tables_dir": {"help": "the run's tables"},
     "figures_dir": {"help": "the run's figures"},
-    "config": {"nargs": "+", "help": "configuration files, each over the one before"},
+    "config": {
+        "nargs": "*",
+        "default": [],
+        "help": "configuration files over config.yaml, each over the one before",
+    },
     "config_text": {"help": "the run's resolved configuration, as text"},
     "run_dir": {"default": None, "help": "the run's results, with the records of its jobs"},
 }
@@ -185,6 +189,9 @@ def _parser() -> argparse.ArgumentParser:
     for command, (_, options, text) in COMMANDS.items():
         sub = commands.add_parser(command, help=text, description=text)
         for option in options.split():
+            if option == "target":
+                sub.add_argument(option, **OPTIONS[option])
+                continue
             how = {"required": "default" not in OPTIONS[option], **OPTIONS[option]}
             sub.add_argument(f"--{option.replace('_', '-')}", **how)
     return parser

@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from .artifacts import UserError, atomic_path, check_file, read_sha256, write_sha256
-from .storage import human_bytes
 
 FOLDER = Path("shared") / "store"  # below the results
 
@@ -92,6 +91,8 @@ def gc(keep_gb: float, results="results") -> None:
     Raises:
         UserError: no store, a negative size.
     """
+    from .storage import human_bytes
+
     store = Path(results) / FOLDER
     if not store.is_dir():
         raise UserError(f"There is no store in {store}: run this where results/ lies.")

@@ -81,7 +81,7 @@ def explain(dag, target: str) -> str:
         others = f" and {len(same):,} more" if same else ""
         sentence = f"{target} would be made again because {files[nearest]}{others} would: {clause}"
     if (more := len(causes) - 1) > 0:
-        sentence += f", and there {'are' if more > 1 else 'is'} {more:,} more upstream"
+        sentence += f"; further reasons upstream: {more:,}"
     if _is_stored(nearest, dag):
         sentence += "; the finished result is in the store and will be taken from there"
     return f"{sentence}."
@@ -152,7 +152,8 @@ def _changes(job, made: dict | None, changed) -> list[str]:
 
 
 def _mappings(values) -> list[dict]:
-    read = [yaml.safe_load(ast.literal_eval(v)) for v in sorted(values) if v[:1] in "'\""]
+    texts = [ast.literal_eval(value) for value in sorted(values) if value[:1] in "'\""]
+    read = [json.loads(text) if text[:1] == "{" else yaml.safe_load(text) for text in texts]
     return [value for value in read if isinstance(value, dict)]
 
 

@@ -1,0 +1,287 @@
+"""Why a file would be made again: Snakemake's own plan, told from what the jobs recorded."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from test_workflow import planned
+
+from task_arithmetic import code, rerun, why
+from task_arithmetic.artifacts import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = "embedded-small/attention"
+VECTOR = f"results/nano/vectors/{MODEL}/textures/0.safetensors"
+FINETUNED = f"results/nano/finetuned/{MODEL}/textures/0.sha256"
+SINGLE_TASK = f"results/nano/metrics/single_task/{MODEL}/0.csv"
+HEAD = "results/shared/encoders/embedded-small/heads/textures.safetensors"
+ENCODER = "results/shared/encoders/embedded-small/encoder.json"
+LABELLED = (code.code_hash, code.code_parts, code.package_versions)
+
+# Stages that write a few bytes instead of computing; all around them is real.
+STUB = """
+import sys
+from pathlib import Path
+
+from task_arithmetic import cli
+
+SPLITS = [f"{s}_{w}.npy" for s in ("train", "validation", "test") for w in ("images", "labels")]
+FOLDERS = {
+    "embedded": ["dataset.arrow"],
+    "encoder": ["image_tower.safetensors", "text_tower.safetensors", "encoder.json"],
+    "data": [*SPLITS, "train_sizes.npy", "manifest.json"],
+}
+
+
+def stub(command):
+    def write(output, log=None, **given):
+        files = [Path(output) / name for name in FOLDERS.get(command, [])]
+        for file in files or [Path(output), *([Path(log)] if log else [])]:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("{}")
+
+    return write
+
+
+cli._function = stub
+sys.exit(cli.main())
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a project, whose stages are stubs, and what it has made: SINGLE_TASK."""
+    base = tmp_path_factory.mktemp("made")
+    for part in ("config", "envs", "workflow", "src"):
+        skipped = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / part, base / "project" / part, ignore=skipped)
+    for part in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / part, base / "project" / part)
+    (base / "project/src/task_arithmetic/__main__.py").write_text(STUB)
+    config = (ROOT / "config/nano.yaml").read_text() + "\ndevice: cpu\nstore_gb: 1\n"
+    (base / "nano.yaml").write_text(config)
+    (base / "work").mkdir()
+    done = snakemake(base, SINGLE_TASK, VECTOR, "--cores", "2")
+    assert done.returncode == 0, done.stdout
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(base / "work")
+        use_code_of(base, patch)
+        rerun.remember(["fig6"])
+    return base
+
+
+def snakemake(base, *options):
+    command = [sys.executable, "-m", "snakemake", *options, "-s", base / "project/Snakefile"]
+    command += ["-d", base / "work", "--configfile", base / "nano.yaml"]
+    return subprocess.run(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(base / "project/src")},
+    )
+
+
+def forget():
+    """Let this process read the sources again."""
+    for function in (*vars(code).values(), *vars(rerun).values()):
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+
+
+def use_code_of(base, patch):
+    """Let this process take the project's sources for the package's."""
+    for function in LABELLED:
+        patch.setitem(function.__kwdefaults__, "package_dir", base / "project/src/task_arithmetic")
+    forget()
+
+
+@pytest.fixture
+def base(made, tmp_path, monkeypatch):
+    """A copy of that folder, for a test to change; its work is the current folder."""
+    base = shutil.copytree(made, tmp_path / "copy")
+    monkeypatch.chdir(base / "work")
+    monkeypatch.setattr(why, "ROOT", base / "project")
+    use_code_of(base, monkeypatch)
+    yield base
+    forget()
+
+
+@pytest.fixture
+def ask(base, capsys):
+    """ask(target, overlay) → the sentence."""
+
+    def ask(target, overlay=""):
+        (base / "overlay.yaml").write_text(textwrap.dedent(overlay) or "{}")
+        why.why(base / "nano.yaml", base / "overlay.yaml", target=target)
+        out, err = capsys.readouterr()
+        assert out.count("\n") == 1 and not err
+        return out.strip()
+
+    return ask
+
+
+def edit(path: Path, before: str, after: str):
+    text = path.read_text()
+    assert text.count(before) >= 1
+    path.write_text(text.replace(before, after, 1))
+    forget()
+
+
+def test_what_is_finished_is_up_to_date(ask):
+    assert ask(SINGLE_TASK) == f"{SINGLE_TASK} is up to date."
+    assert ask(f"./{VECTOR}") == f"{VECTOR} is up to date."
+
+
+def test_the_plan_is_that_of_a_dry_run(base):
+    edit(base / "nano.yaml", "learning_rate: 3.0e-4", "learning_rate: 1.0e-4")
+    os.remove(VECTOR)
+    target = f"results/nano/metrics/addition/{MODEL}/0.csv"
+    dag = why.plan(target, [base / "nano.yaml"])
+    counts = Counter(job.rule.name for job in filter(dag.needrun, dag.jobs))
+    assert counts == planned(snakemake(base, target, "--dry-run").stdout)
+
+
+def test_a_setting_is_named_with_both_values(ask):
+    overlay = "finetune: {learning_rate: 1.0e-5}"
+    cause = "`finetune.learning_rate` was 0.0003 and is 1e-05."
+    assert ask(FINETUNED, overlay) == f"{FINETUNED} would be made again: {cause}"
+    assert (
+        ask(VECTOR, overlay) == f"{VECTOR} would be made again because {FINETUNED} would: {cause}"
+    )
+    both = FINETUNED.replace("textures", "landcover")
+    expected = f"{SINGLE_TASK} would be made again because {both} and 1 more would: {cause}"
+    assert ask(SINGLE_TASK, overlay) == expected
+
+
+def test_of_many_settings_two_are_named(ask):
+    overlay = "finetune: {learning_rate: 1.0e-5, batch_size: 8, weight_decay: 0.0}"
+    said = "`finetune.batch_size` was 16 and is 8, `finetune.learning_rate` was 0.0003 and is 1e-05"
+    assert f"{said} and 1 more." in ask(FINETUNED, overlay)
+
+
+def test_other_causes_upstream_are_counted(ask):
+    overlay = "{precision: float32, finetune: {steps: 5}}"
+    said = ask(SINGLE_TASK, overlay)
+    assert 'made again: `precision` was "auto" and is "float32"' in said
+    assert said.endswith("; further reasons upstream: 1.")
+
+
+def test_a_new_task_is_named(ask):
+    overlay = "tasks: [textures, landcover, letters]"
+    said = ask(SINGLE_TASK, overlay)
+    assert said == f"{SINGLE_TASK} would be made again: `tasks` now has letters."
+    assert ask(VECTOR, overlay) == f"{VECTOR} is up to date."
+
+
+def test_without_a_record_snakemakes_own_values_tell(ask):
+    os.remove(f"results/nano/logs/finetune/{MODEL}/textures/0.json")
+    cause = "`finetune.learning_rate` was 0.0003 and is 1e-05."
+    assert cause in ask(FINETUNED, "finetune: {learning_rate: 1.0e-5}")
+
+
+def test_the_function_that_changed_is_named(ask, base):
+    source = base / "project/src/task_arithmetic/finetune.py"
+    edit(source, "def learning_rate_at(", "def learning_rate_at(  # where it starts\n    ")
+    assert ask(FINETUNED) == f"{FINETUNED} is up to date."  # a comment
+    body = source.read_text().partition("def learning_rate_at(")[2].partition("    return ")[2]
+    edit(source, f"    return {body[:20]}", f"    return 1 * {body[:20]}")
+    cause = "`learning_rate_at` in finetune.py changed"
+    assert ask(FINETUNED) == f"{FINETUNED} would be made again: {cause}."
+    shutil.rmtree("results/shared/code")
+    forget()
+    assert ask(FINETUNED) == f"{FINETUNED} would be made again: the code changed."
+
+
+def test_the_package_that_changed_is_named(ask, monkeypatch):
+    real = metadata.version
+    now = {"torch": "99.0"}
+    monkeypatch.setattr(metadata, "version", lambda name: now.get(name) or real(name))
+    forget()
+    cause = f"torch was {real('torch')} and is 99.0"
+    assert (
+        ask(FINETUNED) == f"{FINETUNED} would be made again: {cause}; further reasons upstream: 2."
+    )
+
+
+def test_the_input_that_changed_is_named(ask):
+    Path(ENCODER).touch()
+    assert ask(HEAD) == f"{HEAD} is up to date."
+    Path(ENCODER).write_text('{"image_tower_sha256": 1}')
+    cause = f"its input {ENCODER} changed."
+    assert ask(HEAD) == f"{HEAD} would be made again: {cause}"
+    assert ask(VECTOR) == f"{VECTOR} would be made again because {HEAD} would: {cause}"
+
+
+def test_a_changed_rule_is_named(ask, base):
+    edit(
+        base / "project/workflow/rules/finetune.smk",
+        "task-arithmetic finetune",
+        "task-arithmetic  finetune",
+    )
+    cause = "the command of its rule, finetune, changed"
+    assert ask(FINETUNED).startswith(f"{FINETUNED} would be made again: {cause};")
+
+
+def test_what_is_missing_may_be_in_the_store(ask):
+    os.remove(FINETUNED)
+    said = f"{FINETUNED} would be made again: it does not exist"
+    kept = "; the finished result is in the store and will be taken from there."
+    assert ask(FINETUNED) == said + kept
+    assert ask(FINETUNED, "store_gb: 0") == f"{said}."
+    assert ask(FINETUNED, "finetune: {steps: 5}") == f"{said}."
+    assert ask(VECTOR) == f"{VECTOR} is up to date."  # as Snakemake sees it
+
+
+def test_what_was_never_made(ask):
+    other = FINETUNED.replace("attention", "ntk")
+    assert ask(other) == f"{other} would be made for the first time."
+
+
+@pytest.mark.parametrize(
+    "attempt, cause",
+    [
+        ({"exit": 143}, "the last attempt was stopped by SIGTERM"),
+        ({"exit": 1, "error": "The disk is full."}, "the last attempt failed (The disk is full)"),
+        ({"exit": None, "updated": 0.0}, "the last attempt ended without notice"),
+        ({"exit": None, "updated": 9e9}, "process 7 on elsewhere is making it now"),
+        ({"exit": 0}, "Snakemake did not see its last attempt end"),
+    ],
+)
+def test_an_attempt_that_came_to_nothing(ask, base, attempt, cause):
+    record = Path(f"results/nano/logs/finetune/{MODEL}/textures/0.json")
+    content = json.loads(record.read_text())
+    content["attempts"].append({"started": 0.0, "pid": 7, "node": "elsewhere", **attempt})
+    record.write_text(json.dumps(content))
+    dag = why.plan(FINETUNED, [base / "nano.yaml"])
+    dag.workflow.persistence.started(next(iter(dag.targetjobs)))  # as Snakemake notes a start
+    assert ask(FINETUNED).startswith(f"{FINETUNED} would be made again: {cause}")
+    assert f"because {FINETUNED} would: {cause}" in ask(VECTOR)
+
+
+def test_every_planned_command_is_understood(base):
+    dag = why.plan("all", [base / "nano.yaml"])
+    stages = {why._planned(job)[0] for job in dag.jobs if job.shellcmd}
+    assert {"embedded", "single-task", "disentanglement", "figure", "report"} <= stages
+    for job in dag.jobs:
+        _, label, arguments = why._planned(job)
+        assert not job.shellcmd or (label == job.params.code and "job" not in arguments)
+
+
+def test_mistakes_end_in_one_sentence(ask, base, capsys):
+    with pytest.raises(UserError, match="No rule of run nano makes results/other/x.csv: correct"):
+        ask("results/other/x.csv")
+    with pytest.raises(UserError, match="No rule of run paper makes results/nano"):
+        why.why(target=VECTOR)
+    with pytest.raises(UserError, match="gone.yaml does not exist"):
+        why.why("gone.yaml", target=VECTOR)
+    with pytest.raises(SystemExit, match="Unknown key 'stepz' under finetune"):
+        ask(VECTOR, "finetune: {stepz: 3}")
+    assert capsys.readouterr() == ("", "")
