@@ -6,7 +6,7 @@ import sys
 import threading
 from functools import partial
 from importlib import import_module
-from itertools import count
+from itertools import count, product
 
 import pytest
 import test_data
@@ -19,6 +19,7 @@ from task_arithmetic.artifacts import UserError
 from task_arithmetic.cli import COMMANDS, STAGES
 from task_arithmetic.code import changes, code_hash, code_parts, package_versions
 
+# Cases are parted by " | ".
 B = "def g(): return h()\ndef h(): return LIMIT\nLIMIT = 1\ndef other(): return OTHER\nOTHER = 2\n"
 
 
@@ -32,7 +33,7 @@ def toy(tmp_path):
         for name, text in {"b": B, **modules}.items():
             path = folder / f"{name}.py"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text.strip())
             for parent in path.relative_to(folder).parents:
                 (folder / parent / "__init__.py").touch()
         return folder
@@ -47,58 +48,44 @@ def reached(folder, *entries) -> set[str]:
 # --- What is reached -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "from .b import g as z\ndef f(): return z()",
-        "from . import b\ndef f(): return b.g()",
-        "import toy.b\ndef f(): return toy.b.g()",
-        "from toy.b import g\ndef f(): return g()",
-        "def f():\n from .b import g\n return g()",
-        "def f():\n from . import b\n def inner(): return b.g()\n return inner()",
-        "from .b import g\ndef f(x=g): return x()",
-        "from .b import g\nNAMES = {'x': g}\ndef f(): return NAMES['x']()",
-        "from .b import g\nclass A:\n def m(self): return g()\ndef f(): return A().m()",
-        "try:\n from .b import g\nexcept ImportError:\n g = None\ndef f(): return g()",
-        "if 1:\n from . import b\n def g(): return b.g()\ndef f(): return g()",
-        "from .b import g\nA = (X := g)\ndef f(): return X()",
-        "import functools\nfrom .b import g\n@functools.wraps(g)\ndef f(): pass",
-    ],
-)
-def test_what_a_definition_refers_to_is_reached_and_nothing_else(toy, text):
-    found = reached(toy({"a": text}))
-    assert {"a.f", "b.g", "b.h", "b.LIMIT"} <= found
-    assert not found & {"b.other", "b.OTHER"}
+def test_what_a_definition_refers_to_is_reached_and_nothing_else(toy):
+    cases = """from .b import g as z\ndef f(): return z()
+ | from . import b\ndef f(): return b.g() | import toy.b\ndef f(): return toy.b.g()
+ | from toy.b import g\ndef f(): return g() | def f():\n from .b import g\n return g()
+ | def f():\n from . import b\n def inner(): return b.g()\n return inner()
+ | from .b import g\ndef f(x=g): return x() | from .b import g\nA = (X := g)\ndef f(): return X()
+ | from .b import g\nNAMES = {'x': g}\ndef f(): return NAMES['x']()
+ | from .b import g\nclass A:\n def m(self): return g()\ndef f(): return A().m()
+ | try:\n from .b import g\nexcept ImportError:\n g = None\ndef f(): return g()
+ | if 1:\n from . import b\n def g(): return b.g()\ndef f(): return g()
+ | import functools\nfrom .b import g\n@functools.wraps(g)\ndef f(): pass"""
+    for text in cases.split(" | "):
+        found = reached(toy({"a": text}))
+        assert {"a.f", "b.g", "b.h", "b.LIMIT"} <= found, text
+        assert not found & {"b.other", "b.OTHER"}, text
 
 
 def test_relative_imports_and_names_imported_again_are_followed(toy):
     folder = toy({
         "a": "from .sub import g\ndef f(): return g()",
         "sub/__init__": "from .impl import g, unused",
-        "sub/impl": "from ..b import h\nfrom . import side\ndef g(): return h() + side.x()\n"
-        "def unused(): pass",
-        "sub/side": "def x(): pass",
+        "sub/impl": "from ..b import h\nfrom . import side\ndef g(): return h() + side.x()",
+        "sub/side": "def x(): pass\ndef y(): pass",
     })  # fmt: skip
     found = reached(folder)
     assert {"sub.g", "sub.impl.g", "sub.side.x", "b.h", "b.LIMIT"} <= found
-    assert not found & {"sub.impl.unused", "b.g"}
-    assert "sub.impl.g" in reached(folder, "sub.g")
+    assert not found & {"sub.side.y", "b.g", "sub.unused"}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "from . import b\ndef f(n): return getattr(b, n)()",
-        "from .b import *\ndef f(): return g()",
-        "from importlib import import_module\ndef f(): return import_module('toy.b').g()",
-        "from . import b\ndef f(): return b.unknown()",
-    ],
-)
-def test_a_module_that_is_a_value_counts_as_a_whole(toy, text):
+def test_a_module_that_is_a_value_counts_as_a_whole(toy):
     """With what it imports, which is among its names."""
-    folder = toy({"a": text, "b": f"from .c import x\n{B}", "c": "def x(): pass\ndef y(): pass"})
-    found = reached(folder)
-    assert {"b.g", "b.other", "b.OTHER", "c.x"} <= found and "c.y" not in found
+    cases = """from . import b\ndef f(n): return getattr(b, n)()
+ | from .b import *\ndef f(): return g() | from . import b\ndef f(): return b.unknown()
+ | from importlib import import_module\ndef f(): return import_module('toy.b').g()"""
+    modules = {"b": f"from .c import x\n{B}", "c": "def x(): pass\ndef y(): pass"}
+    for text in cases.split(" | "):
+        found = reached(toy({"a": text, **modules}))
+        assert {"b.g", "b.other", "b.OTHER", "c.x"} <= found and "c.y" not in found, text
 
 
 def test_names_looked_up_in_the_own_module_count_but_those_in_sys_modules(toy):
@@ -109,28 +96,21 @@ def test_names_looked_up_in_the_own_module_count_but_those_in_sys_modules(toy):
     assert reached(folder, "a.f", "a.one") == {"a.f", "a.one", "a.sys"}
 
 
-RUN = """NAMES['x'] = g | NAMES.append(g) | NAMES += [g] | registry.add(g) | if True:\n g()
+def test_what_runs_when_a_module_is_imported_counts_for_all_that_import_it(toy):
+    cases = """NAMES['x'] = g | NAMES.append(g) | NAMES += [g] | registry.add(g) | if True:\n g()
  | @add\ndef x(): return g() | @registry.add(1)\nclass X:\n y = g | class X(Base):\n y = g
  | class X(metaclass=Base):\n y = g | with open('x'):\n g()"""
-
-
-@pytest.mark.parametrize("text", map(str.strip, RUN.split(" | ")))
-def test_what_runs_when_a_module_is_imported_counts_for_all_that_import_it(toy, text):
-    modules = {
-        "registry": "NAMES = []\ndef add(x): return x\nclass Base: pass",
-        "plugin": "from . import registry\nfrom .registry import NAMES, Base, add\n"
-        f"from .b import g\n{text}\nsomething = 1\nunused = 2",
-        "between": "from . import plugin\ny = 1",
-    }
-    for start in (
-        "from .plugin import something\ndef f(): return something",
-        "from . import plugin\ndef f(): pass",
-        "from .between import y\ndef f(): pass",
-        "def f():\n from . import plugin",
-    ):
-        found = reached(toy({**modules, "a": start}))
-        assert {"plugin.<module-level code>", "b.g", "b.LIMIT"} <= found
-        assert not found & {"plugin.unused", "b.other", "between.y"}
+    starts = """from .plugin import something\ndef f(): return something
+ | from . import plugin\ndef f(): pass | from .between import y\ndef f(): pass
+ | def f():\n from . import plugin"""
+    modules = {"registry": "NAMES = []\ndef add(x): return x\nclass Base: pass"}
+    modules["between"] = "from . import plugin\ny = 1"
+    names = "from . import registry\nfrom .registry import NAMES, Base, add\nfrom .b import g\n"
+    for text, start in product(cases.split(" | "), starts.split(" | ")):
+        plugin = f"{names}{text.strip()}\nsomething = 1\nunused = 2"
+        found = reached(toy({**modules, "plugin": plugin, "a": start}))
+        assert {"plugin.<module-level code>", "b.g", "b.LIMIT"} <= found, text
+        assert not found & {"plugin.unused", "b.other", "between.y"}, text
 
 
 def test_code_of_a_package_counts_for_its_modules(toy):
@@ -139,11 +119,11 @@ def test_code_of_a_package_counts_for_its_modules(toy):
     assert reached(toy({"sub/a": "def f(): pass"}), "sub.a.f") == {"sub.a.f"}
 
 
-@pytest.mark.parametrize("change", ["X['a'] = g", "X.update(a=g)", "X |= {'a': g}", "X, Y = g, 1"])
-def test_a_statement_that_changes_a_name_belongs_to_it(toy, change):
-    folder = toy({"a": f"def f(): return X\ndef e(): pass\ndef g(): pass\nX = {{}}\n{change}"})
-    assert reached(folder) >= {"a.X", "a.g"}
-    assert reached(folder, "a.e") == {"a.e"}
+def test_a_statement_that_changes_a_name_belongs_to_it(toy):
+    for change in ("X['a'] = g", "X.update(a=g)", "X |= {'a': g}", "X, Y = g, 1"):
+        folder = toy({"a": f"def f(): return X\ndef e(): pass\ndef g(): pass\nX = {{}}\n{change}"})
+        assert reached(folder) >= {"a.X", "a.g"}
+        assert reached(folder, "a.e") == {"a.e"}
 
 
 # --- What changes a hash -------------------------------------------------------------------------
@@ -164,28 +144,16 @@ def f(a, b=1):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "changed"),
     [
-        ("RATE = 1e-5", "\n\n# a comment\nRATE = (1.0e-5)  # another"),
-        ("RATE = 1e-5", "RATE = 1e-5\n'about the rate'"),
-        ("class Point:", "class Point:\n    'A point.'\n"),
-        ("def norm(self): return", "def norm(self) -> int:\n        '''Long.'''\n        return"),
-        ("def inner(c):", "def inner(c: float) -> list[int]:"),
-        ('"one" "two"', "(\n        'onetwo'\n    )"),
-        ("return inner(a)", "'a text alone'\n    return (inner((a)))"),
-        ("import math as m", "import math as m, os\nimport json\ndef unused(): pass"),
-    ],
-)
-def test_comments_docstrings_formatting_and_annotations_change_nothing(toy, old, new):
-    before, after = toy({"a": FUNCTION}), toy({"a": FUNCTION.replace(old, new)})
-    assert old in FUNCTION
-    assert code_parts("a.f", package_dir=before) == code_parts("a.f", package_dir=after)
-    assert code_hash("a.f", package_dir=before) == code_hash("a.f", package_dir=after)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "part"),
-    [
+        ("RATE = 1e-5", "\n\n# a comment\nRATE = (1.0e-5)  # another", ""),
+        ("RATE = 1e-5", "RATE = 1e-5\n'about the rate'", ""),
+        ("class Point:", "class Point:\n    'A point.'\n", ""),
+        ("def norm(self): return", "def norm(self) -> int:\n        'Long.'\n        return", ""),
+        ("def inner(c):", "def inner(c: float) -> list[int]:", ""),
+        ('"one" "two"', "(\n        'onetwo'\n    )", ""),
+        ("return inner(a)", "'a text alone'\n    return (inner((a)))", ""),
+        ("import math as m", "import math as m, os\nimport json\ndef unused(): pass", ""),
         ("1e-5", "2e-5", "RATE"),
         ("RATE = 1e-5", "RATE = 1e-5\nRATE *= 2", "RATE"),
         ("b=1", "b=2", "f"),
@@ -199,11 +167,13 @@ def test_comments_docstrings_formatting_and_annotations_change_nothing(toy, old,
         ("import math as m", "from math import floor as m", "m"),
     ],
 )
-def test_a_change_changes_the_part_that_it_is_in_and_no_other(toy, old, new, part):
+def test_what_computes_counts_and_how_it_is_written_does_not(toy, old, new, changed):
     folders = toy({"a": FUNCTION}), toy({"a": FUNCTION.replace(old, new)})
     before, after = (code_parts("a.f", package_dir=folder) for folder in folders)
     assert old in FUNCTION and before.keys() == after.keys()
-    assert {key for key in before if before[key] != after[key]} == {f"a.{part}"}
+    assert [key for key in before if before[key] != after[key]] == [f"a.{changed}"] * bool(changed)
+    first, second = (code_hash("a.f", package_dir=folder) for folder in folders)
+    assert (first == second) == (not changed)
 
 
 def test_imported_names_cannot_be_swapped_unseen(toy):
@@ -256,8 +226,8 @@ def test_another_version_of_a_package_changes_the_second_half_of_the_hash(toy, m
         monkeypatch.syspath_prepend(folder / version)
         assert package_versions("a.f", package_dir=folder) == {"fake": version}
         hashes.append(code_hash("a.f", package_dir=folder).split("-"))
-    assert [len(half) for half in hashes[0]] == [12, 12]
-    assert hashes[0][0] == hashes[1][0] and hashes[0][1] != hashes[1][1]
+    (code_1, packages_1), (code_2, packages_2) = hashes
+    assert code_1 == code_2 and packages_1 != packages_2 and len(code_1) == len(packages_1) == 12
 
 
 def test_changes_are_named():
@@ -266,8 +236,8 @@ def test_changes_are_named():
     assert changes(old, old | {"x.a": "2"}) == "`a` in x.py changed"
     assert changes(old, dict.fromkeys(old, "2")) == "`c` in sub/y.py and 2 more changed"
     assert changes(old, old | {"z.d": "1"}) == "`d` in z.py was added"
-    both = "`a` in x.py changed, `c` in sub/y.py and 1 more were removed"
-    assert changes(old, {"x.a": "2"}) == both
+    removed = "`c` in sub/y.py and 1 more were removed"
+    assert changes(old, {"x.a": "2"}) == f"`a` in x.py changed, {removed}"
 
 
 def test_an_unknown_entry_and_a_file_that_is_not_python_are_named(toy):
@@ -286,26 +256,24 @@ def test_an_unknown_entry_and_a_file_that_is_not_python_are_named(toy):
     [
         ("finetune", "beta1=0.9", "beta1=0.8", {"finetune.finetune", "efficiency.efficiency"}),
         ("figures", 'marker="*", markersize=11', 'marker="P", markersize=11', {"figures.fig9"}),
-        ("finetune", "def _adamw", "# a comment\ndef _adamw", set()),
     ],
 )
 def test_a_changed_line_concerns_the_stages_that_can_reach_it(tmp_path, file, old, new, changed):
-    starts = [[entry] for entry, *_ in COMMANDS.values() if entry != "plan.plan"]
+    starts = [[entry] for entry, *_ in STAGES.values()]
     starts += [["figures.write", f"figures.{name}"] for name in figures.FIGURES]
     folder = tmp_path / "task_arithmetic"
     shutil.copytree(code.PACKAGE, folder, ignore=shutil.ignore_patterns("encoders", "__pycache__"))
-    path = folder / f"{file}.py"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
+    text = (folder / f"{file}.py").read_text()
+    assert old in text
+    (folder / f"{file}.py").write_text(text.replace(old, new))
     differ = {s[-1] for s in starts if code_hash(*s) != code_hash(*s, package_dir=folder)}
     assert differ == changed
 
 
-def test_reading_code_imports_nothing_heavy():
-    check = (
-        "import sys; from task_arithmetic import code; code.code_hash('finetune.finetune');"
-        "assert not {'torch', 'numpy', 'pandas', 'open_clip'} & set(sys.modules)"
-    )
+def test_reading_the_code_of_all_commands_imports_nothing_heavy():
+    assert code_hash(*(entry for entry, *_ in COMMANDS.values()))
+    use = "import sys; from task_arithmetic.code import code_hash; code_hash('finetune.finetune')"
+    check = f"{use}; assert not {{'torch', 'numpy', 'pandas', 'open_clip'}} & {{*sys.modules}}"
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
@@ -313,7 +281,7 @@ def run(call, *entries) -> None:
     """Call `call()`, and hold all functions of the package that run within the first entry's to
     what code_parts says of the entries."""
     start, found, running, package = function(entries[0]).__code__, {}, [0], f"{code.PACKAGE}/"
-    harmless = tuple(f"{module[1:]}." for module in code.HARMLESS)
+    harmless = tuple(f"{name[1:]}." for name in code.HARMLESS if name[0] == ".")
 
     def part(frame):
         module = frame.f_code.co_filename.removeprefix(package).removesuffix(".py")
@@ -322,13 +290,11 @@ def run(call, *entries) -> None:
     def note(frame, event, _):
         if frame.f_code is start:
             running[0] += {"call": 1, "return": -1}.get(event, 0)
-        if not running[0] or event != "call" or frame.f_code in found:
-            return
-        if frame.f_code.co_filename.startswith(package):
+        own = frame.f_code.co_filename.startswith(package) and frame.f_code not in found
+        if running[0] and event == "call" and own:
             within, parts = frame, []
             while within:
-                if within.f_code.co_filename.startswith(package):
-                    parts.append(part(within))
+                parts += [part(within)] * within.f_code.co_filename.startswith(package)
                 within = within.f_back
             if not any(name.startswith(harmless) or "<module>" in name for name in parts):
                 found[frame.f_code] = parts[0]
@@ -353,16 +319,13 @@ def function(entry: str):
 def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
     """But for `download`, which needs a hub; what no mode concerns once."""
     view = views.make_settings(tasks=3, seeds=2)
-    (tmp_path / "views").mkdir()
-    folder = test_report.make_run(tmp_path / "views", view, points=5, alphas=6)
+    folder = test_report.make_run(tmp_path, view, points=5, alphas=6)
     common = tiny.settings(mode) | {"linearized": mode == "ntk", "templates": ["{}"], "keep": 0.5}
     common |= {"alphas": {"start": 0.0, "stop": 1.0, "step": 0.5}, "efficiency": {"steps": 1}}
     common |= {"low": -1.0, "high": 1.0, "points": 3, "samples": 8}
-    settings = {
-        "data": {"path": test_data.source(tmp_path / "source"), "validation": 12},
-        "encoder": {"path": str(tiny.checkpoint(tmp_path / "checkpoint"))},
-        **dict.fromkeys(("table", "figure"), view),
-    }
+    settings = {"encoder": {"path": str(tiny.checkpoint(tmp_path / "open_clip"))}, "figure": view}
+    settings["data"] = {"path": test_data.source(tmp_path / "source"), "validation": 12}
+    settings["table"] = view
     names = {"table": ["table1", "table4", "tasks"], "figure": figures.FIGURES}
     names |= {"embedded": ["shapes", "signs", "landcover", "textures"], "download": []}
     names |= dict.fromkeys((*names, "report"), []) if mode == "ntk" else {}
@@ -382,7 +345,6 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
             arguments = {option: given[option] for option in options.split() if option in given}
             if command == "embedded":
                 arguments |= {"output": made[command] / name, "limit": 12}
-            call = partial(function(entry), **arguments)
-            if command == "report":
-                call = partial(test_report.write, folder, view)
-            run(call, entry, *[f"figures.{name}"] * (command == "figure"))
+            call, also = partial(function(entry), **arguments), [f"figures.{name}"]
+            call = partial(test_report.write, folder, view) if command == "report" else call
+            run(call, entry, *also * (command == "figure"))

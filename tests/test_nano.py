@@ -63,7 +63,7 @@ def test_the_report_holds_tables_figures_configuration_and_timings(nano):
     page = (nano.results / "report.html").read_text()
     for name in ("Table 2", "Table 4", "Figure 3", "Figure 10"):
         assert name in page
-    assert page.count("data:image/png;base64,") == len(FIGURES)
+    assert page.count("data:image/png;base64,") == len(FIGURES) + 1  # and the timeline
     assert 'src="http' not in page and 'href="http' not in page.split("</style>")[0]
     assert yaml.safe_load((nano.results / "config.yaml").read_text())["run"] == "nano"
 

@@ -174,15 +174,18 @@ def write_sha256(files, hashes: dict[str, str] | None = None) -> None:
     """Write the SHA-256 of files of one stem beside them, as `sha256sum` does and checks it.
 
     Args:
-        files: paths `<stem>.<suffix>` of one folder; the hashes go to `<stem>.sha256`.
+        files: paths `<stem>.<suffix>` of one folder, or a folder, of which all files count; the
+            hashes go to `<stem>.sha256`.
         hashes: suffix → hash, if they are known.
     """
-    files = [Path(file) for file in files]
+    first, *others = map(Path, files)
+    every = sorted(p for p in first.rglob("*") if p.is_file()) if first.is_dir() else [first]
     lines = [
-        f"{hashes[file.suffix] if hashes else sha256_of_file(file)}  {file.name}\n"
-        for file in files
+        f"{hashes[file.suffix] if hashes else sha256_of_file(file)}"
+        f"  {file.relative_to(first.parent)}\n"
+        for file in [*every, *others]
     ]
-    with atomic_path(files[0].with_suffix(".sha256")) as temporary:
+    with atomic_path(first.with_suffix(".sha256")) as temporary:
         temporary.write_text("".join(lines))
 
 

@@ -3,9 +3,9 @@
 The package is parsed, never imported, and followed from name to name: a function, class or constant
 with all that changes it in its module, or what an import binds. Comments, docstrings, formatting,
 annotations of functions do not count. What cannot be told does: all of a module that is used as a
-value or in whose names another is looked up, and what runs when a module is imported. Not seen, so
-to be named as entries: what is looked up in sys.modules or imported by a computed name. Not seen at
-all: constants changed under a second name, and what third-party packages need in turn.
+value or in whose names another is looked up, and what runs when a module is imported. Not seen:
+what is looked up in sys.modules or imported by a computed name (to be named as an entry), constants
+changed under a second name, what third-party packages need in turn.
 """
 
 import ast
@@ -118,7 +118,8 @@ def _version(distribution: str, _path: tuple[str, ...]) -> str:
 def _names(package_dir: Path, module: str) -> dict[str, list]:
     """Of a module: name → the statements that bind or change it; of an import, what it names.
     Empty if there is no such module."""
-    files = [file for file in _files(package_dir, module) if file.is_file()]
+    base = package_dir.joinpath(*module.split(".")[1:])
+    files = [x for x in (base / "__init__.py", base.with_name(f"{base.name}.py")) if x.is_file()]
     if not files:
         return {}
     try:
@@ -135,16 +136,13 @@ def _names(package_dir: Path, module: str) -> dict[str, list]:
                 names[LOOSE] += [f"import {source}"] if source.split(".")[0] == package else []
             if isinstance(node, DEFINITIONS):
                 owners.add(node.name)
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                owners.add(node.id)
+            elif isinstance(node, ast.NamedExpr):
+                owners.add(node.target.id)
+            elif LOOSE in owners and isinstance(getattr(node, "ctx", None), ast.Store):
+                owners |= {getattr(node, "id", LOOSE)}
         for name in owners:
             names.setdefault(name, []).append(statement)
     return names
-
-
-def _files(package_dir: Path, module: str) -> list[Path]:
-    base = package_dir.joinpath(*module.split(".")[1:])
-    return [base / "__init__.py", base.with_name(f"{base.name}.py")]
 
 
 def _imported(node, package_dir: Path, module: str) -> list[tuple[str, str, str]]:
@@ -153,7 +151,8 @@ def _imported(node, package_dir: Path, module: str) -> list[tuple[str, str, str]
         tops = [a.name if a.asname else a.name.split(".")[0] for a in node.names]
         return [(a.asname or top, top, a.name) for a, top in zip(node.names, tops, strict=True)]
     if isinstance(node, ast.ImportFrom):
-        levels = [*module.split("."), *["*"] * _files(package_dir, module)[0].is_file()]
+        levels = module.split(".")
+        levels += ["*"] * package_dir.joinpath(*levels[1:], "__init__.py").is_file()
         source = [*(levels[: -node.level] if node.level else []), *filter(None, [node.module])]
         full = [".".join([*source, a.name]) for a in node.names]
         return [(a.asname or a.name, x, x) for a, x in zip(node.names, full, strict=True)]
@@ -163,7 +162,7 @@ def _imported(node, package_dir: Path, module: str) -> list[tuple[str, str, str]
 def _owners(statement, names: dict[str, list], package: str) -> set[str]:
     """The names that a module's statement changes; LOOSE if it may do more than that."""
     kind, value = type(statement), getattr(statement, "value", None)
-    if kind in (ast.Import, ast.ImportFrom) or _is_text(statement):
+    if kind in (ast.Import, ast.ImportFrom) or kind is ast.Expr and isinstance(value, ast.Constant):
         return {LOOSE} if "*" in [x.name for x in getattr(statement, "names", [])] else set()
     if kind in DEFINITIONS:
         targets = [*getattr(statement, "bases", []), *getattr(statement, "keywords", [])]
@@ -185,10 +184,6 @@ def _owners(statement, names: dict[str, list], package: str) -> set[str]:
     return {LOOSE} if ast.Call in depth or not roots else roots
 
 
-def _is_text(node) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
 @cache
 def _part(package_dir: Path, module: str, name: str) -> tuple:
     """A hash of a name's statements, what it is an alias of, and what they refer to."""
@@ -201,7 +196,9 @@ def _part(package_dir: Path, module: str, name: str) -> tuple:
             local.setdefault(bound, []).append(target)
             references.add(f"import {source}")
         if isinstance(getattr(node, "body", None), list):
-            node.body = [x for x in node.body if not _is_text(x)] or [ast.Pass()]
+            texts = [x for x in node.body if isinstance(getattr(x, "value", None), ast.Constant)]
+            texts = [x for x in texts if isinstance(x, ast.Expr)]
+            node.body = [x for x in node.body if x not in texts] or [ast.Pass()]
         if isinstance(node, DEFINITIONS[:2]) and not node.decorator_list:
             node.returns = None
             for each in (x for x in ast.walk(node.args) if isinstance(x, ast.arg)):

@@ -134,7 +134,7 @@ ON_DEVICE = {
     *("disentanglement", "efficiency"),
 }
 # Stages whose outputs have a .sha256 beside them; data and encoders hold their hashes themselves.
-HASHED = ON_DEVICE | {"vector", "cosine", "metrics"}
+HASHED = ON_DEVICE | {"embedded", "vector", "cosine", "metrics"}
 
 
 # --- What a result depends on --------------------------------------------------------------------
@@ -265,6 +265,7 @@ def _output_hashes(arguments: dict, files: list[Path]) -> dict[str, str]:
         files = sorted(Path(arguments["output_dir"]).glob(f"{arguments['name']}.*"))
     elif files[0].is_dir():
         files = [files[0] / name for name in ("manifest.json", "encoder.json")]
+        files.append(Path(arguments["output"]).with_suffix(".sha256"))
     hashes = read_sha256(files[0]) if files else {}
     return {str(p): hashes.get(p.name) or sha256_of_file(p) for p in files if p.is_file()}
 

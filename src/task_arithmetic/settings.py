@@ -67,6 +67,14 @@ def source_dir(config: dict, task: str) -> str | None:
     return definition.get("path")
 
 
+def embedded_hashes(config: dict, task: str) -> str | None:
+    """The hashes of an embedded task's files, which the data stage waits for; None for another: of
+    a user's folder, its settings say what is in it."""
+    if "embedded" in config["definitions"]["tasks"][task]:
+        return f"{source_dir(config, task)}.sha256"
+    return None
+
+
 def encoder_settings(config: dict, encoder: str) -> str:
     """The encoder stage's slice: where the pretrained weights come from."""
     definition = config["definitions"]["encoders"][encoder]

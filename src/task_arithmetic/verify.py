@@ -5,7 +5,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from .arrays import read_manifest
-from .artifacts import UserError, check_file, read_json, read_made_by, read_sealed, read_sha256
+from .artifacts import (
+    UserError,
+    check_file,
+    damaged,
+    read_json,
+    read_made_by,
+    read_sealed,
+    read_sha256,
+)
 from .jobs import HASHED, identities
 from .status import _folder, read_run
 from .storage import human_bytes
@@ -31,35 +39,29 @@ def verify(run: str | None = None, results="results") -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         records = list(pool.map(lambda job: _record(job, folder), known))
         hashes = {root / k: v for made, _ in records for k, v in _hashes(made, root).items()}
-        lines = dict(zip(hashes, pool.map(_problem, hashes, hashes.values()), strict=True))
+        checks = dict(zip(hashes, pool.map(_problem, hashes, hashes.values()), strict=True))
         inputs = sorted({root / path for made, _ in records for path in made.get("inputs", {})})
         there = dict(zip(inputs, pool.map(_identity, inputs), strict=True))
-    fine = [path for path, line in lines.items() if line is None]
-    for job, (made, line) in zip(known, records, strict=True):
-        lines[job["log"]] = line
-        outputs = [root / path for path in job["outputs"]]
-        for output in outputs if made else []:
-            sha256 = output.with_suffix(".sha256")
-            if output not in lines and not output.exists():
-                lines[output] = _missing(output)
-            elif job["stage"] in HASHED and not sha256.exists():
-                lines[sha256] = _missing(sha256)
+    fine = [path for path, line in checks.items() if line is None]
+    lines = [*(line for _, line in records), *checks.values()]
+    for job, (made, _) in zip(known, records, strict=True):
+        outputs = [root / path for path in job["outputs"]] if made else []
+        hashed = job["stage"].replace("_", "-") in HASHED
+        files = [*outputs, *(path.with_suffix(".sha256") for path in outputs if hashed)]
+        lines += [_missing(path) for path in files if path not in checks and not path.exists()]
         for path, value in made.get("inputs", {}).items():
             if there[root / path] not in ("", value):
-                lines[outputs[0], path] = (
-                    f"{outputs[0]} was made from another {root / path} than the one that is there: "
-                    f"delete it with `rm {outputs[0]}` and {AGAIN}."
-                )
-    problems = [line for line in dict.fromkeys(lines.values()) if line]
-    for line in problems:
-        print(line)
+                made_from = f"{outputs[0]} was made from another {root / path} than is there now"
+                lines.append(f"{made_from}: delete it with `rm {outputs[0]}` and {AGAIN}.")
+    problems = [line for line in dict.fromkeys(lines) if line]
+    print(*problems, sep="\n", end="\n" * bool(problems))
     size = human_bytes(sum(path.stat().st_size for path in fine))
     made_jobs = sum(bool(made) for made, _ in records)
     print(f"{len(fine):,} files of {made_jobs:,} jobs are as they were made ({size}).")
     if problems:
         raise UserError(
-            f"{folder} is not as it was made: see the {len(problems):,} lines above; where the same "
-            "snakemake command finds nothing to do, name the file in it, as in `snakemake FILE …`."
+            f"{folder} is not as it was made (lines above: {len(problems):,}): do what they say, "
+            "and name a file in the command, `snakemake FILE …`, where it finds nothing to do."
         )
 
 
@@ -95,7 +97,7 @@ def _hashes(made: dict, root: Path) -> dict[str, str]:
                 about = read_sealed(root / path)
                 for tower in ("image", "text"):
                     file = path.with_name(f"{tower}_tower.safetensors")
-                    found[str(file)] = about[f"{tower}_tower_sha256"]
+                    found[str(file)] = about.get(f"{tower}_tower_sha256", "")
     return found
 
 
@@ -109,8 +111,7 @@ def _problem(path: Path, expected: str) -> str | None:
             read_manifest(path.parent)
         beside = read_sha256(path)
         if beside and beside.get(path.name) != expected:
-            file = path.with_suffix(".sha256")
-            return f"{file} does not name {path.name} as it is: delete it with `rm {file}` and {AGAIN}."
+            return damaged(path.with_suffix(".sha256"))
         if path.suffix == ".safetensors":
             read_made_by(path)
     except (UserError, OSError) as error:

@@ -82,9 +82,8 @@ def explain(dag, target: str) -> str:
         sentence = f"{target} would be made again because {files[nearest]}{others} would: {clause}"
     if (more := len(causes) - 1) > 0:
         sentence += f"; further reasons upstream: {more:,}"
-    if _is_stored(nearest, dag):
-        sentence += "; the finished result is in the store and will be taken from there"
-    return f"{sentence}."
+    stored = "; the finished result is in the store and will be taken from there"
+    return f"{sentence}{stored * _is_stored(nearest, dag)}."
 
 
 def _causes(job, dag, target: str) -> list[str]:

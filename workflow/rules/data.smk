@@ -1,7 +1,7 @@
 # Read a labelled dataset, from the hub or a folder, into uint8 arrays and a manifest.
 rule data:
     input:
-        lambda wildcards: settings.source_dir(config, wildcards.task) or [],
+        embedded=lambda wildcards: settings.embedded_hashes(config, wildcards.task) or [],
         download=lambda wildcards: settings.download_record(config, "tasks", wildcards.task) or [],
     output:
         manifest=DATA,

@@ -6,7 +6,8 @@ EMBEDDED = [
 
 rule embedded:
     output:
-        directory("results/shared/embedded/{task}"),
+        folder=directory("results/shared/embedded/{task}"),
+        sha256="results/shared/embedded/{task}.sha256",
     log:
         "results/shared/logs/embedded/{task}.log",
     wildcard_constraints:
@@ -19,4 +20,4 @@ rule embedded:
     message:
         "Draw the embedded task {wildcards.task}"
     shell:
-        "task-arithmetic embedded --task {wildcards.task} --output {output} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic embedded --task {wildcards.task} --output {output.folder} --job {log} --code {params.code} &> {log}"

@@ -1,0 +1,146 @@
+"""Labels of code: what they remember, and which of them are accepted for one another."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from task_arithmetic import code, rerun
+from task_arithmetic.artifacts import UserError
+from task_arithmetic.rerun import accept, acceptances, entries, stage_code
+
+OLD, OLDER = "0" * 12 + "-" + "a" * 12, "1" * 12 + "-" + "a" * 12
+WHY = "renamed a variable"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Jobs take their results to be in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    forget()
+    yield
+    forget()
+
+
+def forget():
+    """Let this process read the sources again."""
+    for function in (*vars(code).values(), *vars(rerun).values()):
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+
+
+def record(label, number=0, stage="finetune", run="mini", **arguments) -> Path:
+    """A finished job's record."""
+    path = Path(f"results/{run}/logs/{stage}/model/{number}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = {"code": label, "arguments": arguments, "outputs": {}, "accepted": []}
+    path.write_text(json.dumps({"stage": stage, "job": "x", "attempts": [], "made": made}))
+    return path
+
+
+def made(path) -> dict:
+    return json.loads(path.read_text())["made"]
+
+
+def today(stage="finetune", name=None) -> str:
+    """The label of the sources, whatever was accepted."""
+    return code.code_hash(*entries(stage, name))
+
+
+def test_accepted_results_count_as_made_by_todays_code(capsys):
+    paths = [record(OLD, 0), record(OLD, 1), record(OLD, 2, run="other")]
+    other = record(OLDER, 3)
+    assert stage_code("finetune") == today() != OLD
+    accept("finetune", WHY)
+    assert stage_code("finetune") == OLD
+    assert stage_code("head") == today("head")
+    (entry,) = acceptances()["finetune"]
+    assert (entry["code"], entry["as"], entry["reason"]) == (today(), OLD, WHY)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}Z", entry["date"])
+    assert all(made(path)["accepted"] == [entry] for path in paths)
+    assert made(other)["accepted"] == []
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(f"Accepted for 3 results of finetune: {WHY} (the code changed")
+    assert said[1:] == ["1 result of other code will be made again where a run needs it."]
+
+
+def test_a_run_decides_whose_results_stay(capsys):
+    for number in range(3):
+        record(OLDER, number, run="other")
+    paths = [record(OLD), record(OLD, run="shared")]
+    accept("finetune", WHY, run="mini")
+    assert stage_code("finetune") == OLD and all(made(path)["accepted"] for path in paths)
+    said = capsys.readouterr().out
+    assert "Accepted for 2 results" in said and "3 results of other code" in said
+
+
+def test_a_later_change_is_accepted_as_the_code_that_the_results_bear(monkeypatch):
+    path = record(OLD)
+    accept("finetune", WHY)
+    for number in (1, 2):  # the code changes twice more
+        label = f"{number + 1}" * 12 + "-" + "a" * 12
+        monkeypatch.setattr(rerun, "code_hash", lambda *entries, label=label: label)
+        forget()
+        assert stage_code("finetune") == label
+        accept("finetune", f"again {number}")
+        assert stage_code("finetune") == OLD
+    assert [entry["as"] for entry in acceptances()["finetune"]] == [OLD] * 3
+    assert [entry["reason"] for entry in made(path)["accepted"]] == [WHY, "again 1", "again 2"]
+
+
+def test_what_was_accepted_by_mistake_can_be_taken_back():
+    record(OLD)
+    accept("finetune", WHY)
+    for number in range(2):
+        record(today(), number)  # made by hand, with today's code
+    accept("finetune", "it was no harmless change")
+    assert stage_code("finetune") == today()
+
+
+def test_nothing_to_accept_is_said(capsys):
+    path = record(today())
+    accept("finetune", WHY)
+    assert "Nothing to accept: 1 result of finetune bear today's" in capsys.readouterr().out
+    assert made(path)["accepted"] == [] and acceptances() == {}
+
+
+def test_each_figure_has_its_own_label(capsys):
+    record(OLD, 6, stage="figure", name="fig6")
+    record(today("figure", "fig7"), 7, stage="figure", name="fig7")
+    accept("figure", WHY)
+    assert stage_code("figure", "fig6") == OLD
+    assert stage_code("figure", "fig7") == today("figure", "fig7")
+    assert "Accepted for 1 result of figure" in capsys.readouterr().out
+    record(OLD, 1, stage="table", name="table1")
+    accept("table", WHY)
+    assert stage_code("table") == OLD
+
+
+def test_what_changed_is_named_if_the_old_code_is_remembered(monkeypatch, capsys):
+    rerun.remember(["fig6"])
+    label = today()
+    record(label)
+    parts = {**code.code_parts("finetune.finetune"), "finetune.finetune": "0" * 16}
+    versions = {**code.package_versions("finetune.finetune"), "torch": "99.0"}
+    monkeypatch.setattr(rerun, "code_hash", lambda *entries: OLD)
+    monkeypatch.setattr(rerun, "code_parts", lambda *entries: parts)
+    monkeypatch.setattr(rerun, "package_versions", lambda *entries: versions)
+    forget()
+    accept("finetune", WHY)
+    said = capsys.readouterr().out
+    assert f"{WHY} (`finetune` in finetune.py changed; torch was " in said
+    assert " and is 99.0)." in said
+
+
+def test_mistakes_end_in_one_sentence():
+    with pytest.raises(UserError, match="No result of finetune is recorded in any run in results"):
+        accept("finetune", WHY)
+    record(OLD)
+    with pytest.raises(UserError, match="The --reason is empty"):
+        accept("finetune", " ")
+    with pytest.raises(UserError, match="There is no stage 'tune': take one of embedded, "):
+        accept("tune", WHY)
+    with pytest.raises(UserError, match="recorded in run gone"):
+        accept("finetune", WHY, run="gone")
+    assert not Path("results/shared").exists()
