@@ -94,5 +94,8 @@ def test_a_failing_job_says_why_in_the_terminal(nano):
         done = nano.run("--forcerun", "cosine", "--until", "cosine")
     finally:
         vector.write_bytes(kept)
+        cosine = "results/nano/metrics/cosine/embedded-small/ntk/0.csv"
+        put_back = nano.run("--", cosine)
     assert done.returncode != 0
     assert "is damaged" in done.stdout and "Traceback" not in done.stdout
+    assert put_back.returncode == 0 and nano.planned() == {}

@@ -13,6 +13,7 @@ from task_arithmetic.arrays import FORMAT
 from task_arithmetic.artifacts import UserError, sealed, write_json, write_sha256, write_tensors
 from task_arithmetic.verify import verify
 
+DRAWN = "results/shared/embedded/one"
 DATA = "results/shared/data/one"
 ENCODER = "results/shared/encoders/tiny"
 MOVED = "results/mini/finetuned/tiny/0.safetensors"
@@ -22,7 +23,7 @@ TABLE = "results/mini/tables/table1.csv"
 
 @pytest.fixture(autouse=True)
 def run(tmp_path, monkeypatch):
-    """A run of five jobs, in the current folder."""
+    """A run of six jobs, in the current folder."""
     monkeypatch.chdir(tmp_path)
     known = []
 
@@ -30,26 +31,28 @@ def run(tmp_path, monkeypatch):
         log, inputs = f"results/mini/logs/{stage}/0.log", jobs.identities(arguments)
         files = [Path(path) for path in outputs]
         if stage in jobs.HASHED:
-            write_sha256(files)
-        made = {"arguments": {}, "code": "c", "inputs": inputs}
-        made["outputs"] = jobs._output_hashes(arguments, files)
+            write_sha256(files[:1] if stage == "embedded" else files)
+        made = {"inputs": inputs, "outputs": jobs._output_hashes(arguments, files)}
         write_json(Path(log).with_suffix(".json"), {"stage": stage, "attempts": [], "made": made})
         known.append({"stage": stage, "log": log, "outputs": outputs, "needed": True})
 
+    Path(DRAWN).mkdir(parents=True)
+    Path(f"{DRAWN}/data.arrow").write_text("images")
+    finish("embedded", {"output": DRAWN}, [DRAWN, f"{DRAWN}.sha256"])
     for name in ("train_images", "test_labels"):
         Path(DATA).mkdir(parents=True, exist_ok=True)
         np.save(f"{DATA}/{name}.npy", np.arange(9))
     files = {path.name: artifacts.sha256_of_file(path) for path in Path(DATA).iterdir()}
-    manifest = {"format": FORMAT, "files": files, "data_sha256": "d"}
-    write_json(f"{DATA}/manifest.json", sealed(manifest))
-    finish("data", {}, [f"{DATA}/manifest.json", f"{DATA}/train_images.npy"])
+    about = {"format": FORMAT, "files": files, "data_sha256": "d"}
+    write_json(f"{DATA}/manifest.json", sealed(about))
+    finish("data", {"output": DATA}, [f"{DATA}/manifest.json", f"{DATA}/train_images.npy"])
     about = {}
     for tower in ("image", "text"):
         path = f"{ENCODER}/{tower}_tower.safetensors"
         write_tensors(path, {"w": torch.ones(3)}, {})
         about[f"{tower}_tower_sha256"] = artifacts.sha256_of_file(path)
     write_json(f"{ENCODER}/encoder.json", sealed(about))
-    finish("encoder", {}, [f"{ENCODER}/encoder.json", path])
+    finish("encoder", {"output": ENCODER}, [f"{ENCODER}/encoder.json", path])
     write_tensors(MOVED, {"w": torch.ones(3)}, {"seed": 0})
     log = Path(MOVED).with_suffix(".csv")
     log.write_text("step,loss\n")
@@ -59,15 +62,12 @@ def run(tmp_path, monkeypatch):
     Path(TABLE).parent.mkdir(parents=True)
     Path(TABLE).write_text("a,b\n")
     finish("table", {"output_dir": str(Path(TABLE).parent), "name": "table1"}, [TABLE])
-    about = {"started": 0.0, "pid": 1, "node": "n", "command": "snakemake", "jobs": known}
-    write_json("results/mini/run.json", about)
+    write_json("results/mini/run.json", {"started": 0.0, "pid": 1, "node": "n", "jobs": known})
 
 
-def problems(capsys, lines=1, fine=9, of=5) -> str:
+def problems(capsys, lines=1, fine=11, of=6) -> str:
     """What is said, besides what the summary and the error say."""
-    with pytest.raises(
-        UserError, match=rf"results/mini is not as it was made \(lines.*: {lines}\)"
-    ):
+    with pytest.raises(UserError, match=rf"/mini is not as it was made \(lines.*: {lines}\)"):
         verify()
     *said, summary = capsys.readouterr().out.splitlines()
     assert summary.startswith(f"{fine} files of {of} jobs are as they were made (")
@@ -79,7 +79,7 @@ def record(stage, files):
     """Let a job's record say that these files are what it made."""
     path = Path(f"results/mini/logs/{stage}/0.json")
     content = json.loads(path.read_text())
-    content["made"]["outputs"] = jobs._output_hashes({}, files)
+    content["made"]["outputs"] = jobs._output_hashes({"output": files[0]}, files)
     path.write_text(json.dumps(content))
 
 
@@ -87,11 +87,20 @@ def test_an_untouched_run_is_as_it_was_made(capsys):
     for path in Path("results").rglob("*"):
         path.touch()
     verify("mini")
-    assert capsys.readouterr().out.startswith("10 files of 5 jobs are as they were made (")
+    assert capsys.readouterr().out.startswith("12 files of 6 jobs are as they were made (")
+    with pytest.raises(UserError, match="There is no run other in results"):
+        verify("other")
 
 
 @pytest.mark.parametrize(
-    "path", [MOVED, TABLE, f"{DATA}/test_labels.npy", f"{ENCODER}/text_tower.safetensors"]
+    "path",
+    [
+        MOVED,
+        TABLE,
+        f"{DRAWN}/data.arrow",
+        f"{DATA}/test_labels.npy",
+        f"{ENCODER}/text_tower.safetensors",
+    ],
 )
 def test_a_flipped_bit_is_found(capsys, path):
     content = bytearray(Path(path).read_bytes())
@@ -111,25 +120,25 @@ def test_hashes_that_are_not_those_of_the_record_are_found(capsys):
     beside.write_text(beside.read_text().replace("0", "1"))
     assert f"{beside} is damaged" in problems(capsys)
     beside.unlink()
-    assert f"{beside} does not exist" in problems(capsys, fine=10)
+    assert f"{beside} does not exist" in problems(capsys, fine=12)
 
 
 def test_what_no_record_tells_of_is_found(capsys):
     os.remove("results/mini/logs/finetune/0.json")
-    said = problems(capsys, fine=8, of=4)
+    said = problems(capsys, fine=10, of=5)
     assert said.startswith(f"{MOVED} has no record of how it was made, results/mini/logs/finetune")
     os.remove(MOVED)
-    assert f"{MOVED} does not exist" in problems(capsys, fine=8, of=4)
+    assert f"{MOVED} does not exist" in problems(capsys, fine=10, of=5)
     Path("results/mini/logs/finetune/0.json").write_text("{")
-    assert "0.json is damaged (not JSON)" in problems(capsys, fine=8, of=4)
+    assert "0.json is damaged (not JSON)" in problems(capsys, fine=10, of=5)
 
 
 def test_other_versions_files_are_found(capsys, monkeypatch):
     write_json(f"{DATA}/manifest.json", sealed({"format": 1, "files": {}, "data_sha256": "d"}))
-    record("data", [Path(f"{DATA}/manifest.json")])
-    assert "made by another version (format 1, not" in problems(capsys, fine=7)
+    record("data", [Path(DATA)])
+    assert "made by another version (format 1, not" in problems(capsys, fine=9)
     monkeypatch.setattr(artifacts, "FORMAT", "task_arithmetic/9")
-    said = problems(capsys, lines=5, fine=3)
+    said = problems(capsys, lines=5, fine=5)
     assert f"{MOVED} was made by another version (task_arithmetic/2, not task_arithm" in said
 
 
@@ -138,9 +147,4 @@ def test_what_was_made_from_something_else_is_found(capsys):
     write_sha256(files := [Path(MOVED), Path(MOVED).with_suffix(".csv")])
     record("finetune", files)
     said = f"{VECTOR} was made from another {MOVED} than is there now: delete it with `rm {VECTOR}`"
-    assert problems(capsys, fine=10).startswith(said)
-
-
-def test_an_unknown_run_ends_in_one_sentence():
-    with pytest.raises(UserError, match="There is no run other in results"):
-        verify("other")
+    assert problems(capsys, fine=12).startswith(said)

@@ -58,6 +58,8 @@ def write_head(encoder_dir, data_dir, settings: dict, output) -> None:
     check_file(encoder_dir / TEXT_TOWER, about["text_tower_sha256"])
     params = read_tensors(encoder_dir / TEXT_TOWER, device)
     merges = encoder_dir / MERGES if about["own_merges"] else None
+    if merges:
+        check_file(merges, about["merges_sha256"])
     tokenize = clip_tokenizer(about["text"]["context_length"], merges)
     if tokenize.vocab_size != about["text"]["vocab_size"]:
         raise UserError(
@@ -140,6 +142,7 @@ def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
             "mean": list(preprocess["mean"]),
             "std": list(preprocess["std"]),
             "own_merges": merges is not None,
+            "merges_sha256": merges and sha256_of_file(merges),
             "source": record and {k: record[k] for k in ("repo", "commit", "files")},
             "logit_scale": float(model.logit_scale.detach()),
             "image_tower_sha256": sha256_of_file(folder / IMAGE_TOWER),

@@ -39,7 +39,7 @@ def entries(command: str, name: str | None = None) -> list[str]:
 def sources() -> str:
     """A hash of the sizes and times of all source files: equal while nobody touches them."""
     found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(PACKAGE.rglob("[!.]*.py")):  # editors keep hidden ones
         about = path.stat()
         found.append([str(path.relative_to(PACKAGE)), about.st_size, about.st_mtime_ns])
     return sha256_of(found)

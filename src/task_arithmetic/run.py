@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .artifacts import UserError, sha256_of, write_json
 from .locks import lacks_locks, node, try_lock
-from .rerun import stage_code
+from .rerun import remember, stage_code
 
 PLANNED = "TASK_ARITHMETIC_PLANNED"  # what the run was planned with, for the jobs of a cluster
 _lock: list[int] = []  # the descriptor of this process's lock; the kernel frees it
@@ -37,6 +37,7 @@ def start(run_dir, dag, planned: dict) -> None:
     if why := lacks_locks(run_dir):
         print(f"{why}: start only one snakemake at a time on {run_dir}.", file=sys.stderr)
     os.environ[PLANNED] = _plan(planned)
+    remember([job.params.name for job in dag.jobs if "/figures/" in str(job.log)], run_dir.parent)
     jobs = [
         {
             "stage": _stage(str(job.log[0])),

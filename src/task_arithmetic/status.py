@@ -36,7 +36,7 @@ def status(run: str | None = None, watch: bool = False, results="results") -> No
     Raises:
         UserError: no such run, a damaged run.json.
     """
-    folder, clear, finished = _folder(run, Path(results)), watch and sys.stdout.isatty(), {}
+    folder, clear, finished = run_folder(run, Path(results)), watch and sys.stdout.isatty(), {}
     try:
         while True:
             width, height = shutil.get_terminal_size((120, 50))
@@ -58,7 +58,7 @@ def status(run: str | None = None, watch: bool = False, results="results") -> No
 # --- Reading -------------------------------------------------------------------------------------
 
 
-def _folder(run: str | None, results: Path) -> Path:
+def run_folder(run: str | None, results: Path) -> Path:
     """The run's folder."""
     runs = {path.parent.name: path for path in results.glob("*/run.json")}
     if run in runs:

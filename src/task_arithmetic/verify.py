@@ -15,7 +15,7 @@ from .artifacts import (
     read_sha256,
 )
 from .jobs import HASHED, identities
-from .status import _folder, read_run
+from .status import read_run, run_folder
 from .storage import human_bytes
 from .trace import record_of
 
@@ -34,7 +34,7 @@ def verify(run: str | None = None, results="results") -> None:
         UserError: no such run, or one whose files are damaged, missing, not recorded, of another
             version or made from other inputs than those that are there.
     """
-    folder = _folder(run, Path(results))
+    folder = run_folder(run, Path(results))
     root, known = folder.parent.parent, read_run(folder)["jobs"]
     with ThreadPoolExecutor(THREADS) as pool:
         records = list(pool.map(lambda job: _record(job, folder), known))
@@ -89,6 +89,9 @@ def _hashes(made: dict, root: Path) -> dict[str, str]:
     """Path → SHA-256 of all files that a job made, as recorded."""
     found = dict(made.get("outputs", {}))
     for path in list(map(Path, found)):
+        if path.suffix == ".sha256":  # of a folder
+            files = read_sha256(root / path)
+            found |= {str(path.parent / name): value for name, value in files.items()}
         with suppress(UserError):  # which is said of the file itself
             if path.name == "manifest.json":
                 files = read_manifest((root / path).parent)["files"]
@@ -98,6 +101,8 @@ def _hashes(made: dict, root: Path) -> dict[str, str]:
                 for tower in ("image", "text"):
                     file = path.with_name(f"{tower}_tower.safetensors")
                     found[str(file)] = about.get(f"{tower}_tower_sha256", "")
+                if about.get("own_merges"):
+                    found[str(path.with_name("merges.gz"))] = about["merges_sha256"]
     return found
 
 
@@ -109,7 +114,7 @@ def _problem(path: Path, expected: str) -> str | None:
         check_file(path, expected)
         if path.name == "manifest.json":
             read_manifest(path.parent)
-        beside = read_sha256(path)
+        beside = read_sha256(path) if path.suffix != ".sha256" else {}
         if beside and beside.get(path.name) != expected:
             return damaged(path.with_suffix(".sha256"))
         if path.suffix == ".safetensors":

@@ -36,20 +36,20 @@ def why(*paths, target: str) -> None:
 
 
 def plan(target: str, paths):
-    """Snakemake's graph of the jobs that make a file, as `snakemake FILE` plans them now; from
-    private parts of its API, which tests/test_why.py holds to a dry run."""
+    """Snakemake's graph of the jobs that make a file, as `snakemake FILE` plans them now, whatever
+    the conda environments; from private parts of its API, which a test holds to a dry run."""
     from snakemake.api import SnakemakeApi
     from snakemake.exceptions import MissingRuleException, WorkflowError
     from snakemake.settings import types
 
-    # Whether runs use --software-deployment-method is not known here.
     triggers = types.RerunTrigger.all() - {types.RerunTrigger.SOFTWARE_ENV}
     quiet = types.OutputSettings(log_level_override=logging.CRITICAL, enable_file_logging=False)
     with SnakemakeApi(quiet) as api:
         try:
             config = types.ConfigSettings(configfiles=[Path(path) for path in paths])
             inner = api.workflow(types.ResourceSettings(1), config, snakefile=ROOT / "Snakefile")
-            inner.dag(types.DAGSettings({target}, force_incomplete=True, rerun_triggers=triggers))
+            known = {"force_incomplete": True, "max_checksum_file_size": 10**11}  # by the profile
+            inner.dag(types.DAGSettings({target}, rerun_triggers=triggers, **known))
             workflow = inner._workflow
             workflow._prepare_dag(False, ignore_incomplete=False, lock_warn_only=True, nolock=True)
             workflow._build_dag()

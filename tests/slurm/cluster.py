@@ -1,10 +1,7 @@
 """A real SLURM on this machine, for tests: virtual nodes with declared GPUs, loopback only.
 
 Needs Debian's slurmctld, slurmd, slurm-client and munge; no root, systemd, cgroups or database.
-Everything lies in one folder, and every process is a child of the caller's or below one: they end
-with the caller, however it ends.
-
-    env = start(); kill_node(env, "n1"); start_node(env, "n1"); stop(env)
+Everything lies in one folder, and every process ends with the caller, however that ends.
 """
 
 import ctypes
@@ -20,13 +17,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# Debian keeps the daemons out of a user's PATH.
-SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])  # of the daemons
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol"]
 
-# Process groups tell what belongs to a job, because cgroups need root; its memory is looked at each
-# second. A requeued job starts again after cred_expire, by default two minutes. Without NoInAddrAny
-# the daemons listen on every address of the machine.
+# Process groups tell what belongs to a job: cgroups need root. A requeued job may start again after
+# cred_expire, by default two minutes. Without NoInAddrAny the daemons listen on all addresses.
 CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -55,13 +50,11 @@ SlurmdTimeout=10
 KillWait=2
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-NODE = (
-    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} Boards=1 "
-    "SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory={memory} Gres=gpu:{gpus}\n"
-)
+NODE = """NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} \
+CoresPerSocket={cpus} RealMemory={memory} Gres=gpu:{gpus}
+"""
 _processes: dict[tuple[str, str], subprocess.Popen] = {}  # (folder, name) → daemon
 _prctl = ctypes.CDLL(None).prctl
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def missing() -> list[str]:
@@ -70,21 +63,16 @@ def missing() -> list[str]:
 
 
 def start(nodes=2, gpus=2, cpus=4, memory=64_000, more="") -> dict[str, str]:
-    """Start a cluster.
+    """Start a cluster; returns the environment in which sbatch and its like speak to it.
 
     Args:
         nodes: n1, n2, … gpus, cpus, memory (MB): of each node, declared whatever the machine has.
         more: further lines of slurm.conf.
-    Returns:
-        The environment in which sbatch and its like speak to it; the other functions take it.
-    Raises:
-        RuntimeError: it does not come up, with the end of its logs.
     """
     folder = Path(tempfile.mkdtemp(prefix="slurm"))  # short: a socket's path has 107 characters
     folder.chmod(0o755)  # munged refuses a socket that others could not reach
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    path = f"{folder}/bin{os.pathsep}{SEARCH}"
-    env = {**kept, "SLURM_CONF": f"{folder}/slurm.conf", "PATH": path}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    env |= {"SLURM_CONF": f"{folder}/slurm.conf", "PATH": f"{folder}/bin{os.pathsep}{SEARCH}"}
     try:
         names = [f"n{i + 1}" for i in range(nodes)]
         _configure(folder, names, gpus, cpus, memory, more)
@@ -116,25 +104,15 @@ def start_controller(env: dict) -> None:
     wait(env, lambda: "UP" in ask(env, "scontrol", "ping"), "slurmctld")
 
 
-def kill_controller(env: dict) -> None:
-    """slurmctld crashes; nodes and jobs go on."""
-    _stop(env, "slurmctld", signal.SIGKILL)
-
-
 def start_node(env: dict, name: str) -> None:
     """Start a node."""
     slurmd = ["slurmd", "-D", "-f", env["SLURM_CONF"], "-N", name]
     _start(env, name, [sys.executable, __file__, *slurmd])
 
 
-def kill_node(env: dict, name: str) -> None:
-    """A node crashes: slurmd and everything that runs on it, at once."""
-    _stop(env, name, signal.SIGTERM)
-
-
-def state(env: dict, name: str) -> str:
-    """A node's state: idle, mixed, allocated, down …; a * after it: it does not answer."""
-    return ask(env, "sinfo", "-h", "-n", name, "-o", "%T").strip()
+def kill(env: dict, name: str) -> None:
+    """A crash: of a node with everything that runs on it, or of slurmctld alone."""
+    _stop(env, name, signal.SIGKILL if name == "slurmctld" else signal.SIGTERM)
 
 
 def ask(env: dict, *command: str) -> str:
@@ -142,18 +120,20 @@ def ask(env: dict, *command: str) -> str:
     return subprocess.run(command, env=env, capture_output=True, text=True).stdout
 
 
+def state(env: dict, name: str) -> str:
+    """A node's state: idle, mixed, allocated, down …; a * after it: it does not answer."""
+    return ask(env, "sinfo", "-h", "-n", name, "-o", "%T").strip()
+
+
 def wait(env: dict, condition, what: str, seconds: float = 30) -> None:
     """Wait until condition() holds; RuntimeError with the end of the logs if it never does."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            logs = sorted(Path(env["SLURM_CONF"]).parent.glob("*.log"))
-            said = "\n".join(f"{log.name}: {log.read_text()[-1500:]}" for log in logs)
-            raise RuntimeError(f"waited {seconds} s in vain for {what}\n{said}")
+            logs = Path(env["SLURM_CONF"]).parent.glob("*.log")
+            said = [f"\n{log.name}: {log.read_text()[-1500:]}" for log in logs]
+            raise RuntimeError(f"waited {seconds} s in vain for {what}" + "".join(said))
         time.sleep(0.05)
-
-
-# --- Behind it -----------------------------------------------------------------------------------
 
 
 def _configure(folder: Path, names: list[str], gpus: int, cpus: int, memory: int, more: str):
@@ -161,10 +141,9 @@ def _configure(folder: Path, names: list[str], gpus: int, cpus: int, memory: int
         (folder / name).mkdir()
     (folder / "munge.key").touch(mode=0o600)
     (folder / "munge.key").write_bytes(os.urandom(1024))
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(1 + len(names))]
-    port, *ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    free = [socket.create_server(("127.0.0.1", 0)) for _ in ("controller", *names)]
+    port, *ports = [one.getsockname()[1] for one in free]
+    [one.close() for one in free]
     host = socket.gethostname().split(".")[0]
     conf = CONF.format(folder=folder, host=host, user=getpass.getuser(), port=port)
     gres, declared = "AutoDetect=off\n", {"host": host, "cpus": cpus, "memory": memory}
@@ -188,17 +167,16 @@ def _start(env: dict, name: str, command: list[str]) -> None:
         _processes[str(folder), name] = subprocess.Popen(
             command,
             env=env,
-            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for pytest, which then stops the cluster
-            preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+            preexec_fn=lambda: _prctl(1, signal.SIGTERM),  # PR_SET_PDEATHSIG
         )
 
 
 def _stop(env: dict, name: str, number: int) -> None:
     process = _processes.pop((str(Path(env["SLURM_CONF"]).parent), name), None)
-    if process is not None:
+    if process:
         process.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(10)
@@ -210,6 +188,11 @@ def _keep(command: list[str]) -> None:
     """Be a node: slurmd, as the parent of whatever starts below it, step daemons too, which
     otherwise outlive it; SIGTERM kills them all."""
 
+    def reap(option):
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, option)[0]:
+                pass
+
     def crash(*_):
         while below := _below(os.getpid()):
             for pid in below:
@@ -218,13 +201,8 @@ def _keep(command: list[str]) -> None:
             reap(os.WNOHANG)
         os._exit(0)
 
-    def reap(option):
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, option)[0]:
-                pass
-
     signal.signal(signal.SIGTERM, crash)
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
     subprocess.Popen(command)
     reap(0)
 
@@ -234,10 +212,8 @@ def _below(top: int) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # gone meanwhile
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found = [top]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found[1:]
+    children = [child for child, parent in parents.items() if parent == top]
+    return children + [pid for child in children for pid in _below(child)]
 
 
 if __name__ == "__main__":

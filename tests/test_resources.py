@@ -1,0 +1,216 @@
+"""What jobs ask a cluster for, and that every rule asks for it."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from task_arithmetic import plan, resources
+from task_arithmetic.config import ROOT, merge, read_yaml, validate_config
+from task_arithmetic.geometry import image_tower_shapes, parameters, read_geometry
+from task_arithmetic.resources import LEARNING, requests
+from task_arithmetic.storage import array_bytes, image_counts
+
+NANO, MINI = ROOT / "config/nano.yaml", ROOT / "config/mini.yaml"
+SEVERAL = {  # each list has another length, so that no two factors can be mistaken
+    "tasks": ["textures", "landcover", "signs", "letters"],
+    "encoders": ["embedded-small", "embedded-base"],
+    "modes": ["nonlinear", "ntk", "attention"],
+    "ablations": ["attention_mlp"],
+    "seeds": [0, 1, 5, 6, 7],
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_made_yet(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def resolved(*overlays) -> dict:
+    config = read_yaml(ROOT / "config.yaml")
+    for overlay in overlays:
+        config = merge(config, overlay if isinstance(overlay, dict) else read_yaml(overlay))
+    return validate_config(config)
+
+
+# --- The numbers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overlays", [[], [MINI], [NANO], [NANO, SEVERAL]])
+def test_what_the_jobs_compute_adds_up_to_what_plan_says(overlays):
+    config = resolved(*overlays)
+    modes, ablations, encoders = config["modes"], config["ablations"], config["encoders"]
+    every = [(e, m) for e in encoders for m in modes] + [(config["focus"], m) for m in ablations]
+    main = [(e, m) for e in encoders for m in modes]
+    planned: dict[tuple, int] = {}
+    for item in plan.work(config, "bf16"):
+        key = item.stage, item.key.encoder, item.key.kind, item.key.mode
+        images = config["finetune"]["batch_size"] if item.key.kind == "step" else 1
+        if item.key.kind != "read":
+            planned[key] = planned.get(key, 0) + images * item.amount
+    found: dict[tuple, int] = {}
+
+    def job(stage, encoder, mode=None, task=None, times=1):
+        kind, of, amount = resources.work(
+            config, stage, lambda name: image_counts(config, name), mode, task
+        )
+        key = stage, encoder, kind, of
+        found[key] = found.get(key, 0) + times * amount
+
+    seeds, tasks = len(config["seeds"]), config["tasks"]
+    for encoder in encoders:
+        for task in [*tasks, config["negation"]["control"]]:
+            job("head", encoder, task=task)
+        job("pretrained", encoder)
+        job("posthoc", encoder, "posthoc", times=seeds)
+    for encoder, mode in every:
+        job("finetune", encoder, mode, tasks[0], seeds * len(tasks))
+        job("single_task", encoder, mode, times=seeds)
+        job("addition", encoder, mode, times=seeds)
+    for encoder, mode in main:
+        job("negation", encoder, mode, times=seeds)
+        job("efficiency", encoder, mode)
+        if not config["definitions"]["modes"][mode]["linearized"]:
+            job("kernel", encoder, mode, times=seeds)
+    # Jobs of pairs ask for what the larger pair needs, and for a cell more on each row of the grid.
+    exact = {key: amount for key, amount in planned.items() if key[0] != "disentanglement"}
+    assert found == exact
+    found.clear()
+    for mode in modes:
+        job("disentanglement", config["focus"], mode, times=seeds * 2)
+    for key, amount in found.items():
+        assert planned[key] <= amount <= 1.5 * planned[key]
+
+
+def test_larger_encoders_and_linearized_modes_ask_for_more():
+    request = requests(resolved())
+    asked = [
+        request("finetune", encoder, mode, "cars")
+        for encoder in ("ViT-B-32", "ViT-B-16", "ViT-L-14")
+        for mode in ("nonlinear", "ntk")
+    ]
+    assert [one.seconds for one in asked] == sorted(one.seconds for one in asked)
+    assert asked[-1].memory_mb > asked[0].memory_mb and asked[-1].minutes > asked[0].minutes
+
+
+def test_a_request_holds_the_tensors_and_cuda_but_not_the_arrays():
+    config = resolved()
+    request = requests(config)
+    geometry = read_geometry("ViT-L-14", config["definitions"]["encoders"]["ViT-L-14"])
+    weights = 4 * parameters(image_tower_shapes(geometry).values()) / 1e6
+    saved = 3 * weights  # θ and AdamW's two moments
+    memory = request("finetune", "ViT-L-14", "nonlinear", "sun397").memory_mb
+    assert resources.LEAST + resources.CUDA + weights + saved < memory < 20_000
+    arrays = [
+        array_bytes(config["definitions"]["tasks"][task], image_counts(config, task))
+        for task in config["tasks"]
+    ]
+    assert sum(arrays) / 1e6 > 20_000
+    assert request("addition", "ViT-B-32", "nonlinear").memory_mb < 10_000
+
+
+def test_the_embedded_suite_asks_for_little():
+    config = resolved(MINI, {"device": "cpu"})
+    request = requests(config)
+    for encoder in config["encoders"]:
+        for mode in config["modes"]:
+            for stage in set(LEARNING) - {"head"}:
+                task = "letters" if stage == "finetune" else None
+                memory, minutes, cores, _ = request(stage, encoder, mode, task)
+                assert 1_500 <= memory <= 4_000 and 10 <= minutes <= 30 and cores == 1
+    assert request("data", task="letters").cores == 1
+
+
+def test_nothing_asks_for_less_than_python_needs_or_longer_than_queues_allow():
+    for device in ("auto", "cpu"):
+        request = requests(resolved({"device": device}))
+        for stage in ("embedded", "cosine", "vector", "encoder", "finetune", "negation"):
+            memory, minutes, _, _ = request(stage, "ViT-L-14", "ntk", None)
+            assert memory >= 1_500 and memory % 500 == 0
+            assert 10 <= minutes <= 2_880 and minutes % 10 == 0
+
+
+def test_an_unknown_number_of_images_is_taken_to_be_large(tmp_path):
+    (tmp_path / "mine").mkdir()
+    definition = {"path": str(tmp_path / "mine"), "templates": ["{}"], "expected": {}}
+    config = resolved(NANO)
+    config["definitions"]["tasks"]["textures"] = definition
+    request = requests(config)
+    assert request("data", task="textures").minutes >= 30
+    assert request("head", "embedded-small", None, "textures").memory_mb >= 1_500
+
+
+def test_without_open_clip_an_encoder_is_taken_to_be_large(monkeypatch):
+    config = resolved()
+    known = requests(config)("finetune", "ViT-L-14", "ntk", "cars")
+
+    def missing(*_):
+        raise resources.PackageNotFoundError
+
+    monkeypatch.setattr(resources, "read_geometry", missing)
+    assert requests(config)("finetune", "ViT-B-32", "ntk", "cars") == known
+
+
+def test_ten_thousand_jobs_are_asked_about_in_no_time():
+    script = (
+        "import sys, time; from task_arithmetic import config, resources\n"
+        "request = resources.requests(config.read_config())\n"
+        "began = time.perf_counter()\n"
+        "for _ in range(10_000): request('negation', 'ViT-L-14', 'ntk', None)\n"
+        "print(time.perf_counter() - began, 'torch' in sys.modules)"
+    )
+    seconds, torch = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert float(seconds) < 1 and torch == "False"
+
+
+def test_the_slow_gpu_is_the_slowest_that_is_listed():
+    with open(ROOT / "workflow/reference/devices.csv", newline="") as file:
+        rates = {
+            row["device"]: float(row["bf16_tflops"]) * float(row["share"])
+            for row in csv.DictReader(file)
+        }
+    assert min(rates, key=rates.get) == resources.DEVICE
+
+
+# --- The rules -----------------------------------------------------------------------------------
+
+JOBS = """
+import json, sys
+from snakemake.cli import main
+from snakemake.jobs import Job
+
+def log_info(self, *arguments, **more):
+    rule, workflow = self.rule, self.dag.workflow
+    local = rule.norun or rule.name in workflow._localrules
+    asked = {name: self.resources.get(name) for name in ("gpu", "mem_mb", "runtime", "nodes")}
+    print("JOB", json.dumps({"rule": rule.name, "local": local, **asked}))
+
+Job.log_info = log_info
+sys.exit(main())
+"""
+LOCAL = {"download", "metrics", "config", "timings", "report", "all"}  # and tables and figures
+
+
+@pytest.mark.parametrize("overlay", [NANO, None], ids=["nano", "paper"])
+def test_with_the_profile_every_job_asks_for_memory_and_time_and_learning_ones_for_a_gpu(
+    tmp_path, overlay
+):
+    options = ["-n", "-s", ROOT / "Snakefile", "--profile", ROOT / "profiles/slurm"]
+    options += ["--configfile", overlay] if overlay else []
+    done = subprocess.run(
+        [sys.executable, "-c", JOBS, *map(str, options)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("JOB ")]
+    assert {"finetune", "data", "vector"} <= {job["rule"] for job in jobs}
+    for job in jobs:
+        rule = job["rule"]
+        assert job["local"] == (rule in LOCAL or rule.startswith(("table", "fig"))), rule
+        if not job["local"]:
+            assert (job["gpu"] or 0) == int(rule in LEARNING), rule
+            assert job["mem_mb"] >= 1_500 and job["runtime"] >= 10 and job["nodes"] == 1
+            assert (job["mem_mb"], job["runtime"]) != (2_000, 30), f"{rule} has only the defaults"
