@@ -8,13 +8,12 @@ import time
 
 import pandas as pd
 import pytest
-from conftest import Nano, copy_project
+from runs import Nano, copy_project, same_files
 
 pytestmark = pytest.mark.slow
 
 KILLS = 30
 LONGEST = 9.0  # seconds from a start to its kill
-MEASURED = ["step_seconds", "training_seconds", "peak_memory_bytes"]  # differ from run to run
 
 
 def processes_of(folder):
@@ -41,24 +40,6 @@ def kill(process, folder):
         process.poll()
         time.sleep(0.01)
     process.wait()
-
-
-def same_files(one, other):
-    """Names of the result files that differ: weights, vectors, metrics, tables, figures."""
-    differing = []
-    for folder in ("finetuned", "vectors", "metrics", "tables", "figures"):
-        names = {p.relative_to(root) for root in (one, other) for p in (root / folder).rglob("*.*")}
-        for name in sorted(names):
-            measured = "efficiency" in name.parts or name.stem in ("table4", "timeline")
-            timed = name.parts[0] == "finetuned" and name.suffix in (".csv", ".sha256")
-            if measured or timed:  # images per second are in the logs of fine-tuning
-                assert (one / name).exists() == (other / name).exists(), name
-            elif (one / name).read_bytes() != (other / name).read_bytes():
-                differing.append(str(name))
-    metrics = [pd.read_csv(root / "metrics.csv") for root in (one, other)]
-    metrics = [rows[~rows.metric.isin(MEASURED)].reset_index(drop=True) for rows in metrics]
-    pd.testing.assert_frame_equal(*metrics)
-    return differing
 
 
 def test_thirty_kills_of_the_whole_tree_change_no_result(nano, tmp_path):

@@ -43,8 +43,12 @@ def test_a_cluster_starts_in_seconds_and_leaves_nothing(slurm):
 
     try:
         assert time.monotonic() - began < 20
-        cluster.ask(env, "sbatch", "--gpus=1", "--output=/dev/null", "--wrap", "srun sleep 1000")
-        cluster.wait(env, lambda: any("sleep 1000" == line.strip() for line in left()), "the job")
+        cluster.ask(
+            env, "sbatch", "--gpus=1", "--output=/dev/null", "--wrap", "srun /usr/bin/sleep 1000"
+        )
+        cluster.wait(
+            env, lambda: any(line.startswith("/usr/bin/sleep") for line in left()), "the job"
+        )
     finally:
         cluster.stop(env)
     assert not Path(folder).exists()

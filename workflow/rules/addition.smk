@@ -10,11 +10,14 @@ rule addition:
         "results/{run}/metrics/addition/{encoder}/{mode}/{seed}.csv",
     log:
         "results/{run}/logs/addition/{encoder}/{mode}/{seed}.log",
+    priority: longest_first("addition")
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
+        mem_mb=memory("addition"),
+        runtime=minutes("addition"),
     params:
         code=stage_code("addition"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),

@@ -2,18 +2,21 @@
 #
 # results/shared/ holds what runs have in common (arrays, pretrained encoders, heads),
 # results/{run}/ the rest. {run} is always the configuration's `run`.
+import math
 import re
 import shlex
 
 from snakemake.settings.types import DeploymentMethod
 
 from task_arithmetic import config as configuration
+from task_arithmetic import resources as requested
 from task_arithmetic import settings
 from task_arithmetic.rerun import sources, stage_code
 
 TASKS, CONTROL = config["tasks"], config["negation"]["control"]
 ENCODERS, FOCUS = config["encoders"], config["focus"]
 MODES, ABLATIONS = config["modes"], config["ablations"]
+REQUESTS = requested.requests(config, workflow.basedir)
 SEEDS, PAIRS = config["seeds"], config["disentanglement"]["pairs"]
 
 DATA = "results/shared/data/{task}/manifest.json"
@@ -79,11 +82,26 @@ def artifacts_of(hashes):
     return [path.replace(".sha256", ".safetensors") for path in hashes]
 
 
-def longest_first(wildcards):
-    """Priority of a fine-tuning: linearized modes and larger encoders (listed last) start first,
-    which leaves no core idle at the end."""
-    linearized = settings.is_linearized(config, wildcards.mode)
-    return 1 + 10 * linearized + ENCODERS.index(wildcards.encoder)
+def asked(stage, wildcards):
+    """What a job asks a cluster for, see resources.py."""
+    known = {key: wildcards.get(key) for key in ("encoder", "mode", "task")}
+    return REQUESTS(stage, **known)
+
+
+def memory(stage):
+    """`mem_mb` of a stage's jobs: more at each attempt."""
+    return lambda wildcards, attempt: attempt * asked(stage, wildcards).memory_mb
+
+
+def minutes(stage):
+    """`runtime` of a stage's jobs: more at each attempt."""
+    return lambda wildcards, attempt: attempt * asked(stage, wildcards).minutes
+
+
+def longest_first(stage):
+    """Priority of a stage's jobs: long ones start first, which leaves nothing idle at the end. What
+    all others wait for has 1,000 and more."""
+    return lambda wildcards: 1 + round(30 * math.log10(1 + asked(stage, wildcards).seconds))
 
 
 def shell_prefix():

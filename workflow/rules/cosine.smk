@@ -8,6 +8,9 @@ rule cosine:
         "results/{run}/logs/cosine/{encoder}/{mode}/{seed}.log",
     conda:
         "../../envs/torch.yaml"
+    resources:
+        mem_mb=memory("cosine"),
+        runtime=minutes("cosine"),
     params:
         code=stage_code("cosine"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),

@@ -13,10 +13,13 @@ rule data:
         ),
     log:
         "results/shared/logs/data/{task}.log",
-    priority: 100
+    priority: 1000
     conda:
         "../../envs/torch.yaml"
     threads: decoders
+    resources:
+        mem_mb=memory("data"),
+        runtime=minutes("data"),
     params:
         code=stage_code("data"),
         settings=lambda wildcards: settings.data_settings(config, wildcards.task),

@@ -12,11 +12,14 @@ rule disentanglement:
         "results/{run}/metrics/disentanglement/{encoder}/{mode}/{seed}/{pair}.csv",
     log:
         "results/{run}/logs/disentanglement/{encoder}/{mode}/{seed}/{pair}.log",
+    priority: longest_first("disentanglement")
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
+        mem_mb=memory("disentanglement"),
+        runtime=minutes("disentanglement"),
     params:
         code=stage_code("disentanglement"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),

@@ -14,7 +14,7 @@ rule download:
     wildcard_constraints:
         kind="tasks|encoders",
         name="|".join(map(re.escape, [*FROM_HUB["tasks"], *FROM_HUB["encoders"]])),
-    priority: 200
+    priority: 2000
     localrule: True
     conda:
         "../../envs/torch.yaml"

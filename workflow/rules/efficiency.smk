@@ -9,11 +9,14 @@ rule efficiency:
         "results/{run}/metrics/efficiency/{encoder}/{mode}.csv",
     log:
         "results/{run}/logs/efficiency/{encoder}/{mode}.log",
+    priority: longest_first("efficiency")
     conda:
         "../../envs/torch.yaml"
     threads: every_core
     resources:
         gpu=gpus,
+        mem_mb=memory("efficiency"),
+        runtime=minutes("efficiency"),
     params:
         code=stage_code("efficiency"),
         task=TASKS[0],

@@ -12,9 +12,12 @@ rule embedded:
         "results/shared/logs/embedded/{task}.log",
     wildcard_constraints:
         task="|".join(map(re.escape, EMBEDDED)),
-    priority: 100
+    priority: 1000
     conda:
         "../../envs/torch.yaml"
+    resources:
+        mem_mb=memory("embedded"),
+        runtime=minutes("embedded"),
     params:
         code=stage_code("embedded"),
     message:

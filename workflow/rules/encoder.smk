@@ -10,9 +10,12 @@ rule encoder:
         ),
     log:
         "results/shared/logs/encoder/{encoder}.log",
-    priority: 100
+    priority: 1000
     conda:
         "../../envs/torch.yaml"
+    resources:
+        mem_mb=memory("encoder"),
+        runtime=minutes("encoder"),
     params:
         code=stage_code("encoder"),
         settings=lambda wildcards: settings.encoder_settings(config, wildcards.encoder),

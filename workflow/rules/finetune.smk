@@ -10,12 +10,14 @@ rule finetune:
         sha256=FINETUNED_SHA256,
     log:
         "results/{run}/logs/finetune/{encoder}/{mode}/{task}/{seed}.log",
-    priority: longest_first
+    priority: longest_first("finetune")
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
+        mem_mb=memory("finetune"),
+        runtime=minutes("finetune"),
     params:
         code=stage_code("finetune"),
         settings=lambda wildcards: settings.finetune_settings(

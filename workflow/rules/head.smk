@@ -7,12 +7,14 @@ rule head:
         HEAD,
     log:
         "results/shared/logs/head/{encoder}/{task}.log",
-    priority: 100
+    priority: 1000
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
+        mem_mb=memory("head"),
+        runtime=minutes("head"),
     params:
         code=stage_code("head"),
         settings=lambda wildcards: settings.head_settings(config, wildcards.task),

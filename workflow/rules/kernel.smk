@@ -9,11 +9,14 @@ rule kernel:
         "results/{run}/metrics/kernel/{encoder}/{mode}/{seed}.csv",
     log:
         "results/{run}/logs/kernel/{encoder}/{mode}/{seed}.log",
+    priority: longest_first("kernel")
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
+        mem_mb=memory("kernel"),
+        runtime=minutes("kernel"),
     params:
         code=stage_code("kernel"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),

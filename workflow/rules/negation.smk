@@ -12,11 +12,14 @@ rule negation:
         "results/{run}/metrics/negation/{encoder}/{mode}/{seed}.csv",
     log:
         "results/{run}/logs/negation/{encoder}/{mode}/{seed}.log",
+    priority: longest_first("negation")
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
+        mem_mb=memory("negation"),
+        runtime=minutes("negation"),
     params:
         code=stage_code("negation"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),

@@ -8,11 +8,14 @@ rule pretrained:
         "results/{run}/metrics/pretrained/{encoder}.csv",
     log:
         "results/{run}/logs/pretrained/{encoder}.log",
+    priority: longest_first("pretrained")
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
+        mem_mb=memory("pretrained"),
+        runtime=minutes("pretrained"),
     params:
         code=stage_code("pretrained"),
         tasks=[*TASKS, CONTROL],

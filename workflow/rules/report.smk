@@ -10,7 +10,7 @@ rule report:
         VIEWS,
         metrics="results/{run}/metrics.csv",
     output:
-        report(
+        page=report(
             "results/{run}/report.html",
             caption="../report/report.rst",
             category="Report",
@@ -32,4 +32,4 @@ rule report:
         "task-arithmetic report --metrics {input.metrics}"
         " --tables-dir results/{wildcards.run}/tables --figures-dir results/{wildcards.run}/figures"
         " --settings {params.settings:q} --config-text {params.config_text:q}"
-        " --run-dir results/{wildcards.run} --output {output[0]} --job {log} --code {params.code} &> {log}"
+        " --run-dir results/{wildcards.run} --output {output.page} --job {log} --code {params.code} &> {log}"

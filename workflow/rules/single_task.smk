@@ -9,11 +9,14 @@ rule single_task:
         "results/{run}/metrics/single_task/{encoder}/{mode}/{seed}.csv",
     log:
         "results/{run}/logs/single_task/{encoder}/{mode}/{seed}.log",
+    priority: longest_first("single_task")
     conda:
         "../../envs/torch.yaml"
     threads: cores
     resources:
         gpu=gpus,
+        mem_mb=memory("single_task"),
+        runtime=minutes("single_task"),
     params:
         code=stage_code("single-task"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),

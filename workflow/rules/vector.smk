@@ -10,6 +10,9 @@ rule vector:
         "results/{run}/logs/vector/{encoder}/{mode}/{task}/{seed}.log",
     conda:
         "../../envs/torch.yaml"
+    resources:
+        mem_mb=memory("vector"),
+        runtime=minutes("vector"),
     params:
         code=stage_code("vector"),
         finetuned=FINETUNED_SHA256.replace(".sha256", ".safetensors"),
