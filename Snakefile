@@ -16,11 +16,12 @@ sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 from task_arithmetic import run
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.config import merge, typed, validate_config
+from task_arithmetic.rerun import check_plan
 
 try:
     config = merge(config, typed(workflow.config_settings.config))  # snakemake --config KEY=VALUE
     config = validate_config(config, workflow.basedir)
-    run.check_plan(config)
+    check_plan(config)
 except UserError as error:
     sys.exit(str(error))
 
@@ -51,7 +52,7 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    run.start(f"results/{config['run']}", workflow.dag, planned=config)
+    run.start(f"results/{config['run']}", workflow.dag, config)
 
 
 localrules:

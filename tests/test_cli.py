@@ -161,7 +161,8 @@ def test_every_command_explains_every_option(command, capsys):
     _, options, text = cli.COMMANDS[command]
     assert text in said
     for option in options.split():
-        assert f"--{option.replace('_', '-')}" in said
+        name = option if option == "target" else f"--{option.replace('_', '-')}"
+        assert name in said
         assert (
             " ".join(cli.OPTIONS[option]["help"].split()) in said
             if "help" in cli.OPTIONS[option]
@@ -178,13 +179,15 @@ def test_the_list_of_commands_is_the_help(capsys):
 
 
 @pytest.mark.parametrize("error, status", [(UserError, 1), (None, 0)])
-def test_the_exit_status_says_whether_it_worked(error, status, monkeypatch, capsys):
+def test_the_exit_status_says_whether_it_worked(error, status, monkeypatch, capsys, tmp_path):
     def vector(**arguments):
         if error:
             raise error("The sea is dry: bring water.")
+        Path(arguments["output"]).write_text("τ")
 
     monkeypatch.setattr(module, "write_vector", vector)
-    assert run("vector", "--encoder-dir", "e", "--finetuned", "f", "--output", "o") == status
+    words = ["vector", "--encoder-dir", "e", "--finetuned", "f", "--output", tmp_path / "o"]
+    assert run(*words) == status
     said = capsys.readouterr()
     expected = "task-arithmetic vector: The sea is dry: bring water.\n" if error else ""
     assert said.err == expected and said.out == ""

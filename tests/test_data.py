@@ -10,13 +10,14 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 from torchvision import transforms
 
 from task_arithmetic import data as module
 from task_arithmetic.arrays import RESOLUTION, TRAIN_SIDE, read_manifest, read_split, sample_indices
-from task_arithmetic.artifacts import UserError, read_json, sha256_of, write_json
+from task_arithmetic.artifacts import UserError, read_json, sha256_of
 from task_arithmetic.data import class_names, draw_validation, write_task
 
 CLASSES = ["circle", "square", "star"]
@@ -558,6 +559,7 @@ def test_damaged_arrays_are_one_sentence(stored, file, damage):
 
 def test_images_without_labels_are_refused(stored):
     np.save(stored / "test_labels.npy", np.zeros(3, np.int64))
+    tiny.reseal(stored)
     with pytest.raises(UserError, match="has no labelled test images"):
         read_split(stored, "test")
 
@@ -749,9 +751,7 @@ def session_of(process: Path) -> int:
 
 
 def test_folders_of_another_format_are_named_as_such(stored):
-    content = read_json(stored / "manifest.json")
-    del content["format"]
-    write_json(stored / "manifest.json", content)
+    tiny.reseal(stored, format=2)
     with pytest.raises(UserError, match="made by another version .*delete the folder"):
         read_split(stored, "test")
 
@@ -760,5 +760,8 @@ def test_folders_of_another_format_are_named_as_such(stored):
 def test_train_images_that_do_not_fit_their_sizes_are_refused(stored, cut):
     name = "train_sizes.npy" if cut == "a size" else "train_images.npy"
     np.save(stored / name, np.load(stored / name)[:-1])
+    with pytest.raises(UserError, match=f"{name} is damaged .* delete it with `rm "):
+        read_split(stored, "train")
+    tiny.reseal(stored)
     with pytest.raises(UserError, match="has no labelled train images"):
         read_split(stored, "train")

@@ -225,7 +225,7 @@ def test_another_definition_than_the_present_one_is_a_problem(project, capsys):
 
 def test_an_older_or_damaged_manifest_is_a_problem_of_its_task_alone(project, capsys):
     change(project, "boats", format=1)
-    assert "made by another version (format 1, not 2)" in complaint(project, capsys)
+    assert "made by another version (format 1, not 3)" in complaint(project, capsys)
     (project / "results/shared/data/boats/manifest.json").write_text("{")
     with pytest.raises(UserError):
         doctor("overlay.yaml", basedir=project)

@@ -1,7 +1,6 @@
 """The image tower, its linearization, the text tower and the heads, held to open_clip's own."""
 
 import gzip
-import json
 import pickle
 import shutil
 from types import SimpleNamespace
@@ -570,9 +569,8 @@ def test_pretrained_weights_are_never_taken_without_their_download(tmp_path):
 
 def test_an_encoder_whose_tensors_do_not_fit_its_description_is_refused(clip, tmp_path):
     folder = shutil.copytree(clip.encoder_dir, tmp_path / "encoder")
-    about = read_json(folder / "encoder.json")
-    about["geometry"]["layers"] = 3
-    (folder / "encoder.json").write_text(json.dumps(about))
+    geometry = read_json(folder / "encoder.json")["geometry"]
+    tiny.reseal(folder, geometry={**geometry, "layers": 3})
     with pytest.raises(
         UserError, match=r"image_tower\.safetensors misses transformer\.resblocks\.2"
     ):

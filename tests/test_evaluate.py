@@ -265,6 +265,7 @@ def poisoned(tmp_path, tasks):
             labels = np.load(folder / "test_labels.npy")
             shift = np.random.default_rng(0).integers(1, len(tiny.CLASSES), len(labels))
             np.save(folder / "test_labels.npy", (labels + shift) % len(tiny.CLASSES))
+            tiny.reseal(folder)
         folders.append(folder)
     return folders
 
@@ -293,6 +294,7 @@ def test_validation_labels_do_change_the_alpha_of_addition(tmp_path):
         head = read_tensors(tiny.workspace() / "suite" / "heads" / f"{task}.safetensors")["head"]
         features = naive_features(summed("nonlinear", TASKS), wanted, pixels, False)
         np.save(folder / "validation_labels.npy", (features @ head.T).argmax(1).numpy())
+        tiny.reseal(folder)
         folders.append(folder)
     other = unify(tmp_path, "nonlinear", name="other", data_dirs=folders)
     other = values(other, metric="unified_accuracy")

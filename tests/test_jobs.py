@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from task_arithmetic import jobs
+from task_arithmetic import jobs, rerun
 from task_arithmetic.artifacts import check_file, read_sha256, read_tensors, sha256_of_file
 from task_arithmetic.cli import main
 
@@ -130,13 +130,15 @@ def test_what_a_killed_job_left_half_written_is_removed(tmp_path):
 
 
 def test_code_that_changed_since_the_plan_is_refused(tmp_path, monkeypatch, capsys):
-    words = [*finetune(tmp_path), "--code", "0123456789ab-cdef01234567"]
-    monkeypatch.setenv("TASK_ARITHMETIC_SOURCES", "another state")
+    label = "0123456789ab-cdef01234567"
+    words = [*finetune(tmp_path), "--code", label]
+    plan = {"sources": "of then", "labels": {"finetune None results": label}, "config": ""}
+    monkeypatch.setenv(rerun.PLAN, json.dumps(plan))
     assert main(words) == 1
     assert "The code of `finetune` changed since this run was planned" in capsys.readouterr().err
-    monkeypatch.delenv("TASK_ARITHMETIC_SOURCES")
-    assert main(words) == 0
-    assert record(tmp_path)["made"]["code"] == "0123456789ab-cdef01234567"
+    monkeypatch.setenv(rerun.PLAN, json.dumps({**plan, "sources": rerun.sources()}))
+    assert main(words) == 0  # files that nobody touched are not read
+    assert record(tmp_path)["made"]["code"] == label
 
 
 # --- The store -----------------------------------------------------------------------------------

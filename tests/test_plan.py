@@ -76,7 +76,7 @@ def stage_of(rule: str) -> str:
         return "tables"
     if re.fullmatch(r"fig\d+", rule):
         return "figures"
-    return {"config": "report", "timings": "report"}.get(rule, rule)
+    return rule
 
 
 @pytest.mark.parametrize("overlays", [[], [MINI], [NANO], [NANO, SEVERAL]])

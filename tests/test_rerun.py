@@ -28,6 +28,7 @@ def forget():
     for function in (*vars(code).values(), *vars(rerun).values()):
         if hasattr(function, "cache_clear"):
             function.cache_clear()
+    rerun._labels.clear()
 
 
 def record(label, number=0, stage="finetune", run="mini", **arguments) -> Path:
@@ -117,7 +118,8 @@ def test_each_figure_has_its_own_label(capsys):
 
 
 def test_what_changed_is_named_if_the_old_code_is_remembered(monkeypatch, capsys):
-    rerun.remember(["fig6"])
+    stage_code("finetune")
+    rerun.remember()
     record(today())
     parts = {**code.code_parts("finetune.finetune"), "finetune.finetune": "0" * 16}
     versions = {**code.package_versions("finetune.finetune"), "torch": "99.0"}

@@ -136,9 +136,9 @@ def test_switching_a_setting_and_back_computes_nothing_again(nano):
 
 def test_a_job_of_an_older_plan_is_refused(nano):
     """A cluster's jobs read the configuration again when they start."""
-    done = nano.run("--dry-run", env={"TASK_ARITHMETIC_PLANNED": "another plan"})
+    done = nano.run("--dry-run", env={"TASK_ARITHMETIC_PLAN": '{"config": "another"}'})
     assert done.returncode == 1
-    assert "changed since this run was planned" in done.stdout.splitlines()[-1]
+    assert "configuration changed since this run was planned" in done.stdout.splitlines()[-1]
 
 
 def test_two_controllers_do_not_work_on_one_run(nano):

@@ -66,10 +66,6 @@ def made(tmp_path_factory):
     (base / "work").mkdir()
     done = snakemake(base, SINGLE_TASK, VECTOR, "--cores", "2")
     assert done.returncode == 0, done.stderr
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(base / "work")
-        use_code_of(base, patch)
-        rerun.remember(["fig6"])
     return base
 
 

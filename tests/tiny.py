@@ -152,6 +152,19 @@ def classes_dir(folder: Path, task="one") -> Path:
     return folder
 
 
+def reseal(folder: Path, **changes) -> Path:
+    """Let a data or encoder folder that a test altered record what is in it now."""
+    path = next(p for p in (folder / "manifest.json", folder / "encoder.json") if p.is_file())
+    about = {**json.loads(path.read_text()), **changes}
+    about.pop("seal", None)
+    if path.name == "manifest.json":
+        about["files"] = {p.name: sha256_of_file(p) for p in folder.glob("*.npy")}
+    else:
+        about["image_tower_sha256"] = sha256_of_file(folder / "image_tower.safetensors")
+    write_json(path, sealed(about))
+    return folder
+
+
 def head(root: Path, task: str) -> Path:
     """The task's head for the random encoder."""
     path, templates = root / "heads" / f"{task}.safetensors", ["a photo of a {}.", "{}"]

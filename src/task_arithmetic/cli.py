@@ -68,7 +68,7 @@ OPTIONS = {
     "job": {"default": None, "metavar": "LOG", "help": "the job's log; its record goes beside it"},
     "code": {"default": None, "help": "label of the code that the run was planned with"},
     "device": {"default": None, "help": "a named device, instead of measuring this machine's"},
-    "run": {"default": None, "metavar": "NAME", "help": "the run; default: the newest (accept: all)"},
+    "run": {"default": None, "metavar": "NAME", "help": "the run; without it, the newest, or all"},
     "watch": {"action": "store_true", "default": False, "help": "show it until the run ends"},
     "target": {"help": "a file below results/"},
     "stage": {"help": "the stage whose code changed, such as finetune"},

@@ -122,7 +122,7 @@ def outputs(config: dict) -> dict[str, list[str]]:
     embedded = {d["embedded"]: None for d in definitions["tasks"].values() if "embedded" in d}
     return {
         "download": list(hub_sources(config)),
-        "embedded": [f"{shared}/embedded/{name}" for name in embedded],
+        "embedded": [f"{shared}/embedded/{name}.sha256" for name in embedded],
         "data": [f"{shared}/data/{task}/manifest.json" for task in [*tasks, control]],
         "encoder": [f"{shared}/encoders/{encoder}/encoder.json" for encoder in encoders],
         "head": [
@@ -130,7 +130,7 @@ def outputs(config: dict) -> dict[str, list[str]]:
             for encoder in encoders
             for task in [*tasks, control]
         ],
-        "finetune": [f"{run}/finetuned/{name}.safetensors" for name in trained],
+        "finetune": [f"{run}/finetuned/{name}.sha256" for name in trained],
         "vector": [f"{run}/vectors/{name}.safetensors" for name in trained],
         "pretrained": [f"{run}/metrics/pretrained/{encoder}.csv" for encoder in encoders],
         "single_task": metrics("single_task", every),

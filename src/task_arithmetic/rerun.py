@@ -1,5 +1,6 @@
 """When a stage's results count as made by the code of today."""
 
+import json
 import os
 from collections import Counter
 from functools import cache
@@ -10,9 +11,11 @@ from .artifacts import UserError, read_json, sha256_of, write_json
 from .code import PACKAGE, changes, code_hash, code_parts, package_versions
 
 SHARED = Path("shared")  # below the results
+PLAN = "TASK_ARITHMETIC_PLAN"  # what a run was planned with, for its jobs, in their environment
+
+_labels: dict[tuple, str] = {}  # (command, name, results) → label, as told in this process
 
 
-@cache
 def stage_code(command: str, name: str | None = None, results: str = "results") -> str:
     """The label of the code that a command can reach: `<hash of the code>-<hash of the versions>`.
 
@@ -21,9 +24,43 @@ def stage_code(command: str, name: str | None = None, results: str = "results") 
     Args:
         name: of the table or figure.
     """
-    label = code_hash(*entries(command, name))
-    accepted = {entry["code"]: entry["as"] for entry in acceptances(results).get(command, [])}
-    return accepted.get(label, label)
+    key = command, name, str(results)
+    if key not in _labels:
+        planned = plan()
+        if planned.get("sources") == sources() and _text(key) in planned["labels"]:
+            _labels[key] = planned["labels"][_text(key)]
+        else:
+            label = code_hash(*entries(command, name))
+            known = {each["code"]: each["as"] for each in acceptances(results).get(command, [])}
+            _labels[key] = known.get(label, label)
+    return _labels[key]
+
+
+def _text(key: tuple) -> str:
+    return " ".join(str(part) for part in key)
+
+
+def plan() -> dict:
+    """What the run was planned with that this process is a job of; empty if it is none: sources,
+    labels, config (a hash)."""
+    return json.loads(os.environ.get(PLAN, "{}"))
+
+
+def keep_plan(config: dict) -> None:
+    """Hand the labels that were told so far, and the configuration, to this process's jobs."""
+    labels = {_text(key): label for key, label in _labels.items()}
+    kept = {"sources": sources(), "labels": labels, "config": sha256_of(config)}
+    os.environ[PLAN] = json.dumps(kept)
+
+
+def check_plan(config: dict) -> None:
+    """Refuse to go on in a job of a cluster with another configuration than was planned with: it
+    reads it again, perhaps hours later. Of the code, each command sees to itself."""
+    if plan().get("config") not in (None, sha256_of(config)):
+        raise UserError(
+            "The configuration changed since this run was planned: run the same snakemake command "
+            "again, which plans with what is there now."
+        )
 
 
 def entries(command: str, name: str | None = None) -> list[str]:
@@ -53,17 +90,15 @@ def planned_code(command: str, arguments: dict, planned: str | None) -> str:
     Raises:
         UserError: the stage's code changed since the run was planned.
     """
-    name = arguments.get("name")
-    if planned is None:
-        return stage_code(command, name)
-    if os.environ.get("TASK_ARITHMETIC_SOURCES") not in (None, sources()):
-        now = stage_code(command, name)
-        if now.partition("-")[0] != planned.partition("-")[0]:  # versions are the planner's
-            raise UserError(
-                f"The code of `{command}` changed since this run was planned: run the same "
-                "snakemake command again, which plans with the code of now."
-            )
-    return planned
+    key, before = (command, arguments.get("name"), "results"), plan()
+    now = stage_code(*key) if before.get("sources") != sources() or not planned else planned
+    expected = before.get("labels", {}).get(_text(key), now)
+    if now.partition("-")[0] != expected.partition("-")[0]:  # versions are the planner's
+        raise UserError(
+            f"The code of `{command}` changed since this run was planned: run the same "
+            "snakemake command again, which plans with the code of now."
+        )
+    return planned or now
 
 
 def acceptances(results="results") -> dict[str, list[dict]]:
@@ -75,15 +110,10 @@ def acceptances(results="results") -> dict[str, list[dict]]:
 # --- What code was, and which changes of it are harmless -----------------------------------------
 
 
-def remember(figures: list[str], results="results") -> None:
-    """Keep what each stage's label of today stands for, for `why` and `accept` to name changes.
-
-    Args:
-        figures: names of the figures, each of which has its own label.
-    """
-    from .cli import STAGES
-
-    for command, name in [*((stage, None) for stage in STAGES), *(("figure", f) for f in figures)]:
+def remember(results="results") -> None:
+    """Keep what the labels stand for that were told so far, for `why` and `accept` to name changes
+    of the code."""
+    for command, name, _ in list(_labels):
         start = entries(command, name)
         path = Path(results) / SHARED / "code" / f"{code_hash(*start)}.json"
         if not path.is_file():
@@ -159,7 +189,7 @@ def accept(stage: str, reason: str, run: str | None = None, results="results") -
         raise UserError(f"No result of {stage} is recorded in {where}: there is none to keep.")
     if clauses:  # last, so that nothing is kept whose record does not say why
         write_json(Path(results) / SHARED / "accepted.json", accepted)
-        stage_code.cache_clear()
+        _labels.clear()
         what = "; ".join(dict.fromkeys(clauses))
         print(f"Accepted for {_results(counts['covered'])} of {stage}: {reason} ({what}).")
     else:

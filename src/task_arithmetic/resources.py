@@ -1,7 +1,7 @@
 """What a job asks a cluster for: host memory, wall time, CPU cores. Imports no torch.
 
-Reckoned from what the job computes, reads and holds, as `plan` reckons with whole stages, but for a
-slow GPU and generously: SLURM ends what exceeds its request. Each further attempt asks for more.
+Reckoned from what the job computes, reads and holds, as `plan` does for whole stages, but for a
+slow GPU and generously: SLURM ends what exceeds its request. Further attempts ask for more.
 """
 
 import csv
@@ -60,8 +60,7 @@ class Request(NamedTuple):
 def requests(config: dict, basedir=ROOT) -> Callable[..., Request]:
     """The function (stage, encoder, mode, task) → Request of a validated configuration.
 
-    Jobs that differ only in seed or pair ask for the same. It remembers what it has told, so that
-    thousands of jobs cost no more than their kinds.
+    Jobs that differ only in seed or pair ask for the same, which is reckoned once.
     """
     on_gpu = config["device"] != "cpu"
     definitions, every = config["definitions"], [*config["tasks"], config["negation"]["control"]]

@@ -11,7 +11,7 @@ from snakemake.settings.types import DeploymentMethod
 from task_arithmetic import config as configuration
 from task_arithmetic import resources as requested
 from task_arithmetic import settings
-from task_arithmetic.rerun import sources, stage_code
+from task_arithmetic.rerun import stage_code
 
 TASKS, CONTROL = config["tasks"], config["negation"]["control"]
 ENCODERS, FOCUS = config["encoders"], config["focus"]
@@ -46,6 +46,11 @@ wildcard_constraints:
     pair="|".join(PAIRS),
 
 
+def on_cluster():
+    """Whether jobs are submitted; a dry run of a cluster's profile tells only how many may be."""
+    return not workflow.local_exec or workflow.resource_settings.nodes is not None
+
+
 def gpus(wildcards=None):
     """GPUs that a job of a learning stage needs: the `gpu` resource, 1 or 0.
 
@@ -56,7 +61,7 @@ def gpus(wildcards=None):
     """
     if config["device"] != "auto":
         return int(config["device"] == "cuda")
-    if not workflow.local_exec:
+    if on_cluster():
         return 1
     return int(configuration.has_gpu())
 
@@ -74,7 +79,7 @@ def decoders(wildcards):
 
 def every_core(wildcards=None):
     """All CPU threads that the run may use, so that nothing runs beside the job."""
-    return workflow.cores or 4
+    return cores() if on_cluster() else workflow.cores or 4
 
 
 def artifacts_of(hashes):
@@ -113,7 +118,6 @@ def shell_prefix():
     path = shlex.quote(os.path.join(workflow.basedir, "src"))
     known = {
         "TASK_ARITHMETIC_DEVICE": config["device"],
-        "TASK_ARITHMETIC_SOURCES": sources(),
         "TASK_ARITHMETIC_STORE_GB": config["store_gb"],
         "TASK_ARITHMETIC_SCRATCH": config["scratch"] or "",
     }
