@@ -61,4 +61,5 @@ clean:
 	for task in $$(grep -l '^embedded:' config/tasks/*.yaml); do \
 	  rm -rf results/shared/*/"$$(basename "$$task" .yaml)"; done
 	rm -rf results/mini results/nano results/shared/embedded results/shared/encoders/embedded-*
+	rm -rf results/shared/store  # of every run: only what changes replaced is in no other place
 	rm -rf .pytest_cache .ruff_cache .mypy_cache

@@ -26,6 +26,8 @@ class Finder:
         return spec
 
 def disturb(module):
+    if sys.argv[1] != "finetune":
+        return
     given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
     fault = json.loads(os.environ["FAULTS"]).get(given["--mode"] + "/" + given["--task"], {})
     original, held = module._batch_gradient, []
