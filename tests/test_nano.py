@@ -75,7 +75,7 @@ def test_the_trace_has_every_job(nano):
     assert jobs["data"] == jobs["embedded"] == jobs["head"] == 3
     assert (trace.seconds > 0).all() and (trace.exit == 0).all()
     trained = trace[trace.stage == "finetune"]
-    assert (trained.steps_first == 1).all() and (trained.steps_done == 4).all()
+    assert (trained.steps_first == 0).all() and (trained.steps_done == 4).all()
     assert (nano.results / "figures/timeline.png").stat().st_size > 10_000
 
 

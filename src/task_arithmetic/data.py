@@ -296,6 +296,7 @@ def _decode(task, parts, definition, folder: Path, threads: int) -> dict[str, li
             if not path.is_file():
                 missing.append((path, task, split, dataset, column, indices[start : start + BLOCK]))
     done, total = 0, sum(len(block[-1]) for block in missing)
+    jobs.progress(done, total, "image")
     with _workers(missing, threads) as run:
         for count in run(_decode_block, range(len(missing))):
             done += count

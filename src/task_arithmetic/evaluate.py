@@ -209,6 +209,7 @@ def single_task(
     """
     theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings["limit"])
     rows = []
+    jobs.progress(0, len(tasks), "task")
     for task, path in zip(tasks, vectors, strict=True):
         tau = read_vector(path, about, torch_device())
         for split, parts in splits.items():
@@ -317,6 +318,7 @@ def negation(
     if len(before) != 1:
         raise UserError(f"{pretrained} has no validation accuracy of {control}: make it again.")
     rows = []
+    jobs.progress(0, len(tasks), "task")
     for task, path in zip(tasks, vectors, strict=True):
         tau = -read_vector(path, about, torch_device())
 

@@ -338,6 +338,7 @@ def _train(run, images, labels, seed, rows, state_path, recipe, label) -> None:
     ahead = batches(
         images, labels, range(first, steps), seed, settings, run["about"], run["head"].device
     )
+    jobs.progress(first, steps, "step")
     with jobs.saving(save):
         for batch in ahead:
             loss = _batch_gradient(run, *batch)

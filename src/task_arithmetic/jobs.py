@@ -192,7 +192,8 @@ def _store(log, command: str) -> tuple[Path | None, float]:
 
 
 def progress(done: int, total: int, unit: str, **figures) -> None:
-    """Say how far the job is: in its record, from its next heartbeat on.
+    """Say how far the job is: in its record, from its next heartbeat on. What was done at the first
+    call, as `first`, was done by earlier attempts.
 
     Args:
         figures: such as loss and images_per_second.
