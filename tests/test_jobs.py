@@ -12,7 +12,14 @@ import pytest
 import tiny
 
 from task_arithmetic import jobs, rerun
-from task_arithmetic.artifacts import check_file, read_sha256, read_tensors, sha256_of_file
+from task_arithmetic.artifacts import (
+    check_file,
+    read_json,
+    read_sha256,
+    read_tensors,
+    sha256_of,
+    sha256_of_file,
+)
 from task_arithmetic.cli import main
 
 SOURCE = Path(jobs.__file__).parents[1]
@@ -89,7 +96,15 @@ def test_a_finished_job_records_what_it_made_of_what(tmp_path):
         str(path): sha256_of_file(path) for path in (moved, moved.with_suffix(".csv"))
     }
     suite = tiny.shared_suite()
-    assert made["inputs"][str(suite["data_dirs"][0])] == "one0"
+    manifest = read_json(suite["data_dirs"][0] / "manifest.json")
+    identity = sha256_of([manifest["classes"], manifest["files"]])
+    assert made["inputs"][str(suite["data_dirs"][0])] == identity
+    about = read_json(suite["encoder_dir"] / "encoder.json")
+    assert made["inputs"][str(suite["encoder_dir"])] == about["seal"]
+    assert (
+        made["inputs"][str(suite["encoder_dir"])]
+        == read_json(suite["encoder_dir"] / "encoder.json")["seal"]
+    )
     assert made["inputs"][str(suite["heads"][0])] == sha256_of_file(suite["heads"][0])
     assert made["arguments"]["settings"]["finetune"]["steps"] == 12
     assert "output" not in made["arguments"] and "torch" in made["versions"]

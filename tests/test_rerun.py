@@ -10,7 +10,13 @@ from task_arithmetic import code, rerun
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.rerun import accept, acceptances, entries, stage_code
 
-OLD, OLDER = "0" * 12 + "-" + "a" * 12, "1" * 12 + "-" + "a" * 12
+
+def before(digit, stage="finetune", name=None) -> str:
+    """A label of other code with today's packages."""
+    return f"{digit}" * 12 + "-" + code.code_hash(*entries(stage, name)).partition("-")[2]
+
+
+OLD, OLDER = before(0), before(1)
 WHY = "renamed a variable"
 
 
@@ -51,7 +57,6 @@ def today(stage="finetune", name=None) -> str:
 
 def test_accepted_results_count_as_made_by_todays_code(capsys):
     paths = [record(OLD, 0), record(OLD, 1), record(OLD, 2, run="other")]
-    other = record(OLDER, 3)
     assert stage_code("finetune") == today() != OLD
     accept("finetune", WHY)
     assert stage_code("finetune") == OLD and stage_code("head") == today("head")
@@ -59,10 +64,29 @@ def test_accepted_results_count_as_made_by_todays_code(capsys):
     assert (entry["code"], entry["as"], entry["reason"]) == (today(), OLD, WHY)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}Z", entry["date"])
     assert all(made(path)["accepted"] == [entry] for path in paths)
-    assert made(other)["accepted"] == []
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith(f"Accepted for 3 results of finetune: {WHY} (the code changed")
-    assert said[1:] == ["1 result of other code will be made again where a run needs it."]
+    said = capsys.readouterr().out
+    assert said.startswith(f"Accepted for 3 results of finetune: {WHY} (the code changed")
+
+
+def test_results_of_several_codes_are_never_accepted_by_their_number(capsys):
+    """The many may be those of a mistake that the few have mended."""
+    many, few = [record(OLD, i) for i in range(3)], record(OLDER, 3)
+    with pytest.raises(UserError, match=f"with --code: {OLD} .3 results: .*; {OLDER} .1 result: "):
+        accept("finetune", WHY)
+    assert stage_code("finetune") == today() and acceptances() == {}
+    accept("finetune", WHY, code=OLDER)
+    assert stage_code("finetune") == OLDER and made(few)["accepted"]
+    assert not any(made(path)["accepted"] for path in many)
+    assert "3 results of other code will be made again" in capsys.readouterr().out
+
+
+def test_other_versions_of_packages_are_accepted_by_name_alone():
+    label = today().partition("-")[0] + "-" + "a" * 12
+    record(label)
+    with pytest.raises(UserError, match=f"with --code: {label} .1 result: the version of a pack"):
+        accept("finetune", WHY)
+    accept("finetune", WHY, code=label)
+    assert stage_code("finetune") == label
 
 
 def test_a_run_decides_whose_results_stay(capsys):
@@ -79,7 +103,7 @@ def test_a_later_change_is_accepted_as_the_code_that_the_results_bear(monkeypatc
     path = record(OLD)
     accept("finetune", WHY)
     for number in (1, 2):  # the code changes twice more
-        label = f"{number + 1}" * 12 + "-" + "a" * 12
+        label = before(number + 1)
         monkeypatch.setattr(rerun, "code_hash", lambda *entries, label=label: label)
         forget()
         assert stage_code("finetune") == label
@@ -94,7 +118,7 @@ def test_what_was_accepted_by_mistake_can_be_taken_back():
     accept("finetune", WHY)
     for number in range(2):
         record(today(), number)  # made by hand, with today's code
-    accept("finetune", "it was no harmless change")
+    accept("finetune", "it was no harmless change", code=today())
     assert stage_code("finetune") == today()
 
 
@@ -106,28 +130,30 @@ def test_nothing_to_accept_is_said(capsys):
 
 
 def test_each_figure_has_its_own_label(capsys):
-    record(OLD, 6, stage="figure", name="fig6")
+    old = before(0, "figure", "fig6")
+    record(old, 6, stage="figure", name="fig6")
     record(today("figure", "fig7"), 7, stage="figure", name="fig7")
     accept("figure", WHY)
-    assert stage_code("figure", "fig6") == OLD
+    assert stage_code("figure", "fig6") == old
     assert stage_code("figure", "fig7") == today("figure", "fig7")
     assert "Accepted for 1 result of figure" in capsys.readouterr().out
-    record(OLD, 1, stage="table", name="table1")
+    old = before(0, "table")
+    record(old, 1, stage="table", name="table1")
     accept("table", WHY)
-    assert stage_code("table") == OLD
+    assert stage_code("table") == stage_code("table", "table1") == old
 
 
 def test_what_changed_is_named_if_the_old_code_is_remembered(monkeypatch, capsys):
     stage_code("finetune")
     rerun.remember()
-    record(today())
+    path = record(today())
     parts = {**code.code_parts("finetune.finetune"), "finetune.finetune": "0" * 16}
     versions = {**code.package_versions("finetune.finetune"), "torch": "99.0"}
-    monkeypatch.setattr(rerun, "code_hash", lambda *entries: OLD)
+    monkeypatch.setattr(rerun, "code_hash", lambda *entries: "0" * 12 + "-" + "a" * 12)
     monkeypatch.setattr(rerun, "code_parts", lambda *entries: parts)
     monkeypatch.setattr(rerun, "package_versions", lambda *entries: versions)
     forget()
-    accept("finetune", WHY)
+    accept("finetune", WHY, code=made(path)["code"])
     said = capsys.readouterr().out
     assert f"{WHY} (`finetune` in finetune.py changed; torch was " in said
     assert " and is 99.0)." in said

@@ -136,9 +136,9 @@ def test_what_no_record_tells_of_is_found(capsys):
 def test_other_versions_files_are_found(capsys, monkeypatch):
     write_json(f"{DATA}/manifest.json", sealed({"format": 1, "files": {}, "data_sha256": "d"}))
     record("data", [Path(DATA)])
-    assert "made by another version (format 1, not" in problems(capsys, fine=9)
+    assert "made by another version (format 1, not" in problems(capsys, lines=2, fine=9)
     monkeypatch.setattr(artifacts, "FORMAT", "task_arithmetic/9")
-    said = problems(capsys, lines=5, fine=5)
+    said = problems(capsys, lines=6, fine=5)
     assert f"{MOVED} was made by another version (task_arithmetic/2, not task_arithm" in said
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import warnings
+from functools import partial
 from importlib import import_module
 
 from . import jobs
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if command in STAGES:
             log, code = arguments.pop("job"), arguments.pop("code")
-            jobs.run(command, lambda **given: _function(command)(**given), arguments, log, code)
+            jobs.run(command, partial(_function, command), arguments, log, code)
         else:
             _function(command)(*arguments.pop("config", []), **arguments)
     except (Exception, KeyboardInterrupt) as error:
@@ -173,7 +174,7 @@ COMMANDS = {
     "verify": ("verify.verify", "run", "check that all files of a run are as they were made"),
     "accept": (
         "rerun.accept",
-        "stage reason run",
+        "stage reason run code",
         "declare that a stage's changed code gives the same results",
     ),
     "gc": ("store.gc", "keep_gb", "make the store of finished results smaller"),

@@ -21,6 +21,7 @@ KINDS = {"tasks": "task", "encoders": "encoder", "modes": "mode"}  # folder of c
 RESERVED_MODES = {"pretrained", "posthoc"}  # rows of the results that nobody fine-tunes
 MOST_ALPHAS = 201
 ENCODER_FILES = ["open_clip_config.json", "open_clip_model.safetensors"]
+OWN_MERGES = "bpe_merges.txt.gz"
 
 # ------------------------------------------------------------------------- reading and merging
 

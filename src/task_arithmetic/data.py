@@ -84,6 +84,7 @@ def _write_task(task, definition, output_dir: Path, working: Path, download, thr
         for split, part in parts.items()
     }
     fingerprints = [FORMAT, BLOCK, definition, test._fingerprint, held_from._fingerprint]
+    fingerprints.append(jobs.current_code("data"))
     blocks = working / sha256_of(fingerprints)[:16]
     paths = _decode(task, parts, definition, blocks, threads)
     digests = {split: _joined(paths[split], "digests").tolist() for split in SPLITS}
@@ -109,6 +110,7 @@ def _write_task(task, definition, output_dir: Path, working: Path, download, thr
         hashes = {
             split: sha256_of([FORMAT, digests[split], labels[split].tolist()]) for split in SPLITS
         }
+        files = {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
         manifest = {
             "format": FORMAT,
             "task": task,
@@ -121,8 +123,8 @@ def _write_task(task, definition, output_dir: Path, working: Path, download, thr
             "sha256": hashes,
             "repeated_within_split": {k: len(v) - len(set(v)) for k, v in digests.items()},
             "shared_between_splits": shared,
-            "data_sha256": sha256_of([classes, hashes]),
-            "files": {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
+            "data_sha256": sha256_of([classes, files]),
+            "files": files,
         }
         write_json(folder / "manifest.json", sealed(manifest))
 

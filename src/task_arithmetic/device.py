@@ -54,9 +54,7 @@ def claim(device: str = "auto") -> str | None:
     if "fd" in _lease:
         return _lease["gpu"]
     _lease["device"] = device
-    gpus = [] if device == "cpu" else [_identity(entry) for entry in pool()]
-    if gpus and _nvidia_smi() is None and not _has_driver():
-        gpus = []
+    gpus = choices(device)
     if not gpus:
         if device == "cuda":
             raise UserError(
@@ -70,6 +68,12 @@ def claim(device: str = "auto") -> str | None:
     gpu, _lease["fd"] = _take_one(gpus)
     _lease["gpu"] = os.environ[VISIBLE] = gpu
     return gpu
+
+
+def choices(device: str = "auto") -> list[str]:
+    """The GPUs that `claim` would choose from; none where it would take the CPU."""
+    gpus = [] if device == "cpu" else [_identity(entry) for entry in pool()]
+    return [] if gpus and _nvidia_smi() is None and not _has_driver() else gpus
 
 
 def pool() -> list[str]:

@@ -64,6 +64,7 @@ def finetune(
     precision = settings.get("precision", "float32")
     recipe = {
         "encoder": encoder,
+        "encoder_sha256": about.get("seal"),
         "image_tower_sha256": about["image_tower_sha256"],
         "head_sha256": sha256_of_file(head),
         "mode": mode,
@@ -73,6 +74,8 @@ def finetune(
         "precision": "bf16" if uses_bf16(precision, device) else "float32",
         "data_sha256": read_manifest(data_dir)["data_sha256"],
         "code": jobs.current_code("finetune"),
+        "packages": jobs.packages(),
+        "device": device.type,
     }
     state_path, others = _state_paths(output, recipe)
     run = start(theta0, about, head_tensor, settings, mode)
@@ -80,7 +83,7 @@ def finetune(
     _say_how_it_starts(run, recipe, others)
     _train(run, images, labels, seed, rows, state_path, recipe, f"{mode} {task}")
     theta = {name: tensor.detach() for name, tensor in run["theta"].items()}
-    made_by = {**recipe, "device": device.type, "versions": versions()}
+    made_by = {**recipe, "versions": versions()}
     with atomic_path(log) as temporary:
         temporary.write_text(
             "step,loss,learning_rate,images_per_second\n"
@@ -332,7 +335,8 @@ def _train(run, images, labels, seed, rows, state_path, recipe, label) -> None:
 
     def save():
         with run["lock"]:
-            write_tensors(state_path, _state(run), {**recipe, "done": run["done"], "log": rows})
+            reached = {key: run[key] for key in ("done", "micro_batch")}
+            write_tensors(state_path, _state(run), {**recipe, **reached, "log": rows})
             return f"{run['done']} of {steps} steps are saved ({label})."
 
     ahead = batches(
@@ -416,7 +420,7 @@ def _restore(path: Path, run: dict) -> list:
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(tensors[name])
-    run["done"] = made_by["done"]
+    run["done"], run["micro_batch"] = made_by["done"], made_by["micro_batch"]
     return made_by["log"]
 
 

@@ -49,27 +49,26 @@ _saves: list = []  # what a signal to stop calls first
 _done: list = []  # what is called when the outputs are complete
 
 
-def run(command: str, function, arguments: dict, log=None, code: str | None = None) -> None:
-    """Call `function(**arguments)` as a job.
+def run(command: str, find, arguments: dict, log=None, code: str | None = None) -> None:
+    """Call a stage's function with `arguments` as a job.
 
     Args:
         command: the stage's command, such as `finetune`.
+        find: find() imports and returns the function.
         log: the job's log file; its record is written beside it, and the store lies below the
             results that it belongs to. None: a command by hand, with neither.
         code: the label of the stage's code that Snakemake planned with (rerun.stage_code).
     Raises:
-        UserError: as the function; the code is no longer what was planned with.
+        UserError: as the function; the code is no longer what was planned with; an input changed
+            while the job waited or ran.
     """
-    from .rerun import planned_code
-
     files = [Path(arguments[key]) for key in ("output", "log") if arguments.get(key)]
     target = files[0] if files else Path(arguments["output_dir"]) / arguments["name"]
     with _stoppable(command), locked(target.with_name(f".{target.name}.lock"), str(target)):
         remove_partial(target)
         _begin(command, log)
         try:
-            _job["code"] = planned_code(command, arguments, code)
-            _make(command, function, arguments, files, log)
+            _make(command, find, arguments, files, log, code)
             _finish(0)
         except BaseException as error:
             status, sentence = outcome(error)
@@ -80,9 +79,12 @@ def run(command: str, function, arguments: dict, log=None, code: str | None = No
             _done.clear()
 
 
-def _make(command: str, function, arguments: dict, files: list[Path], log) -> None:
+def _make(command: str, find, arguments: dict, files: list[Path], log, planned) -> None:
     """Take the outputs from the store, or compute them and put them there."""
-    inputs, code = identities(arguments), _job["code"]
+    from .rerun import planned_code
+
+    code = _job["code"] = planned_code(command, arguments, planned)
+    inputs = identities(arguments)
     fingerprint = fingerprint_of(command, arguments, code, inputs)
     folder, limit = _store(log, command)
     taken = limit > 0 and store.take(folder, command, fingerprint, files)
@@ -90,8 +92,12 @@ def _make(command: str, function, arguments: dict, files: list[Path], log) -> No
         print(f"Taken from the store, where it is kept as {fingerprint[:16]}.", file=sys.stderr)
     else:
         if command in ON_DEVICE:
-            device.claim(os.environ.get("TASK_ARITHMETIC_DEVICE", "auto"))
+            device.claim(_device())
+        function = find()  # after the wait for a GPU, in which the code may have changed
+        planned_code(command, arguments, planned)
+        _check_unchanged(inputs, arguments)
         function(**arguments)
+        _check_unchanged(inputs, arguments)
     if command in HASHED:
         write_sha256(files)
     if limit > 0 and not taken:
@@ -111,6 +117,17 @@ def _make(command: str, function, arguments: dict, files: list[Path], log) -> No
         }
 
 
+def _check_unchanged(inputs: dict[str, str], arguments: dict) -> None:
+    """The inputs are those that the job began with; another run may share some of them."""
+    now = identities(arguments)
+    for path, value in inputs.items():
+        if now[path] != value:
+            raise UserError(
+                f"{path} changed while this job waited or ran: run the same snakemake command "
+                "again, which takes it as it is now."
+            )
+
+
 def outcome(error: BaseException) -> tuple[int, str | None]:
     """The exit status of a command that ended in `error`, and what to say; None: it is a defect of
     ours, whose traceback is shown."""
@@ -128,11 +145,12 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
     return 1, None
 
 
-# Stages that learn or evaluate: each job holds a GPU, if there is one, and its results are stored.
+# Stages that learn or evaluate: each job holds a GPU, if there is one.
 ON_DEVICE = {
     *("head", "finetune", "pretrained", "single-task", "kernel", "addition", "negation"),
     *("disentanglement", "efficiency"),
 }
+STORED = ON_DEVICE - {"efficiency"}  # a measurement is made when it is asked for
 # Stages whose outputs have a .sha256 beside them; data and encoders hold their hashes themselves.
 HASHED = ON_DEVICE | {"embedded", "vector", "cosine", "metrics"}
 
@@ -153,18 +171,32 @@ def _paths(arguments: dict, key: str) -> list[str]:
 
 def _identity(path: Path) -> str:
     if (path / "manifest.json").is_file():
-        return read_json(path / "manifest.json").get("data_sha256", "")
+        about = read_json(path / "manifest.json")
+        return sha256_of([about.get(key) for key in ("classes", "files")])
     if (path / "encoder.json").is_file():
         about = read_json(path / "encoder.json")
-        return sha256_of([about.get(f"{tower}_tower_sha256") for tower in ("image", "text")])
+        return sha256_of({key: value for key, value in about.items() if key != "seal"})
     recorded = read_sha256(path).get(path.name)
     return recorded or (sha256_of_file(path) if path.is_file() else "")
 
 
 def fingerprint_of(command: str, arguments: dict, code: str, inputs: dict[str, str]) -> str:
-    """A hash of all that a stage's outputs depend on: code, settings and inputs, not places."""
+    """A hash of all that a stage's outputs depend on: code, settings and inputs, not places; and
+    the packages and the kind of device, which Snakemake does not see change."""
     found = {key: [inputs[path] for path in _paths(arguments, key)] for key in INPUTS}
-    return sha256_of([command, code, settings_of(arguments), found])
+    kind = "cuda" if device.choices(_device()) else "cpu"
+    return sha256_of([command, code, settings_of(arguments), found, packages(), kind])
+
+
+def packages() -> dict[str, str]:
+    """Versions of what learning stages compute with, in this process."""
+    names = ("python", "torch", "open_clip_torch", "numpy", "safetensors")
+    return {name: versions()[name] for name in names}
+
+
+def _device() -> str:
+    """The configuration's `device`."""
+    return os.environ.get("TASK_ARITHMETIC_DEVICE", "auto")
 
 
 def settings_of(arguments: dict) -> dict:
@@ -183,7 +215,7 @@ def _store(log, command: str) -> tuple[Path | None, float]:
     """The store's folder and its limit in bytes; 0 where nothing is stored."""
     parts = Path(log).parts if log else ()
     limit = float(os.environ.get("TASK_ARITHMETIC_STORE_GB", 0)) * 1e9
-    if command not in ON_DEVICE or "logs" not in parts or limit <= 0:
+    if command not in STORED or "logs" not in parts or limit <= 0:
         return None, 0.0
     return Path(*parts[: parts.index("logs") - 1]) / store.FOLDER, limit
 

@@ -24,7 +24,7 @@ def stage_code(command: str, name: str | None = None, results: str = "results") 
     Args:
         name: of the table or figure.
     """
-    key = command, name, str(results)
+    key = _key(command, name, results)
     if key not in _labels:
         planned = plan()
         if planned.get("sources") == sources() and _text(key) in planned["labels"]:
@@ -34,6 +34,11 @@ def stage_code(command: str, name: str | None = None, results: str = "results") 
             known = {each["code"]: each["as"] for each in acceptances(results).get(command, [])}
             _labels[key] = known.get(label, label)
     return _labels[key]
+
+
+def _key(command: str, name: str | None, results) -> tuple:
+    """Only figures have a label each."""
+    return command, name if command == "figure" else None, str(results)
 
 
 def _text(key: tuple) -> str:
@@ -90,14 +95,16 @@ def planned_code(command: str, arguments: dict, planned: str | None) -> str:
     Raises:
         UserError: the stage's code changed since the run was planned.
     """
-    key, before = (command, arguments.get("name"), "results"), plan()
-    now = stage_code(*key) if before.get("sources") != sources() or not planned else planned
-    expected = before.get("labels", {}).get(_text(key), now)
-    if now.partition("-")[0] != expected.partition("-")[0]:  # versions are the planner's
-        raise UserError(
-            f"The code of `{command}` changed since this run was planned: run the same "
-            "snakemake command again, which plans with the code of now."
-        )
+    if planned and plan().get("sources") == sources():
+        return planned
+    now = stage_code(command, arguments.get("name"))
+    key = _key(command, arguments.get("name"), "results")
+    for expected in (planned, plan().get("labels", {}).get(_text(key))):
+        if expected and expected.partition("-")[0] != now.partition("-")[0]:
+            raise UserError(  # the other half, versions, is the planner's
+                f"The code of `{command}` changed since this run was planned: run the same "
+                "snakemake command again, which plans with the code of now."
+            )
     return planned or now
 
 
@@ -139,16 +146,20 @@ def code_changes(old: str, command: str, name: str | None = None, results="resul
     return clauses or ["today's code was accepted as that of other results"]
 
 
-def accept(stage: str, reason: str, run: str | None = None, results="results") -> None:
+def accept(
+    stage: str, reason: str, run: str | None = None, code: str | None = None, results="results"
+) -> None:
     """Declare that today's code of a stage gives the results that are there, which then stay; print
     what that covers.
 
-    Covered are the results of all runs that the code of most of them made. Their records note it.
+    Covered are the results of one label, in all runs. Their records note it.
 
     Args:
-        run: the run whose results count for `most`; None: all runs.
+        run: the run whose results are looked at; None: all runs.
+        code: the label of the results to keep; needed if there are several, or if packages have
+            other versions now.
     Raises:
-        UserError: no reason, no such stage, no results.
+        UserError: no reason, no such stage, no results; a label must be named.
     """
     from .cli import STAGES
 
@@ -171,7 +182,10 @@ def accept(stage: str, reason: str, run: str | None = None, results="results") -
         ]
         if not of_run:
             continue
-        old, today = Counter(of_run).most_common(1)[0][0], stage_code(stage, name, str(results))
+        today = stage_code(stage, name, str(results))
+        old = code or _only(Counter(of_run), today, stage, name, results)
+        if old not in of_run:
+            continue
         same = [(path, record) for path, record in found if record["made"]["code"] == old]
         counts["covered" if old != today else "unchanged"] += len(same)
         counts["other"] += len(found) - len(same)
@@ -196,6 +210,26 @@ def accept(stage: str, reason: str, run: str | None = None, results="results") -
         print(f"Nothing to accept: {_results(counts['unchanged'])} of {stage} bear today's code.")
     if counts["other"]:
         print(f"{_results(counts['other'])} of other code will be made again where a run needs it.")
+
+
+def _only(labels: Counter, today: str, stage: str, name: str | None, results) -> str:
+    """The label of the results that are there, if it is the only one and differs from today's in
+    the code alone: else a person has to name it."""
+    others = [label for label, _ in labels.most_common() if label != today]
+    if not others:
+        return today
+    versions_differ = others[0].partition("-")[2] != today.partition("-")[2]
+    if len(labels) > 1 or versions_differ:
+        listed = "; ".join(
+            f"{label} ({_results(labels[label])}: "
+            + ", ".join(code_changes(label, stage, name, str(results)))
+            + ")"
+            for label in others
+        )
+        raise UserError(
+            f"Name the code whose results of {stage} stay valid, with --code: {listed}."
+        )
+    return others[0]
 
 
 def _results(count: int) -> str:

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from .artifacts import write_json
+from .artifacts import read_json, sha256_of, write_json
 from .locks import lacks_locks, node, try_lock
 from .rerun import keep_plan, remember
 
@@ -18,7 +18,8 @@ def start(run_dir, dag, config: dict) -> None:
     Args:
         run_dir: results/<run>. dag: Snakemake's graph of jobs. config: the configuration.
     Raises:
-        SystemExit: another Snakemake works on this run.
+        SystemExit: another Snakemake works on this run, or on one that defines otherwise what the
+            two share.
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -35,6 +36,12 @@ def start(run_dir, dag, config: dict) -> None:
     _lock.append(fd)
     if why := lacks_locks(run_dir):
         print(f"{why}: start only one snakemake at a time on {run_dir}.", file=sys.stderr)
+    shared = {
+        str(job.output[0]): sha256_of([job.params.code, str(job.params.get("settings", ""))])
+        for job in dag.jobs
+        if job.log and str(job.log[0]).startswith(str(run_dir.with_name("shared")))
+    }
+    _refuse_others(run_dir, shared)
     keep_plan(config)
     remember(run_dir.parent)
     jobs = [
@@ -48,7 +55,24 @@ def start(run_dir, dag, config: dict) -> None:
         if job.log
     ]
     about = {"started": time.time(), "pid": os.getpid(), "node": node(), "jobs": jobs}
-    write_json(run_dir / "run.json", {**about, "command": " ".join(["snakemake", *sys.argv[1:]])})
+    about |= {"shared": shared, "command": " ".join(["snakemake", *sys.argv[1:]])}
+    write_json(run_dir / "run.json", about)
+
+
+def _refuse_others(run_dir: Path, shared: dict[str, str]) -> None:
+    """End this process if a run that goes on makes one of the shared outputs otherwise."""
+    for other in run_dir.parent.glob("*/run.json"):
+        if other.parent == run_dir:
+            continue
+        if (fd := try_lock(other.with_name(".lock"))) is not None:  # it has ended
+            os.close(fd)
+            continue
+        theirs = read_json(other).get("shared", {})
+        if differing := [path for path in shared if theirs.get(path, shared[path]) != shared[path]]:
+            sys.exit(
+                f"The run in {other.parent} is going on, and makes {differing[0]} with other "
+                "settings or code: wait until it ends."
+            )
 
 
 def _stage(log: str) -> str:

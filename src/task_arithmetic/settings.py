@@ -10,7 +10,7 @@ import os
 import yaml
 
 from .artifacts import canonical, sha256_of
-from .config import ENCODER_FILES
+from .config import ENCODER_FILES, OWN_MERGES
 
 DOWNLOADS_DIR = "results/shared/downloads"
 EMBEDDED_DIR = "results/shared/embedded"  # a folder for each embedded task
@@ -87,7 +87,9 @@ def encoder_files(config: dict, encoder: str) -> list[str]:
     if record:
         return [record]
     path = config["definitions"]["encoders"][encoder]["path"]
-    return [os.path.join(path, file) for file in ENCODER_FILES]
+    merges = os.path.join(path, OWN_MERGES)  # of a tokenizer of its own
+    own = [OWN_MERGES] if os.path.isfile(merges) else []
+    return [os.path.join(path, file) for file in [*ENCODER_FILES, *own]]
 
 
 def head_settings(config: dict, task: str) -> str:
