@@ -594,6 +594,30 @@ def test_a_run_stopped_often_gives_the_same_file(whole, tmp_path, monkeypatch):
     assert sha256_of_file(train(tmp_path)) == sha256_of_file(whole["attention"])
 
 
+def test_a_run_goes_on_with_the_micro_batch_that_it_had_come_to(tmp_path, monkeypatch):
+    """Else its sums are added up in another order, and the last bits differ."""
+    with monkeypatch.context() as patch:
+        original = module._batch_gradient
+
+        def halved(run, *arguments):
+            run["micro_batch"] = 4
+            return original(run, *arguments)
+
+        patch.setattr(module, "_batch_gradient", halved)
+        stop_after(patch, 6, stop)
+        with pytest.raises(Stop):
+            train(tmp_path)
+    seen = []
+    original = module._batch_gradient
+    monkeypatch.setattr(
+        module,
+        "_batch_gradient",
+        lambda run, *rest: (seen.append(run["micro_batch"]), original(run, *rest))[1],
+    )
+    train(tmp_path)
+    assert set(seen) == {4}
+
+
 @pytest.mark.parametrize("mode", tiny.MODES)
 def test_a_crashed_run_goes_on_from_its_last_checkpoint(mode, tmp_path, monkeypatch):
     expected = train(tmp_path / "whole", mode, checkpoint_steps=4)

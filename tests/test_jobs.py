@@ -2,15 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
+import torch
 
+from task_arithmetic import finetune as module
 from task_arithmetic import jobs, rerun
 from task_arithmetic.artifacts import (
     check_file,
@@ -19,6 +23,7 @@ from task_arithmetic.artifacts import (
     read_tensors,
     sha256_of,
     sha256_of_file,
+    write_tensors,
 )
 from task_arithmetic.cli import main
 
@@ -154,6 +159,46 @@ def test_code_that_changed_since_the_plan_is_refused(tmp_path, monkeypatch, caps
     monkeypatch.setenv(rerun.PLAN, json.dumps({**plan, "sources": rerun.sources()}))
     assert main(words) == 0  # files that nobody touched are not read
     assert record(tmp_path)["made"]["code"] == label
+
+
+def test_an_input_that_changes_while_the_job_runs_is_named(tmp_path, monkeypatch, capsys):
+    """Another run may share it: what comes out would belong to neither."""
+    head = tmp_path / "head.safetensors"
+    words = finetune(tmp_path)
+    at = words.index("--head") + 1
+    shutil.copy(words[at], head)
+    words[at] = str(head)
+    original = module._batch_gradient
+
+    def disturbed(*arguments):
+        write_tensors(head, {"head": torch.zeros(3, 16)}, {})
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "_batch_gradient", disturbed)
+    assert main(words) == 1
+    assert f"{head} changed while this job waited or ran" in capsys.readouterr().err
+    assert "made" not in record(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["mean", "geometry", "logit_scale", "own_merges"])
+def test_an_encoder_is_identified_by_all_that_is_said_of_it(key, tmp_path):
+    """Not by its towers alone: another mean gives other features."""
+    folder = shutil.copytree(tiny.shared_suite()["encoder_dir"], tmp_path / "encoder")
+    (before,) = jobs.identities({"encoder_dir": folder}).values()
+    tiny.reseal(folder, **{key: "another"})
+    (after,) = jobs.identities({"encoder_dir": folder}).values()
+    assert before != after
+
+
+def test_data_are_identified_by_the_arrays_that_are_stored(tmp_path):
+    """Not by what they were decoded from: images can be resized otherwise."""
+    folder = shutil.copytree(tiny.shared_suite()["data_dirs"][0], tmp_path / "data")
+    (before,) = jobs.identities({"data_dir": folder}).values()
+    images = np.load(folder / "train_images.npy")
+    np.save(folder / "train_images.npy", images ^ 1)
+    tiny.reseal(folder)
+    (after,) = jobs.identities({"data_dir": folder}).values()
+    assert before != after
 
 
 # --- The store -----------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """After a change, what it touches is planned again, and nothing else."""
 
+import json
 import os
 import re
+import shutil
 from contextlib import contextmanager
 
 import pytest
@@ -139,6 +141,25 @@ def test_a_job_of_an_older_plan_is_refused(nano):
     done = nano.run("--dry-run", env={"TASK_ARITHMETIC_PLAN": '{"config": "another"}'})
     assert done.returncode == 1
     assert "configuration changed since this run was planned" in done.stdout.splitlines()[-1]
+
+
+def test_a_run_that_shares_data_of_another_definition_waits_for_the_other(nano):
+    from task_arithmetic.locks import try_lock
+
+    other = nano.folder / "results/other"
+    other.mkdir()
+    shared = {"results/shared/data/textures/manifest.json": "of other images"}
+    (other / "run.json").write_text(json.dumps({"shared": shared, "jobs": []}))
+    fd = try_lock(other / ".lock")
+    try:
+        refused = nano.run("--forcerun", "report")
+    finally:
+        os.close(fd)
+    assert refused.returncode != 0 and "Traceback" not in refused.stdout
+    said = "The run in results/other is going on, and makes results/shared/data/textures/manifest"
+    assert said in refused.stdout
+    shutil.rmtree(other)
+    assert nano.planned() == {}
 
 
 def test_two_controllers_do_not_work_on_one_run(nano):
