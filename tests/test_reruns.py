@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -173,3 +175,42 @@ def test_two_controllers_do_not_work_on_one_run(nano):
     assert done.returncode != 0 and "Traceback" not in done.stdout
     assert re.search(r"Another snakemake works on results/nano \(process \d+ on ", done.stdout)
     assert nano.planned() == {}
+
+
+def test_a_file_by_name_leaves_the_runs_status_whole(nano):
+    target = "results/nano/metrics/cosine/embedded-small/attention/0.csv"
+    done = nano.run("--forcerun", "cosine", "--", target)
+    assert done.returncode == 0
+    jobs = json.loads((nano.results / "run.json").read_text())["jobs"]
+    assert len(jobs) == sum(path.suffix == ".log" for path in logs(nano))
+    assert [job["outputs"] for job in jobs if job["needed"]] == [[target]]
+    assert nano.planned() == {}
+
+
+def logs(nano):
+    return (nano.folder / "results").glob("*/logs/**/*")
+
+
+@pytest.mark.parametrize("damage", ["an array", "a vector", "metrics"])
+def test_a_damaged_file_is_named_with_what_makes_it_again(nano, damage):
+    """The words of `verify`, done as they say."""
+    path = {
+        "an array": "results/shared/data/textures/test_images.npy",
+        "a vector": "results/nano/vectors/embedded-small/ntk/textures/0.safetensors",
+        "metrics": "results/nano/metrics/kernel/embedded-small/attention/0.csv",
+    }[damage]
+    file = nano.folder / path
+    before = file.read_bytes()
+    file.write_bytes(before[:-1])
+    command = [sys.executable, "-m", "task_arithmetic", "verify", "--run", "nano"]
+    env = {**os.environ, "PYTHONPATH": str(nano.folder / "src")}
+    found = subprocess.run(command, cwd=nano.folder, env=env, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert f"{path} is damaged" in found.stdout and f"`rm {path}`" in found.stdout
+    assert f"`snakemake {path}`" in found.stdout
+    file.unlink()
+    done = nano.run("--", path)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert file.read_bytes() == before
+    found = subprocess.run(command, cwd=nano.folder, env=env, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr

@@ -202,7 +202,8 @@ def test_a_failed_job_shows_its_end_and_its_log(exit, words, results, capsys):
     text = "1\n2\n3\n4\n\n  1%|#\r 50%|##\r100%|###\r\n\33[31mred\ncaf\xe9 " + 300 * "x" + "\n"
     log.write_bytes(text.encode("latin-1"))
     text = printed(capsys)
-    assert f"Failed: finetune/a on {node()}, SLURM job 17: {words}\n  {ERROR}\n" in text
+    head = "Stopped" if exit == 143 else "Failed"
+    assert f"{head}: finetune/a on {node()}, SLURM job 17: {words}\n  {ERROR}\n" in text
     shown = text.split("finetune/a.log:\n")[1].splitlines()
     assert shown[:4] == ["  | 3", "  | 4", "  | 100%|###", "  | red"]
     assert shown[4].startswith("  | caf\ufffd xxx") and shown[4].endswith("x…")

@@ -282,5 +282,5 @@ def test_weights_of_another_encoder_give_no_vector(tmp_path, moved, says):
 
 def test_a_vector_without_its_encoder_says_what_is_missing(tmp_path):
     shutil.copy(tiny.shared_finetuned("attention", "one"), tmp_path / "moved.safetensors")
-    with pytest.raises(UserError, match=r"image_tower\.safetensors does not exist"):
+    with pytest.raises(UserError, match=r"encoder\.json does not exist"):
         write_vector(tmp_path, tmp_path / "moved.safetensors", tmp_path / "tau")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .artifacts import UserError, check_file, read_sealed
+from .artifacts import UserError, again, check_file, read_sealed
 
 FORMAT = 3  # of a task's folder
 SPLITS = ("train", "validation", "test")
@@ -86,11 +86,9 @@ def _load(data_dir: Path, name: str, files: dict[str, str]) -> np.ndarray:
         check_file(path, files.get(name))
         return np.load(path, mmap_mode="r")
     except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist: delete its folder, {data_dir}, and run again."
-        ) from None
+        raise UserError(f"{path} does not exist: {again(path)}.") from None
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and run again.") from None
+        raise UserError(f"{path} is damaged ({error}): delete it and {again(path)}.") from None
 
 
 def sample_indices(count: int, samples: int) -> np.ndarray:

@@ -125,7 +125,7 @@ def read_json(path):
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the stage that makes it first.") from None
     except ValueError:
-        raise UserError(f"{path} is damaged (not JSON): delete it and run again.") from None
+        raise UserError(f"{path} is damaged (not JSON): delete it and {again(path)}.") from None
 
 
 def sealed(content: dict) -> dict:
@@ -148,8 +148,13 @@ def damaged(path) -> str:
     """The sentence for a file that is not as it was written."""
     return (
         f"{path} is damaged (its SHA-256 is not the one recorded when it was made): delete it "
-        f"with `rm {path}` and run the same snakemake command again."
+        f"with `rm {path}` and {again(path)}."
     )
+
+
+def again(path) -> str:
+    """How to make one file again: a run without it may have nothing to do that needs it."""
+    return f"make it again with `snakemake {path}` and the run's other options"
 
 
 def canonical(content) -> str:
@@ -296,12 +301,12 @@ def open_tensors(path, framework="np", device="cpu"):
             if made_by.get("format", FORMAT) != FORMAT:
                 raise UserError(
                     f"{path} was made by another version ({made_by['format']}, not {FORMAT}): "
-                    f"delete it with `rm {path}` and run the same snakemake command again."
+                    f"delete it with `rm {path}` and {again(path)}."
                 )
             yield opened
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(
-            f"{path} is not a readable safetensors file ({error}): delete it and run again."
+            f"{path} is not a readable safetensors file ({error}): delete it and {again(path)}."
         ) from None
 
 

@@ -225,15 +225,16 @@ def _store(log, command: str) -> tuple[Path | None, float]:
 
 def progress(done: int, total: int, unit: str, **figures) -> None:
     """Say how far the job is: in its record, from its next heartbeat on. What was done at the first
-    call, as `first`, was done by earlier attempts.
+    call, as `first`, was done by earlier attempts; `since` is the time of that call.
 
     Args:
         figures: such as loss and images_per_second.
     """
     if "attempt" in _job:
-        first = (_job["attempt"]["progress"] or {"first": done})["first"]
+        before = _job["attempt"]["progress"] or {"first": done, "since": time.time()}
         _job["attempt"]["progress"] = {
-            "first": first,
+            "first": before["first"],
+            "since": before["since"],
             "done": done,
             "total": total,
             "unit": unit,

@@ -168,11 +168,16 @@ def accept(
     if stage not in STAGES:
         raise UserError(f"There is no stage {stage!r}: take one of {', '.join(STAGES)}.")
     records: dict[str | None, list] = {}  # name of the figure → path and content of each
+    too: dict[str, None] = {}  # other stages whose code changed
     for path in sorted(Path(results).glob("*/logs/**/*.json")):
         record = read_json(path)
-        if record.get("stage") == stage and "made" in record:
-            name = record["made"]["arguments"].get("name") if stage == "figure" else None
-            records.setdefault(name, []).append((path, record))
+        if "made" not in record:
+            continue
+        key = _key(record["stage"], record["made"]["arguments"].get("name"), results)
+        if key[0] == stage:
+            records.setdefault(key[1], []).append((path, record))
+        elif record["made"]["code"] != stage_code(*key):
+            too[key[0]] = None
     accepted, counts, clauses = acceptances(results), Counter(), []
     for name, found in records.items():
         of_run = [
@@ -208,6 +213,8 @@ def accept(
         print(f"Accepted for {_results(counts['covered'])} of {stage}: {reason} ({what}).")
     else:
         print(f"Nothing to accept: {_results(counts['unchanged'])} of {stage} bear today's code.")
+    if too:
+        print(f"Of other code are also results of {', '.join(too)}: `accept` each that stays.")
     if counts["other"]:
         print(f"{_results(counts['other'])} of other code will be made again where a run needs it.")
 

@@ -54,9 +54,18 @@ def start(run_dir, dag, config: dict) -> None:
         for job in dag.jobs
         if job.log
     ]
+    path = run_dir / "run.json"
+    if path.is_file() and "report" not in {job["stage"] for job in jobs}:
+        # A few files by name: the rest of the run is as it was.
+        named = {job["log"] for job in jobs}
+        jobs += [
+            {**job, "needed": not Path(job["outputs"][0]).exists()}
+            for job in read_json(path)["jobs"]
+            if job["log"] not in named
+        ]
     about = {"started": time.time(), "pid": os.getpid(), "node": node(), "jobs": jobs}
     about |= {"shared": shared, "command": " ".join(["snakemake", *sys.argv[1:]])}
-    write_json(run_dir / "run.json", about)
+    write_json(path, about)
 
 
 def _refuse_others(run_dir: Path, shared: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from .artifacts import UserError
 from .locks import node
 from .trace import BLANK, QUIET, is_alive, name_of, place, read_attempts, record_of, state_of
 
-STATES = ["done", "running", "failed", "queued", "lost", "unreadable"]  # of a job
+STATES = ["done", "running", "failed", "stopped", "queued", "lost", "unreadable"]  # of a job
 COLUMNS = ["job", "node", "device", "progress", "loss", "images/s", "elapsed", "left", "silent for"]
 EXPENDABLE = ["device", "images/s", "node", "loss", "elapsed"]  # where the terminal is narrow
 SKEW = 10.0  # seconds that the clocks of two nodes may differ by
@@ -148,7 +148,9 @@ def _view(folder: Path, width: int, finished: dict) -> tuple[list[str], bool]:
     lines = [*textwrap.wrap(f"{folder.name}: {'; '.join(parts)}.", width), ""]
     lines += table(["stage", *STATES, "median s"], rows, width)
     of["running"].sort(key=lambda job: job["attempt"]["started"])
-    ill = sorted(of["failed"] + of["lost"], key=lambda job: -job["attempt"]["updated"])
+    ill = sorted(
+        of["failed"] + of["stopped"] + of["lost"], key=lambda job: -job["attempt"]["updated"]
+    )
     unreadable = [f"Unreadable: {record_of(job['log'], folder)}" for job in of["unreadable"]]
     rows = [_running(job, now) for job in of["running"][:RUNNING]]
     lines += ["", *table(COLUMNS, rows, width, EXPENDABLE)] if rows else []
@@ -174,7 +176,7 @@ def _state(run: dict, of: dict, alive: bool | None) -> str:
         return f"running since {since}, {who}"
     if alive is None:
         return f"started {since}, no job is running now, {who}"
-    counts = [f"{len(of[state])} {state}" for state in ("failed", "lost") if of[state]]
+    counts = [f"{len(of[state])} {state}" for state in ("failed", "stopped", "lost") if of[state]]
     return f"stopped with {' and '.join(counts) or 'none failed'}"
 
 
@@ -194,7 +196,8 @@ def _left(attempt: dict, now: float) -> float | None:
     p = attempt["progress"]
     if not p or not p["first"] < p["done"] <= p["total"]:
         return None
-    left = attempt["seconds"] * (p["total"] - p["done"]) / (p["done"] - p["first"])
+    took = attempt["updated"] - p.get("since", attempt["started"])
+    left = took * (p["total"] - p["done"]) / (p["done"] - p["first"])
     return max(0.0, left - max(0.0, now - attempt["updated"]))
 
 

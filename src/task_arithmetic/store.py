@@ -99,7 +99,10 @@ def gc(keep_gb: float, results="results") -> None:
     if keep_gb < 0:
         raise UserError(f"--keep-gb must be at least 0; found {keep_gb}.")
     removed, freed = collect(store, keep_gb * 1e9)
-    print(f"Removed {removed} entries of the store: {human_bytes(freed)} are free again.")
+    print(
+        f"Removed {removed} entries of the store: {human_bytes(freed)} are free again; what results "
+        "hold as well stays."
+    )
 
 
 def _hashes(files: list[Path]) -> dict[str, str]:

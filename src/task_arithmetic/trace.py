@@ -55,9 +55,10 @@ def read_attempts(path) -> list[dict]:
 
 
 def state_of(attempt: dict, now: float) -> str:
-    """done, failed, running or lost (ended without notice), for a job's last attempt."""
+    """done, failed, stopped, running or lost (ended without notice), for a job's last attempt."""
     if attempt["exit"] is not None:
-        return "failed" if attempt["exit"] else "done"
+        ends = {0: "done", 130: "stopped", 143: "stopped"}  # by Ctrl-C or SIGTERM
+        return ends.get(attempt["exit"], "failed")
     recent, near = now - attempt["updated"] < QUIET, attempt["node"] == node()
     return "running" if (is_alive(attempt["pid"]) if near else recent) else "lost"
 

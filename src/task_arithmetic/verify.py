@@ -7,6 +7,7 @@ from pathlib import Path
 from .arrays import read_manifest
 from .artifacts import (
     UserError,
+    again,
     check_file,
     damaged,
     read_json,
@@ -20,7 +21,6 @@ from .storage import human_bytes
 from .trace import record_of
 
 THREADS = 8  # that read files: hashing leaves the interpreter to others
-AGAIN = "run the same snakemake command again"
 
 
 def verify(run: str | None = None, results="results") -> None:
@@ -52,16 +52,19 @@ def verify(run: str | None = None, results="results") -> None:
         for path, value in made.get("inputs", {}).items():
             if there[root / path] not in ("", value):
                 made_from = f"{outputs[0]} was made from another {root / path} than is there now"
-                lines.append(f"{made_from}: delete it with `rm {outputs[0]}` and {AGAIN}.")
+                lines.append(
+                    f"{made_from}: delete it with `rm {outputs[0]}` and {again(outputs[0])}."
+                )
     problems = [line for line in dict.fromkeys(lines) if line]
     print(*problems, sep="\n", end="\n" * bool(problems))
     size = human_bytes(sum(path.stat().st_size for path in fine))
     made_jobs = sum(bool(made) for made, _ in records)
     print(f"{len(fine):,} files of {made_jobs:,} jobs are as they were made ({size}).")
+    if unmade := sum(not made and line is None for made, line in records):
+        print(f"{unmade:,} more jobs have not made theirs yet.")
     if problems:
         raise UserError(
-            f"{folder} is not as it was made (lines above: {len(problems):,}): do what they say, "
-            "and name a file in the command, `snakemake FILE …`, where it finds nothing to do."
+            f"{folder} is not as it was made (lines above: {len(problems):,}): do what they say."
         )
 
 
@@ -77,12 +80,12 @@ def _record(job: dict, folder: Path) -> tuple[dict, str | None]:
         return made, None
     if output.exists():
         line = f"{output} has no record of how it was made, {path}: delete it with `rm -r {output}`"
-        return {}, f"{line} and {AGAIN}."
-    return {}, _missing(output)
+        return {}, f"{line} and {again(output)}."
+    return {}, None  # not made yet
 
 
 def _missing(path: Path) -> str:
-    return f"{path} does not exist: {AGAIN}."
+    return f"{path} does not exist: {again(path)}."
 
 
 def _hashes(made: dict, root: Path) -> dict[str, str]:
