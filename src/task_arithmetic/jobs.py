@@ -32,6 +32,8 @@ from .artifacts import (
     write_sha256,
 )
 from .locks import locked, node
+from .rerun import planned_code, stage_code
+from .stages import HASHED, ON_DEVICE, STORED
 
 HEARTBEAT = 3.0  # seconds between two writings of the record
 ATTEMPTS = 20  # kept in the record
@@ -81,8 +83,6 @@ def run(command: str, find, arguments: dict, log=None, code: str | None = None) 
 
 def _make(command: str, find, arguments: dict, files: list[Path], log, planned) -> None:
     """Take the outputs from the store, or compute them and put them there."""
-    from .rerun import planned_code
-
     code = _job["code"] = planned_code(command, arguments, planned)
     inputs = identities(arguments)
     fingerprint = fingerprint_of(command, arguments, code, inputs)
@@ -145,16 +145,6 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
     return 1, None
 
 
-# Stages that learn or evaluate: each job holds a GPU, if there is one.
-ON_DEVICE = {
-    *("head", "finetune", "pretrained", "single-task", "kernel", "addition", "negation"),
-    *("disentanglement", "efficiency"),
-}
-STORED = ON_DEVICE - {"efficiency"}  # a measurement is made when it is asked for
-# Stages whose outputs have a .sha256 beside them; data and encoders hold their hashes themselves.
-HASHED = ON_DEVICE | {"embedded", "vector", "cosine", "metrics"}
-
-
 # --- What a result depends on --------------------------------------------------------------------
 
 
@@ -206,8 +196,6 @@ def settings_of(arguments: dict) -> dict:
 
 def current_code(command: str) -> str:
     """The label of the code that computes: this job's or, without a job, that of the sources."""
-    from .rerun import stage_code
-
     return _job["code"] if "code" in _job else stage_code(command)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from . import artifacts
 from .artifacts import UserError, read_json, sha256_of, write_json
 from .code import PACKAGE, changes, code_hash, code_parts, package_versions
+from .stages import STAGES
 
 SHARED = Path("shared")  # below the results
 PLAN = "TASK_ARITHMETIC_PLAN"  # what a run was planned with, for its jobs, in their environment
@@ -70,9 +71,7 @@ def check_plan(config: dict) -> None:
 
 def entries(command: str, name: str | None = None) -> list[str]:
     """Where a command's code starts: its function, and for a figure the one that draws it."""
-    from .cli import COMMANDS
-
-    found = [COMMANDS[command][0]]
+    found = [STAGES[command][0]]
     if command == "figure" and name:
         found.append(f"figures.{name}")
     return found
@@ -161,8 +160,6 @@ def accept(
     Raises:
         UserError: no reason, no such stage, no results; a label must be named.
     """
-    from .cli import STAGES
-
     if not reason.strip():
         raise UserError("The --reason is empty: say why the change leaves the results as they are.")
     if stage not in STAGES:

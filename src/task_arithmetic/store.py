@@ -100,8 +100,8 @@ def gc(keep_gb: float, results="results") -> None:
         raise UserError(f"--keep-gb must be at least 0; found {keep_gb}.")
     removed, freed = collect(store, keep_gb * 1e9)
     print(
-        f"Removed {removed} entries of the store: {human_bytes(freed)} are free again; what results "
-        "hold as well stays."
+        f"Removed {removed} entries of the store: {human_bytes(freed)} are free again; what "
+        "results hold as well stays."
     )
 
 

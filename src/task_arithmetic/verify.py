@@ -15,7 +15,8 @@ from .artifacts import (
     read_sealed,
     read_sha256,
 )
-from .jobs import HASHED, identities
+from .jobs import identities
+from .stages import HASHED
 from .status import read_run, run_folder
 from .storage import human_bytes
 from .trace import record_of

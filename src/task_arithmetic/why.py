@@ -17,6 +17,7 @@ from .artifacts import UserError, read_json
 from .cli import _parser
 from .config import ROOT, read_yaml
 from .rerun import code_changes
+from .stages import STORED
 from .trace import read_attempts, state_of
 
 FIRST = "for the first time"
@@ -116,7 +117,7 @@ def _unfinished(attempts: list[dict] | None) -> str | None:
     last = attempts[-1] if attempts else {"exit": 0}
     if (state := state_of(last, time.time())) == "running":
         return f"process {last['pid']} on {last['node']} is making it now"
-    if state == "failed":
+    if state in ("failed", "stopped"):
         with suppress(ValueError):
             return f"the last attempt was stopped by {signal.Signals(last['exit'] - 128).name}"
         return f"the last attempt failed ({(last['error'] or 'see its log').rstrip('.')})"
@@ -173,7 +174,7 @@ def differences(old, new, name="") -> list[str]:
 def _is_stored(job, dag) -> bool:
     """Whether the store holds what a job would make of inputs that are there."""
     command, code, arguments = _planned(job)
-    if command not in jobs.ON_DEVICE or any(map(dag.needrun, dag.dependencies[job])):
+    if command not in STORED or any(map(dag.needrun, dag.dependencies[job])):
         return False
     fingerprint = jobs.fingerprint_of(command, arguments, code, jobs.identities(arguments))
     entry = Path("results") / store.FOLDER / command / f"{fingerprint}.sha256"

@@ -1,0 +1,74 @@
+"""The stages: for each command its function, its options, and how its jobs are treated."""
+
+MANY = "encoder_dir encoder mode seed tasks heads data_dirs vectors settings output"
+# command → its function, its options, what it does
+STAGES = {
+    "embedded": ("embedded.tasks.save_task", "task output", "draw an embedded task as a dataset"),
+    "download": ("hub.download", "settings output", "get a task's or an encoder's files"),
+    "data": (
+        "data.write_task",
+        "task settings download threads output",
+        "read a dataset into uint8 arrays",
+    ),
+    "encoder": (
+        "clip.import_encoder",
+        "encoder settings download output",
+        "take a pretrained CLIP from open_clip",
+    ),
+    "head": (
+        "clip.write_head",
+        "encoder_dir data_dir settings output",
+        "make a frozen zero-shot head",
+    ),
+    "finetune": (
+        "finetune.finetune",
+        "encoder_dir head data_dir encoder mode task seed settings output log",
+        "fine-tune one encoder on one task in one mode",
+    ),
+    "vector": ("vector.write_vector", "encoder_dir finetuned output", "extract a task vector"),
+    "pretrained": (
+        "evaluate.pretrained",
+        "encoder_dir encoder tasks heads data_dirs settings output",
+        "zero-shot accuracy",
+    ),
+    "single-task": ("evaluate.single_task", MANY, "accuracy of the individual models"),
+    "kernel": ("evaluate.kernel", MANY, "kernel behaviour test: post-hoc linearized accuracy"),
+    "addition": ("evaluate.addition", f"{MANY} single_task", "task addition"),
+    "negation": (
+        "evaluate.negation",
+        f"{MANY} pretrained control control_head control_data_dir",
+        "task negation with a control task",
+    ),
+    "disentanglement": (
+        "disentanglement.disentanglement",
+        MANY,
+        "disentanglement error of two tasks on a grid",
+    ),
+    "cosine": (
+        "vector.cosine",
+        "encoder mode seed tasks vectors output",
+        "cosine similarity of task vectors",
+    ),
+    "efficiency": (
+        "efficiency.efficiency",
+        "encoder_dir head data_dir encoder mode settings output",
+        "measure what a training step costs",
+    ),
+    "metrics": ("metrics.gather", "inputs output", "gather metrics files into one"),
+    "table": ("tables.write", "name metrics reference settings output_dir", "make one table"),
+    "figure": ("figures.write", "name metrics settings output_dir", "make one figure"),
+    "report": (
+        "report.write",
+        "metrics tables_dir figures_dir settings config_text run_dir output",
+        "make the HTML report",
+    ),
+}
+
+# Stages that learn or evaluate: each job holds a GPU, if there is one.
+ON_DEVICE = {
+    *("head", "finetune", "pretrained", "single-task", "kernel", "addition", "negation"),
+    *("disentanglement", "efficiency"),
+}
+STORED = ON_DEVICE - {"efficiency"}  # a measurement is made when it is asked for
+# Stages whose outputs have a .sha256 beside them; data and encoders hold their hashes themselves.
+HASHED = ON_DEVICE | {"embedded", "vector", "cosine", "metrics"}
