@@ -147,7 +147,7 @@ def test_a_node_that_dies_costs_at_most_a_checkpoint_interval(nano, run, slurm, 
     name = "attention/landcover"
     ours = unfinished(nano, tmp_path, name)
     target = f"results/nano/vectors/{MODEL}/{name}/0.safetensors"
-    process = run(ours, {name: {"seconds": 8}}, "--", target)
+    process = run(ours, {name: {"seconds": 6}}, "--", target)
     node = until_step(ours, name, 3, process)["node"]
     cluster.kill(slurm, node)
     try:
