@@ -314,29 +314,140 @@ def dataset_files(
         told: number of rows that the README tells of a split, where it is wrong.
     """
     import datasets
-    from datasets.utils.metadata import MetadataConfigs
-    from huggingface_hub import DatasetCardData
 
-    folder = "data" if config == "default" else config
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
     )
-    files, infos = {}, []
-    for split, (images, labels) in splits.items():
-        rows = datasets.Dataset.from_dict({"image": images, "label": labels}, features)
-        for index in range(shards):
-            shard = io.BytesIO()
-            rows.shard(shards, index, contiguous=True).to_parquet(shard)
-            files[f"{folder}/{split}-{index:05d}-of-{shards:05d}.parquet"] = shard.getvalue()
-        count = (told or {}).get(split, len(rows))
-        infos.append(datasets.SplitInfo(split, num_bytes=rows.data.nbytes, num_examples=count))
+    rows = {
+        split: datasets.Dataset.from_dict({"image": images, "label": labels}, features)
+        for split, (images, labels) in splits.items()
+    }
+    return repository_files({config: rows}, shards, told)
+
+
+def repository_files(configs: dict, shards: int = 1, told=None) -> dict[str, bytes]:
+    """The files of a repository of several datasets, as `push_to_hub` of `datasets` makes them.
+
+    Args:
+        configs: config → split → rows, a datasets.Dataset.
+        shards, told: as in dataset_files.
+    """
+    import datasets
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCardData
+
+    files, abouts, places = {}, {}, {}
+    for config, splits in configs.items():
+        folder, infos = "data" if config == "default" else config, []
+        for split, rows in splits.items():
+            for index in range(shards):
+                shard = io.BytesIO()
+                rows.shard(shards, index, contiguous=True).to_parquet(shard)
+                files[f"{folder}/{split}-{index:05d}-of-{shards:05d}.parquet"] = shard.getvalue()
+            count = (told or {}).get(split, len(rows))
+            infos.append(datasets.SplitInfo(split, num_bytes=rows.data.nbytes, num_examples=count))
+        abouts[config] = datasets.DatasetInfo(config_name=config, features=rows.features)
+        abouts[config].splits = datasets.SplitDict.from_split_dict([vars(info) for info in infos])
+        patterns = [{"split": split, "path": f"{folder}/{split}-*"} for split in splits]
+        places[config] = {"data_files": patterns}
     card = DatasetCardData()
-    about = datasets.DatasetInfo(config_name=config, features=features)
-    about.splits = datasets.SplitDict.from_split_dict([vars(info) for info in infos])
-    datasets.info.DatasetInfosDict({config: about}).to_dataset_card_data(card)
-    places = [{"split": split, "path": f"{folder}/{split}-*"} for split in splits]
-    MetadataConfigs({config: {"data_files": places}}).to_dataset_card_data(card)
+    datasets.info.DatasetInfosDict(abouts).to_dataset_card_data(card)
+    MetadataConfigs(places).to_dataset_card_data(card)
     return {"README.md": f"---\n{card}\n---\n".encode(), ".gitattributes": b"", **files}
+
+
+GLUE = {  # config of nyu-mll/glue → its text columns, its label names (none: scores from 0 to 5)
+    "cola": (["sentence"], ["unacceptable", "acceptable"]),
+    "mnli": (["premise", "hypothesis"], ["entailment", "neutral", "contradiction"]),
+    "mrpc": (["sentence1", "sentence2"], ["not_equivalent", "equivalent"]),
+    "qqp": (["question1", "question2"], ["not_duplicate", "duplicate"]),
+    "rte": (["sentence1", "sentence2"], ["entailment", "not_entailment"]),
+    "sst2": (["sentence"], ["negative", "positive"]),
+    "stsb": (["sentence1", "sentence2"], []),
+}
+GLUE_ROWS = {"train": 40, "validation": 12, "test": 9}
+WORDS = 'the a cat dog house old red big sees likes near and under not it\'s "so" 10%, {x}'.split()
+
+
+def glue_rows(config: str, split: str) -> dict[str, list]:
+    """Column → values of a split of the miniature GLUE; the test split's labels are hidden."""
+    import numpy as np
+
+    columns, names = GLUE[config]
+    generator = np.random.default_rng([*f"{config} {split}".encode()])
+    count = GLUE_ROWS[split.partition("_")[0]]
+    rows: dict[str, list] = {
+        column: [
+            " ".join([*generator.choice(WORDS, generator.integers(3, 9)), f"{split}{i}."])
+            for i in range(count)
+        ]
+        for column in columns
+    }
+    if split.startswith("test"):
+        rows["label"] = [-1] * count
+    else:
+        scores = np.round(generator.uniform(0, 5, count), 3).astype(np.float32)
+        rows["label"] = [i % len(names) for i in range(count)] if names else scores.tolist()
+    return {**rows, "idx": list(range(count))}
+
+
+def glue_splits(config: str) -> list[str]:
+    """The splits of one of GLUE's tasks."""
+    parts = ["_matched", "_mismatched"] if config == "mnli" else [""]
+    return ["train", *(f"{split}{part}" for split in ("validation", "test") for part in parts)]
+
+
+def glue_files() -> dict[str, bytes]:
+    """The files of a miniature nyu-mll/glue, in the real one's schema."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    configs = {}
+    for config, (columns, names) in GLUE.items():
+        label = ClassLabel(names=names) if names else Value("float32")
+        texts = {column: Value("string") for column in columns}
+        features = Features({**texts, "label": label, "idx": Value("int32")})
+        configs[config] = {
+            split: Dataset.from_dict(glue_rows(config, split), features)
+            for split in glue_splits(config)
+        }
+    return repository_files(configs)
+
+
+def t5_files(texts: list[str], shard: str = "1GB", **changes) -> dict[str, bytes]:
+    """The files of a random T5 as `save_pretrained` of `transformers` makes them, with a tokenizer
+    trained on texts, and what else lies in such repositories.
+
+    Args:
+        shard: of the weights, at most.
+        changes: of the architecture.
+    """
+    import string
+    import tempfile
+    from pathlib import Path
+
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
+
+    trained = Tokenizer(models.Unigram())
+    trained.pre_tokenizer, trained.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    trained.train_from_iterator(
+        [*texts, " ".join(string.printable)],  # no character is unknown
+        trainers.UnigramTrainer(
+            vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False
+        ),
+    )
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 2}
+    sizes |= {"num_decoder_layers": 2, "vocab_size": 256, "tie_word_embeddings": True}
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(T5Config(**{**sizes, **changes}, decoder_start_token_id=0))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, max_shard_size=shard)
+        T5Tokenizer(tokenizer_object=trained, extra_ids=0).save_pretrained(folder)
+        files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    others = ("README.md", "pytorch_model.bin", "tf_model.h5", "spiece.model")
+    return {**dict.fromkeys(others, b"other"), **files}
 
 
 def checkpoint_files(model: dict, dtype: str = "float16") -> tuple[dict[str, bytes], dict]:

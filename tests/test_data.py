@@ -18,7 +18,8 @@ from torchvision import transforms
 from task_arithmetic import data as module
 from task_arithmetic.arrays import RESOLUTION, TRAIN_SIDE, read_manifest, read_split, sample_indices
 from task_arithmetic.artifacts import UserError, read_json, sha256_of
-from task_arithmetic.data import class_names, draw_validation, write_task
+from task_arithmetic.data import write_task
+from task_arithmetic.source import class_names, draw_validation
 
 CLASSES = ["circle", "square", "star"]
 COUNTS = {"train": 40, "test": 12}
@@ -247,7 +248,7 @@ def test_the_draw_of_validation_is_fixed():
 
 @pytest.mark.parametrize("count, size", [(9, None), (10, 10), (10, 11), (10, 0), (10, -1)])
 def test_a_validation_split_that_leaves_nothing_is_refused(count, size):
-    with pytest.raises(UserError, match=f"of {count} images"):
+    with pytest.raises(UserError, match=f"of {count} rows"):
         draw_validation(count, size)
 
 
@@ -448,11 +449,11 @@ def other_class_count(folder):
 
 
 def too_few_images(folder):
-    return {"path": source(folder, {"train": 9, "test": 5})}, "of 9 images for validation"
+    return {"path": source(folder, {"train": 9, "test": 5})}, "of 9 rows for validation"
 
 
 def too_large_validation(folder):
-    return {"path": source(folder), "validation": 40}, "hold out 40 of 40 images"
+    return {"path": source(folder), "validation": 40}, "hold out 40 of 40 rows"
 
 
 BAD = [

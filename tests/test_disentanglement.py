@@ -7,7 +7,7 @@ import torch
 from test_evaluate import images_of, naive_features, summed
 
 from task_arithmetic import disentanglement as module
-from task_arithmetic import evaluate
+from task_arithmetic import vision
 from task_arithmetic.arrays import sample_indices
 from task_arithmetic.artifacts import read_tensors
 from task_arithmetic.disentanglement import (
@@ -204,7 +204,7 @@ def test_the_same_grid_twice_is_the_same_file(ours, tmp_path):
 
 
 def test_batches_change_nothing_but_rounding(ours, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "BATCH", 7)
+    monkeypatch.setattr(vision, "BATCH", 7)
     disentanglement(**tiny.common(mode="attention"), settings=settings(), output=tmp_path / "a.csv")
     for name, grid in grids(tmp_path / "a.csv").items():
         assert np.abs(grid - grids(ours["attention"])[name]).max() < 1e-6, name

@@ -5,17 +5,22 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from safetensors.numpy import save_file
 
-from task_arithmetic.artifacts import UserError, read_json, write_json
+from task_arithmetic.artifacts import UserError, header, read_json, write_json
 from task_arithmetic.config import ROOT, load_definition, merge, read_yaml, validate_config
 from task_arithmetic.data import write_task
 from task_arithmetic.doctor import doctor, own_names
 from task_arithmetic.settings import data_settings
+from task_arithmetic.source import draw_validation
+from task_arithmetic.texts import write_texts
 
 TASKS = ["boats", "cats", "maps"]  # maps is the control task, which has no train images
 OVERLAY = """
@@ -27,6 +32,10 @@ modes: [nonlinear]
 ablations: []
 negation: {control: maps}
 disentanglement: {pairs: {fig6: [boats, cats], fig8: [cats, boats]}}
+language: null
+"""
+WITH_TEXTS = """
+language: {tasks: [notes, grades], encoders: [t5-base], focus: t5-base, modes: [nonlinear]}
 """
 
 
@@ -246,7 +255,7 @@ def test_the_paper_s_tasks_before_any_is_made(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     doctor()
     text = capsys.readouterr().out
-    assert text.count("not made") == 9 and "imagenet" in text
+    assert text.count("not made") == 9 + 7 and "imagenet" in text and "stsb" in text
     assert load_definition("tasks", "cars", "tasks")["hub"] == "tanganke/stanford_cars"
 
 
@@ -266,3 +275,82 @@ def test_the_last_failure_of_the_data_stage_is_repeated(project, capsys):
         "decode …\ntask-arithmetic data: Task cats: its split 'test' is empty; choose it.\n"
     )
     assert "Task cats: its split 'test' is empty; choose it." in complaint(project, capsys)
+
+
+# --- Texts ---------------------------------------------------------------------------------------
+
+TEXT_DATA = Path("results/shared/data")
+
+
+@pytest.fixture
+def texts(project):
+    """Two tasks of texts beside the others, made: one of classes, one of scores; a row of notes
+    stands in train and in test."""
+    config = project / "config/tasks"
+    for task, label in (("notes", ["bad", "good"]), ("grades", "{:.1f}")):
+        metric = "spearman" if task == "grades" else "exact_match"
+        prompts = {"peta": {"input": "rate: {text}", "labels": label}}
+        expected = {"train": 7, "validation": 3, "test": 4}
+        definition = {"path": f"texts/{task}", "validation": 3, "texts": ["text"], "metric": metric,
+                      "prompts": prompts, "expected": expected}  # fmt: skip
+        if task == "notes":
+            definition |= {"classes": label, "shared_texts": 0.25}
+        (config / f"{task}.yaml").write_text(yaml.safe_dump(definition))
+        splits = {}
+        for split, count in (("train", 10), ("test", 4)):
+            rows = [f"{task} {split} {i}" for i in range(count)]
+            if split == "test" and task == "notes":
+                rows[0] = f"{task} train {draw_validation(10, 3)[0][0]}"
+            marks = [i % 2 if task == "notes" else i / 4 for i in range(count)]
+            splits[split] = datasets.Dataset.from_dict({"text": rows, "label": marks})
+        datasets.DatasetDict(splits).save_to_disk(project / f"texts/{task}")
+    overlay = project / "overlay.yaml"
+    overlay.write_text(overlay.read_text().replace("language: null", WITH_TEXTS))
+    whole = validate_config(merge(read_yaml("config.yaml"), read_yaml("overlay.yaml")), project)
+    for task in ("notes", "grades"):
+        write_texts(task, json.loads(data_settings(whole, task)), TEXT_DATA / task)
+    return project
+
+
+def test_texts_stand_in_the_same_table(texts, capsys):
+    doctor("overlay.yaml", basedir=texts)
+    heading, *rows = (re.split("  +", x) for x in capsys.readouterr().out.splitlines()[:6])
+    found = {row[0]: dict(zip(heading, row, strict=True)) for row in rows}
+    assert list(found) == [*TASKS, "notes", "grades"]
+    assert found["notes"] == {
+        "task": "notes", "commit": "local", "train": "7/7", "validation": "3/3", "test": "4/4",
+        "classes": "2/–", "own names": "none", "shared": "1", "repeated": "0", "stored": "text",
+        "disk": "0.0 MB",
+    }  # fmt: skip
+    assert found["grades"]["classes"] == "scores" and found["grades"]["shared"] == "0"
+
+
+def test_texts_that_are_not_as_expected_are_problems(texts, capsys):
+    path = TEXT_DATA / "notes/test.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content + b"{}\n")
+    assert "notes/test.jsonl has 5 lines, not 4 as its manifest asks" in complaint(texts, capsys)
+    path.unlink()
+    assert "notes/test.jsonl does not exist" in complaint(texts, capsys)
+    path.write_bytes(content)
+    change(texts, "notes", shared_between_splits={"train-test": 2})
+    assert "train and test have 2 texts in common" in complaint(texts, capsys)
+    change(
+        texts, "notes", shared_between_splits={}, counts={"train": 7, "validation": 3, "test": 9}
+    )
+    path.write_bytes(b"{}\n" * 9)
+    assert "9 test texts instead of the expected 4" in complaint(texts, capsys)
+
+
+def test_the_longest_inputs_of_each_encoder_are_told_and_what_was_cut(texts, capsys):
+    heads = texts / "results/shared/encoders/t5-base/heads"
+    heads.mkdir(parents=True)
+    for task, cut in (("notes", 0), ("grades", 1200)):
+        ends = {f"{split}.ends": np.array([5, 9, 19]) for split in ("train", "validation", "test")}
+        save_file(ends, heads / f"{task}.safetensors", header({"cut": {"train": cut, "test": 0}}))
+    doctor("overlay.yaml", basedir=texts)
+    said = "Longest input of t5-base, in tokens: notes 10, grades 10 (1,200 cut)"
+    assert said in capsys.readouterr().out.splitlines()
+    path = heads / "notes.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert "notes.safetensors is not a readable safetensors file" in complaint(texts, capsys)

@@ -54,7 +54,7 @@ def test_the_costs_of_a_step_are_the_median_of_the_timed_ones(tmp_path, monkeypa
         taken.append(1)
         clock[0] += next(seconds)
 
-    def batches(images, labels, numbers, *arguments):
+    def batches(form, examples, numbers, *arguments):
         for _ in numbers:
             clock[0] += 0.25
             yield None, None

@@ -403,9 +403,9 @@ def test_an_imported_encoder_says_how_its_pixels_are_normalised(clip):
     about = read_json(clip.encoder_dir / "encoder.json")
     assert (about["mean"], about["std"]) == (tiny.PREPROCESS["mean"], tiny.PREPROCESS["std"])
     assert about["logit_scale"] == float(clip.model.logit_scale)
-    towers = {k: clip.encoder_dir / f"{k}_tower.safetensors" for k in ("image", "text")}
-    for k, path in towers.items():
-        assert about[f"{k}_tower_sha256"] == sha256_of_file(path)
+    assert (about["modality"], about["theta0"]) == ("vision", "image_tower.safetensors")
+    assert about["theta0_sha256"] == sha256_of_file(clip.encoder_dir / about["theta0"])
+    assert about["text_tower_sha256"] == sha256_of_file(clip.encoder_dir / "text_tower.safetensors")
 
 
 def test_half_precision_weights_are_imported_as_float32(tmp_path):

@@ -11,15 +11,15 @@ import tiny
 import torch
 from test_encoder import open_clip_jvp
 
-from task_arithmetic import evaluate
+from task_arithmetic import evaluate, vision
 from task_arithmetic.arrays import sample_indices
 from task_arithmetic.artifacts import UserError, read_tensors, write_tensors
-from task_arithmetic.encoder import encode, encode_linearized, read_encoder
+from task_arithmetic.device import in_parts
+from task_arithmetic.encoder import read_encoder
 from task_arithmetic.evaluate import (
     addition,
     choose_alpha,
     choose_negation,
-    in_parts,
     kernel,
     negation,
     pretrained,
@@ -27,6 +27,7 @@ from task_arithmetic.evaluate import (
 )
 from task_arithmetic.metrics import write_rows
 from task_arithmetic.vector import TaskVector, cosine, moved_names
+from task_arithmetic.vision import accuracies
 
 ALPHAS = {"start": 0.0, "stop": 1.0, "step": 0.25}
 GRID = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -153,14 +154,14 @@ def test_a_limit_evaluates_that_many_images_of_a_split(tmp_path):
 @pytest.mark.parametrize("linearized", [False, True], ids=["f", "f_lin"])
 def test_accuracies_do_not_depend_on_batches_and_chunks(linearized, monkeypatch):
     theta0, about, splits = evaluate.load(
-        *(tiny.common()[k] for k in ("encoder_dir", "tasks", "heads", "data_dirs")), None
+        *(tiny.common()[k] for k in ("encoder_dir", "tasks", "heads", "data_dirs")), {"limit": None}
     )
     tau = TaskVector.read(tiny.shared_vector("nonlinear", "one"))
     parts = splits["test"]
-    whole = evaluate.accuracies(theta0, about, tau, GRID, parts, linearized)
-    monkeypatch.setattr(evaluate, "BATCH", 7)
-    monkeypatch.setattr(evaluate, "CHUNK_BYTES", 50_000)
-    small = evaluate.accuracies(theta0, about, tau, GRID, parts, linearized)
+    whole = accuracies(theta0, about, tau, GRID, parts, linearized)
+    monkeypatch.setattr(vision, "BATCH", 7)
+    monkeypatch.setattr(vision, "CHUNK_BYTES", 50_000)
+    small = accuracies(theta0, about, tau, GRID, parts, linearized)
     assert whole.keys() == small.keys() == {"one", "two"}
     for task in whole:
         assert whole[task].tolist() == small[task].tolist()
@@ -523,7 +524,7 @@ def test_one_image_that_does_not_fit_is_one_sentence():
     def forward(pixels):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(UserError, match="One image alone does not fit into the GPU's memory"):
+    with pytest.raises(UserError, match="One example alone does not fit into the GPU's memory"):
         in_parts(forward, torch.randn(5, 4))
 
 
@@ -543,7 +544,7 @@ EVERY_MODE = {  # and what a user may define: any tensors alone
 def test_f_lin_in_bf16_is_f_lin_rounded_whatever_moves(patterns, activation):
     """The tangent's residual stream stays float32, as the value's does."""
     theta0, about = read_encoder(tiny.shared_suite()["encoder_dir"])
-    geometry = {**about["geometry"], "activation": activation}
+    about["geometry"]["activation"] = activation
     generator = torch.Generator().manual_seed(0)
     tau = {
         name: 0.01 * torch.randn(theta0[name].shape, generator=generator)
@@ -552,7 +553,7 @@ def test_f_lin_in_bf16_is_f_lin_rounded_whatever_moves(patterns, activation):
     pixels = torch.randn(16, 3, 16, 16, generator=generator)
 
     def features(precision):
-        return in_parts(lambda x: encode_linearized(theta0, tau, x, geometry), pixels, precision)
+        return vision.features_linearized(theta0, TaskVector(tau), pixels, about, precision)
 
     for exact, rounded in zip(features("float32"), features("bf16"), strict=True):
         assert rounded.dtype == torch.float32
@@ -564,8 +565,7 @@ def test_bf16_changes_features_by_rounding_alone():
     pixels = torch.randn(16, 3, 16, 16)
 
     def features(precision):
-        (found,) = in_parts(lambda x: (encode(theta0, x, about["geometry"]),), pixels, precision)
-        return found
+        return vision.features(theta0, pixels, about, precision)
 
     exact, rounded = features("float32"), features("bf16")
     assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)

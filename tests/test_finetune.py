@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from test_encoder import open_clip_jvp
 
 from task_arithmetic import finetune as module
-from task_arithmetic import jobs
-from task_arithmetic.arrays import read_split
+from task_arithmetic import jobs, vision
+from task_arithmetic.arrays import batch_indices, read_split
 from task_arithmetic.artifacts import (
     UserError,
     read_json,
@@ -33,21 +33,19 @@ from task_arithmetic.artifacts import (
     write_tensors,
 )
 from task_arithmetic.encoder import encode, encode_linearized, read_encoder
-from task_arithmetic.evaluate import accuracies
 from task_arithmetic.finetune import (
-    batch_indices,
     batches,
     finetune,
     learning_rate_at,
     linearized_gradient,
     plain_gradient,
     read_ahead,
-    read_head,
     start,
     step,
 )
 from task_arithmetic.pixels import crop_boxes, to_pixels
 from task_arithmetic.vector import TaskVector
+from task_arithmetic.vision import accuracies, read_head
 
 # --- One step, in float64, against open_clip's module and torch's own autograd -------------------
 
@@ -218,7 +216,7 @@ def test_one_image_that_does_not_fit_is_one_sentence(monkeypatch):
 
     run, _, batches = prepare("attention")
     monkeypatch.setattr(module, "plain_gradient", never)
-    with pytest.raises(UserError, match="One image alone does not fit into the GPU's memory"):
+    with pytest.raises(UserError, match="One example alone does not fit into the GPU's memory"):
         step(run, *batches[0], 0.0)
 
 
@@ -366,10 +364,11 @@ def test_a_training_batch_is_random_crops_of_the_steps_images():
     suite = tiny.shared_suite()
     _, about = read_encoder(suite["encoder_dir"])
     images, labels = read_split(suite["data_dirs"][0], "train")
+    examples = images, labels, None
 
     def draw(number, seed, scale=(0.5, 0.9)):
         settings = tiny.settings(crop_scale=list(scale))
-        return next(batches(images, labels, [number], seed, settings, about, torch.device("cpu")))
+        return next(batches(vision, examples, [number], seed, settings, about, torch.device("cpu")))
 
     pixels, marks = draw(2, seed=1)
     chosen = batch_indices(2, len(images), 8, 1)
@@ -384,16 +383,16 @@ def test_a_training_batch_is_random_crops_of_the_steps_images():
 def test_the_crops_of_a_step_are_a_function_of_seed_and_step_alone(monkeypatch):
     suite, drawn = tiny.shared_suite(), []
     _, about = read_encoder(suite["encoder_dir"])
-    images, labels = read_split(suite["data_dirs"][0], "train")
+    examples = *read_split(suite["data_dirs"][0], "train"), None
 
     def remember(*arguments):
         drawn.append(crop_boxes(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(module, "crop_boxes", remember)
+    monkeypatch.setattr(vision, "crop_boxes", remember)
     for number, seed in [(2, 1), (3, 1), (2, 2), (2, 1)]:
         settings = tiny.settings(crop_scale=[0.3, 0.9])
-        next(batches(images, labels, [number], seed, settings, about, torch.device("cpu")))
+        next(batches(vision, examples, [number], seed, settings, about, torch.device("cpu")))
     first, next_step, other_seed, again = drawn
     assert torch.equal(first, again)
     assert not torch.equal(first, next_step) and not torch.equal(first, other_seed)
@@ -503,7 +502,7 @@ def test_a_finetuned_file_says_what_made_it(whole):
     assert made_by["encoder"] == "tiny" and made_by["mode"] == "ntk" and made_by["task"] == "one"
     assert made_by["seed"] == 0 and made_by["device"] in ("cpu", "cuda")
     assert made_by["settings"] == {**tiny.settings("ntk", steps=12), "micro_batch": None}
-    assert made_by["image_tower_sha256"] == about["image_tower_sha256"]
+    assert made_by["theta0_sha256"] == about["theta0_sha256"]
     assert made_by["head_sha256"] == sha256_of_file(suite["heads"][0])
     assert made_by["data_sha256"] == manifest["data_sha256"]
     assert made_by["versions"]["torch"] == metadata.version("torch")

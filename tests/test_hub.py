@@ -147,9 +147,9 @@ class User:
         return subprocess.CompletedProcess(words, status, "", stderr)
 
     @contextmanager
-    def session(self, env=()):
+    def session(self, env=(), code=SESSION):
         """One process for all commands of the block: most of their time goes into imports."""
-        command, pipe = [sys.executable, "-c", SESSION], subprocess.PIPE
+        command, pipe = [sys.executable, "-c", code], subprocess.PIPE
         env = {**self.env, **dict(env)}
         with subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True) as process:
             self.process = process

@@ -11,8 +11,9 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from task_arithmetic.arrays import read_split
-from task_arithmetic.data import draw_validation, write_task
+from task_arithmetic.data import write_task
 from task_arithmetic.pixels import crop_boxes, resample, to_pixels
+from task_arithmetic.source import draw_validation
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 BICUBIC = transforms.InterpolationMode.BICUBIC

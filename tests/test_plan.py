@@ -20,12 +20,18 @@ from task_arithmetic.artifacts import UserError, write_json
 from task_arithmetic.config import ROOT, load_definition, merge, read_yaml, validate_config
 from task_arithmetic.disentanglement import disentanglement_errors
 from task_arithmetic.encoder import encode, encode_linearized, image_tower_shapes
-from task_arithmetic.evaluate import accuracies
 from task_arithmetic.finetune import start, step
-from task_arithmetic.geometry import flops, parameters, read_geometry, text_parameters
+from task_arithmetic.geometry import (
+    flops,
+    parameters,
+    read_geometry,
+    t5_geometry,
+    text_parameters,
+)
 from task_arithmetic.plan import outputs, plan, work
 from task_arithmetic.storage import disk_bytes
 from task_arithmetic.vector import TaskVector, moved_names
+from task_arithmetic.vision import accuracies
 
 NANO, MINI = ROOT / "config/nano.yaml", ROOT / "config/mini.yaml"
 REAL = ["ViT-B-32", "ViT-B-16", "ViT-L-14"]
@@ -37,6 +43,24 @@ SEVERAL = {  # each list has another length, so that no two factors can be mista
     "seeds": [0, 1, 5, 6, 7],
 }
 PIXELS = 32 * 32 * 3  # bytes of an image of the embedded suite
+TEXTS = {  # likewise
+    "language": {
+        "tasks": ["cola", "mrpc", "rte", "stsb", "sst2"],
+        "encoders": ["t5-base", "flan-t5-base"],
+        "modes": ["nonlinear", "ntk", "attention"],
+        "finetune": {
+            "steps": 10,
+            "batch_size": 8,
+            "learning_rate": 1e-4,
+            "warmup_steps": 1,
+            "weight_decay": 0.1,
+            "gradient_clip": 1.0,
+            "checkpoint_steps": 5,
+        },
+    }
+}
+NO_IMAGES = {"tasks": [], "encoders": []}
+TINY_T5 = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 2, "vocab_size": 50}
 
 
 def resolved(*overlays) -> dict:
@@ -74,12 +98,15 @@ def stage_of(rule: str) -> str:
     """The plan's stage of one of Snakemake's rules."""
     if rule.startswith("table"):
         return "tables"
-    if re.fullmatch(r"fig\d+", rule):
+    if rule.startswith("fig"):
         return "figures"
-    return rule
+    return rule.removeprefix("text_")
 
 
-@pytest.mark.parametrize("overlays", [[], [MINI], [NANO], [NANO, SEVERAL]])
+@pytest.mark.parametrize(
+    "overlays",
+    [[], [MINI], [NANO], [NANO, SEVERAL, TEXTS], [NANO, TEXTS, NO_IMAGES, {"seeds": [0, 1, 2]}]],
+)
 def test_every_stage_has_the_jobs_that_snakemake_plans(snakemake, tmp_path, overlays):
     options = []
     if overlays:
@@ -208,13 +235,25 @@ def test_arrays_of_small_square_images_are_counted_exactly():
     per_task = (2500 + 400 + 1000) * (PIXELS + 8) + 2500 * 8  # labels int64, sizes 2 × int32
     assert disk_bytes(config, geometries(config))["data"] == [per_task] * 3
     mnist = {"train": 55000, "validation": 5000, "test": 10000}
-    bytes_ = storage.array_bytes({"hub": "ylecun/mnist"}, mnist)
+    bytes_ = storage.data_bytes({"hub": "ylecun/mnist"}, mnist)
     assert bytes_ == 70000 * (28 * 28 * 3 + 8) + 55000 * 8
 
 
 def test_the_arrays_of_the_eight_tasks_and_the_control_stay_below_60_gigabytes():
-    config = resolved()
+    config = resolved({"language": None})
     assert 25e9 < sum(disk_bytes(config, geometries(config))["data"]) < 60e9
+
+
+def test_a_t5_takes_the_papers_bytes_and_texts_the_assumed_ones():
+    config = resolved(TEXTS, NO_IMAGES, {"language": {"encoders": ["t5-base"]}})
+    disk = disk_bytes(config, geometries(config))
+    assert disk["encoder"] == [891_614_208]
+    one = {"nonlinear": 222_903_552, "ntk": 222_903_552, "attention": 63_700_992}
+    assert disk["vector"] == disk["finetune"] == [4 * n for n in one.values() for _ in range(5)]
+    rows = [9594, 5801, 3017, 7249, 68221]  # GLUE's with labels: train and validation, or mrpc's
+    ...
+    assert disk["data"] == [storage.LINE * n for n in rows]
+    assert disk["head"] == [(4 * storage.SOURCE + 12) * n for n in rows]
 
 
 def test_counts_that_nobody_knows_are_called_unknown(project, capsys):
@@ -468,8 +507,7 @@ def test_a_large_batch_is_extrapolated_with_the_optimizers_part_counted_once(mon
     seconds = {2: 7.0, 6: 11.0}  # 5 s for each step and 1 s for each image
     monkeypatch.setattr(speed, "_median", lambda action, *_: seconds[action()])
     monkeypatch.setattr(speed, "step", lambda run, images, labels, rate: len(images))
-    pixels = torch.zeros
-    found = speed._step_seconds({}, lambda n: pixels(n, 3), 128, 2, torch.device("cpu"))
+    found = speed._step_seconds({}, lambda n: ([0] * n, None), 128, 2, torch.device("cpu"))
     assert found == pytest.approx(5 + 128)
 
 

@@ -15,7 +15,7 @@ import matplotlib.image
 import pytest
 import views
 
-from task_arithmetic import figures, findings, report, tables
+from task_arithmetic import figures, findings, report, tables, targets
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.cells import load_metrics
 from task_arithmetic.locks import node
@@ -31,7 +31,7 @@ def make_run(folder, settings, **sizes):
     if settings["suite"] == "paper":
         rows = views.near_published(rows, settings, tables.read_targets(TARGETS))
     path = views.write_metrics(folder / "metrics.csv", rows)
-    for name in tables.names_of(settings):
+    for name in targets.table_names(settings):
         reference = TARGETS if name == "targets" else REFERENCE
         tables.write(name, path, reference, settings, folder)
     for name in figures.FIGURES:  # a pixel: the report only embeds them
@@ -107,7 +107,7 @@ def test_the_page_holds_all_parts(run, text):
     folder, settings = run
     for title in ("What this run is", "Findings", "Tables", "Figures", "Configuration"):
         assert f"<h2>{title}</h2>" in text
-    for name in [*tables.names_of(settings), *figures.FIGURES]:
+    for name in [*targets.table_names(settings), *figures.FIGURES]:
         assert f'id="{name}"' in text
     assert "run: synthetic  # &lt;&amp;&gt;" in text
     for package in ("python", "torch", "open_clip_torch", "snakemake", "datasets", "pandas"):
@@ -143,7 +143,7 @@ def test_a_report_by_hand_has_no_timings(run):
 
 def test_the_page_prints_the_tables_numbers(run, text):
     folder, settings = run
-    for name in tables.names_of(settings):
+    for name in targets.table_names(settings):
         _, rows, _ = tables.read_printed(folder / f"{name}.md")
         assert all(f">{cell}</td>" in text for row in rows for cell in row)
 

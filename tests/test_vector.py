@@ -11,6 +11,7 @@ import yaml
 
 from task_arithmetic.artifacts import UserError, read_made_by, read_tensors, write_tensors
 from task_arithmetic.config import ROOT
+from task_arithmetic.config import patterns
 from task_arithmetic.encoder import image_tower_shapes
 from task_arithmetic.vector import TaskVector, moved_names, total, write_vector
 
@@ -134,7 +135,7 @@ def definition(mode):
 
 def trained(mode, encoder):
     shapes = image_tower_shapes(tiny.real_geometry(encoder))
-    names = moved_names(shapes, definition(mode)["train"], mode)
+    names = moved_names(shapes, patterns(definition(mode), "vision"), mode)
     return sum(int(np.prod(shapes[name])) for name in names)
 
 
@@ -250,7 +251,7 @@ def test_a_written_vector_says_what_made_it():
     assert {k: made_by[k] for k in moved} == moved
     assert moved["mode"] == "attention" and moved["task"] == "one" and moved["seed"] == 0
     assert moved["settings"]["finetune"]["steps"] == 15
-    assert {"image_tower_sha256", "data_sha256", "versions", "device"} <= set(moved)
+    assert {"theta0_sha256", "data_sha256", "versions", "device"} <= set(moved)
 
 
 def test_the_same_vector_is_always_the_same_file(tmp_path):

@@ -188,7 +188,7 @@ def test_the_package_that_changed_is_named(ask, monkeypatch):
 def test_the_input_that_changed_is_named(ask):
     Path(ENCODER).touch()
     assert ask(HEAD) == f"{HEAD} is up to date."
-    Path(ENCODER).write_text('{"image_tower_sha256": 1}')
+    Path(ENCODER).write_text('{"theta0_sha256": 1}')
     cause = f"its input {ENCODER} changed."
     assert ask(HEAD) == f"{HEAD} would be made again: {cause}"
     assert ask(VECTOR) == f"{VECTOR} would be made again because {HEAD} would: {cause}"

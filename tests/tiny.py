@@ -160,7 +160,7 @@ def reseal(folder: Path, **changes) -> Path:
     if path.name == "manifest.json":
         about["files"] = {p.name: sha256_of_file(p) for p in folder.glob("*.npy")}
     else:
-        about["image_tower_sha256"] = sha256_of_file(folder / "image_tower.safetensors")
+        about["theta0_sha256"] = sha256_of_file(folder / "image_tower.safetensors")
     write_json(path, sealed(about))
     return folder
 

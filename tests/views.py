@@ -31,6 +31,20 @@ QUALITY = {  # mode → loss of single-task accuracy, interference between tasks
 }  # fmt: skip
 
 
+NO_TEXTS = {
+    "tasks": [], "encoders": {}, "modes": {}, "ablations": {}, "focus": None, "paper_tasks": {},
+    "scores": [], "reference_selection": False,
+}  # fmt: skip
+TEXTS = NO_TEXTS | {
+    "tasks": ["acceptability", "inference", "similarity"],
+    "encoders": {"t5": None},
+    "modes": dict(MODES),
+    "focus": "t5",
+    "paper_tasks": {"acceptability": "cola", "inference": "mnli", "similarity": "stsb"},
+    "scores": ["similarity"],
+}
+
+
 def make_settings(tasks=8, encoders=2, seeds=1, suite="embedded", **changes) -> dict:
     """Settings as the command line gives them to the views."""
     names = TASKS[:tasks]
@@ -46,6 +60,7 @@ def make_settings(tasks=8, encoders=2, seeds=1, suite="embedded", **changes) -> 
         "seeds": list(range(seeds)),
         "pairs": {"fig6": names[:2], "fig8": names[:-3:-1]},
         "keep": 0.95,
+        "language": NO_TEXTS,
     } | changes
 
 

@@ -100,6 +100,20 @@ def sample_indices(count: int, samples: int) -> np.ndarray:
     return np.sort(generator.permutation(count)[:samples])
 
 
+def batch_indices(step: int, count: int, batch_size: int, seed: int) -> np.ndarray:
+    """Which examples one training step reads: an endless chain of permutations, one per epoch, cut
+    in batches.
+
+    A function of its arguments alone; batches run over the ends of epochs, so that none is short.
+    """
+    at = np.arange(step * batch_size, (step + 1) * batch_size)
+    orders = {
+        epoch: np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count)
+        for epoch in range(at[0] // count, at[-1] // count + 1)
+    }
+    return np.asarray([orders[i // count][i % count] for i in at])
+
+
 def read_manifest(data_dir) -> dict:
     """manifest.json of a task's folder. Raises UserError if it is damaged or of another version."""
     manifest = read_sealed(Path(data_dir) / "manifest.json")

@@ -1,6 +1,6 @@
 """Captions of tables and figures: what is shown, over which seeds, on which suite."""
 
-from task_arithmetic.cells import encoders_of
+from task_arithmetic.cells import encoders_of, is_language, language_of, view_of
 from task_arithmetic.targets import TOLERANCE
 
 TABLES = {
@@ -10,10 +10,14 @@ TABLES = {
     "table2": "Task addition. Accuracy of the unified model θ0 + α Σ τ, averaged over tasks, "
     "absolute and relative to each mode's own single-task accuracy; α is chosen on validation, "
     "for each mode by itself. Accuracies are those of the test split.",
+    "table3": "Task arithmetic on texts. Test accuracy (%) of the unified model θ0 + α Σ τ of "
+    "{language_focus} on each task: the share of generated answers that are exactly the right "
+    "words; of {scores}, Spearman's ρ × 100. α is chosen {selection}, for each mode by itself.",
     "table4": "Efficiency. Parameters held and trained, size of the parameters held (4 bytes "
     "each, MB of 10⁶ bytes), peak memory (on a CPU: above that of the loaded libraries) and "
     "median time of a training step, time to fine-tune one task. "
-    "The paper's columns are for T5-base on GLUE; they compare modes, not encoders.",
+    "The paper's columns are for T5-base on GLUE; its NTK linearization counts the embedding that "
+    "the head shares once more. They compare modes, not encoders.",
     "table5": "Ablation. What is fine-tuned besides the attention weights: single-task accuracy "
     "and accuracy of the unified model, averaged over tasks. Encoder: {focus}.",
     "negation": "Task negation. θ0 − α τ for each task by itself: mean accuracy on the task to "
@@ -25,17 +29,15 @@ TABLES = {
     "its task vector through the linearized encoder (post-hoc), and of the unified model, absolute "
     "and relative to the individual model. In the rows of post-hoc linearization the individual "
     "model is the post-hoc one.",
+    "tasks_language": "Every task of texts. Test accuracy of the pre-trained encoder, of the "
+    "individual model, and of the unified model, absolute and relative to the individual model.",
     "targets": "Published accuracies. Test accuracy of the pre-trained encoder and of the "
     "individual models beside that which two public implementations of the same experiment print, "
     "to a tenth of a percent, with recipes that differ in details from this run's. A difference of "
     "more than {tolerance} points is flagged.",
 }
-WITHOUT_PAPER = [
-    "table4",
-    "negation",
-    "tasks",
-    "targets",
-]  # show no numbers of the paper's encoders
+# These show no numbers of the paper's encoders.
+WITHOUT_PAPER = ["table3", "table4", "negation", "tasks", "tasks_language", "targets"]
 FOCUS_ONLY = ["table1", "table5"]
 
 FIGURES = {
@@ -74,7 +76,8 @@ def suite_note(settings, paper_beside) -> str:
     pairs = [(ours, settings["encoders"][ours]) for ours in paper_beside]
     beside = ", ".join(f"{theirs} beside {ours}" for ours, theirs in pairs if theirs)
     embedded = settings["suite"] == "embedded"
-    note = "This is the embedded suite on small images." if embedded else ""
+    small = "short texts" if is_language(settings) else "small images"
+    note = f"This is the embedded suite on {small}." if embedded else ""
     if beside and embedded:
         note += (
             f" The paper's columns are those of the paper's encoder ({beside}) on the eight real "
@@ -85,34 +88,61 @@ def suite_note(settings, paper_beside) -> str:
     return note
 
 
+def table3_note(settings) -> str:
+    """Whose numbers the paper's rows of Table 3 are; `settings` of the part on texts."""
+    names = settings["paper_tasks"]
+    beside = ", ".join(f"{names[t]} beside {t}" for t in settings["tasks"] if names[t])
+    own = all(names[task] in (None, task) for task in settings["tasks"])
+    return "The paper's rows are those of Flan-T5-base on GLUE" + (
+        "." if own else f" ({beside}), for orientation only."
+    )
+
+
 def table_caption(name, settings) -> str:
     """A table's caption."""
-    keep = 100 * settings["keep"]
-    words = {"focus": settings["focus"], "control": settings["control"], "keep": keep}
-    title = TABLES[name].format(**words, tolerance=TOLERANCE)
+    texts = language_of(settings)
+    scores = [task for task in texts["tasks"] if task in texts["scores"]]
+    words = {
+        "focus": settings["focus"],
+        "control": settings["control"],
+        "keep": 100 * settings["keep"],
+        "language_focus": texts["focus"],
+        "scores": ", ".join(scores) or "tasks of scores",
+        "selection": "on the test scores that are shown, as in published code"
+        if texts["reference_selection"]
+        else "on validation",
+        "tolerance": TOLERANCE,
+    }
     n = len(settings["seeds"])
     spread = f"Mean ± sample standard deviation over {n} seeds." if n > 1 else ""
-    shown = [settings["focus"]] if name in FOCUS_ONLY else encoders_of(settings)
-    note = suite_note(settings, [] if name in WITHOUT_PAPER else shown)
-    notes = [title, spread * (name != "table4"), note]
+    own = texts if name in ("table3", "tasks_language") else settings
+    shown = [own["focus"]] if name in FOCUS_ONLY else encoders_of(own)
+    note = suite_note(own, [] if name in WITHOUT_PAPER else shown)
+    beside = table3_note(texts) if name == "table3" else ""
+    notes = [TABLES[name].format(**words), spread * (name != "table4"), beside, note]
     return " ".join(note for note in notes if note)
 
 
 def figure_caption(name, settings) -> str:
-    """A figure's caption; `name` is fig3, fig5, fig7, fig9, fig10 or a pair's."""
-    pair = " – ".join(settings["pairs"].get(name, ()))
-    kind = "heatmap" if pair else name
+    """A figure's caption; `name` is fig3, fig5, fig7, fig9, fig10, a pair's, or fig7_language …"""
+    base, settings = view_of(name, settings)
+    pair = " – ".join(settings["pairs"].get(base, ()))
+    kind = "heatmap" if pair else base
     n = len(settings["seeds"])
     seeds = BANDS.get(kind, "Mean over {n} seeds.").format(n=n) if n > 1 else ""
     title = FIGURES[kind].format(focus=settings["focus"], pair=pair)
     scaled = REFERENCE_SCALING if pair and settings.get("reference_scaling") else ""
-    notes = [title, scaled, seeds, suite_note(settings, [])]
+    scores = ""
+    if base != name and set(settings["scores"]) and kind != "fig10":
+        scores = f"Of {', '.join(settings['scores'])}: Spearman's ρ."
+    notes = [title, scores, scaled, seeds, suite_note(settings, [])]
     return " ".join(note for note in notes if note)
 
 
 def title_of(name) -> str:
-    """Table 2, Figure 10, Table negation …"""
+    """Table 2, Figure 10, Figure 9 on texts, Table negation …"""
+    base, texts = name.removesuffix("_language"), " on texts" * name.endswith("_language")
     for start, word in (("table", "Table "), ("fig", "Figure ")):
-        if name.startswith(start):
-            return word + name.removeprefix(start)
-    return f"Table {name}"
+        if base.startswith(start):
+            return word + base.removeprefix(start) + texts
+    return f"Table {base}{texts}"

@@ -17,6 +17,18 @@ PAPER_MODES = ["nonlinear", "ntk", "attention"]  # the paper's order; other mode
 LABELS = {"pretrained": "Pre-trained", "posthoc": "Post-hoc linearization"}
 
 
+def view_of(name, settings) -> tuple[str, dict]:
+    """A table or figure such as fig9_language: fig9 of the settings of the part on texts."""
+    if name.endswith("_language"):
+        return name.removesuffix("_language"), language_of(settings)
+    return name, settings
+
+
+def language_of(settings) -> dict:
+    """The settings of the part on texts, in the form of those of the part on images."""
+    return {**settings, **settings["language"], "language": None}
+
+
 def encoders_of(settings) -> list[str]:
     """Names of the encoders in the configuration's order."""
     return list(settings["encoders"])
@@ -29,19 +41,30 @@ def modes_of(settings) -> list[str]:
 
 
 def unified_modes_of(settings) -> list[str]:
-    """The modes, and `posthoc` (a nonlinear task vector through f_lin) where there is nonlinear."""
-    return modes_of(settings) + ["posthoc"] * ("nonlinear" in settings["modes"])
+    """The modes, and of images `posthoc` (a nonlinear task vector through f_lin) where there is
+    nonlinear."""
+    posthoc = "nonlinear" in settings["modes"] and not is_language(settings)
+    return modes_of(settings) + ["posthoc"] * posthoc
 
 
 def kernel_modes_of(settings, metrics) -> list[str]:
-    """Modes with a kernel behaviour test: nonlinear, attention, and any other that was measured."""
+    """Modes with a kernel behaviour test: nonlinear, attention, and any other that was measured; of
+    texts none has one."""
+    if is_language(settings):
+        return []
     tested = set(metrics[metrics.metric == "posthoc_accuracy"]["mode"]) | {"nonlinear", "attention"}
     return [mode for mode in modes_of(settings) if mode in tested]
 
 
 def label_of(mode, settings) -> str:
     """What tables and figures call a mode."""
-    return {**LABELS, **settings["modes"], **settings["ablations"]}.get(mode, mode)
+    language = (settings["language"] or {}).get("modes", {})
+    return {**LABELS, **language, **settings["modes"], **settings["ablations"]}.get(mode, mode)
+
+
+def is_language(settings) -> bool:
+    """Whether these settings are those of the part on texts."""
+    return settings["language"] is None
 
 
 # ---------------------------------------------------------------- reading metrics

@@ -12,6 +12,7 @@ from functools import partial
 from importlib import import_module
 
 from . import jobs
+from .rerun import variant_of
 from .stages import STAGES
 
 
@@ -24,9 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if command in STAGES:
             log, code = arguments.pop("job"), arguments.pop("code")
-            jobs.run(command, partial(_function, command), arguments, log, code)
+            jobs.run(command, partial(_function, command, arguments), arguments, log, code)
         else:
-            _function(command)(*arguments.pop("config", []), **arguments)
+            _function(command, arguments)(*arguments.pop("config", []), **arguments)
     except (Exception, KeyboardInterrupt) as error:
         status, sentence = jobs.outcome(error)
         if sentence is None:
@@ -36,9 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _function(command: str):
+def _function(command: str, arguments: dict):
     """A command's function; its module is imported only now."""
-    module, _, name = COMMANDS[command][0].rpartition(".")
+    function = COMMANDS[command][0]
+    if isinstance(function, dict):  # of several modalities
+        function = function[variant_of(command, arguments)]
+    module, _, name = function.rpartition(".")
     return getattr(import_module(f".{module}", __package__), name)
 
 

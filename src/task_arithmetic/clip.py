@@ -145,7 +145,9 @@ def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
             "merges_sha256": merges and sha256_of_file(merges),
             "source": record and {k: record[k] for k in ("repo", "commit", "files")},
             "logit_scale": float(model.logit_scale.detach()),
-            "image_tower_sha256": sha256_of_file(folder / IMAGE_TOWER),
+            "modality": "vision",
+            "theta0": IMAGE_TOWER,
+            "theta0_sha256": sha256_of_file(folder / IMAGE_TOWER),
             "text_tower_sha256": sha256_of_file(folder / TEXT_TOWER),
         }
         write_json(folder / "encoder.json", sealed(about))

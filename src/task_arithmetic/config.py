@@ -18,9 +18,16 @@ from .schema import check_schema, found, nearest
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository: Snakefile, config/, workflow/
 KINDS = {"tasks": "task", "encoders": "encoder", "modes": "mode"}  # folder of config/ → one of it
+WHERE = {
+    "vision": "",
+    "language": "language.",
+}  # modality → where the configuration names its parts
 RESERVED_MODES = {"pretrained", "posthoc"}  # rows of the results that nobody fine-tunes
 MOST_ALPHAS = 201
-ENCODER_FILES = ["open_clip_config.json", "open_clip_model.safetensors"]
+ENCODER_FILES = {  # modality → files of a local checkpoint
+    "vision": ["open_clip_config.json", "open_clip_model.safetensors"],
+    "language": ["config.json", "tokenizer.json"],
+}
 OWN_MERGES = "bpe_merges.txt.gz"
 
 # ------------------------------------------------------------------------- reading and merging
@@ -80,21 +87,25 @@ def check(*paths, basedir=ROOT) -> None:
     `snakemake --configfile` merges them; print what the run holds and how much it fine-tunes."""
     config = read_config(*paths, basedir=basedir)
     _check_weights(config)
-    per_seed = len(config["tasks"]) * (
-        len(config["encoders"]) * len(config["modes"]) + len(config["ablations"])
-    )
-    recipe, seeds = config["finetune"], len(config["seeds"])
-    alphas = alpha_grid(config["alphas"])
+    alphas, seeds = alpha_grid(config["alphas"]), len(config["seeds"])
     print(f"run        {config['run']}: results/{config['run']}/")
-    print(f"tasks      {', '.join(config['tasks'])}; control {config['negation']['control']}")
-    print(f"encoders   {', '.join(config['encoders'])}; focus {config['focus']}")
-    print(f"modes      {', '.join(config['modes'])}")
-    print(f"ablations  {', '.join(config['ablations']) or 'none'}")
     print(f"alphas     {alphas[0]:g} to {alphas[-1]:g}, {len(alphas)} values")
-    print(
-        f"fine-tune  {per_seed * seeds} runs ({seeds} seed{'s' * (seeds > 1)}) of "
-        f"{recipe['steps']} steps of {recipe['batch_size']} images"
-    )
+    for modality, part in config["parts"].items():
+        control = f"; control {config['negation']['control']}" if modality == "vision" else ""
+        per_seed = len(part["tasks"]) * (
+            len(part["encoders"]) * len(part["modes"]) + len(part["ablations"])
+        )
+        recipe = part["finetune"]
+        print(f"{modality}")
+        print(f"  tasks      {', '.join(part['tasks'])}{control}")
+        print(f"  encoders   {', '.join(part['encoders'])}; focus {part['focus']}")
+        print(f"  modes      {', '.join(part['modes'])}")
+        if part["ablations"]:
+            print(f"  ablations  {', '.join(part['ablations'])}")
+        print(
+            f"  fine-tune  {per_seed * seeds} runs ({seeds} seed{'s' * (seeds > 1)}) of "
+            f"{recipe['steps']} steps of {recipe['batch_size']} examples"
+        )
 
 
 # ------------------------------------------------------------------------- checking
@@ -119,30 +130,72 @@ def validate_config(config: dict, basedir=ROOT) -> dict:
     check_schema(config, schema, "the configuration")
     defaults = {k: v["default"] for k, v in schema["properties"].items() if "default" in v}
     config = {**defaults, **config}
-    _check_finetune(config["finetune"])
+    config["parts"] = _parts(config)
+    for modality, part in config["parts"].items():
+        _check_finetune(part["finetune"], WHERE[modality])
     alpha_grid(config["alphas"])
-    definitions = load_definitions(config, basedir)
     _check_names(config)
-    _check_towers(definitions)
+    definitions = _definitions(config, basedir)
+    for modality, part in config["parts"].items():
+        _check_shapes(modality, part, definitions)
     return {**config, "definitions": definitions}
 
 
-def load_definitions(config: dict, basedir=ROOT) -> dict[str, dict[str, dict]]:
+def _parts(config: dict) -> dict[str, dict]:
+    """Modality → what is done in it: tasks, encoders, modes, ablations, focus, finetune. A modality
+    without encoders is left out."""
+    keys = ("tasks", "encoders", "modes", "ablations", "focus", "finetune")
+    found = {"vision": {key: config[key] for key in keys}}
+    if config["language"]:
+        own = {"ablations": [], **config["language"]}
+        own.setdefault("focus", next(iter(own["encoders"]), None))
+        found["language"] = {key: own[key] for key in (*keys, "reference_selection") if key in own}
+    return {modality: part for modality, part in found.items() if part["encoders"]}
+
+
+def part_of(config: dict, encoder: str) -> dict:
+    """The part of a run that an encoder belongs to, with its `modality`."""
+    return next(
+        {**part, "modality": modality}
+        for modality, part in config["parts"].items()
+        if encoder in part["encoders"]
+    )
+
+
+def mode_of(config: dict, mode: str, encoder: str) -> dict:
+    """A mode's definition as it is for an encoder: `train` is the list of its modality."""
+    definition = config["definitions"]["modes"][mode]
+    modality = part_of(config, encoder)["modality"]
+    return {**definition, "train": patterns(definition, modality)}
+
+
+def patterns(definition: dict, modality: str) -> list[str]:
+    """The patterns of a mode's definition, which may be different for each modality."""
+    train = definition["train"]
+    return train.get(modality, []) if isinstance(train, dict) else train
+
+
+def _definitions(config: dict, basedir=ROOT) -> dict[str, dict[str, dict]]:
     """kind (tasks, encoders, modes) → name → its checked definition, for each name in `config`."""
-    control = config["negation"]["control"]
-    names = {
-        "tasks": [(task, "tasks") for task in config["tasks"]] + [(control, "negation.control")],
-        "encoders": [(encoder, "encoders") for encoder in config["encoders"]],
-        "modes": [(mode, key) for key in ("modes", "ablations") for mode in config[key]],
-    }
-    return {
-        kind: {name: load_definition(kind, name, key, basedir) for name, key in named}
-        for kind, named in names.items()
-    }
+    found: dict[str, dict[str, dict]] = {kind: {} for kind in KINDS}
+    for modality, part in config["parts"].items():
+        where = WHERE[modality]
+        named = {
+            "tasks": [(name, f"{where}tasks") for name in part["tasks"]],
+            "encoders": [(name, f"{where}encoders") for name in part["encoders"]],
+            "modes": [(name, where + key) for key in ("modes", "ablations") for name in part[key]],
+        }
+        if modality == "vision":
+            named["tasks"].append((config["negation"]["control"], "negation.control"))
+        for kind, names in named.items():
+            for name, key in names:
+                found[kind][name] = load_definition(kind, name, key, basedir, modality)
+    return found
 
 
-def load_definition(kind: str, name: str, key: str, basedir=ROOT) -> dict:
-    """Read and check config/<kind>/<name>.yaml; `key` is where the configuration names it."""
+def load_definition(kind: str, name: str, key: str, basedir=ROOT, modality="vision") -> dict:
+    """Read and check config/<kind>/<name>.yaml, of a modality; `key` is where the configuration
+    names it."""
     folder, word = Path(basedir) / "config" / kind, KINDS[kind]
     path = folder / f"{name}.yaml"
     known = sorted(p.stem for p in folder.glob("*.yaml"))
@@ -152,17 +205,42 @@ def load_definition(kind: str, name: str, key: str, basedir=ROOT) -> dict:
             f"each {word} is a file config/{kind}/NAME.yaml."
         )
     definition, where = read_yaml(path), f"config/{kind}/{name}.yaml"
-    check_schema(definition, _schema(word, str(basedir)), where)
-    if kind == "tasks":
-        _check_task(definition, where)
+    if kind != "modes" and modality != ("language" if "prompts" in definition else "vision"):
+        other = {"vision": "images", "language": "texts"}
+        raise UserError(
+            f"{where} is a definition for {other[_other(modality)]}, but {key} is of "
+            f"{other[modality]}: name it in {WHERE[_other(modality)]}{kind}."
+        )
+    form = f"text_{word}" if kind != "modes" and modality == "language" else word
+    check_schema(definition, _schema(form, str(basedir)), where)
+    if kind == "modes":
+        if name in RESERVED_MODES:
+            raise UserError(
+                f"A mode cannot be called {name!r}, as a row of the tables is: rename it."
+            )
+        if not patterns(definition, modality):
+            raise UserError(
+                f"{where} has no patterns for {modality}, where {key} names it: add "
+                f"{modality} to its `train`."
+            )
     elif kind == "encoders":
         _check_encoder(definition, where)
-    elif name in RESERVED_MODES:
-        raise UserError(f"A mode cannot be called {name!r}, as a row of the tables is: rename it.")
+    else:
+        _check_source(definition, where)
+        if modality == "vision":
+            _check_task(definition, where)
+        else:
+            from .texts import check_text_task
+
+            check_text_task(definition, where)
     if "path" in definition:
         definition["path"] = _local(definition["path"], basedir)
-        _check_folder(definition["path"], kind, where)
+        _check_folder(definition["path"], ENCODER_FILES[modality] * (kind == "encoders"), where)
     return definition
+
+
+def _other(modality: str) -> str:
+    return {"vision": "language", "language": "vision"}[modality]
 
 
 def _local(path: str, basedir) -> str:
@@ -170,8 +248,7 @@ def _local(path: str, basedir) -> str:
     return path if os.path.isabs(path) else os.path.relpath(Path(basedir) / path)
 
 
-def _check_folder(path: str, kind: str, where: str) -> None:
-    files = ENCODER_FILES if kind == "encoders" else []
+def _check_folder(path: str, files: list[str], where: str) -> None:
     if not os.path.isdir(path):
         raise UserError(f"{where}: path names {path}, which is not a folder; correct it.")
     for file in files:
@@ -179,7 +256,7 @@ def _check_folder(path: str, kind: str, where: str) -> None:
             raise UserError(f"{where}: {path} (its path) holds no {file}; put it there.")
 
 
-def _check_task(definition: dict, where: str) -> None:
+def _check_source(definition: dict, where: str) -> None:
     sources = [key for key in ("hub", "path", "embedded") if key in definition]
     if len(sources) != 1:
         named = " and ".join(sources) or "none of them"
@@ -187,6 +264,9 @@ def _check_task(definition: dict, where: str) -> None:
     if "hub" not in definition:
         for key in {"config", "revision"} & set(definition):
             raise UserError(f"{where}: {key} belongs to a hub's dataset; remove it.")
+
+
+def _check_task(definition: dict, where: str) -> None:
     for key in ("templates", "classes"):
         texts = definition.get(key)
         if isinstance(texts, str) and texts != "open_clip":
@@ -206,24 +286,25 @@ def _check_task(definition: dict, where: str) -> None:
 
 
 def _check_encoder(definition: dict, where: str) -> None:
-    hub = {"model", "pretrained"} & set(definition)
-    if ("path" in definition) == bool(hub) or len(hub) == 1:
+    needed = ["hub", "architecture"] if "prompts" in definition else ["model", "pretrained"]
+    named = [key for key in (*needed, "path") if key in definition]
+    if named not in (needed, ["path"]):
         raise UserError(
-            f"{where} must have either path, or both model and pretrained; "
-            f"found {', '.join(sorted(hub | ({'path'} & set(definition)))) or 'neither'}."
+            f"{where} must have either path, or both {' and '.join(needed)}; "
+            f"found {', '.join(sorted(named)) or 'neither'}."
         )
 
 
-def _check_finetune(recipe: dict) -> None:
+def _check_finetune(recipe: dict, where: str) -> None:
     if recipe["warmup_steps"] > recipe["steps"]:
         raise UserError(
-            f"finetune.warmup_steps ({recipe['warmup_steps']}) must be at most finetune.steps "
-            f"({recipe['steps']})."
+            f"{where}finetune.warmup_steps ({recipe['warmup_steps']}) must be at most "
+            f"{where}finetune.steps ({recipe['steps']})."
         )
-    small, large = recipe["crop_scale"]
+    small, large = recipe.get("crop_scale", (0, 1))
     if small > large:
         raise UserError(
-            f"finetune.crop_scale must be [smallest, largest]; found [{small}, {large}]."
+            f"{where}finetune.crop_scale must be [smallest, largest]; found [{small}, {large}]."
         )
 
 
@@ -236,40 +317,78 @@ def _check_weights(config: dict) -> None:
             weights_repository(name, encoder)
 
 
-def _check_towers(definitions: dict) -> None:
-    """Every pattern of every mode matches a tensor of every encoder, and every encoder reads images
-    as they are stored; as far as it can be seen before an encoder is taken."""
+def _check_shapes(modality: str, part: dict, definitions: dict) -> None:
+    """Every pattern of every mode matches a tensor of every encoder, every encoder reads images as
+    they are stored, and every task has the prompts that every encoder asks for; as far as it can be
+    seen before an encoder is taken."""
     from .arrays import RESOLUTION
-    from .geometry import image_tower_shapes, read_geometry
+    from .geometry import read_geometry, shapes_of
     from .vector import moved_names
 
-    for name, encoder in definitions["encoders"].items():
+    for name in part["encoders"]:
+        encoder = definitions["encoders"][name]
         try:
-            shapes = image_tower_shapes(read_geometry(name, encoder))
+            geometry = read_geometry(name, encoder)
         except PackageNotFoundError:  # no open_clip here, to know its models
             continue
-        size = read_geometry(name, encoder)["image_size"]
-        if size > RESOLUTION:
+        if geometry.get("image_size", 0) > RESOLUTION:
             raise UserError(
-                f"Encoder {name} reads images of {size} pixels, but they are stored at "
-                f"{RESOLUTION}: choose a model of at most that."
+                f"Encoder {name} reads images of {geometry['image_size']} pixels, but they are "
+                f"stored at {RESOLUTION}: choose a model of at most that."
             )
-        for mode, definition in definitions["modes"].items():
-            moved_names(shapes, definition["train"], mode)
+        for mode in [*part["modes"], *part["ablations"]]:
+            chosen = patterns(definitions["modes"][mode], modality)
+            moved_names(shapes_of(geometry), chosen, mode)
+        for task in part["tasks"]:
+            known = list(definitions["tasks"][task].get("prompts", [encoder.get("prompts")]))
+            if encoder.get("prompts") not in known:
+                raise UserError(
+                    f"Task {task} has no prompt set {encoder['prompts']!r}, which encoder {name} "
+                    f"asks for{nearest(encoder['prompts'], known)}; it has {', '.join(known)}."
+                )
 
 
 def _check_names(config: dict) -> None:
     """What the names of tasks, encoders and modes must be to each other."""
+    if not config["parts"]:
+        raise UserError("The configuration names no encoder: add one to encoders.")
+    vision, language = (config["parts"].get(modality) for modality in ("vision", "language"))
+    for modality, part in config["parts"].items():
+        where = WHERE[modality]
+        if len(part["tasks"]) < 2:
+            raise UserError(
+                f"{where}tasks in the configuration must have at least 2 entries; found "
+                f"{len(part['tasks'])}."
+            )
+        if part["focus"] not in part["encoders"]:
+            raise UserError(
+                f"{where}focus is {part['focus']!r}, which is not among {where}encoders"
+                f"{nearest(part['focus'], part['encoders'])}."
+            )
+    if vision:
+        _check_vision_names(config)
+    elif config["tasks"]:
+        raise UserError(
+            "The configuration names tasks but no encoder for them: add one to encoders, or make "
+            "tasks empty too."
+        )
+    if vision and language:
+        for kind in ("tasks", "encoders"):
+            others = [*vision[kind], *[config["negation"]["control"]] * (kind == "tasks")]
+            for name in language[kind]:
+                if name in others:
+                    raise UserError(
+                        f"language.{kind} has {name!r}, which is also among {kind} of images; "
+                        "remove it from one of them."
+                    )
+
+
+def _check_vision_names(config: dict) -> None:
     tasks, control = config["tasks"], config["negation"]["control"]
     if control in tasks:
         raise UserError(
             f"negation.control is {control!r}, which is among tasks; choose another task, whose "
             "accuracy is to be kept."
-        )
-    if config["focus"] not in config["encoders"]:
-        raise UserError(
-            f"focus is {config['focus']!r}, which is not among encoders"
-            f"{nearest(config['focus'], config['encoders'])}."
         )
     if "nonlinear" not in config["modes"]:
         raise UserError(

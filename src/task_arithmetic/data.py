@@ -1,9 +1,8 @@
-"""The data stage: a labelled dataset becomes the arrays and the manifest of arrays.py."""
+"""The data stage of images: a labelled dataset becomes the arrays and the manifest of arrays.py."""
 
 import ctypes
 import itertools
 import os
-import re
 import shutil
 import signal
 from concurrent.futures import ProcessPoolExecutor
@@ -15,18 +14,10 @@ import numpy as np
 
 from . import jobs
 from .arrays import FORMAT, RESOLUTION, SMALL, SPLITS, TRAIN_SIDE
-from .artifacts import (
-    UserError,
-    atomic_path,
-    read_json,
-    sealed,
-    sha256_of,
-    sha256_of_file,
-    write_json,
-)
+from .artifacts import UserError, atomic_path, sha256_of
+from .source import count_overlap, labels_of, read_source, too_many_shared, write_manifest
 
 BLOCK = 256  # images that are decoded, and kept if the stage is interrupted, at a time
-VALIDATION_FRACTION, VALIDATION_MAX, SPLIT_SEED = 0.1, 5000, 0
 
 
 def write_task(task: str, settings: dict, output, download=None, threads: int = 1) -> None:
@@ -59,40 +50,17 @@ def write_task(task: str, settings: dict, output, download=None, threads: int = 
 
 
 def _write_task(task, definition, output_dir: Path, working: Path, download, threads) -> None:
-    record = None if download is None else read_json(download)
-    source = _open_source(task, definition, record, working / "source")
-    test_name, train_name = definition.get("test", "test"), definition.get("train", "train")
-    test = _split(task, source, test_name, definition)
-    train = None if train_name is None else _split(task, source, train_name, definition)
-    held_from = test if train is None else train
-    own = getattr(held_from.features[definition.get("label", "label")], "names", None)
-    classes = class_names(task, definition, own)
-    try:
-        kept, held = draw_validation(len(held_from), definition.get("validation"))
-    except UserError as error:
-        raise UserError(f"Task {task}: {error}") from None
-    nothing = np.arange(0)
-    parts = {
-        "train": (test, nothing) if train is None else (train, kept),
-        "validation": (held_from, held),
-        "test": (test, kept) if train is None else (test, np.arange(len(test))),
-    }
-    counts = {split: len(indices) for split, (_, indices) in parts.items()}
-    _check_expected(task, definition.get("expected"), {**counts, "classes": len(classes)})
-    labels = {
-        split: _labels(task, split, *part, definition, len(classes))
-        for split, part in parts.items()
-    }
-    fingerprints = [FORMAT, BLOCK, definition, test._fingerprint, held_from._fingerprint]
-    fingerprints.append(jobs.current_code("data"))
+    source = read_source(task, definition, download, working / "source")
+    parts, counts = source.parts, source.counts()
+    labels = {split: labels_of(source, split) for split in SPLITS}
+    fingerprints = [FORMAT, BLOCK, definition]
+    fingerprints += [parts[split][0]._fingerprint for split in ("test", "validation")]
+    fingerprints.append(jobs.current_code("data", "vision"))
     blocks = working / sha256_of(fingerprints)[:16]
     paths = _decode(task, parts, definition, blocks, threads)
     digests = {split: _joined(paths[split], "digests").tolist() for split in SPLITS}
-    shared = {
-        f"{a}-{b}": len(set(digests[a]) & set(digests[b]))
-        for a, b in itertools.combinations(SPLITS, 2)
-    }
-    problem = too_many_shared(task, definition, counts, shared)
+    overlap = count_overlap(digests)
+    problem = too_many_shared(task, definition, counts, overlap["shared_between_splits"])
     if problem:
         example = _shared_example(parts, digests, definition.get("image", "image"))
         raise UserError(f"{problem.removesuffix('.')} ({example}).")
@@ -110,180 +78,7 @@ def _write_task(task, definition, output_dir: Path, working: Path, download, thr
         hashes = {
             split: sha256_of([FORMAT, digests[split], labels[split].tolist()]) for split in SPLITS
         }
-        files = {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
-        manifest = {
-            "format": FORMAT,
-            "task": task,
-            "definition": definition,
-            "source": record and {k: record[k] for k in ("repo", "revision", "commit", "files")},
-            "classes": classes,
-            "source_classes": own,
-            "validation_indices_sha256": sha256_of([int(i) for i in held]),
-            "counts": counts,
-            "sha256": hashes,
-            "repeated_within_split": {k: len(v) - len(set(v)) for k, v in digests.items()},
-            "shared_between_splits": shared,
-            "data_sha256": sha256_of([classes, files]),
-            "files": files,
-        }
-        write_json(folder / "manifest.json", sealed(manifest))
-
-
-def _open_source(task: str, definition: dict, record: dict | None, cache: Path):
-    """The dataset's splits, through `datasets`; what it prepares for itself lies in `cache`."""
-    import datasets
-
-    from .hub import EVERYTHING, located, snapshot_dir
-
-    datasets.disable_progress_bars()
-    where = definition.get("path", definition.get("hub"))
-    try:
-        if "path" in definition:
-            folder = Path(where)
-            if not folder.is_dir():
-                raise UserError(f"Task {task}: there is no folder {folder}; correct its `path`.")
-            if (folder / "dataset_dict.json").is_file():
-                for state in sorted(folder.glob("*/state.json")):
-                    if not read_json(state)["_data_files"]:
-                        raise _empty(task, state.parent.name)
-                return datasets.load_from_disk(str(folder))
-            return datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(cache))
-        if record is None:
-            raise UserError(f"Task {task} is a hub's: give the record of its download.")
-        files = located(record)
-        if EVERYTHING in files:
-            folder = snapshot_dir(record, files)
-            return datasets.load_dataset(
-                str(folder), definition.get("config"), cache_dir=str(cache)
-            )
-        paths = {split: [str(path) for path in found] for split, found in files.items()}
-        return datasets.load_dataset("parquet", data_files=paths, cache_dir=str(cache))
-    except UserError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(
-            f"Task {task}: {where} cannot be read as a dataset ({type(error).__name__}: {reason}); "
-            "check its definition."
-        ) from error
-
-
-def _split(task: str, source, name: str, definition: dict):
-    if name not in source:
-        folder = Path(definition.get("path", "")) / name
-        if "path" in definition and folder.is_dir():
-            raise UserError(
-                f"Task {task}: {folder} holds no image; put <class>/<image> files there."
-            )
-        raise UserError(
-            f"Task {task}: its dataset has no split {name!r} (it has {', '.join(source)}); set "
-            "`train` and `test` in its definition."
-        )
-    dataset = source[name]
-    if len(dataset) == 0:
-        raise _empty(task, name)
-    for role in ("image", "label"):
-        column = definition.get(role, role)
-        if column not in dataset.column_names:
-            raise UserError(
-                f"Task {task}: its dataset has no column {column!r} (it has "
-                f"{', '.join(dataset.column_names)}); set `{role}` in its definition."
-            )
-    return dataset
-
-
-def _empty(task: str, split: str) -> UserError:
-    return UserError(f"Task {task}: its split {split!r} is empty; choose another split.")
-
-
-def class_names(task: str, definition: dict, own: list[str] | None) -> list[str]:
-    """The class names in label order: the definition's `classes`, else the dataset's own.
-
-    The dataset's own names must be those that `classes` stands for, in the same order, up to
-    case, punctuation and a leading one-letter folder: a wrong order would give wrong numbers
-    without an error. Names that only count (0, 1, 2 …) say nothing, and are not compared.
-    """
-    classes = definition.get("classes") or own
-    if classes == "open_clip":
-        from open_clip import IMAGENET_CLASSNAMES
-
-        classes = list(IMAGENET_CLASSNAMES)
-    if not classes:
-        raise UserError(
-            f"Task {task}: its labels have no names; list them as `classes` in its definition."
-        )
-    classes = [str(name) for name in classes]
-    if own and len(own) != len(classes):
-        raise UserError(
-            f"Task {task}: its definition lists {len(classes)} classes, its dataset has "
-            f"{len(own)}; correct `classes`."
-        )
-    meant = definition.get("source_classes", classes)
-    if (
-        not own
-        or meant == "any"
-        or [_plain(name) for name in own] == list(map(str, range(len(own))))
-    ):
-        return classes
-    if len(meant) != len(own):
-        raise UserError(
-            f"Task {task}: its definition lists {len(meant)} source_classes, its dataset has "
-            f"{len(own)}; correct `source_classes`."
-        )
-    for i, (theirs, ours) in enumerate(zip(own, meant, strict=True)):
-        if _plain(theirs) != _plain(ours):
-            raise UserError(
-                f"Task {task}: label {i} is {theirs!r} in its dataset and {ours!r} in its "
-                "definition; put `classes` in the dataset's order, or list the dataset's own "
-                "names as `source_classes` if they mean the same."
-            )
-    return classes
-
-
-def _plain(name: str) -> str:
-    """A class name without case, punctuation and a leading folder: a/art_gallery → art gallery."""
-    name = re.sub(r"^/?[a-z]/", "", str(name).lower())
-    return " ".join(re.findall(r"[^\W_]+", name))
-
-
-def draw_validation(count: int, size: int | None = None, seed: int = SPLIT_SEED):
-    """The indices that stay in train and those held out, each in ascending order.
-
-    The held-out ones are the last `size` of a seeded permutation without stratification;
-    size = min(10 % of count, 5,000) unless given (paper, appendix A: "a small held-out
-    proportion of the training set").
-    """
-    if size is None:
-        size = min(int(VALIDATION_FRACTION * count), VALIDATION_MAX)
-    if not 0 < size < count:
-        raise UserError(
-            f"cannot hold out {size} of {count} images for validation; set `validation` in the "
-            "definition to a number between them."
-        )
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
-    return np.sort(order[:-size]), np.sort(order[-size:])
-
-
-def _labels(task, split, dataset, indices, definition, classes) -> np.ndarray:
-    """The chosen rows' labels (N,) int64."""
-    column = definition.get("label", "label")
-    try:
-        every = np.asarray(dataset[column][:])
-        labels = every.astype(np.int64)[indices]
-        if (labels != every[indices]).any():
-            raise ValueError("some are fractions")
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"Task {task}: the column {column!r} of its {split} images is not a label of "
-            f"whole numbers ({error}); mend the dataset, or set `label` to another column."
-        ) from None
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        raise UserError(
-            f"Task {task}: row {indices[wrong[0]]} of the {split} images has label "
-            f"{labels[wrong[0]]}, outside its {classes} classes; mend the dataset or `classes`."
-        )
-    return labels
+        write_manifest(folder, source, hashes, overlap)
 
 
 def _decode(task, parts, definition, folder: Path, threads: int) -> dict[str, list[Path]]:
@@ -450,30 +245,3 @@ def _shared_example(parts: dict, digests: dict, column: str) -> str:
                     places.append(f"{_where(dataset, column, row).rstrip(',')} of {split}")
                 return " is ".join(places)
     return ""
-
-
-def too_many_shared(task: str, definition: dict, counts: dict, shared: dict) -> str | None:
-    """A sentence if more images stand in two splits than the definition's `shared_images` allows, a
-    share of the smaller split (default 0).
-
-    Args:
-        counts: split → images; shared: "train-test" and the other pairs → images in both.
-    """
-    for pair, count in shared.items():
-        a, b = pair.split("-")
-        if count > definition.get("shared_images", 0) * min(counts[a], counts[b]):
-            return (
-                f"Task {task}: {a} and {b} have {count:,} image{'s' * (count > 1)} in common; "
-                "remove them from one of the two, or set `shared_images` in its definition to the "
-                "share that may be."
-            )
-    return None
-
-
-def _check_expected(task: str, expected: dict | None, found: dict) -> None:
-    for what, count in (expected or {}).items():
-        if found[what] != count:
-            raise UserError(
-                f"Task {task}: {found[what]} {what} instead of the expected {count}; check its "
-                "dataset's revision, config and splits."
-            )

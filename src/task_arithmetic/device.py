@@ -335,6 +335,27 @@ def out_of_memory(error: BaseException) -> bool:
     return "OutOfMemoryError" in names or FULL.search(str(error)) is not None
 
 
+def in_parts(function, rows, precision: str = "float32") -> tuple:
+    """function(rows) under autocast: a tuple of tensors of as many rows. Where the GPU's memory is
+    too small, in halves, and these in halves again."""
+    import torch
+
+    try:
+        with autocast(precision, rows.device):
+            return function(rows)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        if len(rows) == 1:
+            raise UserError(
+                "One example alone does not fit into the GPU's memory: use a GPU with more memory, "
+                "or a smaller encoder."
+            ) from None
+    torch.cuda.empty_cache()
+    halves = [in_parts(function, half, precision) for half in rows.chunk(2)]
+    return tuple(torch.cat(results) for results in zip(*halves, strict=True))
+
+
 def lost_gpu(error: BaseException) -> bool:
     """Whether `error`, or what caused it, says that the GPU has disappeared or failed; neither
     running out of its memory nor a call that it does not know is such a failure."""

@@ -6,10 +6,10 @@ import torch
 from . import jobs
 from .arrays import read_manifest, read_split, sample_indices
 from .device import torch_device
-from .encoder import classify, encode, encode_linearized, read_encoder
-from .evaluate import chunks, in_parts, read_vector
-from .finetune import read_head
+from .encoder import classify, read_encoder
+from .evaluate import read_vector
 from .metrics import write_rows
+from .vision import chunks, features, features_linearized, read_head
 
 # What the published code reads: the first batches of the test split, in its order.
 REFERENCE_BATCH, REFERENCE_BATCHES = 128, 16
@@ -43,7 +43,7 @@ def disentanglement(
             chosen = sample_indices(len(images), settings["samples"])
             weights = np.full(len(chosen), 1 / len(chosen))
         parts.append((np.array(images[chosen]), weights, head))
-    taus = [read_vector(path, about, device) for path in vectors]
+    taus = [read_vector(path, theta0) for path in vectors]
     alphas = np.linspace(settings["low"], settings["high"], settings["points"]).round(12).tolist()
     errors = disentanglement_errors(
         theta0, about, taus, parts, alphas, settings["linearized"], symmetric=reference
@@ -92,9 +92,9 @@ def disentanglement_errors(
         at = 0
         for chunk in chunks({t: (images, np.zeros(len(images)), head)}, about):
             batches = [pixels for _, pixels, _, _ in chunk]
-            features = _features_at(theta0, about, taus, batches, linearized)
+            features_at = _features_at(theta0, about, taus, batches, linearized)
             # the unified models of the cells on the task's own axis are its individual models
-            individual = [features(*((a, 0.0) if t == 0 else (0.0, a))) for a in alphas]
+            individual = [features_at(*((a, 0.0) if t == 0 else (0.0, a))) for a in alphas]
             share = torch.from_numpy(weights[at : at + len(individual[0])]).to(head.device)
             at += len(share)
             jobs.progress(t * len(images) + at, 2 * len(images), "image")
@@ -102,7 +102,7 @@ def disentanglement_errors(
                 for j, b in enumerate(alphas):
                     if (b if t == 0 else a) == 0:
                         continue
-                    alone, unified = individual[i if t == 0 else j], features(a, b)
+                    alone, unified = individual[i if t == 0 else j], features_at(a, b)
                     distance = divergence(alone, unified)
                     if symmetric:
                         distance = (distance + divergence(unified, alone)) / 2
@@ -113,27 +113,20 @@ def disentanglement_errors(
 
 def _features_at(theta0, about, taus, batches, linearized: bool):
     """The function (α1, α2) → raw features of θ0 + α1 τ1 + α2 τ2 of all images of the batches."""
-    geometry = about["geometry"]
     if linearized:  # f_lin is affine in τ: two tangents give every cell
 
         def tangent(tau):
-            parts = [
-                in_parts(lambda part: encode_linearized(theta0, tau.tensors, part, geometry), batch)
-                for batch in batches
-            ]
+            parts = [features_linearized(theta0, tau, batch, about) for batch in batches]
             return [torch.cat(results) for results in zip(*parts, strict=True)]
 
         (value, first), (_, second) = (tangent(tau) for tau in taus)
         return lambda a, b: value + a * first + b * second
 
-    def features(a, b):
+    def at(a, b):
         theta = (a * taus[0] + b * taus[1]).apply(theta0)
-        parts = [
-            in_parts(lambda part: (encode(theta, part, geometry),), batch) for batch in batches
-        ]
-        return torch.cat([result for (result,) in parts])
+        return torch.cat([features(theta, batch, about) for batch in batches])
 
-    return features
+    return at
 
 
 def divergence(individual, unified):

@@ -1,7 +1,8 @@
 """What is on disk for the tasks of a configuration, held to what is expected: counts, class names,
-images in two splits, arrays that belong to their manifest.
+rows in two splits, files that belong to their manifest.
 
-Only manifests and the headers of arrays are read; no image is hashed again.
+Only manifests and the headers of arrays are read, and lines of texts counted; no image is hashed
+again.
 """
 
 import json
@@ -11,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from .arrays import FORMAT, RESOLUTION, SPLITS
-from .artifacts import UserError, read_json
+from .artifacts import UserError, open_tensors, read_json, read_made_by
 from .config import ROOT, read_config
-from .data import class_names, too_many_shared
 from .settings import data_settings
+from .source import class_names, has_scores, noun, too_many_shared
 
 DATA_DIR = Path("results/shared/data")  # a folder for each task
 COLUMNS = [
@@ -37,7 +38,10 @@ def doctor(*paths, basedir=ROOT) -> None:
     """
     config = read_config(*paths, basedir=basedir)
     rows, problems, sizes, missing = [COLUMNS], [], [], []
-    for task in [*config["tasks"], config["negation"]["control"]]:
+    parts = config["parts"]
+    control = [config["negation"]["control"]] if "vision" in parts else []
+    tasks = {modality: part["tasks"] for modality, part in parts.items()}
+    for task in [*tasks.get("vision", []), *control, *tasks.get("language", [])]:
         try:
             found = examine(task, json.loads(data_settings(config, task)), DATA_DIR / task)
         except UserError as error:  # no manifest, or one that cannot be read
@@ -57,6 +61,14 @@ def doctor(*paths, basedir=ROOT) -> None:
             sizes.append(found[2])
     print(aligned(rows))
     print("Counts: found/expected. Disk in all:", megabytes(sum(sizes)))
+    for encoder in parts.get("language", {}).get("encoders", []):
+        try:
+            lengths = input_lengths(encoder, tasks["language"])
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if lengths:
+            print(f"Longest input of {encoder}, in tokens: {', '.join(lengths)}")
     if missing:
         given = " ".join(["--configfile", *map(str, paths)]) + " " if paths else ""
         targets = " ".join(str(DATA_DIR / task / "manifest.json") for task in missing)
@@ -109,21 +121,23 @@ def examine(task: str, definition: dict, folder) -> tuple[list[str], list[str], 
     expected = definition.get("expected", {})
     for what, count in expected.items():
         if found[what] != count:
-            noun = what if what == "classes" else f"{what} images"
+            named = what if what == "classes" else f"{what} {noun(definition)}s"
             problems.append(
-                f"Task {task}: {found[what]:,} {noun} instead of the expected {count:,}; check its "
-                "dataset's revision, config and splits."
+                f"Task {task}: {found[what]:,} {named} instead of the expected {count:,}; check "
+                "its dataset's revision, config and splits."
             )
     names, problem = own_names(task, definition, manifest["classes"], manifest["source_classes"])
     problems += [problem] * (problem is not None)
     shared = manifest["shared_between_splits"]
     sentence = too_many_shared(task, definition, manifest["counts"], shared)
     problems += [sentence] if sentence else []
-    stored, wrong = stored_size(task, folder, manifest["counts"])
+    stored_as = stored_texts if noun(definition) == "text" else stored_size
+    stored, wrong = stored_as(task, folder, manifest["counts"])
     problems += wrong
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     commit = (manifest.get("source") or {}).get("commit")
     counts = [f"{found[key]}/{expected.get(key, '–')}" for key in [*SPLITS, "classes"]]
+    counts[-1] = "scores" if has_scores(definition) else counts[-1]
     repeated = sum(manifest["repeated_within_split"].values())
     row = [
         task,
@@ -204,6 +218,39 @@ def stored_size(task: str, folder: Path, counts: dict) -> tuple[str, list[str]]:
                 "again."
             )
     return ", ".join(f"{side}×{side}" for side in sorted(sides)) or "–", problems
+
+
+def stored_texts(task: str, folder: Path, counts: dict) -> tuple[str, list[str]]:
+    """How texts are stored, and what is wrong with their files: each has a line for each row."""
+    problems = []
+    for split, count in counts.items():
+        path = folder / f"{split}.jsonl"
+        if not path.is_file():
+            problems.append(f"Task {task}: {path} does not exist; delete {folder} and run again.")
+            continue
+        with open(path, "rb") as file:
+            lines = sum(1 for _ in file)
+        if lines != count:
+            problems.append(
+                f"Task {task}: {path} has {lines:,} lines, not {count:,} as its manifest asks; "
+                f"delete {folder} and run again."
+            )
+    return "text", problems
+
+
+def input_lengths(encoder: str, tasks: list[str]) -> list[str]:
+    """Of each task whose tokens an encoder has: its longest input, and how many were cut."""
+    found = []
+    for task in tasks:
+        path = Path(f"results/shared/encoders/{encoder}/heads/{task}.safetensors")
+        if not path.is_file():
+            continue
+        with open_tensors(path) as file:
+            ends = [file.get_tensor(f"{split}.ends") for split in SPLITS]
+        longest = max(int(np.diff(each, prepend=0).max(initial=0)) for each in ends)
+        cut = sum(read_made_by(path)["cut"].values())
+        found.append(f"{task} {longest}" + f" ({cut:,} cut)" * (cut > 0))
+    return found
 
 
 def megabytes(size: float) -> str:

@@ -5,10 +5,9 @@ import time
 
 import torch
 
-from .arrays import read_manifest, read_split
+from . import modality
 from .device import torch_device
-from .encoder import read_encoder
-from .finetune import batches, learning_rate_at, read_head, start, step
+from .finetune import batches, learning_rate_at, start, step
 from .metrics import write_rows
 
 WARM_UP = 3  # steps before the clock starts
@@ -18,7 +17,7 @@ def efficiency(encoder_dir, *, encoder, mode, head, data_dir, settings, output) 
     """Run real training steps alone on the machine and write what they cost.
 
     Rows: `step_seconds` (median, of the training step), `training_seconds` (the whole run: the
-    median with reading and cropping the batch, × finetune.steps), `peak_memory_bytes` (CUDA:
+    median with reading the batch, × finetune.steps), `peak_memory_bytes` (CUDA:
     allocated; CPU: resident memory, without what was there before and what is mapped from files),
     `trained_parameters`, `held_parameters` (all tensors that training needs; a linearized mode
     holds θ0 beside θ).
@@ -28,14 +27,14 @@ def efficiency(encoder_dir, *, encoder, mode, head, data_dir, settings, output) 
     """
     device = torch_device()
     before = start_memory(device)
-    theta0, about = read_encoder(encoder_dir, device)
-    head_tensor = read_head(head, read_manifest(data_dir), about, device)
-    images, labels = read_split(data_dir, "train", settings["limit"])
-    run = start(theta0, about, head_tensor, settings, mode)
+    form = modality.form(settings.get("modality", "vision"))
+    theta0, about = form.read_encoder(encoder_dir, device)
+    examples = form.read_examples(head, data_dir, "train", settings["limit"], about, device)
+    run = start(theta0, about, examples[-1], settings, mode)
     del theta0
     alone, whole = [], []  # seconds of each step, without and with its batch
     numbers = range(WARM_UP + settings["efficiency"]["steps"])
-    ahead = batches(images, labels, numbers, 0, settings, about, device)
+    ahead = batches(form, examples, numbers, 0, settings, about, device)
     for _ in numbers:
         began = time.perf_counter()
         batch = next(ahead)

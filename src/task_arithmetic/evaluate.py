@@ -1,114 +1,21 @@
 """Accuracies: pretrained, single-task, kernel behaviour, task addition and task negation.
 
-All of them are one computation, `accuracies`: the model at θ0 + α·τ, for each α of a grid, on one
-or more splits, through f or through f_lin. α is chosen from validation rows alone.
+All of them are one computation, the modality's `accuracies`: the model at θ0 + α·τ, for each α of
+a grid, on one or more splits, through f or through f_lin. α is chosen from validation rows alone.
 """
 
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from . import jobs
-from .arrays import read_manifest, read_split
+from . import jobs, modality
 from .artifacts import UserError, check_tensors
 from .config import alpha_grid
-from .device import autocast, out_of_memory, torch_device
-from .encoder import classify, encode, encode_linearized, image_tower_shapes, read_encoder
-from .finetune import read_head
+from .device import torch_device
 from .metrics import read_rows, write_rows
-from .pixels import to_pixels
 from .vector import TaskVector, total
 
-BATCH = 256  # images of one forward pass
-CHUNK_BYTES = 512 * 2**20  # normalised pixels kept while the grid of α is walked
-
-
-# --- The computation -----------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def accuracies(
-    theta0, about, tau: TaskVector, alphas, splits, linearized: bool, precision="float32"
-) -> dict:
-    """Top-1 accuracy of θ0 + α·τ for each α on each split.
-
-    f_lin is affine in τ, so a linearized grid costs one pass; otherwise each α is merged once per
-    chunk of images that fits in memory.
-
-    Args:
-        theta0, about: from read_encoder. tau: the vector to scale, on θ0's device.
-        alphas: the grid, any floats.
-        splits: key → (images uint8 (N, H, W, 3), labels (N,), head (classes, embed_dim)).
-        linearized: evaluate f_lin(x; θ0 + ατ) = f(x; θ0) + α ∇f(x; θ0)·τ instead of f.
-        precision: of the encoder: auto, bf16 or float32, see device.autocast.
-    Returns:
-        key → array of accuracies (fractions), one for each α.
-    """
-    geometry = about["geometry"]
-    device = theta0["proj"].device
-    hits = {key: torch.zeros(len(alphas), dtype=torch.int64, device=device) for key in splits}
-    for chunk in chunks(splits, about):
-        if linearized:
-            for key, pixels, labels, head in chunk:
-                value, tangent = in_parts(
-                    lambda part: encode_linearized(theta0, tau.tensors, part, geometry),
-                    pixels,
-                    precision,
-                )
-                for i, alpha in enumerate(alphas):
-                    hits[key][i] += _hits(value + alpha * tangent, head, labels)
-        else:
-            for i, alpha in enumerate(alphas):
-                theta = tau.apply(theta0, alpha)
-                for key, pixels, labels, head in chunk:
-                    (features,) = in_parts(
-                        lambda part, theta=theta: (encode(theta, part, geometry),),
-                        pixels,
-                        precision,
-                    )
-                    hits[key][i] += _hits(features, head, labels)
-    return {key: hits[key].cpu().numpy() / len(splits[key][1]) for key in splits}
-
-
-def _hits(features, head, labels):
-    return (classify(features, head).argmax(-1) == labels).sum()
-
-
-def in_parts(function, pixels, precision: str = "float32") -> tuple:
-    """function(pixels) under autocast: a tuple of tensors of as many rows, as float32. Where the
-    GPU's memory is too small, in halves, and these in halves again."""
-    try:
-        with autocast(precision, pixels.device):
-            return tuple(result.float() for result in function(pixels))
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        if len(pixels) == 1:
-            raise UserError(
-                "One image alone does not fit into the GPU's memory: use a GPU with more memory, "
-                "or a smaller encoder."
-            ) from None
-    torch.cuda.empty_cache()
-    halves = [in_parts(function, half, precision) for half in pixels.chunk(2)]
-    return tuple(torch.cat(results) for results in zip(*halves, strict=True))
-
-
-def chunks(splits, about):
-    """Lists of batches (key, pixels, labels, head), as many as CHUNK_BYTES hold."""
-    chunk, size = [], 0
-    for key, (images, labels, head) in splits.items():
-        for i in range(0, len(images), BATCH):
-            part = torch.from_numpy(np.array(images[i : i + BATCH])).to(head.device)
-            truth = torch.from_numpy(np.array(labels[i : i + BATCH])).to(head.device)
-            pixels = to_pixels(part, about)
-            if chunk and size + pixels.nbytes > CHUNK_BYTES:
-                yield chunk
-                chunk, size = [], 0
-            chunk.append((key, pixels, truth, head))
-            size += pixels.nbytes
-    if chunk:
-        yield chunk
+# --- Choosing α ----------------------------------------------------------------------------------
 
 
 def choose_alpha(alphas, normalized) -> int:
@@ -142,45 +49,46 @@ def choose_negation(target, control, pretrained_control: float, keep: float) -> 
 # --- The stages ----------------------------------------------------------------------------------
 
 
-def load(encoder_dir, tasks, heads, data_dirs, limit, names=("validation", "test")):
-    """θ0, its description, and for each split the tasks' images, labels and heads.
+def load(encoder_dir, tasks, heads, data_dirs, settings, names=("validation", "test")):
+    """θ0, its description, and for each split the tasks' examples, as the modality reads them.
 
     Returns:
-        theta0, about, {split: {task: (images, labels, head)}}.
+        theta0, about, {split: {task: examples}}.
     """
-    device = torch_device()
-    theta0, about = read_encoder(encoder_dir, device)
+    device, form = torch_device(), modality.form(settings.get("modality", "vision"))
+    theta0, about = form.read_encoder(encoder_dir, device)
     splits = {name: {} for name in names}
-    for task, head_path, data_dir in zip(tasks, heads, data_dirs, strict=True):
-        head = read_head(head_path, read_manifest(data_dir), about, device)
+    for task, head, data_dir in zip(tasks, heads, data_dirs, strict=True):
         for name in names:
-            splits[name][task] = (*read_split(data_dir, name, limit), head)
+            limit = settings["limit"]
+            splits[name][task] = form.read_examples(head, data_dir, name, limit, about, device)
     return theta0, about, splits
 
 
 def _accuracies(theta0, about, tau, alphas, splits, settings: dict) -> dict:
-    """`accuracies` as a stage's settings say: linearized (default: not) and precision."""
+    """The modality's `accuracies` as a stage's settings say: linearized (default: not) and
+    precision."""
+    form = modality.form(settings.get("modality", "vision"))
     linearized = settings.get("linearized", False)
     precision = settings.get("precision", "float32")
-    return accuracies(theta0, about, tau, alphas, splits, linearized, precision)
+    return form.accuracies(theta0, about, tau, alphas, splits, linearized, precision)
 
 
-def read_vector(path, about: dict, device) -> TaskVector:
-    """A task vector, held to the encoder's names and shapes.
+def read_vector(path, theta0: dict) -> TaskVector:
+    """A task vector, on θ0's device, held to θ0's names and shapes.
 
     Raises:
         UserError: a file of another encoder, or no safetensors.
     """
-    vector = TaskVector.read(path, device)
-    shapes = image_tower_shapes(about["geometry"])
-    known = {name: shapes[name] for name in vector.tensors if name in shapes}
+    vector = TaskVector.read(path, next(iter(theta0.values())).device)
+    known = {name: theta0[name].shape for name in vector.tensors if name in theta0}
     check_tensors(path, vector.tensors, known)
     return vector
 
 
 def pretrained(encoder_dir, *, encoder, tasks, heads, data_dirs, settings, output) -> None:
     """Zero-shot accuracy of θ0 on every task, validation and test: `pretrained_accuracy`."""
-    theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings["limit"])
+    theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings)
     rows = []
     for split, parts in splits.items():
         found = _accuracies(theta0, about, TaskVector({}), [0.0], parts, settings)
@@ -207,11 +115,11 @@ def single_task(
     Through f_lin if settings["linearized"]; the kernel behaviour test (paper, section 3.2) asks
     for it with a non-linearly trained τ, under the metric `posthoc_accuracy`.
     """
-    theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings["limit"])
+    theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings)
     rows = []
     jobs.progress(0, len(tasks), "task")
     for task, path in zip(tasks, vectors, strict=True):
-        tau = read_vector(path, about, torch_device())
+        tau = read_vector(path, theta0)
         for split, parts in splits.items():
             found = _accuracies(theta0, about, tau, [1.0], {task: parts[task]}, settings)
             rows.append({"task": task, "split": split, "alpha": 1.0, "value": found[task][0]})
@@ -247,11 +155,13 @@ def addition(
 
     Args:
         single_task: metrics of the mode's own single-task accuracy, which normalizes.
+        settings: with `reference_selection`, α is the one with the largest mean accuracy on the
+            test split itself, as published code for language has it.
     """
-    theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings["limit"])
+    theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings)
     own = _own_accuracy(single_task, tasks)
     alphas = alpha_grid(settings["alphas"])
-    tau = total(read_vector(path, about, torch_device()) for path in vectors)
+    tau = total(read_vector(path, theta0) for path in vectors)
     rows = []
 
     def record(split, grid):
@@ -264,8 +174,11 @@ def addition(
                 rows.append({**at, "metric": "normalized_accuracy", "value": normalized[i, t]})
         return normalized
 
-    chosen = alphas[choose_alpha(alphas, record("validation", alphas))]
-    record("test", [chosen])
+    chosen = choose_alpha(alphas, record("validation", alphas))
+    if settings.get("reference_selection", False):
+        on_test = _accuracies(theta0, about, tau, alphas, splits["test"], settings)
+        chosen = choose_alpha(alphas, np.stack([on_test[task] for task in tasks], axis=1))
+    record("test", [alphas[chosen]])
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
 
 
@@ -276,7 +189,7 @@ def _own_accuracy(path, tasks) -> dict:
         own.setdefault(row["split"], {})[row["task"]] = row["value"]
     for split in ("validation", "test"):
         for task in tasks:
-            if not own.get(split, {}).get(task):
+            if not own.get(split, {}).get(task, 0) > 0:
                 raise UserError(
                     f"{Path(path)} has no {split} accuracy above 0 for {task}: normalized accuracy "
                     "is undefined; train longer, or make the file again."
@@ -308,7 +221,7 @@ def negation(
     `control_accuracy`: validation over the whole grid, test at the chosen α.
     """
     every = [*tasks, control], [*heads, control_head], [*data_dirs, control_data_dir]
-    theta0, about, splits = load(encoder_dir, *every, settings["limit"])
+    theta0, about, splits = load(encoder_dir, *every, settings)
     alphas = alpha_grid(settings["alphas"])
     before = [
         row["value"]
@@ -320,7 +233,7 @@ def negation(
     rows = []
     jobs.progress(0, len(tasks), "task")
     for task, path in zip(tasks, vectors, strict=True):
-        tau = -read_vector(path, about, torch_device())
+        tau = -read_vector(path, theta0)
 
         def record(split, grid, task=task, tau=tau):
             parts = {name: splits[split][name] for name in (task, control)}

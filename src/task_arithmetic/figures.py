@@ -33,6 +33,7 @@ from task_arithmetic.cells import (
     seeds_of,
     surface,
     unified_modes_of,
+    view_of,
 )
 
 STYLE = {
@@ -350,21 +351,22 @@ def fig10(metrics, settings):
 
 
 # Named, not referred to: so that code.py can tell which figures a changed line belongs to.
-FIGURES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]
+FIGURES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]  # some also …_language
 
 
 def draw(name, metrics, settings) -> Figure:
     """One figure.
 
     Args:
-        name: one of FIGURES.
+        name: one of FIGURES; fig7_language is fig7 of the part on texts.
         metrics: what load_metrics returns.
     Raises:
         UserError: unknown figure, a cell that is missing or not unique.
     """
-    if name not in FIGURES:
+    base, settings = view_of(name, settings)
+    if base not in FIGURES:
         raise UserError(f"There is no figure {name}: take one of {', '.join(FIGURES)}.")
-    function = getattr(sys.modules[__name__], name)
+    function = getattr(sys.modules[__name__], base)
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
         figure = function(metrics, settings)
         figure.draw_without_rendering()  # places everything, once for all formats

@@ -15,7 +15,9 @@ from task_arithmetic.cells import (
     curve,
     encoders_of,
     individual,
+    is_language,
     label_of,
+    language_of,
     modes_of,
     pretrained,
     seeds_of,
@@ -80,41 +82,57 @@ def percent(metrics, metric, encoder, modes, settings) -> dict:
 
 def sentences(metrics, settings) -> list[str]:
     """Headlines: unified accuracy, the best mode and its lead, negation, the chosen α."""
-    seeds, tasks, control = seeds_of(settings), settings["tasks"], settings["control"]
     found, at_end = [], []
-    for encoder in encoders_of(settings):
-        zero = 100 * pretrained(metrics, encoder, tasks).mean(axis=1)
-        modes = unified_modes_of(settings)
-        unified = percent(metrics, "unified_accuracy", encoder, modes, settings)
-        best, *others = sorted(unified, key=lambda mode: -unified[mode].mean())
-        text = (
-            f"Task addition, {encoder}: the unified model of {label_of(best, settings)} has the "
-            f"highest mean accuracy on test, {shown(unified[best])}"
-        )
-        if others:
-            lead = unified[best].mean() - unified[others[0]].mean()
-            text += f", {lead:.1f} points above {label_of(others[0], settings)}, the next one"
-        found.append(f"{text} ({listed(unified, settings)}; pre-trained {shown(zero)}).")
-        for mode in modes:
-            grid, _ = curve(metrics, "unified_accuracy", encoder, mode, seeds, tasks)
-            if np.isin(chosen_alpha(metrics, encoder, mode, seeds, tasks), grid[[0, -1]]).any():
-                at_end.append(f"{encoder}, {label_of(mode, settings)}")
-    for encoder in encoders_of(settings):
-        zero = 100 * pretrained(metrics, encoder, tasks).mean(axis=1)
-        before = pretrained(metrics, encoder, [control]).mean()
-        ways = []
-        for mode in modes_of(settings):
-            where = encoder, mode, seeds, tasks, "test", control
-            target = 100 * cells(metrics, "negated_accuracy", *where)[0].mean(axis=1)
-            kept = 100 * cells(metrics, "control_accuracy", *where)[0].mean(axis=1) / before
-            ways.append(f"{label_of(mode, settings)} to {shown(target)}, keeping {shown(kept)}")
-        found.append(
-            f"Task negation, {encoder}: the mean target accuracy goes from {shown(zero)} "
-            f"(pre-trained) with {'; with '.join(ways)} of the accuracy on {control}."
-        )
+    for part in (settings, language_of(settings)):
+        for encoder in encoders_of(part):
+            found.append(_added(metrics, part, encoder))
+            at_end += _at_end(metrics, part, encoder)
+    found += [_negated(metrics, settings, encoder) for encoder in encoders_of(settings)]
     place = f"at an end of its grid for {'; '.join(at_end)}" if at_end else "inside its grid"
-    found.append(f"The α chosen on validation for task addition lies {place}.")
+    return [*found, f"The α chosen on validation for task addition lies {place}."]
+
+
+def _added(metrics, settings, encoder) -> str:
+    """The unified models of an encoder, the best of them and its lead."""
+    zero = 100 * pretrained(metrics, encoder, settings["tasks"]).mean(axis=1)
+    modes = unified_modes_of(settings)
+    unified = percent(metrics, "unified_accuracy", encoder, modes, settings)
+    best, *others = sorted(unified, key=lambda mode: -unified[mode].mean())
+    text = (
+        f"Task addition, {encoder}: the unified model of {label_of(best, settings)} has the "
+        f"highest mean accuracy on test, {shown(unified[best])}"
+    )
+    if others:
+        lead = unified[best].mean() - unified[others[0]].mean()
+        text += f", {lead:.1f} points above {label_of(others[0], settings)}, the next one"
+    return f"{text} ({listed(unified, settings)}; pre-trained {shown(zero)})."
+
+
+def _at_end(metrics, settings, encoder) -> list[str]:
+    """Where the chosen α is the first or the last of its grid."""
+    seeds, tasks, found = seeds_of(settings), settings["tasks"], []
+    for mode in unified_modes_of(settings):
+        grid, _ = curve(metrics, "unified_accuracy", encoder, mode, seeds, tasks)
+        if np.isin(chosen_alpha(metrics, encoder, mode, seeds, tasks), grid[[0, -1]]).any():
+            found.append(f"{encoder}, {label_of(mode, settings)}")
     return found
+
+
+def _negated(metrics, settings, encoder) -> str:
+    """What negating each task costs it, and the control task."""
+    seeds, tasks, control = seeds_of(settings), settings["tasks"], settings["control"]
+    zero = 100 * pretrained(metrics, encoder, tasks).mean(axis=1)
+    before = pretrained(metrics, encoder, [control]).mean()
+    ways = []
+    for mode in modes_of(settings):
+        where = encoder, mode, seeds, tasks, "test", control
+        target = 100 * cells(metrics, "negated_accuracy", *where)[0].mean(axis=1)
+        kept = 100 * cells(metrics, "control_accuracy", *where)[0].mean(axis=1) / before
+        ways.append(f"{label_of(mode, settings)} to {shown(target)}, keeping {shown(kept)}")
+    return (
+        f"Task negation, {encoder}: the mean target accuracy goes from {shown(zero)} "
+        f"(pre-trained) with {'; with '.join(ways)} of the accuracy on {control}."
+    )
 
 
 def beside_published(table, settings) -> str:
@@ -150,20 +168,23 @@ def claims(metrics, settings, table4) -> list[tuple[str, str, str, str]]:
     Args:
         table4: the efficiency table as read from its CSV, with the paper's columns.
     """
-    if not {"attention", "ntk", "nonlinear"} <= set(settings["modes"]):
-        return []  # they compare these three
-    found = []
-    for about in (_addition, _kernel, _advantage, _disentanglement, _alpha, _cosine, _ablation):
-        found += about(metrics, settings)
-    return found + list(_efficiency(settings, table4))
+    tested = (_addition, _kernel, _advantage, _disentanglement, _alpha, _cosine, _ablation)
+    parts = [(settings, tested), (language_of(settings), (_addition,))]
+    parts = [(part, about) for part, about in parts if set(PAPER_ORDER) <= set(part["modes"])]
+    found = [row for part, about in parts for each in about for row in each(metrics, part)]
+    return found + [row for part, _ in parts for row in _efficiency(part, table4)]
 
 
 def _addition(metrics, settings):
     order = " > ".join(label_of(mode, settings) for mode in PAPER_ORDER)
-    for kind, metric in (("absolute", "unified_accuracy"), ("normalized", "normalized_accuracy")):
+    kinds = {"absolute": "unified_accuracy", "normalized": "normalized_accuracy"}
+    if is_language(settings):
+        kinds.pop("normalized")  # the paper has none
+    for kind, metric in kinds.items():
         for encoder in encoders_of(settings):
             values = percent(metrics, metric, encoder, PAPER_ORDER, settings)
-            claim = f"Task addition, {kind} accuracy: {order} (Table 2)"
+            table = "Table 3" if is_language(settings) else "Table 2"
+            claim = f"Task addition, {kind} accuracy: {order} ({table})"
             yield claim, encoder, listed(values, settings), verdict(values, falling)
 
 

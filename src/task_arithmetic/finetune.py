@@ -1,7 +1,8 @@
 """Fine-tuning one encoder on one task in one mode (paper, appendix A, "Fine-tuning").
 
-Every step's images and crops are a function of (seed, step) alone, so that a resumed run
-continues exactly where it stopped.
+Every step's examples, and the crops of images, are a function of (seed, step) alone, so that a
+resumed run continues exactly where it stopped. What differs between images and texts is in the
+module of the modality (see modality.py).
 """
 
 import math
@@ -12,13 +13,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.optim.adamw import adamw
 
-from . import jobs
-from .arrays import TrainImages, read_manifest, read_split
+from . import jobs, modality
+from .arrays import read_manifest
 from .artifacts import (
     UserError,
     atomic_path,
@@ -31,8 +30,6 @@ from .artifacts import (
     write_tensors,
 )
 from .device import autocast, out_of_memory, torch_device, uses_bf16
-from .encoder import classify, encode, encode_linearized, read_encoder
-from .pixels import crop_boxes, to_pixels
 from .vector import moved_names
 
 LOG_EVERY = 10  # steps
@@ -49,23 +46,23 @@ def finetune(
         encoder, mode, task: names, recorded in the artifact.
         seed: repeats differ in data order and crops only.
         settings: `mode` (train: name patterns, linearized), `finetune` (steps, batch_size,
-            learning_rate, warmup_steps, weight_decay, gradient_clip, crop_scale,
-            checkpoint_steps), `limit`, `micro_batch`, `precision`.
+            learning_rate, schedule, warmup_steps, weight_decay, gradient_clip, checkpoint_steps;
+            for images, crop_scale), `limit`, `micro_batch`, `precision`, `modality`.
         output: safetensors of θ_t, of the moved tensors only.
-        log: CSV: step, loss, learning_rate, images_per_second.
+        log: CSV: step, loss, learning_rate, images_per_second (or texts).
     Raises:
         UserError: patterns that match nothing, a loss that is not finite (the last good state is
             kept), artifacts that do not fit each other.
     """
-    device = torch_device()
-    theta0, about = read_encoder(encoder_dir, device)
-    head_tensor = read_head(head, read_manifest(data_dir), about, device)
-    images, labels = read_split(data_dir, "train", settings.get("limit"))
+    device, kind = torch_device(), settings.get("modality", "vision")
+    form = modality.form(kind)
+    theta0, about = form.read_encoder(encoder_dir, device)
+    examples = form.read_examples(head, data_dir, "train", settings.get("limit"), about, device)
     precision = settings.get("precision", "float32")
     recipe = {
         "encoder": encoder,
         "encoder_sha256": about.get("seal"),
-        "image_tower_sha256": about["image_tower_sha256"],
+        "theta0_sha256": about["theta0_sha256"],
         "head_sha256": sha256_of_file(head),
         "mode": mode,
         "task": task,
@@ -73,20 +70,20 @@ def finetune(
         "settings": settings,
         "precision": "bf16" if uses_bf16(precision, device) else "float32",
         "data_sha256": read_manifest(data_dir)["data_sha256"],
-        "code": jobs.current_code("finetune"),
+        "code": jobs.current_code("finetune", kind),
         "packages": jobs.packages(),
         "device": device.type,
     }
     state_path, others = _state_paths(output, recipe)
-    run = start(theta0, about, head_tensor, settings, mode)
+    run = start(theta0, about, examples[-1], settings, mode)
     rows = _restore(state_path, run)
     _say_how_it_starts(run, recipe, others)
-    _train(run, images, labels, seed, rows, state_path, recipe, f"{mode} {task}")
+    _train(run, examples, seed, rows, state_path, recipe, f"{mode} {task}")
     theta = {name: tensor.detach() for name, tensor in run["theta"].items()}
     made_by = {**recipe, "versions": versions()}
     with atomic_path(log) as temporary:
         temporary.write_text(
-            "step,loss,learning_rate,images_per_second\n"
+            f"step,loss,learning_rate,{form.UNIT}s_per_second\n"
             + "".join(f"{s},{loss:.6f},{lr:.6e},{speed:.1f}\n" for s, loss, lr, speed in rows)
         )
     write_tensors(output, theta, made_by)
@@ -100,8 +97,9 @@ def start(theta0, about: dict, head, settings: dict, mode: str) -> dict:
     Returns:
         theta: the moved tensors, which training updates; base: θ0, without the tensors that theta
         replaces unless the mode is linearized; moments: AdamW's state of each tensor of theta;
-        about, head, settings; micro_batch: images of one forward pass (None: the whole batch);
-        done: steps done; lock: held while theta, moments and done change.
+        about, head, settings; form: the modality's module; micro_batch: examples of one forward
+        pass (None: the whole batch); done: steps done; lock: held while theta, moments and done
+        change.
     """
     names = moved_names(theta0, settings["mode"]["train"], mode)
     theta = {name: theta0[name].clone().requires_grad_() for name in names}
@@ -121,6 +119,7 @@ def start(theta0, about: dict, head, settings: dict, mode: str) -> dict:
         "theta": theta,
         "base": base,
         "moments": moments,
+        "form": modality.form(settings.get("modality", "vision")),
         "about": about,
         "head": head,
         "settings": settings,
@@ -130,23 +129,24 @@ def start(theta0, about: dict, head, settings: dict, mode: str) -> dict:
     }
 
 
-def step(run: dict, pixels, labels, learning_rate: float) -> float:
+def step(run: dict, inputs, targets, learning_rate: float) -> float:
     """One AdamW step on one batch; returns its mean cross-entropy.
 
     The step is skipped, and NaN returned, if the loss or its gradient is not finite.
 
     Args:
         run: from `start`.
-        pixels: float (B, 3, S, S); labels: int64 (B,).
+        inputs: pixels, float (B, 3, S, S), or tokens, int64 (B, S); targets: labels, int64 (B,), or
+            tokens (B, T), where a negative one is padding.
     """
-    return _update(run, _batch_gradient(run, pixels, labels), learning_rate)
+    return _update(run, _batch_gradient(run, inputs, targets), learning_rate)
 
 
 def _update(run: dict, loss: float, learning_rate: float) -> float:
     """Clip the gradient and step, if both it and the loss are finite; returns the loss, or NaN."""
     if not math.isfinite(loss):
         return loss
-    limit = run["settings"]["finetune"]["gradient_clip"]
+    limit = run["settings"]["finetune"]["gradient_clip"] or math.inf
     norm = torch.nn.utils.clip_grad_norm_(run["theta"].values(), limit)
     if not math.isfinite(norm):
         return math.nan
@@ -155,39 +155,47 @@ def _update(run: dict, loss: float, learning_rate: float) -> float:
     return loss
 
 
-def _batch_gradient(run: dict, pixels, labels) -> float:
+def _batch_gradient(run: dict, inputs, targets) -> float:
     """Set theta's .grad to the gradient of the batch's mean loss, which is returned.
 
-    Micro-batches accumulate their share of the mean, so that the gradient is that of the whole
-    batch. Where they do not fit into the GPU's memory, they are halved, for the rest of the run.
+    Micro-batches accumulate their share of the mean, over labels or over all target tokens, so that
+    the gradient is that of the whole batch. Where they do not fit into the GPU's memory, they are
+    halved, for the rest of the run.
     """
     gradient = linearized_gradient if run["settings"]["mode"]["linearized"] else plain_gradient
     while True:
-        micro = run["micro_batch"] or len(pixels)
+        micro = run["micro_batch"] or len(inputs)
         for tensor in run["theta"].values():
             tensor.grad = None
         loss = 0.0
         try:
-            for i in range(0, len(pixels), micro):
+            for i in range(0, len(inputs), micro):
                 part = slice(i, i + micro)
-                share = len(labels[part]) / len(labels)
-                loss += gradient(run, pixels[part], labels[part], share)
+                whole = micro >= len(inputs)
+                share = 1.0 if whole else _counted(targets[part]) / _counted(targets)
+                loss += gradient(run, inputs[part], targets[part], share)
             return float(loss)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             if micro == 1:
                 raise UserError(
-                    "One image alone does not fit into the GPU's memory while training: use a GPU "
-                    "with more memory, or a smaller encoder."
+                    "One example alone does not fit into the GPU's memory while training: use a "
+                    "GPU with more memory, or a smaller encoder."
                 ) from None
         run["micro_batch"] = micro = (micro + 1) // 2
         torch.cuda.empty_cache()
         print(
-            f"Out of GPU memory: going on with {micro} images at a time, which add up to the same "
-            f"batch of {len(pixels)}; `micro_batch: {micro}` in the encoder's definition keeps it.",
+            f"Out of GPU memory: going on with {micro} {run['form'].UNIT}s at a time, which add up "
+            f"to the same batch of {len(inputs)}; `micro_batch: {micro}` in the encoder's "
+            "definition keeps it.",
             file=sys.stderr,
         )
+
+
+def _counted(targets) -> int:
+    """Labels or target tokens, without padding."""
+    return int((targets >= 0).sum())
 
 
 @torch.no_grad()
@@ -214,35 +222,36 @@ def _adamw(run: dict, learning_rate: float) -> None:
     )
 
 
-def plain_gradient(run: dict, pixels, labels, share: float = 1.0):
+def plain_gradient(run: dict, inputs, targets, share: float = 1.0):
     """Add the gradient of share · L(f(x; θ)) to theta's .grad; returns share · L."""
+    form, about = run["form"], run["about"]
     with _autocast(run):
-        features = encode({**run["base"], **run["theta"]}, pixels, run["about"]["geometry"])
-    loss = share * F.cross_entropy(classify(features.to(run["head"].dtype), run["head"]), labels)
+        outputs = form.outputs({**run["base"], **run["theta"]}, inputs, targets, about)
+    loss = share * form.loss(outputs.to(_dtype(run)), targets, run["head"])
     loss.backward()
     return loss.detach()
 
 
-def linearized_gradient(run: dict, pixels, labels, share: float = 1.0):
+def linearized_gradient(run: dict, inputs, targets, share: float = 1.0):
     """Add the gradient in τ of share · L(f(x; θ0) + ∇f(x; θ0)·τ) to theta's .grad; returns
     share · L (paper, section 2, "NTK Linearization").
 
     The gradient is the vector-Jacobian product of f at θ0 with ∂L/∂f_lin: θ0 takes the part of the
     leaf, τ = θ − θ0 that of a constant.
     """
-    theta, theta0 = run["theta"], run["base"]
+    form, theta, theta0 = run["form"], run["theta"], run["base"]
     with torch.no_grad():
         tau = {name: tensor - theta0[name] for name, tensor in theta.items()}
     anchor = {name: theta0[name].detach().requires_grad_() for name in theta}
     with _autocast(run):
-        value, tangent = encode_linearized(
-            {**theta0, **anchor}, tau, pixels, run["about"]["geometry"]
+        value, tangent = form.outputs_linearized(
+            {**theta0, **anchor}, tau, inputs, targets, run["about"]
         )
     del tau  # its memory is the gradient's
-    full = run["head"].dtype  # autocast gives narrower ones
-    features = (value.detach().to(full) + tangent.to(full)).requires_grad_()
-    loss = share * F.cross_entropy(classify(features, run["head"]), labels)
-    (slope,) = torch.autograd.grad(loss, features)
+    full = _dtype(run)  # autocast gives narrower ones
+    outputs = (value.detach().to(full) + tangent.to(full)).requires_grad_()
+    loss = share * form.loss(outputs, targets, run["head"])
+    (slope,) = torch.autograd.grad(loss, outputs)
     # A sum, because torch checks a vector given with a tensor by importing two seconds of sympy.
     product = (value * slope.to(value.dtype)).sum()
     gradients = torch.autograd.grad(product, list(anchor.values()))
@@ -253,61 +262,41 @@ def linearized_gradient(run: dict, pixels, labels, share: float = 1.0):
 
 
 def _autocast(run: dict):
-    return autocast(run["settings"].get("precision", "float32"), run["head"].device)
+    return autocast(run["settings"].get("precision", "float32"), _device(run))
+
+
+def _device(run: dict):
+    return next(iter(run["theta"].values())).device
+
+
+def _dtype(run: dict):
+    return next(iter(run["theta"].values())).dtype
 
 
 def learning_rate_at(step: int, recipe: dict) -> float:
-    """Linear warm-up to the base rate, then a cosine to 0 (paper, appendix A).
+    """Linear warm-up to the base rate, then a cosine to 0 (paper, appendix A), or no change.
 
     Args:
-        step: from 0; recipe: learning_rate, warmup_steps, steps.
+        step: from 0; recipe: learning_rate, warmup_steps, steps, schedule (cosine or constant).
     """
     base, warmup, steps = recipe["learning_rate"], recipe["warmup_steps"], recipe["steps"]
     if step < warmup:
         return base * (step + 1) / warmup
+    if recipe.get("schedule", "cosine") == "constant":
+        return base
     return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def batch_indices(step: int, count: int, batch_size: int, seed: int) -> np.ndarray:
-    """Image indices of one step: an endless chain of permutations, one per epoch, cut in batches.
-
-    A function of its arguments alone; batches run over the ends of epochs, so that none is short.
-    """
-    at = np.arange(step * batch_size, (step + 1) * batch_size)
-    orders = {
-        epoch: np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count)
-        for epoch in range(at[0] // count, at[-1] // count + 1)
-    }
-    return np.asarray([orders[i // count][i % count] for i in at])
-
-
-def read_batch(images: TrainImages, labels, step: int, seed: int, recipe: dict):
-    """The random crops of one training step, each before zeros, their sizes as boxes, and their
-    labels: on the CPU, as tensors."""
-    chosen = batch_indices(step, len(images), recipe["batch_size"], seed)
-    generator = torch.Generator().manual_seed(
-        int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
-    )
-    boxes = crop_boxes(torch.from_numpy(images.sizes[chosen]), recipe["crop_scale"], generator)
-    batch, sizes = images.take(chosen, boxes.numpy())
-    boxes = torch.from_numpy(np.concatenate([np.zeros_like(sizes), sizes], axis=1))
-    return torch.from_numpy(batch), boxes, torch.from_numpy(labels[chosen])
-
-
-def batches(images, labels, numbers, seed: int, settings: dict, about: dict, device):
-    """For each step of `numbers` its pixels, float (B, 3, S, S), and labels, int64 (B,), on the
-    device. A GPU finds the next ones read ahead."""
+def batches(form, examples, numbers, seed: int, settings: dict, about: dict, device):
+    """For each step of `numbers` its inputs and targets, as `form` makes them, on the device. A GPU
+    finds the next ones read ahead."""
 
     def read(number):
-        parts = read_batch(images, labels, number, seed, settings["finetune"])
+        parts = form.read_batch(examples, number, seed, settings["finetune"])
         return [part.pin_memory() for part in parts] if device.type == "cuda" else parts
 
-    def moved(parts):
-        batch, boxes, truth = (part.to(device, non_blocking=True) for part in parts)
-        return to_pixels(batch, about, boxes), truth
-
     for parts in read_ahead(read, numbers, READ_AHEAD if device.type == "cuda" else 0):
-        yield moved(parts)
+        yield form.to_inputs(*(part.to(device, non_blocking=True) for part in parts), about)
 
 
 def read_ahead(read, numbers, depth: int):
@@ -323,7 +312,7 @@ def read_ahead(read, numbers, depth: int):
             yield future.result()
 
 
-def _train(run, images, labels, seed, rows, state_path, recipe, label) -> None:
+def _train(run, examples, seed, rows, state_path, recipe, label) -> None:
     """The loop, from the step that `run` has come to; adds the rows of the metrics log to `rows`.
 
     The state changes under the run's lock only, and as a whole: a signal to stop finds it complete
@@ -339,9 +328,8 @@ def _train(run, images, labels, seed, rows, state_path, recipe, label) -> None:
             write_tensors(state_path, _state(run), {**recipe, **reached, "log": rows})
             return f"{run['done']} of {steps} steps are saved ({label})."
 
-    ahead = batches(
-        images, labels, range(first, steps), seed, settings, run["about"], run["head"].device
-    )
+    form, numbers = run["form"], range(first, steps)
+    ahead = batches(form, examples, numbers, seed, settings, run["about"], _device(run))
     jobs.progress(first, steps, "step")
     with jobs.saving(save):
         for batch in ahead:
@@ -362,7 +350,7 @@ def _train(run, images, labels, seed, rows, state_path, recipe, label) -> None:
                     print(f"{label}: step {done} of {steps}, loss {loss:.3f}", file=sys.stderr)
                 if done % how["checkpoint_steps"] == 0 and done < steps:
                     save()
-            jobs.progress(done, steps, "step", loss=loss, images_per_second=speed)
+            jobs.progress(done, steps, "step", loss=loss, **{f"{form.UNIT}s_per_second": speed})
 
 
 def _state_paths(output, recipe: dict) -> tuple[Path, list[Path]]:
@@ -422,15 +410,3 @@ def _restore(path: Path, run: dict) -> list:
             tensor.copy_(tensors[name])
     run["done"], run["micro_batch"] = made_by["done"], made_by["micro_batch"]
     return made_by["log"]
-
-
-def read_head(path, manifest: dict, about: dict, device):
-    """A head (classes, embed_dim), held to its task's classes and its encoder's features.
-
-    Raises:
-        UserError: the head is of another task's classes or of another encoder.
-    """
-    tensors = read_tensors(path, device)
-    shape = (len(manifest["classes"]), about["geometry"]["embed_dim"])
-    check_tensors(path, tensors, {"head": shape})
-    return tensors["head"]

@@ -1,4 +1,5 @@
-"""Geometries of CLIP ViTs: names, shapes and arithmetic, from configurations alone: no torch."""
+"""Geometries of CLIP ViTs and T5s: names, shapes and arithmetic, from configurations alone: no
+torch."""
 
 import importlib
 import math
@@ -15,11 +16,16 @@ from .vector import moved_names
 
 def read_geometry(name: str, definition: dict) -> dict:
     """An encoder's image tower as encode takes it, and, as `text`, its text tower; read from
-    open_clip's own model configurations without importing it, or from a local checkpoint's.
+    open_clip's own model configurations without importing it, or from a local checkpoint's. Of a
+    T5: as t5.logits takes it.
 
     Raises:
-        UserError: open_clip has no such model, or it is no plain CLIP ViT.
+        UserError: open_clip has no such model, or it is no plain CLIP ViT, or no plain T5.
     """
+    if "prompts" in definition:
+        local = "path" in definition
+        config = read_json(Path(definition["path"]) / "config.json") if local else {}
+        return t5_geometry(name, {**config, **definition.get("architecture", {})})
     if "path" in definition:
         config = read_json(Path(definition["path"]) / "open_clip_config.json")["model_cfg"]
     else:
@@ -102,6 +108,11 @@ def open_clip_folder() -> Path:
     return Path(str(distribution("open_clip_torch").locate_file("open_clip")))
 
 
+def shapes_of(geometry: dict) -> dict[str, tuple]:
+    """Name → shape of every tensor of an encoder."""
+    return t5_shapes(geometry) if "d_model" in geometry else image_tower_shapes(geometry)
+
+
 def image_tower_shapes(geometry: dict) -> dict[str, tuple]:
     """Name → shape of every tensor of a plain CLIP ViT's image tower, as open_clip names them."""
     g, width = geometry, geometry["width"]
@@ -182,5 +193,120 @@ def flops(kind: str, geometry: dict, mode: dict | None) -> float:
         return forward
     moved = of_weights(moved_names(shapes, mode["train"]))
     again = weights - of_weights(["conv1.weight"]) + moved + 2 * pairs  # a tangent, or backward
+    passes = 1 + mode["linearized"] if kind == "step" else 1
+    return forward + passes * again
+
+
+# --- T5 ------------------------------------------------------------------------------------------
+
+
+def t5_geometry(name: str, config: dict) -> dict:
+    """A T5's geometry as `t5.logits` takes it, from transformers' config.json, with its defaults.
+
+    Returns:
+        d_model, d_ff, d_kv, heads, layers, decoder_layers, vocab_size, activation, gated,
+        tied (the head is the embedding), buckets, max_distance, eps, pad, eos, start.
+    Raises:
+        UserError: the model is not text-to-text, or no plain T5.
+    """
+    kind = config.get("model_type", "t5")
+    if kind not in ("t5", "mt5") or not config.get("is_encoder_decoder", True):
+        raise UserError(
+            f"Encoder {name} is no text-to-text model (its model_type is {kind!r}): only T5s, with "
+            "an encoder and a decoder, can be used; choose another checkpoint."
+        )
+    forward = config.get("feed_forward_proj", {"t5": "relu", "mt5": "gated-gelu"}[kind])
+    activations = {"relu": ("relu", False), "gated-gelu": ("gelu_new", True)}
+    try:
+        activation, gated = activations[forward]
+        # transformers 5 writes that every head is tied, and beside it whether it is in truth.
+        tied = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
+        eos = config.get("eos_token_id", 1)
+        (eos,) = eos if isinstance(eos, list) else [eos]
+        pad = config.get("pad_token_id", 0)
+        start = config.get("decoder_start_token_id")
+        return {
+            "d_model": config["d_model"],
+            "d_ff": config["d_ff"],
+            "d_kv": config["d_kv"],
+            "heads": config["num_heads"],
+            "layers": config["num_layers"],
+            "decoder_layers": config.get("num_decoder_layers") or config["num_layers"],
+            "vocab_size": config["vocab_size"],
+            "activation": activation,
+            "gated": gated,
+            "tied": tied and kind == "t5",
+            "buckets": config.get("relative_attention_num_buckets", 32),
+            "max_distance": config.get("relative_attention_max_distance", 128),
+            "eps": config.get("layer_norm_epsilon", 1e-6),
+            "pad": pad,
+            "eos": eos,
+            "start": pad if start is None else start,
+        }
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"Encoder {name} is no plain T5 (its configuration has no usable {error}): only T5s as "
+            "published, v1.0, v1.1 or Flan-T5, can be used; choose another checkpoint."
+        ) from None
+
+
+def t5_shapes(geometry: dict) -> dict[str, tuple]:
+    """Name → shape of every tensor of a T5, as transformers names them; a tied head has none."""
+    g, inner = geometry, geometry["heads"] * geometry["d_kv"]
+    width, hidden = g["d_model"], g["d_ff"]
+    attention = {**dict.fromkeys(("q", "k", "v"), (inner, width)), "o": (width, inner)}
+    ways_in = ("wi_0", "wi_1") if g["gated"] else ("wi",)
+    forward = {**dict.fromkeys(ways_in, (hidden, width)), "wo": (width, hidden)}
+    crossed = {"SelfAttention": attention, "EncDecAttention": attention, "DenseReluDense": forward}
+    stacks = {
+        "encoder": (g["layers"], ("SelfAttention", "DenseReluDense")),
+        "decoder": (g["decoder_layers"], tuple(crossed)),
+    }
+    shapes = {"shared.weight": (g["vocab_size"], width)}
+    for stack, (layers, parts) in stacks.items():
+        shapes[f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (
+            g["buckets"],
+            g["heads"],
+        )
+        for layer in range(layers):
+            for i, part in enumerate(parts):
+                prefix = f"{stack}.block.{layer}.layer.{i}."
+                shapes[f"{prefix}layer_norm.weight"] = (width,)
+                shapes |= {f"{prefix}{part}.{k}.weight": v for k, v in crossed[part].items()}
+        shapes[f"{stack}.final_layer_norm.weight"] = (width,)
+    return shapes if g["tied"] else {**shapes, "lm_head.weight": (g["vocab_size"], width)}
+
+
+def t5_flops(kind: str, geometry: dict, mode: dict | None, source: int, target: int) -> float:
+    """Arithmetic for one example of `source` and `target` tokens, counted as `flops` does.
+
+    Args:
+        kind: text: f(x; θ) at every target token, given at once or generated one by one, which
+            with a cache takes as many operations; linearized: f_lin; step: one example of a
+            training step; read: no arithmetic to speak of.
+        mode: a mode's definition, of `step` and `linearized`.
+    """
+    if kind == "read":
+        return 0.0
+    shapes, head = t5_shapes(geometry), "shared.weight" if geometry["tied"] else "lm_head.weight"
+
+    def tokens(name):  # that a weight is multiplied with
+        if name == head:
+            return target
+        if len(shapes[name]) < 2 or name == "shared.weight" or "relative_attention" in name:
+            return 0
+        reads = name.startswith("encoder.") or "EncDecAttention.k" in name
+        return source if reads or "EncDecAttention.v" in name else target
+
+    def of_weights(names):
+        return sum(2 * math.prod(shapes[name]) * tokens(name) for name in names)
+
+    per_layer = geometry["layers"] * source**2, geometry["decoder_layers"] * (target + source)
+    pairs = 4 * geometry["heads"] * geometry["d_kv"] * (per_layer[0] + per_layer[1] * target)
+    weights = of_weights(shapes)
+    forward = weights + pairs
+    if kind == "text" or mode is None:
+        return forward
+    again = weights + of_weights(moved_names(shapes, mode["train"])) + 2 * pairs
     passes = 1 + mode["linearized"] if kind == "step" else 1
     return forward + passes * again

@@ -13,10 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from .artifacts import UserError, atomic_path, is_disk_full, sha256_of_file, write_json
+from .artifacts import UserError, atomic_path, is_disk_full, read_json, sha256_of_file, write_json
 from .geometry import weights_repository
 
 WEIGHTS = "open_clip_model.safetensors"  # as open_clip names them in a hub's repository
+MODEL_FILES = {  # of a model in transformers' form; the first of each must be there
+    "config": ["config.json", "generation_config.json"],
+    "tokenizer": [
+        *("tokenizer.json", "tokenizer_config.json"),
+        *("special_tokens_map.json", "spiece.model"),
+    ],
+    "weights": ["model.safetensors"],  # or WEIGHTS_INDEX and the files that this lists
+}
+WEIGHTS_INDEX = "model.safetensors.index.json"
 EVERYTHING = "*"  # the key of a dataset's files if they cannot be told apart by split
 SPLIT_WORDS = {  # words that stand for a split in names of files and folders
     "train": "train|training",
@@ -27,37 +36,30 @@ ATTEMPTS, FIRST_WAIT = 3, 2.0  # of each request, and seconds before the second 
 
 
 def download(settings: dict, output) -> None:
-    """Download a task's images or an encoder's weights and record what was got.
+    """Download a task's data or an encoder's weights and record what was got.
 
     Args:
         settings: kind "task": name, hub (owner/name), optional config and revision, train and test
-            (names of the source's splits; None: not needed); kind "encoder": name, model and
-            pretrained (open_clip's names).
-        output: JSON: kind, name, repo, revision (as asked), commit, files: split or "weights" →
-            list of path, size (bytes), sha256.
+            (names of the source's splits; None: not needed); kind "encoder": name, and model and
+            pretrained (open_clip's names), or hub and optional revision: a repository in
+            transformers' form.
+        output: JSON: kind, name, repo, revision (as asked), commit, files: split, or "weights",
+            "config" and "tokenizer" → list of path, size (bytes), sha256.
     Raises:
         UserError: the hub cannot be reached, has no such repository, revision, config or split, or
             does not give access; a file arrived damaged; offline and not everything is cached.
     """
+    repo, revision = settings.get("hub"), settings.get("revision")
     if settings["kind"] == "task":
-        where = f"Task {settings['name']}", settings["hub"], "dataset"
-        revision = settings.get("revision")
-        commit, names = _repository(*where, revision)
-        chosen = _dataset_files(where, commit, names, settings)
+        where = f"Task {settings['name']}", repo, "dataset"
+        choose = _dataset_files
+    elif repo is not None:
+        where, choose = (f"Encoder {settings['name']}", repo, "model"), _model_files
     else:
-        where = (
-            f"Encoder {settings['name']}",
-            weights_repository(settings["name"], settings),
-            "model",
-        )
-        revision = None
-        commit, names = _repository(*where, revision)
-        if WEIGHTS not in names:
-            raise UserError(
-                f"{where[0]}: {where[1]} on the hub has no {WEIGHTS}; choose other pretrained "
-                "weights, or give a local checkpoint as `path`."
-            )
-        chosen = {"weights": [WEIGHTS]}
+        repo = weights_repository(settings["name"], settings)
+        where, choose = (f"Encoder {settings['name']}", repo, "model"), _open_clip_files
+    commit, names = _repository(*where, revision)
+    chosen = choose(where, commit, names, settings)
     files = {key: _fetch(where, commit, paths) for key, paths in chosen.items()}
     _remember(where[1], where[2], revision or "main", commit)
     record = {"repo": where[1], "revision": revision, "commit": commit, "files": files}
@@ -65,7 +67,7 @@ def download(settings: dict, output) -> None:
 
 
 def located(record: dict) -> dict[str, list[Path]]:
-    """Split or "weights" → the downloaded files of a record, in the hub client's cache.
+    """Split, or "weights" and the like → a record's files, in the hub client's cache.
 
     Raises:
         UserError: a file is gone from the cache or has another size.
@@ -244,6 +246,37 @@ def _check_complete(what: str, repo: str, names: list[str]) -> None:
             f"{what}: only {len(names)} of the {int(numbered[0][2])} files of {repo}'s split are "
             f"there ({names[0]}, …); run again with a connection to the hub."
         )
+
+
+def _open_clip_files(where, commit: str, names: list[str], settings: dict) -> dict[str, list[str]]:
+    if WEIGHTS not in names:
+        raise UserError(
+            f"{where[0]}: {where[1]} on the hub has no {WEIGHTS}; choose other pretrained weights, "
+            "or give a local checkpoint as `path`."
+        )
+    return {"weights": [WEIGHTS]}
+
+
+def _model_files(where, commit: str, names: list[str], settings: dict) -> dict[str, list[str]]:
+    """The files of a model in transformers' form. Its weights come last: where they are in a cache,
+    the others are too."""
+    from huggingface_hub import constants
+
+    what, repo, kind = where
+    chosen = {key: [name for name in some if name in names] for key, some in MODEL_FILES.items()}
+    if not chosen["weights"] and WEIGHTS_INDEX in names:
+        _fetch(where, commit, [WEIGHTS_INDEX])
+        listed = read_json(_cache_path(repo, kind, commit, WEIGHTS_INDEX)).get("weight_map", {})
+        chosen["weights"] = [WEIGHTS_INDEX, *sorted(set(listed.values()))]
+    for key, (needed, *_) in MODEL_FILES.items():
+        if chosen[key][:1] not in ([needed], [WEIGHTS_INDEX]):
+            here = "in the hub's cache" if constants.HF_HUB_OFFLINE else "on the hub"
+            raise UserError(
+                f"{what}: {repo} has no {needed} {here}; choose a model that has config.json, "
+                "tokenizer.json and model.safetensors, or save it so with transformers and give "
+                "that folder as `path`."
+            )
+    return chosen
 
 
 # --- Getting files --------------------------------------------------------------------------------

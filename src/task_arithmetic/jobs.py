@@ -194,9 +194,10 @@ def settings_of(arguments: dict) -> dict:
     return {k: v for k, v in arguments.items() if k not in (*INPUTS, *OUTPUTS, *KNOBS)}
 
 
-def current_code(command: str) -> str:
-    """The label of the code that computes: this job's or, without a job, that of the sources."""
-    return _job["code"] if "code" in _job else stage_code(command)
+def current_code(command: str, variant: str | None = None) -> str:
+    """The label of the code that computes: this job's or, without a job, that of the sources (see
+    rerun.stage_code)."""
+    return _job["code"] if "code" in _job else stage_code(command, variant)
 
 
 def _store(log, command: str) -> tuple[Path | None, float]:

@@ -17,10 +17,11 @@ from .config import ROOT, alpha_grid, read_config
 from .device import uses_bf16
 from .disentanglement import REFERENCE_BATCH, REFERENCE_BATCHES
 from .efficiency import WARM_UP
-from .geometry import image_tower_shapes, parameters, read_geometry
+from .geometry import parameters, read_geometry, shapes_of
 from .speed import (
     Key,
     device_at_hand,
+    examples_of,
     named_device,
     operations,
     probed,
@@ -30,27 +31,27 @@ from .speed import (
 from .storage import (
     ASPECT,
     FLOAT,
+    SOURCE,
+    TARGET,
     add_up,
     class_count,
     disk_bytes,
     downloads,
+    example_counts,
     hub_sources,
     human_bytes,
-    image_counts,
-    models,
+    parts_of,
     size_is_known,
+    template_count,
     three_digits,
     times,
 )
-from .targets import has_targets
+from .targets import figure_names, table_names
 
 START_SECONDS = 5.0  # from a job's start to its first batch, on a named device
 # Stages whose jobs hold a GPU where there is one.
 GPU_STAGES = ["head", "finetune", "pretrained", "single_task", "kernel", "addition", "posthoc"]
 GPU_STAGES += ["negation", "disentanglement", "efficiency"]
-# As in workflow/rules/tables.smk and figures.smk.
-TABLES = ["table1", "table2", "table4", "table5", "negation", "tasks"]
-FIGURES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]
 
 
 def plan(*paths, device: str | None = None, basedir=ROOT) -> None:
@@ -106,49 +107,56 @@ def plan(*paths, device: str | None = None, basedir=ROOT) -> None:
 
 def outputs(config: dict) -> dict[str, list[str]]:
     """Stage → one output of each of its jobs, as the rules in workflow/rules expand them."""
-    run, shared = f"results/{config['run']}", "results/shared"
-    tasks, control = config["tasks"], config["negation"]["control"]
-    encoders, seeds = config["encoders"], config["seeds"]
-    definitions = config["definitions"]
-    every = models(config)
-    own = [(encoder, mode) for encoder, mode in every if mode in config["modes"]]
-    nonlinear = [m for m in config["modes"] if not settings.is_linearized(config, m)]
-    trained = [f"{e}/{m}/{t}/{s}" for e, m in every for t in tasks for s in seeds]
+    run, shared, seeds = f"results/{config['run']}", "results/shared", config["seeds"]
+    parts, views = parts_of(config), json.loads(settings.view_settings(config))
+    images, definitions = parts["vision"], config["definitions"]["tasks"]
+
+    def of_all(key):
+        return [entry for part in parts.values() for entry in part[key]]
 
     def metrics(stage, pairs):
         return [f"{run}/metrics/{stage}/{e}/{m}/{s}.csv" for e, m in pairs for s in seeds]
 
-    tables = [*TABLES, *["targets"] * has_targets(json.loads(settings.view_settings(config)))]
-    embedded = {d["embedded"]: None for d in definitions["tasks"].values() if "embedded" in d}
+    read, encoders, own = of_all("read"), of_all("encoders"), of_all("main")
+    embedded = {definitions[t]["embedded"]: None for t in read if "embedded" in definitions[t]}
+    trained = [
+        f"{e}/{m}/{t}/{s}"
+        for part in parts.values()
+        for e, m in part["models"]
+        for t in part["tasks"]
+        for s in seeds
+    ]
+    nonlinear = [(e, m) for e, m in images["main"] if not settings.is_linearized(config, m)]
     return {
         "download": list(hub_sources(config)),
         "embedded": [f"{shared}/embedded/{name}.sha256" for name in embedded],
-        "data": [f"{shared}/data/{task}/manifest.json" for task in [*tasks, control]],
+        "data": [f"{shared}/data/{task}/manifest.json" for task in read],
         "encoder": [f"{shared}/encoders/{encoder}/encoder.json" for encoder in encoders],
         "head": [
             f"{shared}/encoders/{encoder}/heads/{task}.safetensors"
-            for encoder in encoders
-            for task in [*tasks, control]
+            for part in parts.values()
+            for encoder in part["encoders"]
+            for task in part["read"]
         ],
         "finetune": [f"{run}/finetuned/{name}.sha256" for name in trained],
         "vector": [f"{run}/vectors/{name}.safetensors" for name in trained],
         "pretrained": [f"{run}/metrics/pretrained/{encoder}.csv" for encoder in encoders],
-        "single_task": metrics("single_task", every),
-        "kernel": metrics("kernel", [(e, m) for e in encoders for m in nonlinear]),
-        "addition": metrics("addition", every),
-        "posthoc": metrics("addition", [(encoder, "posthoc") for encoder in encoders]),
-        "negation": metrics("negation", own),
+        "single_task": metrics("single_task", of_all("models")),
+        "kernel": metrics("kernel", nonlinear),
+        "addition": metrics("addition", of_all("models")),
+        "posthoc": metrics("addition", [(encoder, "posthoc") for encoder in images["encoders"]]),
+        "negation": metrics("negation", images["main"]),
         "disentanglement": [
-            f"{run}/metrics/disentanglement/{config['focus']}/{mode}/{seed}/{pair}.csv"
-            for mode in config["modes"]
+            f"{run}/metrics/disentanglement/{images['focus']}/{mode}/{seed}/{pair}.csv"
+            for mode in images["modes"]
             for seed in seeds
             for pair in config["disentanglement"]["pairs"]
         ],
         "cosine": metrics("cosine", own),
         "efficiency": [f"{run}/metrics/efficiency/{e}/{m}.csv" for e, m in own],
         "metrics": [f"{run}/metrics.csv"],
-        "tables": [f"{run}/tables/{name}.csv" for name in tables],
-        "figures": [f"{run}/figures/{name}.png" for name in FIGURES],
+        "tables": [f"{run}/tables/{name}.csv" for name in table_names(views)],
+        "figures": [f"{run}/figures/{name}.png" for name in figure_names(views)],
         "report": [f"{run}/report.html"],
     }
 
@@ -165,32 +173,29 @@ class Item(NamedTuple):
 
 
 def work(config: dict, auto: str) -> list[Item]:
-    """What each stage computes: steps, images and prompts.
+    """What each stage computes: steps, images, texts and prompts.
 
     Args:
         auto: what `precision: auto` stands for, bf16 or float32.
     """
-    tasks, control, seeds = config["tasks"], config["negation"]["control"], len(config["seeds"])
+    parts = parts_of(config).values()
+    return [item for part in parts if part["encoders"] for item in _work(config, part, auto)]
+
+
+def _work(config: dict, part: dict, auto: str) -> list[Item]:
+    tasks, seeds, of_images = part["tasks"], len(config["seeds"]), part["unit"] == "image"
     limit = config["limit"] or {}
-    images: dict[str, dict[str, int | None]] = {}
-    for task in [*tasks, control]:
-        counts = image_counts(config, task)
-        images[task] = {k: n and min(n, limit.get(k, n)) for k, n in counts.items()}
-    validation = {task: n["validation"] for task, n in images.items()}
-    test = {task: n["test"] for task, n in images.items()}
-    of_tasks = [add_up(validation[t] for t in tasks), add_up(test[t] for t in tasks)]
-    for_grid, for_one = (times(seeds, amount) for amount in of_tasks)  # validation, test
+    examples: dict[str, dict[str, int | None]] = {}
+    for task in part["read"]:
+        counts = example_counts(config, task)
+        examples[task] = {k: n and min(n, limit.get(k, n)) for k, n in counts.items()}
+
+    def count(split, names):
+        return add_up(examples[name][split] for name in names)
+
+    for_grid, for_one = (times(seeds, count(split, tasks)) for split in ("validation", "test"))
     both = add_up([for_grid, for_one])
     alphas = len(alpha_grid(config["alphas"]))
-    recipe, grid = config["finetune"], config["disentanglement"]
-    coefficients = np.linspace(grid["low"], grid["high"], grid["points"]).round(12)
-    cells = grid["points"] ** 2 + (0 if 0 in coefficients else grid["points"])
-    samples = grid["samples"]
-    if grid.get("reference_scaling", False):
-        samples = REFERENCE_BATCH * REFERENCE_BATCHES
-    pairs = grid["pairs"].values()
-    sample = add_up(test[task] and min(test[task], samples) for pair in pairs for task in pair)
-    sample = times(seeds, sample)
     items: list[Item] = []
 
     def add(stage, encoder, kind, mode, amount, chosen):
@@ -198,51 +203,57 @@ def work(config: dict, auto: str) -> list[Item]:
         precision = auto if precision == "auto" else precision
         items.append(Item(stage, Key(encoder, kind, mode, precision), amount))
 
-    def evaluate(stage, encoder, mode, validation, test, chosen, linearized=None):
-        """Images that are evaluated at each α of the grid, and at one α; f_lin gives the whole grid
-        in one pass."""
+    def evaluate(stage, encoder, mode, grid, one, chosen, linearized=None):
+        """Examples that are evaluated at each α of the grid, and at one α; f_lin gives the whole
+        grid in one pass."""
         if settings.is_linearized(config, mode) if linearized is None else linearized:
             vectors = "nonlinear" if mode == "posthoc" else mode
-            add(stage, encoder, "linearized", vectors, add_up([validation, test]), chosen)
+            add(stage, encoder, "linearized", vectors, add_up([grid, one]), chosen)
         else:
-            passes = add_up([times(alphas, validation), test])
-            add(stage, encoder, "image", None, passes, chosen)
-            add(stage, encoder, "read", None, add_up([validation, test]), chosen)
+            passes = add_up([times(alphas, grid), one])
+            add(stage, encoder, part["unit"], None, passes, chosen)
+            if of_images:
+                add(stage, encoder, "read", None, add_up([grid, one]), chosen)
 
-    for encoder in config["encoders"]:
-        for task in [*tasks, control]:
-            templates = config["definitions"]["tasks"][task]["templates"]
-            prompts = 80 if templates == "open_clip" else len(templates)
-            amount = times(prompts, class_count(config, task))
-            add("head", encoder, "prompt", None, amount, settings.head_settings(config, task))
-        everything = add_up([*of_tasks, validation[control], test[control]])
-        chosen = settings.pretrained_settings(config)
+    for encoder in part["encoders"]:
+        everything = add_up(count(split, part["read"]) for split in ("validation", "test"))
+        chosen = settings.pretrained_settings(config, encoder)
         evaluate("pretrained", encoder, None, 0, everything, chosen, linearized=False)
-        chosen = settings.addition_settings(config, "posthoc")
-        evaluate("posthoc", encoder, "posthoc", for_grid, for_one, chosen)
-    for encoder, mode in models(config):
-        linearized = settings.is_linearized(config, mode)
-        steps = len(tasks) * seeds * recipe["steps"]
+        if of_images:
+            for task in part["read"]:
+                amount = times(template_count(config, task), class_count(config, task))
+                chosen = settings.head_settings(config, task, encoder)
+                add("head", encoder, "prompt", None, amount, chosen)
+            chosen = settings.addition_settings(config, "posthoc", encoder)
+            evaluate("posthoc", encoder, "posthoc", for_grid, for_one, chosen)
+    for encoder, mode in part["models"]:
+        steps = len(tasks) * seeds * part["finetune"]["steps"]
         chosen = settings.finetune_settings(config, mode, encoder)
         add("finetune", encoder, "step", mode, steps, chosen)
-        chosen = settings.single_task_settings(config, mode)
+        chosen = settings.single_task_settings(config, mode, encoder)
         evaluate("single_task", encoder, mode, 0, both, chosen)
-        chosen = settings.addition_settings(config, mode)
-        evaluate("addition", encoder, mode, for_grid, for_one, chosen)
-        if mode in config["ablations"]:
-            continue
-        if not linearized:
-            chosen = settings.kernel_settings(config)
-            evaluate("kernel", encoder, mode, 0, both, chosen, linearized=True)
-        beside, beside_test = (
-            add_up([own, times(seeds * len(tasks), of_control)])
-            for own, of_control in ((for_grid, validation[control]), (for_one, test[control]))
-        )
-        chosen = settings.negation_settings(config, mode)
-        evaluate("negation", encoder, mode, beside, beside_test, chosen)
+        chosen = settings.addition_settings(config, mode, encoder)
+        # By reference_selection α is chosen on test, where the grid is walked too.
+        walked = both if part.get("reference_selection", False) else for_grid
+        evaluate("addition", encoder, mode, walked, for_one, chosen)
+    for encoder, mode in part["main"]:
         chosen = settings.efficiency_settings(config, mode, encoder)
         add("efficiency", encoder, "step", mode, WARM_UP + config["efficiency"]["steps"], chosen)
-        if encoder == config["focus"]:
+        if not of_images:
+            continue
+        linearized = settings.is_linearized(config, mode)
+        if not linearized:
+            chosen = settings.kernel_settings(config, encoder)
+            evaluate("kernel", encoder, mode, 0, both, chosen, linearized=True)
+        control = [config["negation"]["control"]]
+        beside, beside_test = (
+            add_up([own, times(seeds * len(tasks), count(split, control))])
+            for own, split in ((for_grid, "validation"), (for_one, "test"))
+        )
+        chosen = settings.negation_settings(config, mode, encoder)
+        evaluate("negation", encoder, mode, beside, beside_test, chosen)
+        if encoder == part["focus"]:
+            cells, sample = _grid(config, lambda task: examples[task]["test"])
             chosen = settings.disentanglement_settings(config, mode)
             if linearized:  # one pass for the tangent of each of the two vectors
                 add("disentanglement", encoder, "linearized", mode, times(2, sample), chosen)
@@ -250,6 +261,20 @@ def work(config: dict, auto: str) -> list[Item]:
                 add("disentanglement", encoder, "image", None, times(cells, sample), chosen)
                 add("disentanglement", encoder, "read", None, sample, chosen)
     return items
+
+
+def _grid(config: dict, count) -> tuple[int, int | None]:
+    """Cells of the grid of the disentanglement error, and images of all seeds, pairs and tasks;
+    count: function task → number of test images."""
+    grid = config["disentanglement"]
+    coefficients = np.linspace(grid["low"], grid["high"], grid["points"]).round(12)
+    cells = grid["points"] ** 2 + (0 if 0 in coefficients else grid["points"])
+    samples = grid["samples"]
+    if grid.get("reference_scaling", False):
+        samples = REFERENCE_BATCH * REFERENCE_BATCHES
+    counts = [count(task) for pair in grid["pairs"].values() for task in pair]
+    sample = add_up(n and min(n, samples) for n in counts)
+    return cells, times(len(config["seeds"]), sample)
 
 
 # --- Text ----------------------------------------------------------------------------------------
@@ -266,8 +291,14 @@ class Unit(NamedTuple):
 
 
 def _held(config: dict) -> str:
-    parts = {key: len(config[key]) for key in ("tasks", "encoders", "modes", "ablations", "seeds")}
-    return ", ".join(f"{n} {key if n != 1 else key[:-1]}" for key, n in parts.items())
+    def counted(held, *keys):
+        counts = [(len(held[key]), key) for key in keys if held[key]]
+        return ", ".join(f"{n} {key if n != 1 else key[:-1]}" for n, key in counts)
+
+    kinds = "tasks", "encoders", "modes", "ablations"
+    parts = [part for part in parts_of(config).values() if part["encoders"]]
+    held = [f"{counted(part, *kinds)} on {part['unit']}s" for part in parts]
+    return "; ".join([*held, counted(config, "seeds")])
 
 
 def _stage_table(jobs: dict, disk: dict, fetched: list, seconds: dict, unit: Unit) -> str:
@@ -291,6 +322,7 @@ def _stage_table(jobs: dict, disk: dict, fetched: list, seconds: dict, unit: Uni
 ACTIONS = {
     "step": "train",
     "image": "evaluate",
+    "text": "evaluate",
     "linearized": "evaluate f_lin of",
     "read": "read and normalise",
     "prompt": "head, prompts",
@@ -299,9 +331,11 @@ ACTIONS = {
 
 def _place(config: dict):
     """The order of the rows of speeds, as a key to sort by."""
-    modes = ["", *config["modes"], *config["ablations"]]
+    parts = parts_of(config).values()
+    encoders = [encoder for part in parts for encoder in part["encoders"]]
+    modes = ["", *(mode for part in parts for mode in [*part["modes"], *part["ablations"]])]
     return lambda key: (
-        config["encoders"].index(key.encoder),
+        encoders.index(key.encoder),
         list(ACTIONS).index(key.kind),
         modes.index(key.mode or ""),
         key.precision,
@@ -314,13 +348,19 @@ def _speed_table(keys, items, speeds, config: dict, geometries: dict, unit: Unit
         if speeds[key] == 0:
             continue
         taken = [times(speeds[key], item.amount) for item in items if item.key == key]
-        images = config["finetune"]["batch_size"] if key.kind == "step" else 1
         rate = operations(key, config, geometries) / speeds[key] / 1e12
         what = " ".join(filter(None, [ACTIONS[key.kind], key.mode]))
-        row = [key.encoder, what, key.precision, three_digits(images / speeds[key])]
+        row = [
+            key.encoder,
+            what,
+            key.precision,
+            three_digits(examples_of(key, config) / speeds[key]),
+        ]
         rows.append([*row, f"{rate:,.3f}" if rate < 1 else three_digits(rate)])
         rows[-1].append(_amount(taken, unit.text))
-    return _table(["encoder", "what", "precision", "images/s", "TFLOP/s", unit.name], rows, left=3)
+    return _table(
+        ["encoder", "what", "precision", "examples/s", "TFLOP/s", unit.name], rows, left=3
+    )
 
 
 def _share(kind: str) -> int:
@@ -330,18 +370,24 @@ def _share(kind: str) -> int:
 
 def _notes(config: dict, kind: str, geometries: dict, shared: str) -> list[str]:
     """Sentences on what the numbers are; shared: the time if it is spread."""
-    definitions = config["definitions"]["tasks"]
-    state = 3 * FLOAT * max(parameters(image_tower_shapes(g).values()) for g in geometries.values())
+    definitions, parts = config["definitions"]["tasks"], parts_of(config)
+    state = 3 * FLOAT * max(parameters(shapes_of(g).values()) for g in geometries.values())
     notes = [
         "Everything from scratch; done: outputs that are there already. Snakemake counts one job "
         "more, `all`. Stages without disk write less than a megabyte per job."
     ]
-    bounded = [task for task, definition in definitions.items() if not size_is_known(definition)]
+    bounded = [task for task in parts["vision"]["read"] if not size_is_known(definitions[task])]
     if bounded:
         notes.append(
             f"The arrays of {_listed(bounded)} take at most this ({RESOLUTION} × {RESOLUTION} "
             f"pixels, in training {TRAIN_SIDE} × {round(ASPECT * TRAIN_SIDE)} or the source's "
             "largest), unless their images are wider than 4 to 3."
+        )
+    if parts["language"]["tasks"]:
+        notes.append(
+            f"Texts are assumed to have {SOURCE} tokens of four characters, and answers {TARGET} "
+            "tokens: their bytes and times are estimates. f_lin is assumed to give a grid of α in "
+            "one pass: it takes longer the more answers differ between them."
         )
     notes.append(
         f"While a fine-tuning is unfinished, its state lies beside it, up to {human_bytes(state)}. "

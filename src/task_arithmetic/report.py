@@ -12,13 +12,12 @@ import matplotlib
 from task_arithmetic import trace
 from task_arithmetic.artifacts import UserError, atomic_path, versions
 from task_arithmetic.captions import figure_caption, suite_note, table_caption, title_of
-from task_arithmetic.cells import encoders_of, label_of, load_metrics, modes_of
-from task_arithmetic.figures import FIGURES
+from task_arithmetic.cells import encoders_of, label_of, language_of, load_metrics, modes_of
 from task_arithmetic.figures import STYLE as FIGURE_STYLE
 from task_arithmetic.findings import beside_published, claims, sentences
 from task_arithmetic.status import read_run
-from task_arithmetic.tables import names_of as tables_of
 from task_arithmetic.tables import read_printed, read_table
+from task_arithmetic.targets import figure_names, table_names
 
 STYLE = """
 body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1c1c1c; background: #fff;
@@ -85,38 +84,41 @@ def html_table(headings, rows, kinds, group=None, once=False) -> str:
 
 def about(settings) -> str:
     """What this run is."""
-    modes = [label_of(mode, settings) for mode in modes_of(settings)]
-    ablations = [label_of(mode, settings) for mode in sorted(settings["ablations"])]
-    beside = [
-        f"{name} (the paper's {paper} beside it)" if paper else name
-        for name, paper in ((name, settings["encoders"][name]) for name in encoders_of(settings))
-    ]
     seeds = ", ".join(map(str, settings["seeds"]))
     several = len(settings["seeds"]) > 1
-    facts = {
-        "Run": f"{settings['run']} ({settings['suite']} suite)",
-        "Tasks": ", ".join(settings["tasks"]),
-        "Control task": settings["control"],
-        "Encoders": "; ".join(beside),
-        "Modes": "; ".join(modes),
-        "Ablations": ("; ".join(ablations) or "none") + f" (encoder {settings['focus']})",
-        "Seeds": seeds + (": numbers are mean ± sample standard deviation" if several else ""),
-    }
+    facts, notes = {"Run": f"{settings['run']} ({settings['suite']} suite)"}, []
+    for part, of in ((settings, ""), (language_of(settings), " of texts")):
+        encoders = encoders_of(part)
+        if not encoders:
+            continue
+        beside = [
+            f"{name} (the paper's {paper} beside it)" if paper else name
+            for name, paper in ((name, part["encoders"][name]) for name in encoders)
+        ]
+        ablations = [label_of(mode, part) for mode in sorted(part["ablations"])]
+        facts[f"Tasks{of}"] = ", ".join(part["tasks"])
+        if not of:
+            facts["Control task"] = part["control"]
+        facts[f"Encoders{of}"] = "; ".join(beside)
+        facts[f"Modes{of}"] = "; ".join(label_of(mode, part) for mode in modes_of(part))
+        if not of:
+            facts["Ablations"] = ("; ".join(ablations) or "none") + f" (encoder {part['focus']})"
+        notes += [suite_note(part, encoders)] * (part["suite"] == "embedded")
+    facts["Seeds"] = seeds + (": numbers are mean ± sample standard deviation" if several else "")
     listed = "".join(f"<dt>{key}</dt><dd>{escape(text)}</dd>\n" for key, text in facts.items())
     text = (
         "Every encoder was fine-tuned on every task in every mode; what moved is the task vector "
         "τ. The tables and figures below are those of <i>Fine-Tuning Attention Modules Only</i>, "
         "computed from this run's task vectors, beside the paper's numbers where it prints them."
     )
-    shown = suite_note(settings, encoders_of(settings))
-    note = f'<p class="note">{escape(shown)}</p>' if settings["suite"] == "embedded" else ""
-    return f"<p>{text}</p>\n{note}\n<dl>\n{listed}</dl>\n"
+    shown = "".join(f'<p class="note">{escape(note)}</p>\n' for note in notes)
+    return f"<p>{text}</p>\n{shown}\n<dl>\n{listed}</dl>\n"
 
 
 def findings(metrics, settings, tables_dir) -> str:
     """Headlines and the paper's claims on this run."""
     texts = sentences(metrics, settings)
-    if "targets" in tables_of(settings):
+    if "targets" in table_names(settings):
         texts.append(beside_published(read_table(Path(tables_dir) / "targets.csv"), settings))
     headlines = "".join(f"<li>{escape(text)}</li>\n" for text in texts)
     rows = claims(metrics, settings, read_table(Path(tables_dir) / "table4.csv"))
@@ -136,15 +138,16 @@ def findings(metrics, settings, tables_dir) -> str:
 def tables(settings, tables_dir) -> str:
     """All tables but that of published accuracies; the long one, of every task, folded."""
     parts = []
-    for name in tables_of(settings):
+    for name in table_names(settings):
         if name == "targets":
             continue
         headings, rows, texts = read_printed(Path(tables_dir) / f"{name}.md")
         kinds = ["text"] * texts + [
             "paper" if heading.startswith("Paper") else "" for heading in headings[texts:]
         ]
-        content = html_table(headings, rows, kinds, group=1 if name == "tasks" else 0)
-        if name == "tasks":
+        long = name.startswith("tasks")
+        content = html_table(headings, rows, kinds, group=1 if long else 0)
+        if long:
             content = f"<details><summary>{len(rows)} rows</summary>\n{content}</details>\n"
         caption = f'<p class="caption">{escape(table_caption(name, settings))}</p>'
         parts.append(f'<h3 id="{name}">{title_of(name)}</h3>\n{caption}\n{content}')
@@ -174,7 +177,7 @@ def figures(settings, figures_dir) -> str:
     """All figures, embedded as PNG."""
     return "".join(
         figure(figures_dir, name, title_of(name), figure_caption(name, settings))
-        for name in FIGURES
+        for name in figure_names(settings)
     )
 
 
@@ -242,7 +245,7 @@ def page(metrics, tables_dir, figures_dir, settings, config_text, rows) -> str:
         "Findings": findings(metrics, settings, tables_dir),
         "Tables": tables(settings, tables_dir),
     }
-    if "targets" in tables_of(settings):
+    if "targets" in table_names(settings):
         sections["Published accuracies"] = published(settings, tables_dir)
     sections |= {
         "Figures": figures(settings, figures_dir),

@@ -6,7 +6,7 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from . import artifacts
+from . import artifacts, modality
 from .artifacts import UserError, read_json, sha256_of, write_json
 from .code import PACKAGE, changes, code_hash, code_parts, package_versions
 from .stages import STAGES
@@ -14,32 +14,37 @@ from .stages import STAGES
 SHARED = Path("shared")  # below the results
 PLAN = "TASK_ARITHMETIC_PLAN"  # what a run was planned with, for its jobs, in their environment
 
-_labels: dict[tuple, str] = {}  # (command, name, results) → label, as told in this process
+_labels: dict[tuple, str] = {}  # (command, variant, results) → label, as told in this process
 
 
-def stage_code(command: str, name: str | None = None, results: str = "results") -> str:
+def stage_code(command: str, variant: str | None = None, results: str = "results") -> str:
     """The label of the code that a command can reach: `<hash of the code>-<hash of the versions>`.
 
     Code that was accepted as harmless has the label of the code whose results it leaves valid.
 
     Args:
-        name: of the table or figure.
+        variant: which of several codes a command reaches, see variant_of; None: all of them.
     """
-    key = _key(command, name, results)
+    key = command, variant, str(results)
     if key not in _labels:
         planned = plan()
         if planned.get("sources") == sources() and _text(key) in planned["labels"]:
             _labels[key] = planned["labels"][_text(key)]
         else:
-            label = code_hash(*entries(command, name))
+            label = code_hash(*entries(command, variant))
             known = {each["code"]: each["as"] for each in acceptances(results).get(command, [])}
             _labels[key] = known.get(label, label)
     return _labels[key]
 
 
-def _key(command: str, name: str | None, results) -> tuple:
-    """Only figures have a label each."""
-    return command, name if command == "figure" else None, str(results)
+def variant_of(command: str, arguments: dict) -> str | None:
+    """Which code a command reaches with these arguments, where it may be one of several: that of
+    the figure that it draws, or of its modality."""
+    if command == "figure":
+        return arguments["name"]
+    if command in modality.FUNCTIONS or isinstance(STAGES[command][0], dict):
+        return arguments["settings"].get("modality", modality.MODALITIES[0])
+    return None
 
 
 def _text(key: tuple) -> str:
@@ -69,12 +74,16 @@ def check_plan(config: dict) -> None:
         )
 
 
-def entries(command: str, name: str | None = None) -> list[str]:
-    """Where a command's code starts: its function, and for a figure the one that draws it."""
-    found = [STAGES[command][0]]
-    if command == "figure" and name:
-        found.append(f"figures.{name}")
-    return found
+def entries(command: str, variant: str | None = None) -> list[str]:
+    """Where a command's code starts: its function, and what is looked up by name: the figure's own
+    function, or those of a modality."""
+    function, found = STAGES[command][0], []
+    if command == "figure" and variant:
+        found.append(f"figures.{variant.removesuffix('_language')}")
+    for each in [variant] if variant else modality.MODALITIES:
+        found.append(function[each] if isinstance(function, dict) else function)
+        found += [f"{each}.{name}" for name in modality.FUNCTIONS.get(command, "").split()]
+    return list(dict.fromkeys(found))
 
 
 def sources() -> str:
@@ -96,8 +105,8 @@ def planned_code(command: str, arguments: dict, planned: str | None) -> str:
     """
     if planned and plan().get("sources") == sources():
         return planned
-    now = stage_code(command, arguments.get("name"))
-    key = _key(command, arguments.get("name"), "results")
+    key = command, variant_of(command, arguments), "results"
+    now = stage_code(*key)
     for expected in (planned, plan().get("labels", {}).get(_text(key))):
         if expected and expected.partition("-")[0] != now.partition("-")[0]:
             raise UserError(  # the other half, versions, is the planner's
@@ -119,17 +128,19 @@ def acceptances(results="results") -> dict[str, list[dict]]:
 def remember(results="results") -> None:
     """Keep what the labels stand for that were told so far, for `why` and `accept` to name changes
     of the code."""
-    for command, name, _ in list(_labels):
-        start = entries(command, name)
+    for command, variant, _ in list(_labels):
+        start = entries(command, variant)
         path = Path(results) / SHARED / "code" / f"{code_hash(*start)}.json"
         if not path.is_file():
             write_json(path, {"parts": code_parts(*start), "versions": package_versions(*start)})
 
 
 @cache
-def code_changes(old: str, command: str, name: str | None = None, results="results") -> list[str]:
+def code_changes(
+    old: str, command: str, variant: str | None = None, results="results"
+) -> list[str]:
     """What changed since the code of a label, as clauses: "`merge` in vector.py changed"."""
-    start = entries(command, name)
+    start = entries(command, variant)
     new, path = code_hash(*start), Path(results) / SHARED / "code" / f"{old}.json"
     known, clauses = read_json(path) if path.is_file() else {}, []
     if old.partition("-")[0] != new.partition("-")[0]:
@@ -164,19 +175,20 @@ def accept(
         raise UserError("The --reason is empty: say why the change leaves the results as they are.")
     if stage not in STAGES:
         raise UserError(f"There is no stage {stage!r}: take one of {', '.join(STAGES)}.")
-    records: dict[str | None, list] = {}  # name of the figure → path and content of each
+    records: dict[str | None, list] = {}  # variant → path and content of each
     too: dict[str, None] = {}  # other stages whose code changed
     for path in sorted(Path(results).glob("*/logs/**/*.json")):
         record = read_json(path)
         if "made" not in record:
             continue
-        key = _key(record["stage"], record["made"]["arguments"].get("name"), results)
+        command = record["stage"]
+        key = command, variant_of(command, record["made"]["arguments"]), str(results)
         if key[0] == stage:
             records.setdefault(key[1], []).append((path, record))
         elif record["made"]["code"] != stage_code(*key):
             too[key[0]] = None
     accepted, counts, clauses = acceptances(results), Counter(), []
-    for name, found in records.items():
+    for variant, found in records.items():
         of_run = [
             record["made"]["code"]
             for path, record in found
@@ -184,8 +196,8 @@ def accept(
         ]
         if not of_run:
             continue
-        today = stage_code(stage, name, str(results))
-        old = code or _only(Counter(of_run), today, stage, name, results)
+        today = stage_code(stage, variant, str(results))
+        old = code or _only(Counter(of_run), today, stage, variant, results)
         if old not in of_run:
             continue
         same = [(path, record) for path, record in found if record["made"]["code"] == old]
@@ -193,8 +205,8 @@ def accept(
         counts["other"] += len(found) - len(same)
         if old == today:
             continue
-        clauses += code_changes(old, stage, name, str(results))
-        entry = {"code": code_hash(*entries(stage, name)), "as": old, "reason": reason}
+        clauses += code_changes(old, stage, variant, str(results))
+        entry = {"code": code_hash(*entries(stage, variant)), "as": old, "reason": reason}
         entry["date"] = artifacts.now()
         accepted.setdefault(stage, []).append(entry)
         for path, record in same:
@@ -216,7 +228,7 @@ def accept(
         print(f"{_results(counts['other'])} of other code will be made again where a run needs it.")
 
 
-def _only(labels: Counter, today: str, stage: str, name: str | None, results) -> str:
+def _only(labels: Counter, today: str, stage: str, variant: str | None, results) -> str:
     """The label of the results that are there, if it is the only one and differs from today's in
     the code alone: else a person has to name it."""
     others = [label for label, _ in labels.most_common() if label != today]
@@ -226,7 +238,7 @@ def _only(labels: Counter, today: str, stage: str, name: str | None, results) ->
     if len(labels) > 1 or versions_differ:
         listed = "; ".join(
             f"{label} ({_results(labels[label])}: "
-            + ", ".join(code_changes(label, stage, name, str(results)))
+            + ", ".join(code_changes(label, stage, variant, str(results)))
             + ")"
             for label in others
         )

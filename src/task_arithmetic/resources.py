@@ -14,9 +14,19 @@ from typing import NamedTuple
 
 from . import settings
 from .arrays import RESOLUTION
-from .config import ROOT, alpha_grid
-from .geometry import flops, image_tower_shapes, parameters, read_geometry, text_parameters
-from .storage import FLOAT, array_bytes, class_count, image_counts
+from .config import ROOT, alpha_grid, mode_of, part_of
+from .geometry import parameters, read_geometry, shapes_of
+from .storage import (
+    FLOAT,
+    class_count,
+    data_bytes,
+    encoder_bytes,
+    example_counts,
+    flops_of,
+    is_text,
+    parts_of,
+    template_count,
+)
 
 DEVICE = "rtx3090"  # of devices.csv: the least sustained rate in bf16
 CPU_FLOPS = 1e10  # of one core, sustained; small tensors reach no more
@@ -24,6 +34,7 @@ SAFETY = 3  # on what a job computes: older GPUs, slow hosts, neighbours
 STARTING = 180  # seconds: Snakemake twice, and torch from a shared folder
 READING = 50e6  # bytes per second of a busy shared file system
 DECODING = 20  # photographs per second and process
+TOKENIZING = 2_000  # texts per second, read and put into prompts
 # Minutes; requests are multiples of the first. Queues allow little more than the second, and what
 # takes longer (real encoders without a GPU) goes on from its saved state at the next attempt.
 SHORTEST, LONGEST = 10, 2_880
@@ -33,8 +44,10 @@ SHORTEST, LONGEST = 10, 2_880
 LEAST, MULTIPLE = 1_500, 500
 CUDA = 4_000  # assumed: the driver's context, libraries and page-locked batches, in host memory
 DECODER = 600  # a process with a block of images, decoded and joined
-OPEN_CLIP = 500  # its import, in the encoder stage alone
-MARGIN = 1.3  # on the tensors and images that a job holds
+LIBRARY = 500  # import of open_clip or transformers, in the encoder stage alone
+MARGIN = 1.3  # on the tensors and examples that a job holds
+ROW = 4_000  # bytes of a task's row while it is a Python dictionary of texts and a list of tokens
+LONG, ANSWER = 256, 10  # tokens of an input and an answer, in the batch that needs the most memory
 
 # Taken for numbers that neither a definition nor an earlier run tells.
 UNKNOWN = {"train": 100_000, "validation": 5_000, "test": 25_000, "classes": 1_000}
@@ -62,8 +75,8 @@ def requests(config: dict, basedir=ROOT) -> Callable[..., Request]:
 
     Jobs that differ only in seed or pair ask for the same, which is reckoned once.
     """
-    on_gpu = config["device"] != "cpu"
-    definitions, every = config["definitions"], [*config["tasks"], config["negation"]["control"]]
+    on_gpu, definitions = config["device"] != "cpu", config["definitions"]
+    parts = parts_of(config)
     with open(Path(basedir) / "workflow/reference/devices.csv", newline="") as file:
         device = next(row for row in csv.DictReader(file) if row["device"] == DEVICE)
 
@@ -75,21 +88,26 @@ def requests(config: dict, basedir=ROOT) -> Callable[..., Request]:
             return LARGE
 
     @cache
-    def images(task: str) -> dict[str, int]:
-        counts = image_counts(config, task)
-        return {split: UNKNOWN[split] if n is None else n for split, n in counts.items()}
+    def counts(task: str) -> dict[str, int]:
+        known = example_counts(config, task)
+        return {split: UNKNOWN[split] if n is None else n for split, n in known.items()}
 
     @cache
     def request(stage: str, encoder=None, mode=None, task=None) -> Request:
-        learns, cores, seconds = stage in LEARNING, 1, 0.0
-        tasks = [task] if task else every
-        if stage in ("efficiency", "head"):  # these read the first task's images, and none
-            tasks = every[: stage == "efficiency"]
-        read = sum(array_bytes(definitions["tasks"][name], images(name)) or 0 for name in tasks)
-        held = _held_bytes(config, stage, geometry(encoder), mode, images) if encoder else 0
+        learns, cores, seconds, held = stage in LEARNING, 1, 0.0, 0.0
+        part = parts[part_of(config, encoder)["modality"]] if encoder else {"read": []}
+        tasks = [task] if task else part["read"]
+        if stage in ("efficiency", "head"):  # these read the first task's examples, and none
+            tasks = tasks[: stage == "efficiency"]
+        read = sum(data_bytes(definitions["tasks"][name], counts(name)) or 0 for name in tasks)
+        if encoder:
+            held = _held_bytes(config, stage, part, geometry(encoder), mode, counts)
+        rows = sum(counts(task).values()) if task else 0
+        texts = bool(task) and is_text(definitions["tasks"][task])
         if stage == "data":
-            cores = 1 if "embedded" in definitions["tasks"][task] else 8
-            seconds = sum(images(task).values()) / (cores * DECODING) if cores > 1 else 0.0
+            few = texts or "embedded" in definitions["tasks"][task]
+            cores = 1 if few else 8
+            seconds = 0.0 if few else rows / (cores * DECODING)
             read *= 3  # the source, blocks, and blocks to be joined
             held = cores * DECODER * 1e6
         elif learns:
@@ -97,11 +115,13 @@ def requests(config: dict, basedir=ROOT) -> Callable[..., Request]:
             full = stage in ("head", "disentanglement") or config["precision"] == "float32"
             precision = "float32" if full else "bf16"
             rate = 1e12 * float(device[f"{precision}_tflops"]) * float(device["share"])
-            kind, of, amount = work(config, stage, images, mode, task)
-            each = flops(kind, geometry(encoder), definitions["modes"].get(of))
+            kind, of, amount = work(config, stage, counts, encoder, mode, task)
+            each = flops_of(kind, geometry(encoder), of and mode_of(config, of, encoder))
             seconds = amount * each / (rate if on_gpu else CPU_FLOPS)
         else:
             read = 0
+        if texts and stage in ("data", "head"):
+            held, seconds = ROW * rows, rows / TOKENIZING
         memory = LEAST + (CUDA if learns and on_gpu else 0) + MARGIN * held / 1e6
         waiting = STARTING + read / READING
         minutes = min(LONGEST, _up((waiting + SAFETY * seconds) / 60, SHORTEST))
@@ -110,19 +130,22 @@ def requests(config: dict, basedir=ROOT) -> Callable[..., Request]:
     return request
 
 
-def work(config: dict, stage: str, images, mode=None, task=None) -> tuple:
-    """(kind, mode, amount) of what one job of a learning stage computes, see geometry.flops; for
-    a stage of pairs, of the larger pair. `images`: function task → split → number of images."""
-    tasks, control = config["tasks"], config["negation"]["control"]
-    recipe, grid, limit = config["finetune"], config["disentanglement"], config["limit"] or {}
+def work(config: dict, stage: str, counts, encoder: str, mode=None, task=None) -> tuple:
+    """(kind, mode, amount) of what one job of a learning stage computes, see geometry.flops and
+    t5_flops; for a stage of pairs, of the larger pair. `counts`: function task → split → number of
+    examples."""
+    part = parts_of(config)[part_of(config, encoder)["modality"]]
+    tasks, control, unit = part["tasks"], config["negation"]["control"], part["unit"]
+    recipe, grid, limit = part["finetune"], config["disentanglement"], config["limit"] or {}
 
     def count(split, names):
-        return sum(min(images(t)[split], limit.get(split, images(t)[split])) for t in names)
+        return sum(min(counts(t)[split], limit.get(split, counts(t)[split])) for t in names)
 
     if stage == "head":
-        templates = config["definitions"]["tasks"][task]["templates"]
-        prompts = 80 if templates == "open_clip" else len(templates)
-        return "prompt", None, prompts * (class_count(config, task) or UNKNOWN["classes"])
+        if unit == "text":
+            return "read", None, sum(counts(task).values())
+        classes = class_count(config, task) or UNKNOWN["classes"]
+        return "prompt", None, template_count(config, task) * classes
     if stage in ("finetune", "efficiency"):
         steps = recipe["steps"] if stage == "finetune" else 3 + config["efficiency"]["steps"]
         return "step", mode, steps * recipe["batch_size"]
@@ -135,44 +158,56 @@ def work(config: dict, stage: str, images, mode=None, task=None) -> tuple:
         if linearized:  # a tangent of each of the two vectors
             return "linearized", vectors, 2 * sample
         return "image", None, grid["points"] * (grid["points"] + 1) * sample
-    names = [*tasks, control] if stage == "pretrained" else tasks
+    names = part["read"] if stage == "pretrained" else tasks
     validation, test = count("validation", names), count("test", names)
     if stage == "negation":
         validation += len(tasks) * count("validation", [control])
         test += len(tasks) * count("test", [control])
+    if stage == "addition" and part.get("reference_selection", False):
+        validation += test  # the grid is walked on both
     if linearized:  # f_lin gives the whole grid in one pass
         return "linearized", vectors, validation + test
     if stage in ("addition", "negation"):
         validation *= len(alpha_grid(config["alphas"]))
-    return "image", None, validation + test
+    return unit, None, validation + test
 
 
-def _held_bytes(config: dict, stage: str, geometry: dict, mode, images) -> float:
+def _held_bytes(config: dict, stage: str, part: dict, geometry: dict, mode, counts) -> float:
     """Bytes of tensors and images in a job's host memory at a time, at most."""
     on_gpu, limit = config["device"] != "cpu", config["limit"] or {}
-    tower = FLOAT * parameters(image_tower_shapes(geometry).values())
-    text = FLOAT * text_parameters(geometry["text"])
-    if stage == "encoder":  # the file, open_clip's model, our tensors, and what compares them
-        return 4 * (tower + text) + OPEN_CLIP * 1e6
-    if stage == "head":
-        return 3 * text
+    weights = FLOAT * parameters(shapes_of(geometry).values())
+    if stage == "encoder":  # the file, the library's model, our tensors, and what compares them
+        return 4 * encoder_bytes(geometry) + LIBRARY * 1e6
+    if stage == "head":  # with the text tower
+        return 3 * (encoder_bytes(geometry) - weights)
     if stage not in LEARNING:  # vector: θ0, θ, τ, and τ as it is written
-        return 4 * tower if stage == "vector" else 0
-    tokens = (geometry["image_size"] // geometry["patch_size"]) ** 2 + 1
-    activation = FLOAT * tokens * geometry["width"]  # of one image
+        return 4 * weights if stage == "vector" else 0
+    passed, trained = _activations(geometry)
     if stage in ("finetune", "efficiency"):
         if on_gpu:  # θ0, and θ and two moments on their way to a file and as the file's bytes
-            return 7 * tower
+            return 7 * weights
         # and what trains: θ, moments, gradients, a tangent, and each layer's activations
-        layers = 20 * geometry["layers"] * (1 + settings.is_linearized(config, mode))
-        return 13 * tower + config["finetune"]["batch_size"] * layers * activation
+        twice = 1 + settings.is_linearized(config, mode)
+        return 13 * weights + part["finetune"]["batch_size"] * twice * trained
     drawn = 2 * config["disentanglement"]["samples"] if stage == "disentanglement" else 0
-    for task in [*config["tasks"], config["negation"]["control"]]:  # a limit's images are copied
-        counts = images(task)
-        drawn += sum(min(counts[split], n) for split, n in limit.items() if split != "train")
-    # θ0, two vectors and their sum; on a CPU also θ, pixels and a batch's activations
-    running = 0 if on_gpu else 2 * tower + 2**30 + 256 * 20 * activation
-    return 4 * tower + running + 3 * RESOLUTION**2 * drawn
+    for task in part["read"] if part["unit"] == "image" else []:  # a limit's images are copied
+        numbers = counts(task)
+        drawn += sum(min(numbers[split], n) for split, n in limit.items() if split != "train")
+    # θ0, two vectors and their sum; on a CPU also θ, pixels (or logits of a grid) and activations
+    running = 0 if on_gpu else 2 * weights + 2**30 + passed
+    return 4 * weights + running + 3 * RESOLUTION**2 * drawn
+
+
+def _activations(geometry: dict) -> tuple[int, int]:
+    """Bytes of activations: of a batch that is evaluated, and of an example that is trained on."""
+    if is_text(geometry):
+        layer = 20 * FLOAT * LONG * geometry["d_model"]
+        layers, answers = geometry["decoder_layers"], FLOAT * ANSWER * geometry["vocab_size"]
+        kept = layers * layer // 5  # keys and values of the source, with their tangents
+        return 64 * (layer + kept), (geometry["layers"] + layers) * layer + 6 * answers
+    tokens = (geometry["image_size"] // geometry["patch_size"]) ** 2 + 1
+    layer = 20 * FLOAT * tokens * geometry["width"]
+    return 256 * layer, geometry["layers"] * layer
 
 
 def _up(value: float, multiple: int) -> int:

@@ -4,13 +4,14 @@ Each is one canonical JSON string: exactly what a stage's result depends on, so 
 anything else does not run it again. `config` is always what validate_config returned.
 """
 
+import glob
 import json
 import os
 
 import yaml
 
 from .artifacts import canonical, sha256_of
-from .config import ENCODER_FILES, OWN_MERGES
+from .config import ENCODER_FILES, OWN_MERGES, mode_of, part_of
 
 DOWNLOADS_DIR = "results/shared/downloads"
 EMBEDDED_DIR = "results/shared/embedded"  # a folder for each embedded task
@@ -20,7 +21,7 @@ def download_settings(config: dict, kind: str, name: str) -> str:
     """The download stage's slice; kind: tasks or encoders."""
     keys = {
         "tasks": ("hub", "config", "revision", "train", "test"),
-        "encoders": ("model", "pretrained"),
+        "encoders": ("model", "pretrained", "hub", "revision"),
     }[kind]
     definition = config["definitions"][kind][name]
     chosen = {key: definition[key] for key in keys if key in definition}
@@ -36,10 +37,13 @@ def download_record(config: dict, kind: str, name: str) -> str | None:
 
 
 def data_settings(config: dict, task: str) -> str:
-    """The data stage's slice: the task's definition without its templates, and of a user's folder
-    what is in it."""
+    """The data stage's slice: the task's definition without its templates or prompts, and of a
+    user's folder what is in it."""
     definition = dict(config["definitions"]["tasks"][task])
-    del definition["templates"]
+    if "prompts" in definition:
+        definition["modality"] = "language"
+    for key in ("templates", "prompts", "max_tokens", "paper_task"):  # of the head, and of tables
+        definition.pop(key, None)
     if "embedded" in definition:
         definition["path"] = source_dir(config, task)
     elif "path" in definition:
@@ -60,7 +64,7 @@ def _listing(folder: str) -> str:
 
 
 def source_dir(config: dict, task: str) -> str | None:
-    """The folder that a task's images come from; None if they come from a hub."""
+    """The folder that a task's examples come from; None if they come from a hub."""
     definition = config["definitions"]["tasks"][task]
     if "embedded" in definition:
         return f"{EMBEDDED_DIR}/{definition['embedded']}"
@@ -78,7 +82,15 @@ def embedded_hashes(config: dict, task: str) -> str | None:
 def encoder_settings(config: dict, encoder: str) -> str:
     """The encoder stage's slice: where the pretrained weights come from."""
     definition = config["definitions"]["encoders"][encoder]
-    return canonical({k: v for k, v in definition.items() if k in ("model", "pretrained", "path")})
+    keys = ("model", "pretrained", "path", "hub", "revision", "architecture")
+    chosen = {k: v for k, v in definition.items() if k in keys}
+    return canonical({**_modality(config, encoder), **chosen})
+
+
+def _modality(config: dict, encoder: str) -> dict:
+    """What says that a stage is of another modality than vision."""
+    modality = part_of(config, encoder)["modality"]
+    return {} if modality == "vision" else {"modality": modality}
 
 
 def encoder_files(config: dict, encoder: str) -> list[str]:
@@ -87,14 +99,24 @@ def encoder_files(config: dict, encoder: str) -> list[str]:
     if record:
         return [record]
     path = config["definitions"]["encoders"][encoder]["path"]
-    merges = os.path.join(path, OWN_MERGES)  # of a tokenizer of its own
-    own = [OWN_MERGES] if os.path.isfile(merges) else []
-    return [os.path.join(path, file) for file in [*ENCODER_FILES, *own]]
+    if part_of(config, encoder)["modality"] == "language":
+        known = [*ENCODER_FILES["language"], "tokenizer_config.json"]
+        weights = sorted(glob.glob(os.path.join(glob.escape(path), "model*.safetensors*")))
+        found = [os.path.join(path, file) for file in known]
+        return [file for file in found if os.path.isfile(file)] + weights
+    own = [OWN_MERGES] if os.path.isfile(os.path.join(path, OWN_MERGES)) else []  # own tokenizer's
+    return [os.path.join(path, file) for file in [*ENCODER_FILES["vision"], *own]]
 
 
-def head_settings(config: dict, task: str) -> str:
-    """The head stage's slice: the prompt templates."""
-    return canonical({"templates": config["definitions"]["tasks"][task]["templates"]})
+def head_settings(config: dict, task: str, encoder: str) -> str:
+    """The head stage's slice: the prompt templates, or the prompt and what is asked for."""
+    definition = config["definitions"]["tasks"][task]
+    if "templates" in definition:
+        return canonical({"templates": definition["templates"]})
+    chosen = config["definitions"]["encoders"][encoder]["prompts"]
+    rest = {key: definition[key] for key in ("metric", "max_tokens") if key in definition}
+    own = {**_modality(config, encoder), "prompt": definition["prompts"][chosen]}
+    return canonical({**own, **rest})
 
 
 def finetune_settings(config: dict, mode: str, encoder: str) -> str:
@@ -108,40 +130,44 @@ def efficiency_settings(config: dict, mode: str, encoder: str) -> str:
 
 
 def _finetune(config: dict, mode: str, encoder: str) -> dict:
-    definition = config["definitions"]["modes"][mode]
+    definition, part = mode_of(config, mode, encoder), part_of(config, encoder)
     return {
+        **_modality(config, encoder),
         "mode": {key: definition[key] for key in ("train", "linearized")},
-        "finetune": config["finetune"],
+        "finetune": part["finetune"],
         "limit": config["limit"],
         "micro_batch": config["definitions"]["encoders"][encoder].get("micro_batch"),
         "precision": config["precision"],
     }
 
 
-def pretrained_settings(config: dict) -> str:
+def pretrained_settings(config: dict, encoder: str) -> str:
     """The pretrained stage's slice."""
-    return canonical({"limit": config["limit"], "precision": config["precision"]})
+    return canonical(_evaluation(config, encoder))
 
 
-def kernel_settings(config: dict) -> str:
+def kernel_settings(config: dict, encoder: str) -> str:
     """The kernel stage's slice."""
-    return pretrained_settings(config)
+    return pretrained_settings(config, encoder)
 
 
-def single_task_settings(config: dict, mode: str) -> str:
+def single_task_settings(config: dict, mode: str, encoder: str) -> str:
     """The single-task stage's slice."""
-    return canonical(_evaluation(config, mode))
+    return canonical(_evaluation(config, encoder, mode))
 
 
-def addition_settings(config: dict, mode: str) -> str:
+def addition_settings(config: dict, mode: str, encoder: str) -> str:
     """The addition stage's slice."""
-    return canonical({**_evaluation(config, mode), "alphas": config["alphas"]})
+    reference = part_of(config, encoder).get("reference_selection", False)
+    own = {"alphas": config["alphas"], **({"reference_selection": True} if reference else {})}
+    return canonical({**_evaluation(config, encoder, mode), **own})
 
 
-def negation_settings(config: dict, mode: str) -> str:
+def negation_settings(config: dict, mode: str, encoder: str) -> str:
     """The negation stage's slice."""
     keep = config["negation"]["keep"]
-    return canonical({**_evaluation(config, mode), "alphas": config["alphas"], "keep": keep})
+    own = {"alphas": config["alphas"], "keep": keep}
+    return canonical({**_evaluation(config, encoder, mode), **own})
 
 
 def disentanglement_settings(config: dict, mode: str) -> str:
@@ -150,11 +176,12 @@ def disentanglement_settings(config: dict, mode: str) -> str:
     return canonical({"linearized": is_linearized(config, mode), "limit": config["limit"], **grid})
 
 
-def _evaluation(config: dict, mode: str) -> dict:
+def _evaluation(config: dict, encoder: str, mode: str | None = None) -> dict:
     return {
-        "linearized": is_linearized(config, mode),
+        **_modality(config, encoder),
         "limit": config["limit"],
         "precision": config["precision"],
+        **({} if mode is None else {"linearized": is_linearized(config, mode)}),
     }
 
 
@@ -164,30 +191,44 @@ def is_linearized(config: dict, mode: str) -> bool:
 
 
 def view_settings(config: dict) -> str:
-    """What tables, figures and the report depend on, besides the metrics."""
+    """What tables, figures and the report depend on, besides the metrics: of the part on images
+    and, as `language`, of that on texts. A part that the run has not has no encoders."""
     definitions = config["definitions"]
-    labels = {name: mode["label"] for name, mode in definitions["modes"].items()}
-    settings = {
-        "run": config["run"],
-        "suite": config["suite"],
-        "tasks": config["tasks"],
+    shared = {"run": config["run"], "suite": config["suite"], "seeds": config["seeds"]}
+    vision = {
         "control": config["negation"]["control"],
-        "encoders": {
-            name: definitions["encoders"][name].get("paper_encoder") for name in config["encoders"]
-        },
-        "modes": {name: labels[name] for name in config["modes"]},
-        "ablations": {name: labels[name] for name in config["ablations"]},
-        "focus": config["focus"],
-        "seeds": config["seeds"],
         "pairs": config["disentanglement"]["pairs"],
         "keep": config["negation"]["keep"],
         "reference_scaling": config["disentanglement"].get("reference_scaling", False),
     }
+    views = {}
+    for modality, own in (("vision", vision), ("language", {})):
+        part = config["parts"].get(modality, {})
+        labels = {name: mode["label"] for name, mode in definitions["modes"].items()}
+        encoders = {name: definitions["encoders"][name] for name in part.get("encoders", [])}
+        views[modality] = {
+            **shared,
+            "tasks": part.get("tasks", []),
+            "encoders": {name: encoder.get("paper_encoder") for name, encoder in encoders.items()},
+            "modes": {name: labels[name] for name in part.get("modes", [])},
+            "ablations": {name: labels[name] for name in part.get("ablations", [])},
+            "focus": part.get("focus"),
+            **own,
+        }
+    language = views["language"]
+    language["paper_tasks"] = {
+        task: definitions["tasks"][task].get("paper_task") for task in language["tasks"]
+    }
+    language["scores"] = [
+        task for task in language["tasks"] if definitions["tasks"][task]["metric"] == "spearman"
+    ]
+    chosen = config["parts"].get("language", {}).get("reference_selection", False)
+    language["reference_selection"] = chosen
     # In the configuration's order, which is the order of rows and panels.
-    return json.dumps(settings, separators=(",", ":"))
+    return json.dumps({**views["vision"], "language": language}, separators=(",", ":"))
 
 
 def as_yaml(config: dict) -> str:
     """The resolved configuration as the report shows it, without the definitions."""
-    shown = {key: value for key, value in config.items() if key != "definitions"}
+    shown = {k: v for k, v in config.items() if k not in ("definitions", "parts")}
     return yaml.safe_dump(shown, sort_keys=False, default_flow_style=None, width=100)

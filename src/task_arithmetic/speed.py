@@ -8,36 +8,38 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from . import settings
+from . import language, settings, vision
 from .artifacts import UserError
+from .config import mode_of, part_of
 from .device import claim, torch_device
 from .efficiency import WARM_UP
-from .encoder import encode, encode_text, image_tower_shapes
-from .evaluate import BATCH, accuracies
+from .encoder import encode_text
 from .finetune import start, step
-from .geometry import flops, parameters
+from .geometry import image_tower_shapes, parameters, shapes_of
 from .schema import nearest
-from .storage import FLOAT, human_bytes
+from .storage import FLOAT, SOURCE, TARGET, flops_of, human_bytes, is_text
+from .texts import Texts
 from .vector import TaskVector, moved_names
 
 STEPS = 20  # timed training steps of a probe
 SECONDS = {"cuda": 2.0, "cpu": 1.5}  # for each probe; for one of STEPS steps PATIENCE times as much
 PATIENCE = 3.0
-SLOW = 1.0  # seconds that one image may take on a CPU to be worth a probe
+SLOW = 1.0  # seconds that one example may take on a CPU to be worth a probe
 GRID = [0.2, 0.4, 0.6, 0.8, 1.0]  # α that tell an image's reading from its passes
 PROMPTS = 80  # texts that a head encodes at a time, at most
 
 
 class Key(NamedTuple):
     """Something whose speed counts, in a precision: a training step of a mode (kind `step`), one
-    image through f (`image`) or through f_lin (`linearized`), one that is read and normalised for
-    any number of passes through f (`read`), one text (`prompt`)."""
+    image or text through f (`image`, `text`) or through f_lin (`linearized`), an image that is read
+    and normalised for any number of passes through f (`read`), a text of a head (`prompt`)."""
 
     encoder: str
     kind: str
@@ -73,10 +75,15 @@ def rated(keys: list[Key], config: dict, geometries: dict, device: dict) -> dict
 
 
 def operations(key: Key, config: dict, geometries: dict) -> float:
-    """Arithmetic operations of one unit of a key: of a step, of all its images."""
-    mode = key.mode and config["definitions"]["modes"][key.mode]
-    images = config["finetune"]["batch_size"] if key.kind == "step" else 1
-    return images * flops(key.kind, geometries[key.encoder], mode)
+    """Arithmetic operations of one unit of a key: of a step, of its whole batch."""
+    mode = key.mode and mode_of(config, key.mode, key.encoder)
+    return examples_of(key, config) * flops_of(key.kind, geometries[key.encoder], mode)
+
+
+def examples_of(key: Key, config: dict) -> int:
+    """How many images or texts one unit of a key is: of a step, its batch."""
+    recipe = part_of(config, key.encoder)["finetune"]
+    return recipe["batch_size"] if key.kind == "step" else 1
 
 
 # --- The device at hand --------------------------------------------------------------------------
@@ -99,10 +106,10 @@ def probed(
 ) -> tuple[dict[Key, float], list[str]]:
     """Seconds of each key, measured here, and lines that say how.
 
-    Real training steps and evaluations, with random weights and images. A CPU is measured with one
-    thread, as its jobs run; where a whole batch takes long, with a few images, from which the batch
-    is extrapolated; where one image takes longer than a second, or the memory is too small, what a
-    smaller encoder took is scaled by the arithmetic.
+    Real training steps and evaluations, with random weights and examples, texts of SOURCE and
+    TARGET tokens. A CPU is measured with one thread, as its jobs run; where a whole batch takes
+    long, with a few examples, from which the batch is extrapolated; where one takes longer than a
+    second, or the memory is too small, what a smaller encoder took is scaled by the arithmetic.
     """
     device = torch.device(kind)
     threads = torch.get_num_threads()
@@ -114,9 +121,11 @@ def probed(
         for encoder in dict.fromkeys(key.encoder for key in keys):
             own = [key for key in keys if key.encoder == encoder]
             began = time.perf_counter()
-            found, how = _probe_encoder(own, config, geometries[encoder], device, bool(speeds))
+            texts = is_text(geometries[encoder])
+            before = {k: v for k, v in speeds.items() if is_text(geometries[k.encoder]) == texts}
+            found, how = _probe_encoder(own, config, geometries[encoder], device, bool(before))
             if not found:
-                found = _scaled(own, speeds, config, geometries)
+                found = _scaled(own, before, config, geometries)
             speeds |= found
             about.append(f"  {encoder}: {how} ({time.perf_counter() - began:.0f} s).")
     finally:
@@ -138,8 +147,9 @@ def _probe_encoder(
     keys: list[Key], config: dict, geometry: dict, device, may_skip: bool
 ) -> tuple[dict[Key, float], str]:
     """Seconds of each key of one encoder, or nothing if it is too large here; and how."""
-    shapes = image_tower_shapes(geometry)
-    encoder, batch = keys[0].encoder, config["finetune"]["batch_size"]
+    shapes, encoder = shapes_of(geometry), keys[0].encoder
+    batch = part_of(config, encoder)["finetune"]["batch_size"]
+    unit = "text" if is_text(geometry) else "image"
     needed = 8 * FLOAT * parameters(shapes.values())  # θ0, θ, two moments, gradients, a tangent
     if device.type == "cpu" and needed > _free_memory():
         if not may_skip:
@@ -149,25 +159,25 @@ def _probe_encoder(
             )
         return {}, "not measured (too little memory), scaled from the one above by arithmetic"
     print(f"probing {encoder} …", file=sys.stderr, flush=True)
-    theta0, about, head, pixels, images = _random_parts(geometry, device)
-    one = math.inf
+    probe = (_random_texts if is_text(geometry) else _random_images)(geometry, device)
+    theta0 = probe.theta0
+    alone, one = (probe.examples(1), TaskVector({}), [1.0], False, "float32"), math.inf
     for _ in range(2):  # the first includes what is done once
-        with torch.inference_mode():
-            one = _seconds(lambda: encode(theta0, pixels(1), geometry), device)
+        one = _seconds(lambda: probe.evaluate(*alone), device)
     if device.type == "cpu" and one > SLOW and may_skip:
         return {}, "not measured (too slow), scaled from the one above by arithmetic"
     most = SECONDS[device.type]
     few = None if device.type == "cuda" or 3 * one * batch < most else max(1, int(most / one) // 9)
-    count = 2 * BATCH if device.type == "cuda" else max(1, min(BATCH, int(most / one)))
-    part = images(count), np.zeros(count, np.int64), head
+    count = 2 * probe.most if device.type == "cuda" else max(1, min(probe.most, int(most / one)))
+    examples = probe.examples(count)
     measured: dict[tuple, float] = {}  # modes that move the same tensors are measured once
 
     def of(key: Key) -> float:
-        mode = config["definitions"]["modes"].get(key.mode)
+        mode = key.mode and mode_of(config, key.mode, encoder)
         if key.kind == "step":
             chosen = json.loads(settings.efficiency_settings(config, key.mode, encoder))
-            run = start(theta0, about, head, chosen, key.mode)
-            return _step_seconds(run, pixels, batch, few, device)
+            run = start(theta0, probe.about, probe.head, chosen, key.mode)
+            return _step_seconds(run, probe.batch, batch, few, device)
         if key.kind == "prompt":
             texts = min(count, PROMPTS)
             return _median(_text_probe(geometry["text"], texts, device), device) / texts
@@ -178,16 +188,11 @@ def _probe_encoder(
         linearized = key.kind == "linearized"
 
         def seconds(alphas):
-            splits = {"task": part}
-            return _median(
-                lambda: accuracies(
-                    theta0, about, tau, alphas, splits, linearized, precision=key.precision
-                ),
-                device,
-            )
+            what = examples, tau, alphas, linearized, key.precision
+            return _median(lambda: probe.evaluate(*what), device)
 
         once = seconds([1.0]) / count
-        if linearized:
+        if linearized or key.kind == "text":
             return once
         another = once  # on a CPU, reading is nothing beside a pass
         if device.type == "cuda":
@@ -198,39 +203,93 @@ def _probe_encoder(
 
     speeds = {}
     for key in keys:
-        train = tuple(config["definitions"]["modes"][key.mode]["train"]) if key.mode else ()
+        train = tuple(mode_of(config, key.mode, encoder)["train"]) if key.mode else ()
         same = key.kind, key.precision, train, key.mode if key.kind == "step" else None
         if same not in measured:
             measured[same] = of(key)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
         speeds[key] = measured[same]
-    how = f"up to {STEPS} training steps of {batch} images for each mode, {count} evaluated images"
+    how = (
+        f"up to {STEPS} training steps of {batch} {unit}s for each mode, {count} evaluated {unit}s"
+    )
     if few:
-        how = f"steps of {few} and {3 * few} images, extrapolated to {batch}; {count} evaluated"
+        how = f"steps of {few} and {3 * few} {unit}s, extrapolated to {batch}; {count} evaluated"
     return speeds, how
 
 
-def _random_parts(geometry: dict, device):
-    """Random θ0, the encoder's description, a head, and functions that give n random images as
-    pixels and as uint8."""
+class Probe(NamedTuple):
+    """An encoder with random weights, and random examples.
+
+    Attributes:
+        theta0, about, head: what training asks of a modality.
+        batch: function n → inputs and targets of n examples, as finetune.step takes them.
+        examples: function n → n examples, as `evaluate` takes them.
+        evaluate: function (examples, τ, alphas, linearized, precision): what `accuracies` does.
+        most: examples of one forward pass.
+    """
+
+    theta0: dict[str, torch.Tensor]
+    about: dict
+    head: torch.Tensor | None
+    batch: Callable[[int], tuple]
+    examples: Callable[[int], Any]
+    evaluate: Callable
+    most: int
+
+
+def _random_images(geometry: dict, device) -> Probe:
     generator = torch.Generator().manual_seed(0)
-    size = geometry["image_size"]
-    theta0 = {
-        name: (0.02 * torch.randn(shape, generator=generator)).to(device)
-        for name, shape in image_tower_shapes(geometry).items()
-    }
+    theta0, size = _random_weights(shapes_of(geometry), generator, device), geometry["image_size"]
     about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
     head = torch.randn(100, geometry["embed_dim"], generator=generator).to(device)
 
-    def pixels(count):
-        return torch.randn(count, 3, size, size, generator=generator).to(device)
+    def batch(count):
+        pixels = torch.randn(count, 3, size, size, generator=generator).to(device)
+        return pixels, torch.zeros(count, dtype=torch.int64, device=device)
 
-    def images(count):
+    def examples(count):
         shape = count, size, size, 3
-        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
+        images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
+        return images, np.zeros(count, np.int64), head
 
-    return theta0, about, head, pixels, images
+    def evaluate(some, tau, alphas, linearized, precision):
+        vision.accuracies(theta0, about, tau, alphas, {"task": some}, linearized, precision)
+
+    return Probe(theta0, about, head, batch, examples, evaluate, vision.BATCH)
+
+
+def _random_texts(geometry: dict, device) -> Probe:
+    generator = torch.Generator().manual_seed(0)
+    theta0, about = _random_weights(shapes_of(geometry), generator, device), {"geometry": geometry}
+
+    def tokens(*shape):  # neither padding nor an end of text
+        return torch.randint(2, geometry["vocab_size"], shape, generator=generator)
+
+    def batch(count):
+        return tokens(count, SOURCE).to(device), tokens(count, TARGET).to(device)
+
+    def examples(count):
+        flat, ends = tokens(count * SOURCE).numpy(), SOURCE * np.arange(1, count + 1)
+        words = tokens(1, TARGET).numpy(), ["?"], "exact_match", TARGET
+        return Texts(flat, ends - SOURCE, ends, np.zeros(count, np.int32), None, *words)
+
+    @torch.inference_mode()
+    def evaluate(some, tau, alphas, linearized, precision):
+        if linearized:
+            language.answered(theta0, about, some, precision, tau.tensors, alphas)
+        else:
+            for alpha in alphas:
+                language.answered(tau.apply(theta0, alpha), about, some, precision)
+
+    return Probe(theta0, about, None, batch, examples, evaluate, language.BATCH)
+
+
+def _random_weights(shapes: dict, generator, device) -> dict[str, torch.Tensor]:
+    return {
+        name: (0.02 * torch.randn(shape, generator=generator)).to(device)
+        for name, shape in shapes.items()
+    }
 
 
 def _text_probe(text: dict, count: int, device):
@@ -246,7 +305,7 @@ def _text_probe(text: dict, count: int, device):
         "ln_final.bias": (width,),
         "text_projection": (width, text["embed_dim"]),
     }
-    params = {k: (0.02 * torch.randn(s, generator=generator)).to(device) for k, s in shapes.items()}
+    params = _random_weights(shapes, generator, device)
     tokens = torch.randint(1, text["vocab_size"], (count, text["context_length"])).to(device)
 
     def action():
@@ -256,14 +315,14 @@ def _text_probe(text: dict, count: int, device):
     return action
 
 
-def _step_seconds(run: dict, pixels, batch: int, few: int | None, device) -> float:
+def _step_seconds(run: dict, examples, batch: int, few: int | None, device) -> float:
     """Seconds of one training step: measured, or extrapolated from two sizes of batches, because a
     part of it, the optimizer's, does not grow with the batch."""
 
     def timed(count):
-        images, labels = pixels(count), torch.zeros(count, dtype=torch.int64, device=device)
+        inputs, targets = examples(count)
         patience = PATIENCE if few is None else 1.0
-        return _median(lambda: step(run, images, labels, 1e-6), device, patience)
+        return _median(lambda: step(run, inputs, targets, 1e-6), device, patience)
 
     if few is None:
         return timed(batch)

@@ -1,24 +1,27 @@
-"""The stages: for each command its function, its options, and how its jobs are treated."""
+"""The stages: for each command its function, its options, and how its jobs are treated.
+
+A stage that is another function for each modality names both.
+"""
 
 MANY = "encoder_dir encoder mode seed tasks heads data_dirs vectors settings output"
-# command → its function, its options, what it does
-STAGES = {
+# command → its function (or modality → function), its options, what it does
+STAGES: dict[str, tuple] = {
     "embedded": ("embedded.tasks.save_task", "task output", "draw an embedded task as a dataset"),
     "download": ("hub.download", "settings output", "get a task's or an encoder's files"),
     "data": (
-        "data.write_task",
+        {"vision": "data.write_task", "language": "texts.write_texts"},
         "task settings download threads output",
-        "read a dataset into uint8 arrays",
+        "read a dataset into uint8 arrays, or texts",
     ),
     "encoder": (
-        "clip.import_encoder",
+        {"vision": "clip.import_encoder", "language": "pretrained_t5.import_t5"},
         "encoder settings download output",
-        "take a pretrained CLIP from open_clip",
+        "take a pretrained CLIP from open_clip, or a T5 from transformers",
     ),
     "head": (
-        "clip.write_head",
+        {"vision": "clip.write_head", "language": "texts.write_tokens"},
         "encoder_dir data_dir settings output",
-        "make a frozen zero-shot head",
+        "make a frozen zero-shot head, or the tokens of prompts and answers",
     ),
     "finetune": (
         "finetune.finetune",

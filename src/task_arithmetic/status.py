@@ -213,7 +213,7 @@ def _running(job: dict, now: float) -> list[str]:
     """A running job's COLUMNS; the clock of another node may be ahead."""
     attempt, left = job["attempt"], _left(job["attempt"], now)
     p, silence = attempt["progress"] or {}, max(0.0, now - attempt["updated"])
-    speed = p.get("images_per_second")
+    speed = next((v for k, v in p.items() if k.endswith("s_per_second")), None)
     return [
         name_of(job["log"]),
         str(attempt["node"]),

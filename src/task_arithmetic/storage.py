@@ -1,13 +1,26 @@
-"""What a run stores and downloads, counted before it runs; None stands for an unknown number."""
+"""What a run reads, stores and downloads, counted before it runs; None is an unknown number.
+
+Nothing here imports torch. How long texts are nobody knows before they are there: SOURCE and TARGET
+tokens are assumed.
+"""
 
 import os
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 
 from . import settings
 from .arrays import RESOLUTION, SMALL, SPLITS, TRAIN_SIDE
 from .artifacts import UserError, read_json
-from .geometry import image_tower_shapes, parameters, text_parameters, weights_repository
+from .config import mode_of
+from .geometry import (
+    flops,
+    parameters,
+    shapes_of,
+    t5_flops,
+    text_parameters,
+    weights_repository,
+)
 from .vector import moved_names
 
 FLOAT = 4  # bytes of a stored parameter
@@ -17,6 +30,47 @@ SIDES = {"ylecun/mnist": 28, "ufldl-stanford/svhn": 32, "tanganke/eurosat": 64}
 SIDES |= {"tanganke/resisc45": 256, "tanganke/gtsrb": 250}
 EMBEDDED_SIDE = 32
 ASPECT = 4 / 3  # width to height that other images are reckoned with
+SOURCE, TARGET = 64, 4  # tokens of an input and of an answer, on average: assumed
+LINE = 4 * SOURCE  # bytes of a row's texts: four characters for each token, assumed
+
+UNITS = {"vision": "image", "language": "text"}  # modality → what one example of it is
+NOTHING = {"tasks": [], "encoders": [], "modes": [], "ablations": [], "focus": None}
+
+
+# --- What a run is about -------------------------------------------------------------------------
+
+
+def parts_of(config: dict) -> dict[str, dict]:
+    """Every modality → its part of a run, which may hold nothing: config["parts"], and
+
+    unit: image or text; read: its tasks and, of images, the control task; main: (encoder, mode) of
+    its modes; models: these and those of its ablations, which is everything that is fine-tuned.
+    """
+    found = {}
+    for modality, unit in UNITS.items():
+        part = {**NOTHING, **config["parts"].get(modality, {})}
+        control = [config["negation"]["control"]] if unit == "image" and part["tasks"] else []
+        main = [(encoder, mode) for encoder in part["encoders"] for mode in part["modes"]]
+        own = {
+            "unit": unit,
+            "read": [*part["tasks"], *control],
+            "main": main,
+            "models": main + [(part["focus"], mode) for mode in part["ablations"]],
+        }
+        found[modality] = {**part, **own}
+    return found
+
+
+def flops_of(kind: str, geometry: dict, mode: dict | None) -> float:
+    """Arithmetic for one example through an encoder, see geometry.flops; of a text, t5_flops."""
+    if is_text(geometry):
+        return t5_flops(kind, geometry, mode, SOURCE, TARGET)
+    return flops(kind, geometry, mode)
+
+
+def is_text(about: dict) -> bool:
+    """Whether a task's definition, or an encoder's geometry, is of texts."""
+    return "prompts" in about or "d_model" in about
 
 
 # --- Sums of numbers of which some may be unknown -------------------------------------------------
@@ -53,45 +107,49 @@ def human_bytes(count: float) -> str:
 def disk_bytes(config: dict, geometries: dict) -> dict[str, list[int | None]]:
     """Stage → bytes of what each of its jobs writes; None: unknown. Stages that write less than
     megabytes are left out."""
-    tasks, control = config["tasks"], config["negation"]["control"]
-    definitions, repeats = config["definitions"]["tasks"], len(tasks) * len(config["seeds"])
-    classes = {task: class_count(config, task) for task in [*tasks, control]}
-    counts = {task: image_counts(config, task) for task in [*tasks, control]}
-    moved = []
-    for encoder, mode in models(config):
-        shapes = image_tower_shapes(geometries[encoder])
-        names = moved_names(shapes, config["definitions"]["modes"][mode]["train"], mode)
-        moved += repeats * [FLOAT * parameters(shapes[name] for name in names)]
-    return {
-        "embedded": [
-            add_up([n and n * EMBEDDED_SIDE**2 * 3 for n in counts[task].values()])
-            for task in counts
-            if "embedded" in definitions[task]
-        ],
-        "data": [array_bytes(definitions[task], counts[task]) for task in counts],
-        "encoder": [
-            FLOAT * (parameters(image_tower_shapes(g).values()) + text_parameters(g["text"]))
-            for g in geometries.values()
-        ],
-        "head": [
-            n and FLOAT * n * g["embed_dim"] for g in geometries.values() for n in classes.values()
-        ],
-        "finetune": moved,
-        "vector": moved,
-    }
+    disk: dict[str, list] = {"embedded": [], "data": [], "encoder": [], "head": [], "vector": []}
+    for part in parts_of(config).values():
+        for task in part["read"]:
+            definition, counts = config["definitions"]["tasks"][task], example_counts(config, task)
+            disk["data"].append(data_bytes(definition, counts))
+            if "embedded" in definition:
+                row = LINE if is_text(definition) else 3 * EMBEDDED_SIDE**2
+                disk["embedded"].append(times(row, add_up(counts.values())))
+        for encoder in part["encoders"]:
+            disk["encoder"].append(encoder_bytes(geometries[encoder]))
+            disk["head"] += [
+                _head_bytes(config, task, geometries[encoder]) for task in part["read"]
+            ]
+        for encoder, mode in part["models"]:
+            shapes = shapes_of(geometries[encoder])
+            names = moved_names(shapes, mode_of(config, mode, encoder)["train"], mode)
+            moved = FLOAT * parameters(shapes[name] for name in names)
+            disk["vector"] += len(part["tasks"]) * len(config["seeds"]) * [moved]
+    return {**disk, "finetune": disk["vector"]}
 
 
-def models(config: dict) -> list[tuple[str, str]]:
-    """(encoder, mode) of everything that is fine-tuned."""
-    models = [(encoder, mode) for encoder in config["encoders"] for mode in config["modes"]]
-    return models + [(config["focus"], mode) for mode in config["ablations"]]
+def encoder_bytes(geometry: dict) -> int:
+    """Bytes of an encoder's tensors, a CLIP's text tower included."""
+    text = text_parameters(geometry["text"]) if "text" in geometry else 0
+    return FLOAT * (parameters(shapes_of(geometry).values()) + text)
 
 
-def array_bytes(definition: dict, counts: dict) -> int | None:
-    """Bytes of a task's arrays, see data.py: exact if its images are small, square and of one known
-    size; else an upper bound, but for images that are wider than 4 to 3."""
+def _head_bytes(config: dict, task: str, geometry: dict) -> int | None:
+    """Of images, the head's features; of texts, tokens (int32) and, of each text, where they end
+    and which answer it has."""
+    if is_text(geometry):
+        return times(4 * SOURCE + 8 + 4, add_up(example_counts(config, task).values()))
+    return times(FLOAT * geometry["embed_dim"], class_count(config, task))
+
+
+def data_bytes(definition: dict, counts: dict) -> int | None:
+    """Bytes of a task's data: texts of the assumed length; arrays of images, see data.py, exactly
+    if these are small, square and of one known size, else an upper bound, but for images that are
+    wider than 4 to 3."""
     if None in counts.values():
         return None
+    if is_text(definition):
+        return LINE * sum(counts.values())
     side = EMBEDDED_SIDE if "embedded" in definition else SIDES.get(definition.get("hub"))
     largest = side**2 if side and side <= TRAIN_SIDE else round(ASPECT * TRAIN_SIDE**2)
     stored = side if side and side <= SMALL else RESOLUTION
@@ -102,14 +160,14 @@ def array_bytes(definition: dict, counts: dict) -> int | None:
 
 
 def size_is_known(definition: dict) -> bool:
-    """Whether a task's arrays have exactly the bytes that array_bytes says."""
+    """Whether a task's arrays have exactly the bytes that data_bytes says."""
     side = EMBEDDED_SIDE if "embedded" in definition else SIDES.get(definition.get("hub"))
     return side is not None and side <= SMALL
 
 
-def image_counts(config: dict, task: str) -> dict[str, int | None]:
-    """Split → number of images: as expected by the task's definition, else as its manifest has it
-    if the data stage has run; None: unknown."""
+def example_counts(config: dict, task: str) -> dict[str, int | None]:
+    """Split → number of examples: as expected by the task's definition, else as its manifest has
+    it if the data stage has run; None: unknown."""
     expected = config["definitions"]["tasks"][task].get("expected", {})
     found = _manifest(task).get("counts", {})
     return {split: expected.get(split, found.get(split)) for split in SPLITS}
@@ -124,6 +182,12 @@ def class_count(config: dict, task: str) -> int | None:
     if isinstance(listed, list):
         return len(listed)
     return 1000 if listed == "open_clip" else len(_manifest(task).get("classes", [])) or None
+
+
+def template_count(config: dict, task: str) -> int:
+    """The number of prompts that each class of a head has."""
+    templates = config["definitions"]["tasks"][task]["templates"]
+    return 80 if templates == "open_clip" else len(templates)
 
 
 def _manifest(task: str) -> dict:
@@ -181,9 +245,9 @@ def _remote_bytes(name: str, definition: dict) -> int | None:
 
     from . import hub
 
-    kind, repo = "dataset", definition.get("hub")
+    repo, kind = definition.get("hub"), "model" if "architecture" in definition else "dataset"
     if repo is None:
-        kind, repo = "model", weights_repository(name, definition)
+        repo, kind = weights_repository(name, definition), "model"
     info = HfApi().repo_info(
         repo,
         repo_type=kind,
@@ -192,6 +256,13 @@ def _remote_bytes(name: str, definition: dict) -> int | None:
         timeout=HUB_SECONDS,
     )
     sizes = {file.rfilename: file.size for file in info.siblings}
+    if "architecture" in definition:
+        small = [*hub.MODEL_FILES["config"], *hub.MODEL_FILES["tokenizer"]]
+        weights = hub.MODEL_FILES["weights"]
+        if weights[0] not in sizes:  # in shards
+            weights = [name for name in sizes if fnmatch(name, "model*.safetensors*")]
+        chosen = [name for name in [*small, *weights] if name in sizes]
+        return add_up(sizes[name] for name in chosen) if weights else None
     if kind == "model":
         return sizes.get(hub.WEIGHTS)
     parquet = [name for name in sizes if name.endswith(".parquet")]

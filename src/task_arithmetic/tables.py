@@ -21,19 +21,20 @@ from task_arithmetic.cells import (
     individual,
     kernel_modes_of,
     label_of,
+    language_of,
     load_metrics,
     missing_cell,
     modes_of,
     pretrained,
     seeds_of,
     unified_modes_of,
+    view_of,
 )
 from task_arithmetic.targets import (
     MODES,
     TASKS,
     TOLERANCE,
     encoders_with_targets,
-    has_targets,
     tasks_with_targets,
 )
 
@@ -69,8 +70,23 @@ def _table2(metrics, settings):
             yield _unified(metrics, encoder, mode, seeds, tasks)
 
 
+def _table3(metrics, settings):
+    settings = language_of(settings)
+    seeds, tasks, focus = seeds_of(settings), settings["tasks"], settings["focus"]
+    for mode in modes_of(settings):
+        found = 100 * cells(metrics, "unified_accuracy", focus, mode, seeds, tasks)[0]
+        own = {column_of(task, settings): found[:, t] for t, task in enumerate(tasks)}
+        yield {"mode": mode} | own | {"average": found.mean(axis=1)}
+
+
+def column_of(task, settings) -> str:
+    """Table 3's column of a task: the paper's task that it stands beside, else itself."""
+    return settings["paper_tasks"].get(task) or task
+
+
 def _table4(metrics, settings):
-    for encoder, mode in product(encoders_of(settings), modes_of(settings)):
+    parts = settings, language_of(settings)
+    for encoder, mode in (pair for p in parts for pair in product(encoders_of(p), modes_of(p))):
 
         def read(metric, encoder=encoder, mode=mode):
             found = metrics[(metrics["metric"] == metric) & (metrics["encoder"] == encoder)]
@@ -165,6 +181,7 @@ def _targets(metrics, settings):
 ROWS = {
     "table1": (_table1, "encoder mode individual normalized absolute paper_absolute"),
     "table2": (_table2, "encoder mode absolute normalized alpha paper_absolute paper_normalized"),
+    "table3": (_table3, ""),  # a column for each task, see columns_of
     "table4": (
         _table4,
         """encoder mode held_parameters trained_parameters size_mb peak_memory_mb step_seconds
@@ -181,16 +198,24 @@ ROWS = {
         "encoder mode target control alpha control_kept paper_target paper_control",
     ),
     "tasks": (_tasks, "encoder task mode pretrained single_task posthoc unified normalized"),
+    "tasks_language": (_tasks, "encoder task mode pretrained single_task unified normalized"),
     "targets": (_targets, "encoder mode task measured published difference flag"),
 }
 
 
-def names_of(settings) -> list[str]:
-    """The tables of a run; `targets` only where there are published accuracies."""
-    return [name for name in ROWS if name != "targets" or has_targets(settings)]
+def columns_of(name, settings) -> list[str]:
+    """The columns of a table."""
+    if name != "table3":
+        return ROWS[name][1].split()
+    settings = language_of(settings)
+    own = [*(column_of(task, settings) for task in settings["tasks"]), "average"]
+    return ["mode", *own, *(f"paper_{column}" for column in own)]
 
 
 # ---------------------------------------------------------------- one table as a DataFrame
+
+
+PUBLISHED = {"table3": "Flan-T5-base", "table4": "T5-base"}  # the one encoder of a paper's table
 
 
 def make_table(name, metrics, reference, settings) -> pd.DataFrame:
@@ -202,30 +227,33 @@ def make_table(name, metrics, reference, settings) -> pd.DataFrame:
         reference: what read_reference, or read_targets for `targets`, returns: published numbers.
         settings: tasks, encoders, modes, seeds …, as the configuration gives them to the views.
     Returns:
-        the columns of ROWS[name]; with several seeds a `_std` column for each that varies.
+        the columns of columns_of(name, settings); with several seeds a `_std` column for each that
+        varies.
     Raises:
         UserError: unknown table, a cell that is missing or not unique, a table without a row.
     """
     if name not in ROWS:
         raise UserError(f"There is no table {name}: take one of {', '.join(ROWS)}.")
-    rows, columns = ROWS[name]
-    columns = columns.split()
+    rows, columns = ROWS[name][0], columns_of(name, settings)
     paper = reference[reference["table"] == name]
     paper = {tuple(key): value for *key, value in paper.drop(columns="table").itertuples(False)}
+    paper_columns = {column for *_, column in paper}
     table = []
-    for measured in rows(metrics, settings):
+    for measured in rows(metrics, view_of(name, settings)[1]):
         row = {}
         for column, numbers in measured.items():
             row[column] = numbers if isinstance(numbers, str) else numbers.mean()
             if not isinstance(numbers, str) and len(numbers) > 1:
                 row[f"{column}_std"] = numbers.std(ddof=1)
-        published = "T5-base" if name == "table4" else settings["encoders"][row["encoder"]]
+        published = PUBLISHED.get(name) or settings["encoders"].get(row.get("encoder"))
         for column in (c for c in columns if c.startswith("paper_")):
             key = published, row["mode"], column.removeprefix("paper_")
             if column == "paper_training_minutes":
                 row[column] = paper.get((*key[:2], "training_seconds"), np.nan) / 60
             else:
                 row[column] = paper.get(key, np.nan)
+        if name == "table3" and not paper_columns <= set(row):
+            row["paper_average"] = np.nan  # the published average is that of all
         if name == "targets":
             row |= _compared(row, published, paper, settings)
         table.append(row)
@@ -345,8 +373,28 @@ def number(value, kind, spread=None) -> str:
     )
 
 
-def printed(table, settings) -> tuple[list[str], list[list[str]]]:
+def kind_of(column) -> str:
+    """The kind of a column's numbers, as HEADINGS has it; percent, of a task's own column."""
+    bare = column.removeprefix("paper_").removesuffix("_std")
+    return HEADINGS[bare][1] if bare in HEADINGS else "percent"
+
+
+def printed_table3(table, settings) -> tuple[list[str], list[list[str]]]:
+    """Table 3 as headings and rows of text: of each mode a row of this run and one of the paper."""
+    own = [c for c in table if c != "mode" and not c.startswith("paper_") and c[-4:] != "_std"]
+    names = {column_of(task, settings["language"]): task for task in settings["language"]["tasks"]}
+    rows = []
+    for row in table.to_dict("records"):
+        for source, prefix in (("this run", ""), ("paper", "paper_")):
+            numbers = [number(row[prefix + c], "percent", row.get(f"{prefix}{c}_std")) for c in own]
+            rows.append([label_of(row["mode"], settings), source, *numbers])
+    return ["Mode", "", *(names.get(column, column) for column in own)], rows
+
+
+def printed(name, table, settings) -> tuple[list[str], list[list[str]]]:
     """A table as headings and rows of text, modes by their labels, spreads as ±."""
+    if name == "table3":
+        return printed_table3(table, settings)
     columns = [c for c in table if not c.endswith("_std")]
     headings, rows = [], []
     for column in columns:
@@ -356,7 +404,7 @@ def printed(table, settings) -> tuple[list[str], list[list[str]]]:
     for row in table.to_dict("records"):
         texts = []
         for column in columns:
-            kind = HEADINGS[column.removeprefix("paper_")][1]
+            kind = kind_of(column)
             if kind == "text":
                 mode = column == "mode"
                 texts.append(label_of(row[column], settings) if mode else row[column])
@@ -373,7 +421,7 @@ def to_csv(table) -> str:
     """Numbers in percent with two decimals, empty where there is none."""
     text = table.astype(object)
     for column in table:
-        kind = HEADINGS[column.removeprefix("paper_").removesuffix("_std")][1]
+        kind = kind_of(column)
         if kind not in ("text", "flag"):
             form = CSV_FORMAT[kind]
             text[column] = ["" if pd.isna(x) else format(round(x, 9), form) for x in table[column]]
@@ -382,8 +430,8 @@ def to_csv(table) -> str:
 
 def to_markdown(name, table, settings) -> str:
     """Caption and table."""
-    headings, rows = printed(table, settings)
-    texts = sum(column in TEXTS for column in table)
+    headings, rows = printed(name, table, settings)
+    texts = 2 if name == "table3" else sum(column in TEXTS for column in table)
     ruler = [":--"] * texts + ["--:"] * (len(headings) - texts)
     table_rows = [headings, ruler, *rows]
     lines = ["| " + " | ".join(x.replace("|", r"\|") for x in row) + " |" for row in table_rows]
@@ -419,8 +467,8 @@ def to_latex(name, table, settings) -> str:
     def escape(text):
         return LATEX_PATTERN.sub(lambda found: LATEX[found[0]], text)
 
-    headings, rows = printed(table, settings)
-    texts = sum(column in TEXTS for column in table)
+    headings, rows = printed(name, table, settings)
+    texts = 2 if name == "table3" else sum(column in TEXTS for column in table)
     body, above = [], None
     for row in rows:
         if above is not None and row[0] != above[0]:

@@ -113,7 +113,7 @@ def moved_names(names, patterns: list[str], mode: str = "this mode") -> list[str
     """The tensors that a mode fine-tunes, in the order of `names`.
 
     Args:
-        names: tensor names of the image tower.
+        names: tensor names of the encoder.
         patterns: shell-style patterns such as `*.attn.in_proj_weight`; case counts.
     Raises:
         UserError: a pattern matches no tensor, so that nothing is ever left out silently.
@@ -142,9 +142,10 @@ def write_vector(encoder_dir, finetuned, output) -> None:
     """
     from safetensors.numpy import save_file
 
-    tower = Path(encoder_dir) / "image_tower.safetensors"
-    check_file(tower, read_sealed(Path(encoder_dir) / "encoder.json").get("image_tower_sha256"))
-    theta0 = read_tensors(tower, framework="np")
+    about = read_sealed(Path(encoder_dir) / "encoder.json")
+    weights = Path(encoder_dir) / about["theta0"]
+    check_file(weights, about["theta0_sha256"])
+    theta0 = read_tensors(weights, framework="np")
     theta = read_tensors(finetuned, framework="np")
     check_tensors(finetuned, theta, {k: v.shape for k, v in theta0.items() if k in theta})
     tau = {name: theta[name] - theta0[name] for name in theta}

@@ -16,7 +16,7 @@ from . import jobs, store
 from .artifacts import UserError, read_json
 from .cli import _parser
 from .config import ROOT, read_yaml
-from .rerun import code_changes
+from .rerun import code_changes, variant_of
 from .stages import STORED
 from .trace import read_attempts, state_of
 
@@ -142,7 +142,7 @@ def _changes(job, made: dict | None, changed) -> list[str]:
         found = differences(old.pop("settings", {}), new.pop("settings", {}))
         found += differences(old, new)
         if made["code"] != code:
-            clauses = code_changes(made["code"], command, arguments.get("name"))
+            clauses = code_changes(made["code"], command, variant_of(command, made["arguments"]))
     if not found:  # no record; or the configuration that the report shows
         for old, new in zip(*map(_mappings, (changed.only_old, changed.only_new)), strict=False):
             found += differences(old, new)

@@ -2,9 +2,9 @@
 rule addition:
     input:
         encoder=ENCODER,
-        heads=expand(HEAD, task=TASKS, allow_missing=True),
-        data=expand(DATA, task=TASKS),
-        vectors=expand(VECTOR_SHA256, task=TASKS, allow_missing=True),
+        heads=of_tasks(HEAD),
+        data=of_tasks(DATA),
+        vectors=of_tasks(VECTOR_SHA256),
         single_task="results/{run}/metrics/single_task/{encoder}/{mode}/{seed}.csv",
     output:
         "results/{run}/metrics/addition/{encoder}/{mode}/{seed}.csv",
@@ -19,11 +19,13 @@ rule addition:
         mem_mb=memory("addition"),
         runtime=minutes("addition"),
     params:
-        code=stage_code("addition"),
+        code=code_of("addition"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
-        tasks=TASKS,
-        data_dirs=DATA_DIRS,
-        settings=lambda wildcards: settings.addition_settings(config, wildcards.mode),
+        tasks=tasks_of,
+        data_dirs=data_dirs,
+        settings=lambda wildcards: settings.addition_settings(
+            config, wildcards.mode, wildcards.encoder
+        ),
     message:
         "Add the task vectors: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
@@ -40,9 +42,10 @@ rule addition:
 use rule addition as posthoc with:
     input:
         encoder=ENCODER,
-        heads=expand(HEAD, task=TASKS, allow_missing=True),
-        data=expand(DATA, task=TASKS),
-        vectors=expand(VECTOR_SHA256, task=TASKS, mode="nonlinear", allow_missing=True),
+        heads=of_tasks(HEAD),
+        data=of_tasks(DATA),
+        vectors=of_tasks(VECTOR_SHA256.replace("{mode}", "nonlinear")),
         single_task="results/{run}/metrics/kernel/{encoder}/nonlinear/{seed}.csv",
     wildcard_constraints:
         mode="posthoc",
+        encoder=one_of(VISION["encoders"]),

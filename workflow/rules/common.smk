@@ -13,9 +13,12 @@ from task_arithmetic import resources as requested
 from task_arithmetic import settings
 from task_arithmetic.rerun import stage_code
 
-TASKS, CONTROL = config["tasks"], config["negation"]["control"]
-ENCODERS, FOCUS = config["encoders"], config["focus"]
-MODES, ABLATIONS = config["modes"], config["ablations"]
+PARTS = config["parts"]  # modality -> its tasks, encoders, modes ...
+NOTHING = {"tasks": [], "encoders": [], "modes": [], "ablations": [], "focus": []}
+VISION, LANGUAGE = PARTS.get("vision", NOTHING), PARTS.get("language", NOTHING)
+CONTROL = [config["negation"]["control"]] if "vision" in PARTS else []
+TASKS = [*VISION["tasks"], *CONTROL, *LANGUAGE["tasks"]]
+ENCODERS = [*VISION["encoders"], *LANGUAGE["encoders"]]
 REQUESTS = requested.requests(config, workflow.basedir)
 SEEDS, PAIRS = config["seeds"], config["disentanglement"]["pairs"]
 
@@ -29,21 +32,32 @@ FINETUNED_SHA256 = "results/{run}/finetuned/{encoder}/{mode}/{task}/{seed}.sha25
 VECTOR_SHA256 = VECTOR.replace(".safetensors", ".sha256")
 # The manifest and encoder.json name the hashes of what lies beside them: as inputs they say whether
 # anything changed, at the price of a few kilobytes.
-DATA_DIRS = expand("results/shared/data/{task}", task=TASKS)
-# The task vectors are results themselves: a deleted one is made again.
-ALL_VECTORS = [
-    expand(VECTOR, run=config["run"], encoder=encoders, mode=modes, task=TASKS, seed=SEEDS)
-    for encoders, modes in ((ENCODERS, MODES), (FOCUS, ABLATIONS))
+DATA_DIR = "results/shared/data/{task}"
+# What is trained: every encoder in every mode; the ablations on the focus encoder only.
+TRAINED = [
+    {"encoder": encoders, "mode": modes, "task": part["tasks"]}
+    for part in (VISION, LANGUAGE)
+    for encoders, modes in (
+        (part["encoders"], part["modes"]),
+        (part["focus"], part["ablations"]),
+    )
 ]
+# The task vectors are results themselves: a deleted one is made again.
+ALL_VECTORS = [expand(VECTOR, run=config["run"], seed=SEEDS, **each) for each in TRAINED]
+
+
+def one_of(names):
+    """The pattern of a wildcard that is one of these names."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 wildcard_constraints:
     run=re.escape(config["run"]),
-    task="|".join(map(re.escape, [*TASKS, CONTROL])),
-    encoder="|".join(map(re.escape, ENCODERS)),
-    mode="|".join(map(re.escape, [*MODES, *ABLATIONS])),
+    task=one_of(TASKS),
+    encoder=one_of(ENCODERS),
+    mode=one_of(config["definitions"]["modes"]),
     seed="|".join(map(str, SEEDS)),
-    pair="|".join(PAIRS),
+    pair=one_of(PAIRS),
 
 
 def on_cluster():
@@ -73,13 +87,37 @@ def cores(wildcards=None):
 
 
 def decoders(wildcards):
-    """Processes that decode a task's images; the small ones of the embedded suite need one."""
-    return 1 if "embedded" in config["definitions"]["tasks"][wildcards.task] else 8
+    """Processes that decode a task's images; the small ones of the embedded suite need one, and
+    texts none."""
+    definition = config["definitions"]["tasks"][wildcards.task]
+    return 1 if "embedded" in definition or "prompts" in definition else 8
 
 
 def every_core(wildcards=None):
     """All CPU threads that the run may use, so that nothing runs beside the job."""
     return cores() if on_cluster() else workflow.cores or 4
+
+
+def code_of(stage):
+    """A parameter: the label of the code that a stage can reach for an encoder's modality."""
+    return lambda wildcards: stage_code(
+        stage, configuration.part_of(config, wildcards.encoder)["modality"]
+    )
+
+
+def tasks_of(wildcards):
+    """The tasks of an encoder's modality."""
+    return configuration.part_of(config, wildcards.encoder)["tasks"]
+
+
+def data_dirs(wildcards):
+    """The folders of these tasks' data."""
+    return expand(DATA_DIR, task=tasks_of(wildcards))
+
+
+def of_tasks(path):
+    """An input: `path` for each task of an encoder's modality."""
+    return lambda wildcards: expand(path, task=tasks_of(wildcards), allow_missing=True)
 
 
 def artifacts_of(hashes):

@@ -1,7 +1,7 @@
 # Cosine similarity between the task vectors of one mode (Figure 10).
 rule cosine:
     input:
-        vectors=expand(VECTOR_SHA256, task=TASKS, allow_missing=True),
+        vectors=of_tasks(VECTOR_SHA256),
     output:
         "results/{run}/metrics/cosine/{encoder}/{mode}/{seed}.csv",
     log:
@@ -14,7 +14,7 @@ rule cosine:
     params:
         code=stage_code("cosine"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
-        tasks=TASKS,
+        tasks=tasks_of,
     message:
         "Compare the task vectors: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:

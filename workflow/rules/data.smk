@@ -1,4 +1,8 @@
-# Read a labelled dataset, from the hub or a folder, into uint8 arrays and a manifest.
+# Read a labelled dataset, from the hub or a folder, into uint8 arrays (or texts) and a manifest.
+def modality_of_task(wildcards):
+    return "language" if wildcards.task in LANGUAGE["tasks"] else "vision"
+
+
 rule data:
     input:
         embedded=lambda wildcards: settings.embedded_hashes(config, wildcards.task) or [],
@@ -11,6 +15,8 @@ rule data:
             split=["train", "validation", "test"],
             what=["images", "labels"],
         ),
+    wildcard_constraints:
+        task=one_of([*VISION["tasks"], *CONTROL]),
     log:
         "results/shared/logs/data/{task}.log",
     priority: 1000
@@ -21,12 +27,22 @@ rule data:
         mem_mb=memory("data"),
         runtime=minutes("data"),
     params:
-        code=stage_code("data"),
+        code=lambda wildcards: stage_code("data", modality_of_task(wildcards)),
         settings=lambda wildcards: settings.data_settings(config, wildcards.task),
         download=lambda wildcards, input: f"--download {input.download}" if input.download else "",
     message:
-        "Read the images of {wildcards.task}"
+        "Read the examples of {wildcards.task}"
     shell:
         "task-arithmetic data --task {wildcards.task} --settings {params.settings:q}"
         " {params.download} --threads {threads}"
         " --output results/shared/data/{wildcards.task} --job {log} --code {params.code} &> {log}"
+
+
+use rule data as text_data with:
+    output:
+        manifest=DATA,
+        texts=expand(
+            "results/shared/data/{{task}}/{split}.jsonl", split=["train", "validation", "test"]
+        ),
+    wildcard_constraints:
+        task=one_of(LANGUAGE["tasks"]),

@@ -24,7 +24,7 @@ rule disentanglement:
         code=stage_code("disentanglement"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=lambda wildcards: PAIRS[wildcards.pair],
-        data_dirs=lambda wildcards: expand("results/shared/data/{task}", task=PAIRS[wildcards.pair]),
+        data_dirs=lambda wildcards: expand(DATA_DIR, task=PAIRS[wildcards.pair]),
         settings=lambda wildcards: settings.disentanglement_settings(config, wildcards.mode),
     message:
         "Measure the disentanglement error of {params.tasks}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"

@@ -2,7 +2,7 @@
 # Runs where Snakemake runs: compute nodes often have no connection.
 FROM_HUB = {
     kind: [name for name in names if settings.download_record(config, kind, name)]
-    for kind, names in (("tasks", [*TASKS, CONTROL]), ("encoders", ENCODERS))
+    for kind, names in (("tasks", TASKS), ("encoders", ENCODERS))
 }
 
 
@@ -13,7 +13,7 @@ rule download:
         "results/shared/logs/download/{kind}/{name}.log",
     wildcard_constraints:
         kind="tasks|encoders",
-        name="|".join(map(re.escape, [*FROM_HUB["tasks"], *FROM_HUB["encoders"]])),
+        name=one_of([*FROM_HUB["tasks"], *FROM_HUB["encoders"]]),
     priority: 2000
     localrule: True
     conda:

@@ -1,10 +1,10 @@
-# What a training step costs in each mode (Table 4), measured on the first task's images. The job
+# What a training step costs in each mode (Table 4), measured on the first task's examples. The job
 # takes every core, so that nothing runs beside it.
 rule efficiency:
     input:
         encoder=ENCODER,
-        head=HEAD.replace("{task}", TASKS[0]),
-        data=DATA.replace("{task}", TASKS[0]),
+        head=lambda wildcards: HEAD.replace("{task}", tasks_of(wildcards)[0]),
+        data=lambda wildcards: DATA.replace("{task}", tasks_of(wildcards)[0]),
     output:
         "results/{run}/metrics/efficiency/{encoder}/{mode}.csv",
     log:
@@ -18,8 +18,8 @@ rule efficiency:
         mem_mb=memory("efficiency"),
         runtime=minutes("efficiency"),
     params:
-        code=stage_code("efficiency"),
-        task=TASKS[0],
+        code=code_of("efficiency"),
+        task=lambda wildcards: tasks_of(wildcards)[0],
         settings=lambda wildcards: settings.efficiency_settings(
             config, wildcards.mode, wildcards.encoder
         ),

@@ -11,7 +11,7 @@ rule embedded:
     log:
         "results/shared/logs/embedded/{task}.log",
     wildcard_constraints:
-        task="|".join(map(re.escape, EMBEDDED)),
+        task=one_of(EMBEDDED),
     priority: 1000
     conda:
         "../../envs/torch.yaml"

@@ -1,4 +1,5 @@
-# Take a pretrained CLIP through open_clip: theta_0 of the image tower, and the text tower.
+# Take a pretrained CLIP through open_clip: theta_0 of the image tower, and the text tower; or a T5
+# through transformers.
 rule encoder:
     input:
         lambda wildcards: settings.encoder_files(config, wildcards.encoder),
@@ -8,6 +9,8 @@ rule encoder:
             "results/shared/encoders/{{encoder}}/{tower}_tower.safetensors",
             tower=["image", "text"],
         ),
+    wildcard_constraints:
+        encoder=one_of(VISION["encoders"]),
     log:
         "results/shared/logs/encoder/{encoder}.log",
     priority: 1000
@@ -17,7 +20,7 @@ rule encoder:
         mem_mb=memory("encoder"),
         runtime=minutes("encoder"),
     params:
-        code=stage_code("encoder"),
+        code=code_of("encoder"),
         settings=lambda wildcards: settings.encoder_settings(config, wildcards.encoder),
         download=lambda wildcards, input: (
             f"--download {input}" if wildcards.encoder in FROM_HUB["encoders"] else ""
@@ -28,3 +31,12 @@ rule encoder:
         "task-arithmetic encoder --encoder {wildcards.encoder} --settings {params.settings:q}"
         " {params.download}"
         " --output results/shared/encoders/{wildcards.encoder} --job {log} --code {params.code} &> {log}"
+
+
+use rule encoder as text_encoder with:
+    output:
+        description=ENCODER,
+        weights="results/shared/encoders/{encoder}/model.safetensors",
+        tokenizer="results/shared/encoders/{encoder}/tokenizer.json",
+    wildcard_constraints:
+        encoder=one_of(LANGUAGE["encoders"]),

@@ -1,6 +1,10 @@
 # The paper's figures as PNG and PDF: one rule for each, because each has its own caption in
 # Snakemake's report.
-FIGURES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]
+import json
+
+from task_arithmetic.targets import figure_names
+
+FIGURES = figure_names(json.loads(settings.view_settings(config)))
 
 
 for figure in FIGURES:

@@ -19,7 +19,7 @@ rule finetune:
         mem_mb=memory("finetune"),
         runtime=minutes("finetune"),
     params:
-        code=stage_code("finetune"),
+        code=code_of("finetune"),
         settings=lambda wildcards: settings.finetune_settings(
             config, wildcards.mode, wildcards.encoder
         ),

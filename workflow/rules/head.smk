@@ -1,4 +1,5 @@
-# The frozen zero-shot classifier of one task for one encoder, from class names and templates.
+# The frozen zero-shot classifier of one task for one encoder, from class names and templates; of
+# texts, the tokens of its prompts and answers.
 rule head:
     input:
         encoder=ENCODER,
@@ -16,8 +17,10 @@ rule head:
         mem_mb=memory("head"),
         runtime=minutes("head"),
     params:
-        code=stage_code("head"),
-        settings=lambda wildcards: settings.head_settings(config, wildcards.task),
+        code=code_of("head"),
+        settings=lambda wildcards: settings.head_settings(
+            config, wildcards.task, wildcards.encoder
+        ),
     message:
         "Make the head of {wildcards.task} for {wildcards.encoder}"
     shell:

@@ -2,9 +2,9 @@
 rule kernel:
     input:
         encoder=ENCODER,
-        heads=expand(HEAD, task=TASKS, allow_missing=True),
-        data=expand(DATA, task=TASKS),
-        vectors=expand(VECTOR_SHA256, task=TASKS, allow_missing=True),
+        heads=of_tasks(HEAD),
+        data=of_tasks(DATA),
+        vectors=of_tasks(VECTOR_SHA256),
     output:
         "results/{run}/metrics/kernel/{encoder}/{mode}/{seed}.csv",
     log:
@@ -18,11 +18,11 @@ rule kernel:
         mem_mb=memory("kernel"),
         runtime=minutes("kernel"),
     params:
-        code=stage_code("kernel"),
+        code=code_of("kernel"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
-        tasks=TASKS,
-        data_dirs=DATA_DIRS,
-        settings=settings.kernel_settings(config),
+        tasks=tasks_of,
+        data_dirs=data_dirs,
+        settings=lambda wildcards: settings.kernel_settings(config, wildcards.encoder),
     message:
         "Test kernel behaviour: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:

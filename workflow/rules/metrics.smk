@@ -1,8 +1,15 @@
 # Everything that was measured, as rows of one file.
-# every encoder in every mode; the ablations on the focus encoder only
-EVERY = {"encoder": ENCODERS, "mode": MODES, "seed": SEEDS}
-ABLATED = {"encoder": FOCUS, "mode": ABLATIONS, "seed": SEEDS}
-KERNEL_MODES = [mode for mode in MODES if not settings.is_linearized(config, mode)]
+# Images are tested in every way, texts as in Table 3.
+FINETUNED = [{"encoder": each["encoder"], "mode": each["mode"], "seed": SEEDS} for each in TRAINED]
+OF_IMAGES = {"encoder": VISION["encoders"], "mode": VISION["modes"], "seed": SEEDS}
+OF_TEXTS = {"encoder": LANGUAGE["encoders"], "mode": LANGUAGE["modes"], "seed": SEEDS}
+KERNEL_MODES = [mode for mode in VISION["modes"] if not settings.is_linearized(config, mode)]
+
+
+def of_stage(stage, *models, name="{seed}"):
+    """A stage's metrics for all combinations of encoder, mode and seed in each of `models`."""
+    path = f"results/{{run}}/metrics/{stage}/{{encoder}}/{{mode}}/{name}.csv"
+    return [expand(path, **each, allow_missing=True) for each in models]
 
 
 rule metrics:
@@ -10,51 +17,25 @@ rule metrics:
         pretrained=expand(
             "results/{run}/metrics/pretrained/{encoder}.csv", encoder=ENCODERS, allow_missing=True
         ),
-        single_task=[
+        single_task=of_stage("single_task", *FINETUNED),
+        kernel=of_stage("kernel", {**OF_IMAGES, "mode": KERNEL_MODES}),
+        addition=of_stage("addition", *FINETUNED, {**OF_IMAGES, "mode": "posthoc"}),
+        negation=of_stage("negation", OF_IMAGES),
+        disentanglement=of_stage(
+            "disentanglement",
+            {**OF_IMAGES, "encoder": VISION["focus"], "pair": PAIRS},
+            name="{seed}/{pair}",
+        ),
+        cosine=of_stage("cosine", OF_IMAGES, OF_TEXTS),
+        efficiency=[
             expand(
-                "results/{run}/metrics/single_task/{encoder}/{mode}/{seed}.csv",
-                **models,
+                "results/{run}/metrics/efficiency/{encoder}/{mode}.csv",
+                encoder=part["encoders"],
+                mode=part["modes"],
                 allow_missing=True,
             )
-            for models in (EVERY, ABLATED)
+            for part in (VISION, LANGUAGE)
         ],
-        kernel=expand(
-            "results/{run}/metrics/kernel/{encoder}/{mode}/{seed}.csv",
-            encoder=ENCODERS,
-            mode=KERNEL_MODES,
-            seed=SEEDS,
-            allow_missing=True,
-        ),
-        addition=[
-            expand(
-                "results/{run}/metrics/addition/{encoder}/{mode}/{seed}.csv",
-                **models,
-                allow_missing=True,
-            )
-            for models in (EVERY, {**EVERY, "mode": "posthoc"}, ABLATED)
-        ],
-        negation=expand(
-            "results/{run}/metrics/negation/{encoder}/{mode}/{seed}.csv",
-            **EVERY,
-            allow_missing=True,
-        ),
-        disentanglement=expand(
-            "results/{run}/metrics/disentanglement/{encoder}/{mode}/{seed}/{pair}.csv",
-            encoder=FOCUS,
-            mode=MODES,
-            seed=SEEDS,
-            pair=PAIRS,
-            allow_missing=True,
-        ),
-        cosine=expand(
-            "results/{run}/metrics/cosine/{encoder}/{mode}/{seed}.csv", **EVERY, allow_missing=True
-        ),
-        efficiency=expand(
-            "results/{run}/metrics/efficiency/{encoder}/{mode}.csv",
-            encoder=ENCODERS,
-            mode=MODES,
-            allow_missing=True,
-        ),
     output:
         report(
             "results/{run}/metrics.csv",

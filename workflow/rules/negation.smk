@@ -2,12 +2,12 @@
 rule negation:
     input:
         encoder=ENCODER,
-        heads=expand(HEAD, task=TASKS, allow_missing=True),
-        data=expand(DATA, task=TASKS),
-        vectors=expand(VECTOR_SHA256, task=TASKS, allow_missing=True),
+        heads=of_tasks(HEAD),
+        data=of_tasks(DATA),
+        vectors=of_tasks(VECTOR_SHA256),
         pretrained="results/{run}/metrics/pretrained/{encoder}.csv",
-        control_head=HEAD.replace("{task}", CONTROL),
-        control_data=DATA.replace("{task}", CONTROL),
+        control_head=expand(HEAD, task=CONTROL, allow_missing=True),
+        control_data=expand(DATA, task=CONTROL),
     output:
         "results/{run}/metrics/negation/{encoder}/{mode}/{seed}.csv",
     log:
@@ -21,12 +21,14 @@ rule negation:
         mem_mb=memory("negation"),
         runtime=minutes("negation"),
     params:
-        code=stage_code("negation"),
+        code=code_of("negation"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
-        tasks=TASKS,
-        data_dirs=DATA_DIRS,
+        tasks=tasks_of,
+        data_dirs=data_dirs,
         control=CONTROL,
-        settings=lambda wildcards: settings.negation_settings(config, wildcards.mode),
+        settings=lambda wildcards: settings.negation_settings(
+            config, wildcards.mode, wildcards.encoder
+        ),
     message:
         "Negate the task vectors: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:

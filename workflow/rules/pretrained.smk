@@ -1,9 +1,14 @@
 # Zero-shot accuracy of the pretrained encoder on every task and on the control task.
+def evaluated(wildcards):
+    """The tasks of an encoder's modality, and of images the control task."""
+    return [*tasks_of(wildcards), *(CONTROL if wildcards.encoder in VISION["encoders"] else [])]
+
+
 rule pretrained:
     input:
         encoder=ENCODER,
-        heads=expand(HEAD, task=[*TASKS, CONTROL], allow_missing=True),
-        data=expand(DATA, task=[*TASKS, CONTROL]),
+        heads=lambda wildcards: expand(HEAD, task=evaluated(wildcards), allow_missing=True),
+        data=lambda wildcards: expand(DATA, task=evaluated(wildcards)),
     output:
         "results/{run}/metrics/pretrained/{encoder}.csv",
     log:
@@ -17,10 +22,10 @@ rule pretrained:
         mem_mb=memory("pretrained"),
         runtime=minutes("pretrained"),
     params:
-        code=stage_code("pretrained"),
-        tasks=[*TASKS, CONTROL],
-        data_dirs=[*DATA_DIRS, f"results/shared/data/{CONTROL}"],
-        settings=settings.pretrained_settings(config),
+        code=code_of("pretrained"),
+        tasks=lambda wildcards: evaluated(wildcards),
+        data_dirs=lambda wildcards: expand(DATA_DIR, task=evaluated(wildcards)),
+        settings=lambda wildcards: settings.pretrained_settings(config, wildcards.encoder),
     message:
         "Evaluate {wildcards.encoder} as it was pretrained"
     shell:

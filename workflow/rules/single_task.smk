@@ -2,9 +2,9 @@
 rule single_task:
     input:
         encoder=ENCODER,
-        heads=expand(HEAD, task=TASKS, allow_missing=True),
-        data=expand(DATA, task=TASKS),
-        vectors=expand(VECTOR_SHA256, task=TASKS, allow_missing=True),
+        heads=of_tasks(HEAD),
+        data=of_tasks(DATA),
+        vectors=of_tasks(VECTOR_SHA256),
     output:
         "results/{run}/metrics/single_task/{encoder}/{mode}/{seed}.csv",
     log:
@@ -18,11 +18,13 @@ rule single_task:
         mem_mb=memory("single_task"),
         runtime=minutes("single_task"),
     params:
-        code=stage_code("single-task"),
+        code=code_of("single-task"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
-        tasks=TASKS,
-        data_dirs=DATA_DIRS,
-        settings=lambda wildcards: settings.single_task_settings(config, wildcards.mode),
+        tasks=tasks_of,
+        data_dirs=data_dirs,
+        settings=lambda wildcards: settings.single_task_settings(
+            config, wildcards.mode, wildcards.encoder
+        ),
     message:
         "Evaluate the individual models: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:

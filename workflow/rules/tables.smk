@@ -2,12 +2,10 @@
 # each has its own caption in Snakemake's report.
 import json
 
-from task_arithmetic.targets import has_targets
+from task_arithmetic.targets import table_names
 
 REFERENCE = os.path.relpath(os.path.join(workflow.basedir, "workflow/reference"))
-TABLES = ["table1", "table2", "table4", "table5", "negation", "tasks"]
-# Published accuracies of single models, where the run's tasks and encoders have some.
-TABLES += ["targets"] * has_targets(json.loads(settings.view_settings(config)))
+TABLES = table_names(json.loads(settings.view_settings(config)))
 
 
 for table in TABLES:

@@ -1,0 +1,23 @@
+"""The modality of an encoder: the module that knows its inputs, outputs and measure.
+
+Training and evaluation are the same for all modalities. What they ask of one is a module of this
+package, called as the modality, with these functions: `read_encoder`, `read_examples`,
+`read_batch`, `to_inputs`, `outputs`, `outputs_linearized`, `loss`, `accuracies` and the word
+`UNIT`. vision.py and language.py are the two that there are; a third is a third module.
+"""
+
+from importlib import import_module
+
+FUNCTIONS = {  # what a stage needs of the module, which code.py cannot see
+    stage: "read_encoder read_examples read_batch to_inputs outputs outputs_linearized loss UNIT"
+    for stage in ("finetune", "efficiency")
+} | {
+    stage: "read_encoder read_examples accuracies"
+    for stage in ("pretrained", "single-task", "kernel", "addition", "negation")
+}
+MODALITIES = ["vision", "language"]
+
+
+def form(modality: str):
+    """The module of a modality."""
+    return import_module(f".{modality}", __package__)
