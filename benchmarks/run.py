@@ -23,16 +23,26 @@ import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from task_arithmetic.arrays import FORMAT
-from task_arithmetic.artifacts import now, sha256_of_file, versions, write_json, write_tensors
-from task_arithmetic.device import torch_device, uses_bf16
+from task_arithmetic.artifacts import (
+    now,
+    read_json,
+    read_tensors,
+    sha256_of_file,
+    versions,
+    write_json,
+    write_tensors,
+)
+from task_arithmetic.config import patterns
+from task_arithmetic.device import in_parts, torch_device, uses_bf16
 from task_arithmetic.disentanglement import disentanglement_errors
 from task_arithmetic.efficiency import peak_memory, start_memory, wait
 from task_arithmetic.encoder import encode, encode_linearized
-from task_arithmetic.evaluate import accuracies, in_parts
 from task_arithmetic.finetune import start, step
-from task_arithmetic.geometry import flops, image_tower_shapes
+from task_arithmetic.geometry import flops, image_tower_shapes, t5_geometry, t5_shapes
 from task_arithmetic.pixels import to_pixels
+from task_arithmetic.t5 import generate
 from task_arithmetic.vector import TaskVector
+from task_arithmetic.vision import accuracies
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("nonlinear", "ntk", "attention")
@@ -53,6 +63,16 @@ GEOMETRIES = {
     "ViT-B-16": vit(16, 768, 12, 12, 512),
     "ViT-L-14": vit(14, 1024, 24, 16, 768),
 }
+EMBEDDED_T5 = ROOT / "src/task_arithmetic/embedded/encoders/embedded-t5"
+T5_BASE = {
+    **{"d_model": 768, "d_ff": 3072, "d_kv": 64, "num_heads": 12, "num_layers": 12},
+    "vocab_size": 32128,
+}
+TEXTS = {  # of one step: batch, tokens of a source and of a target
+    "embedded-t5": (4, 24, 3),
+    "T5-base": (4, 64, 3),
+}
+ANSWER = 10  # tokens generated
 
 
 def medians(actions: dict, repeats: int, device) -> dict:
@@ -69,31 +89,80 @@ def medians(actions: dict, repeats: int, device) -> dict:
 
 
 def setting(name: str, batch: int, device) -> dict:
-    """Random θ0, a task vector, images, labels and a head of one geometry."""
+    """θ0, about and head of one geometry, and random inputs and targets of one step; of an image
+    tower also a task vector and the images before they were pixels."""
+    return (texts if name in TEXTS else images)(name, batch, device)
+
+
+def drawn(shapes: dict, generator, device) -> dict:
+    """Random tensors of these shapes; norms scale by 1."""
+    return {
+        key: (0.02 * torch.randn(shape, generator=generator) + key.endswith("norm.weight")).to(
+            device
+        )
+        for key, shape in shapes.items()
+    }
+
+
+def images(name: str, batch: int, device) -> dict:
     geometry = GEOMETRIES[name]
     generator = torch.Generator().manual_seed(0)
-    shapes = image_tower_shapes(geometry)
-    theta0 = {k: (0.02 * torch.randn(s, generator=generator)).to(device) for k, s in shapes.items()}
+    theta0 = drawn(image_tower_shapes(geometry), generator, device)
     size = geometry["image_size"]
-    images = torch.randint(0, 256, (batch, size, size, 3), generator=generator).byte()
+    pixels = torch.randint(0, 256, (batch, size, size, 3), generator=generator).byte()
     about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
     return {
+        "modality": "vision",
         "theta0": theta0,
         "tau": TaskVector({k: 0.01 * t for k, t in theta0.items()}),
-        "images": images.numpy(),
-        "pixels": to_pixels(images.to(device), about),
-        "labels": torch.randint(0, CLASSES, (batch,), generator=generator).to(device),
+        "images": pixels.numpy(),
+        "inputs": to_pixels(pixels.to(device), about),
+        "targets": torch.randint(0, CLASSES, (batch,), generator=generator).to(device),
         "head": torch.randn(CLASSES, geometry["embed_dim"], generator=generator).to(device),
         "about": about,
     }
 
 
+def texts(name: str, batch: int, device) -> dict:
+    """The embedded T5 with its own weights, others with random ones. Later rows end in
+    padding."""
+    generator = torch.Generator().manual_seed(0)
+    if name == "embedded-t5":
+        geometry = t5_geometry(name, read_json(EMBEDDED_T5 / "config.json"))
+        theta0 = read_tensors(EMBEDDED_T5 / "model.safetensors", device)
+    else:
+        geometry = t5_geometry(name, T5_BASE)
+        theta0 = drawn(t5_shapes(geometry), generator, device)
+    _, length, target = TEXTS[name]
+    words = geometry["vocab_size"]
+    source = torch.randint(2, words, (batch, length), generator=generator)
+    for i, row in enumerate(source):
+        row[length - i * length // (2 * batch) :] = geometry["pad"]
+    targets = torch.randint(2, words, (batch, target), generator=generator)
+    return {
+        "modality": "language",
+        "theta0": theta0,
+        "inputs": source.to(device),
+        "targets": targets.to(device),
+        "head": None,
+        "about": {"geometry": geometry},
+    }
+
+
+def definition(mode: str, modality: str) -> dict:
+    """A mode's definition, as it is for a modality."""
+    found = yaml.safe_load((ROOT / f"config/modes/{mode}.yaml").read_text())
+    return {**found, "train": patterns(found, modality)}
+
+
 def training(given: dict, mode: str, precision: str = "auto"):
-    """One training step of a mode, as a function."""
-    definition = yaml.safe_load((ROOT / f"config/modes/{mode}.yaml").read_text())
-    settings = {"mode": definition, "finetune": RECIPE, "precision": precision}
+    """One training step of a mode, as a function; it holds what training does, and no more."""
+    modality = given["modality"]
+    settings = {"mode": definition(mode, modality), "finetune": RECIPE}
+    settings |= {"modality": modality, "precision": precision}
     run = start(given["theta0"], given["about"], given["head"], settings, mode)
-    return lambda: step(run, given["pixels"], given["labels"], 1e-5)
+    inputs, targets = given["inputs"], given["targets"]
+    return lambda: step(run, inputs, targets, 1e-5)
 
 
 # --- Ratios --------------------------------------------------------------------------------------
@@ -135,13 +204,13 @@ def alpha_grid_ratio(name: str, batch: int, points: int, repeats: int, device) -
     alphas = np.linspace(0, 1, points).tolist()
     given = setting(name, batch, device)
     theta0, tau, geometry = given["theta0"], given["tau"], given["about"]["geometry"]
-    split = {"task": (given["images"], given["labels"].cpu().numpy(), given["head"])}
+    split = {"task": (given["images"], given["targets"].cpu().numpy(), given["head"])}
 
     def grid(linearized):
         return lambda: accuracies(theta0, given["about"], tau, alphas, split, linearized, "auto")
 
     def bare(function):
-        return lambda: in_parts(function, given["pixels"], "auto")
+        return lambda: in_parts(function, given["inputs"], "auto")
 
     def forwards(pixels):
         return [encode(theta0, pixels, geometry) for _ in alphas]
@@ -160,12 +229,34 @@ def alpha_grid_ratio(name: str, batch: int, points: int, repeats: int, device) -
 
 
 @torch.inference_mode()
+def generation_ratio(name: str, points: int, repeats: int, device) -> dict:
+    """Generation from f_lin for a grid of α ÷ for one α. alike: all α choose the same tokens;
+    apart: each chooses its own, from the second token on."""
+    given = setting(name, TEXTS[name][0], device)
+    theta0, source = given["theta0"], given["inputs"]
+    geometry = {**given["about"]["geometry"], "eos": -1}  # none ends before the others
+    generator = torch.Generator().manual_seed(1)
+    tau = {
+        key: (tensor.std().cpu() * torch.randn(tensor.shape, generator=generator)).to(device)
+        for key, tensor in theta0.items()
+        if tensor.dim() > 1
+    }
+    grids = {"one": [0.0], "alike": [0.0] * points, "apart": np.linspace(-9, 9, points).tolist()}
+
+    def generation(alphas):
+        return lambda: generate(theta0, source, geometry, ANSWER, tau, alphas)
+
+    seconds = medians({key: generation(grid) for key, grid in grids.items()}, repeats, device)
+    return {key: seconds[key] / seconds["one"] for key in ("alike", "apart")}
+
+
+@torch.inference_mode()
 def heatmap_ratio(name: str, batch: int, points: int, repeats: int, device) -> dict:
     """One task's part of a heatmap. nonlinear: ÷ the fewest merged models and their forward passes
     (points²: those on the task's own axis are its individual models); ntk: ÷ one forward pass and
     two jvps."""
     given = setting(name, batch, device)
-    theta0, geometry, pixels = given["theta0"], given["about"]["geometry"], given["pixels"]
+    theta0, geometry, pixels = given["theta0"], given["about"]["geometry"], given["inputs"]
     taus = [given["tau"], -0.5 * given["tau"]]
     alphas = np.linspace(-2, 2, points).tolist()
     parts = [(given["images"], np.full(batch, 1 / batch), given["head"])]
@@ -240,7 +331,7 @@ def startup_seconds(name: str, repeats: int) -> float:
         "def first(*arguments):\n"
         "    print(time.time(), flush=True)\n"
         "    os._exit(0)\n"
-        "module.step = first\n"
+        "module._batch_gradient = first\n"
         "cli.main(sys.argv[1:])\n"
     )
     seconds = []
@@ -259,21 +350,21 @@ def finetune_options(name: str, folder: Path) -> list[str]:
     given = setting(name, 16, torch.device("cpu"))
     tower = folder / "encoder/image_tower.safetensors"
     write_tensors(tower, given["theta0"], {})
-    about = {**given["about"], "image_tower_sha256": sha256_of_file(tower)}
+    about = {**given["about"], "theta0_sha256": sha256_of_file(tower)}
     write_json(folder / "encoder/encoder.json", about)
     write_tensors(folder / "head.safetensors", {"head": given["head"]}, {})
     size = given["images"].shape[1]
     (folder / "data").mkdir()
     np.save(folder / "data/train_images.npy", given["images"].reshape(-1, 3))
     np.save(folder / "data/train_sizes.npy", np.full((16, 2), size, np.int32))
-    np.save(folder / "data/train_labels.npy", given["labels"].numpy())
+    np.save(folder / "data/train_labels.npy", given["targets"].numpy())
     names = [str(i) for i in range(CLASSES)]
-    manifest = {"format": FORMAT, "classes": names, "data_sha256": ""}
+    files = {path.name: sha256_of_file(path) for path in (folder / "data").iterdir()}
+    manifest = {"format": FORMAT, "classes": names, "data_sha256": "", "files": files}
     write_json(folder / "data/manifest.json", manifest)
     recipe = {**RECIPE, "steps": 2, "warmup_steps": 1, "batch_size": 16}
     recipe |= {"crop_scale": [0.9, 1.0], "checkpoint_steps": 100}
-    definition = yaml.safe_load((ROOT / "config/modes/attention.yaml").read_text())
-    settings = {"mode": definition, "finetune": recipe, "limit": None, "precision": "auto"}
+    settings = {"mode": definition("attention", "vision"), "finetune": recipe, "limit": None}
     values = {
         **{"encoder-dir": folder / "encoder", "head": folder / "head.safetensors"},
         **{"data-dir": folder / "data", "encoder": name, "mode": "attention", "task": "random"},
@@ -296,7 +387,7 @@ def throughput(name: str, batch: int, repeats: int, device, peak_tflops: float |
     def evaluation(function):
         @torch.inference_mode()
         def run():
-            in_parts(function, given["pixels"], "auto")
+            in_parts(function, given["inputs"], "auto")
 
         return run
 
@@ -318,8 +409,44 @@ def throughput(name: str, batch: int, repeats: int, device, peak_tflops: float |
 # --- The command ---------------------------------------------------------------------------------
 
 
+def measured(name: str, arguments, device) -> dict:
+    """All ratios of one geometry."""
+    repeats, cuda = arguments.repeats, device.type == "cuda"
+    if name in TEXTS:
+        size = dict(zip(("batch", "source", "target"), TEXTS[name], strict=True)) | {"alphas": 21}
+        return {
+            **size,
+            "train_step_ratio": train_step_ratio(name, size["batch"], repeats, device),
+            "train_memory_ratio": train_memory_ratio(name, size["batch"]),
+            "generation_ratio": generation_ratio(name, size["alphas"], repeats, device),
+        }
+    if name == "embedded-base":
+        few, size = repeats, {"batch": 128, "grid_batch": 128, "alphas": 21, "heatmap_points": 15}
+    else:  # on a CPU a pass of ViT-B-32 takes seconds: smaller grids of like cells
+        few, size = (
+            repeats if cuda else 1,
+            {
+                "batch": arguments.batch,
+                "grid_batch": 2 * arguments.batch,
+                "alphas": 21 if cuda else 4,
+                "heatmap_points": 15 if cuda else 3,
+            },
+        )
+    batch, grid, points = size["batch"], size["grid_batch"], size["heatmap_points"]
+    return {
+        **size,
+        "train_step_ratio": train_step_ratio(name, batch, min(repeats, 2 * few), device),
+        "train_memory_ratio": train_memory_ratio(name, batch),
+        "alpha_grid_ratio": alpha_grid_ratio(name, grid, size["alphas"], few, device),
+        "heatmap_ratio": heatmap_ratio(name, grid, points, few, device),
+        "evaluation_speedup": evaluation_speedup(name, repeats, device),
+        "startup_seconds": startup_seconds(name, repeats),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="geometries; others keep their last rows")
     parser.add_argument("--repeats", type=int, default=5, help="counted repetitions")
     parser.add_argument("--batch", type=int, default=16, help="images a step for ViT-B-32")
     parser.add_argument("--peak-tflops", type=float, help="the GPU's dense peak in its precision")
@@ -331,7 +458,9 @@ def main() -> None:
         return
     device, repeats = torch_device(), arguments.repeats
     cuda = device.type == "cuda"
-    result = {
+    path = ROOT / "benchmarks/latest.json"
+    result = read_json(path) if arguments.names else {}
+    how = {
         "time": now(),
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or "CPU",
         "threads": torch.get_num_threads(),
@@ -339,38 +468,23 @@ def main() -> None:
         "versions": versions(),
         "command": f"python benchmarks/run.py --repeats {repeats} --batch {arguments.batch}",
     }
-    sizes = {  # on a CPU a pass of ViT-B-32 takes seconds: smaller grids of like cells
-        "embedded-base": {"batch": 128, "grid_batch": 128, "alphas": 21, "heatmap_points": 15},
-        "ViT-B-32": {
-            "batch": arguments.batch,
-            "grid_batch": 2 * arguments.batch,
-            "alphas": 21 if cuda else 4,
-            "heatmap_points": 15 if cuda else 3,
-        },
-    }
-    for name, size in sizes.items():
-        batch, grid, points = size["batch"], size["grid_batch"], size["heatmap_points"]
-        few = 1 if name == "ViT-B-32" and not cuda else repeats
-        result[name] = found = {
-            **size,
-            "train_step_ratio": train_step_ratio(name, batch, min(repeats, 2 * few), device),
-            "train_memory_ratio": train_memory_ratio(name, batch),
-            "alpha_grid_ratio": alpha_grid_ratio(name, grid, size["alphas"], few, device),
-            "heatmap_ratio": heatmap_ratio(name, grid, points, few, device),
-            "evaluation_speedup": evaluation_speedup(name, repeats, device),
-            "startup_seconds": startup_seconds(name, repeats),
-        }
+    for name in arguments.names or ("embedded-base", "ViT-B-32", *TEXTS):
+        if name == "embedded-t5" and not EMBEDDED_T5.is_dir():
+            print(f"{name:14} is not there")
+            continue
+        found = measured(name, arguments, device)
+        result[name] = {**how, **found}
         for key, value in found.items():
             for mode, ratio in value.items() if isinstance(value, dict) else [("", value)]:
                 print(f"{name:14} {key:20} {mode:10} {ratio:8.2f}", flush=True)
-    if cuda:
+    if cuda and not arguments.names:
         result["throughput"] = {}
         for name, batch in (("ViT-B-32", 128), ("ViT-B-16", 128), ("ViT-L-14", 64)):
             found = throughput(name, batch, repeats, device, arguments.peak_tflops)
             result["throughput"][name] = found
             for action, values in found.items():
                 print(f"{name:14} {action:20}", *(f"{k} {v:.3g}" for k, v in values.items()))
-    (ROOT / "benchmarks/latest.json").write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

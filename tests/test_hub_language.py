@@ -221,6 +221,7 @@ def test_a_task_has_the_rows_of_its_config_and_nothing_else_is_downloaded(made, 
     assert manifest["classes"] == names and manifest["source_classes"] == (names or None)
     assert manifest["source"]["repo"] == "nyu-mll/glue"
     assert manifest["counts"] == {"train": 36, "validation": 4, "test": 12}
+    assert not list((folder / "data").glob(".*"))  # nor what `datasets` prepared for itself
 
 
 def test_without_the_hub_data_are_the_same(made):

@@ -11,7 +11,7 @@ from task_arithmetic import plan, resources
 from task_arithmetic.config import ROOT, merge, read_yaml, validate_config
 from task_arithmetic.geometry import image_tower_shapes, parameters, read_geometry
 from task_arithmetic.resources import LEARNING, requests
-from task_arithmetic.storage import array_bytes, image_counts
+from task_arithmetic.storage import data_bytes, example_counts, parts_of
 
 NANO, MINI = ROOT / "config/nano.yaml", ROOT / "config/mini.yaml"
 SEVERAL = {  # each list has another length, so that no two factors can be mistaken
@@ -21,6 +21,24 @@ SEVERAL = {  # each list has another length, so that no two factors can be mista
     "ablations": ["attention_mlp"],
     "seeds": [0, 1, 5, 6, 7],
 }
+TEXTS = {  # likewise
+    "language": {
+        "tasks": ["cola", "mrpc", "rte", "stsb", "sst2"],
+        "encoders": ["t5-base", "flan-t5-base"],
+        "modes": ["nonlinear", "ntk", "attention"],
+        "finetune": {
+            "steps": 10,
+            "batch_size": 8,
+            "learning_rate": 1e-4,
+            "warmup_steps": 1,
+            "weight_decay": 0.1,
+            "gradient_clip": 1.0,
+            "checkpoint_steps": 5,
+        },
+    }
+}
+REFERENCE = {"language": {"reference_selection": True}}
+NO_IMAGES = {"tasks": [], "encoders": []}
 
 
 @pytest.fixture(autouse=True)
@@ -38,47 +56,57 @@ def resolved(*overlays) -> dict:
 # --- The numbers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("overlays", [[], [MINI], [NANO], [NANO, SEVERAL]])
+@pytest.mark.parametrize(
+    "overlays",
+    [[], [MINI], [NANO], [NANO, SEVERAL, TEXTS], [TEXTS, REFERENCE, NO_IMAGES]],
+)
 def test_what_the_jobs_compute_adds_up_to_what_plan_says(overlays):
     config = resolved(*overlays)
-    modes, ablations, encoders = config["modes"], config["ablations"], config["encoders"]
-    every = [(e, m) for e in encoders for m in modes] + [(config["focus"], m) for m in ablations]
-    main = [(e, m) for e in encoders for m in modes]
+    parts, seeds = parts_of(config), len(config["seeds"])
+    batch = {
+        encoder: part["finetune"]["batch_size"]
+        for part in parts.values()
+        for encoder in part["encoders"]
+    }
     planned: dict[tuple, int] = {}
     for item in plan.work(config, "bf16"):
         key = item.stage, item.key.encoder, item.key.kind, item.key.mode
-        images = config["finetune"]["batch_size"] if item.key.kind == "step" else 1
+        examples = batch[item.key.encoder] if item.key.kind == "step" else 1
         if item.key.kind != "read":
-            planned[key] = planned.get(key, 0) + images * item.amount
+            planned[key] = planned.get(key, 0) + examples * item.amount
     found: dict[tuple, int] = {}
 
     def job(stage, encoder, mode=None, task=None, times=1):
         kind, of, amount = resources.work(
-            config, stage, lambda name: image_counts(config, name), mode, task
+            config, stage, lambda name: example_counts(config, name), encoder, mode, task
         )
         key = stage, encoder, kind, of
-        found[key] = found.get(key, 0) + times * amount
+        if kind != "read":
+            found[key] = found.get(key, 0) + times * amount
 
-    seeds, tasks = len(config["seeds"]), config["tasks"]
-    for encoder in encoders:
-        for task in [*tasks, config["negation"]["control"]]:
-            job("head", encoder, task=task)
-        job("pretrained", encoder)
+    for part in parts.values():
+        for encoder in part["encoders"]:
+            for task in part["read"]:
+                job("head", encoder, task=task)
+            job("pretrained", encoder)
+        for encoder, mode in part["models"]:
+            job("finetune", encoder, mode, part["tasks"][0], seeds * len(part["tasks"]))
+            job("single_task", encoder, mode, times=seeds)
+            job("addition", encoder, mode, times=seeds)
+        for encoder, mode in part["main"]:
+            job("efficiency", encoder, mode)
+    images = parts["vision"]
+    for encoder in images["encoders"]:
         job("posthoc", encoder, "posthoc", times=seeds)
-    for encoder, mode in every:
-        job("finetune", encoder, mode, tasks[0], seeds * len(tasks))
-        job("single_task", encoder, mode, times=seeds)
-        job("addition", encoder, mode, times=seeds)
-    for encoder, mode in main:
+    for encoder, mode in images["main"]:
         job("negation", encoder, mode, times=seeds)
-        job("efficiency", encoder, mode)
         if not config["definitions"]["modes"][mode]["linearized"]:
             job("kernel", encoder, mode, times=seeds)
     # Jobs of pairs ask for what the larger pair needs, and for a cell more on each row of the grid.
     exact = {key: amount for key, amount in planned.items() if key[0] != "disentanglement"}
     assert found == exact
     found.clear()
-    for mode in modes:
+    for mode in images["modes"]:
         job("disentanglement", config["focus"], mode, times=seeds * 2)
     for key, amount in found.items():
         assert planned[key] <= amount <= 1.5 * planned[key]
@@ -104,7 +132,7 @@ def test_a_request_holds_the_tensors_and_cuda_but_not_the_arrays():
     memory = request("finetune", "ViT-L-14", "nonlinear", "sun397").memory_mb
     assert resources.LEAST + resources.CUDA + weights + saved < memory < 20_000
     arrays = [
-        array_bytes(config["definitions"]["tasks"][task], image_counts(config, task))
+        data_bytes(config["definitions"]["tasks"][task], example_counts(config, task))
         for task in config["tasks"]
     ]
     assert sum(arrays) / 1e6 > 20_000
@@ -114,20 +142,49 @@ def test_a_request_holds_the_tensors_and_cuda_but_not_the_arrays():
 def test_the_embedded_suite_asks_for_little():
     config = resolved(MINI, {"device": "cpu"})
     request = requests(config)
-    for encoder in config["encoders"]:
-        for mode in config["modes"]:
-            for stage in set(LEARNING) - {"head"}:
-                task = "letters" if stage == "finetune" else None
+    of_images = {"kernel", "posthoc", "negation", "disentanglement"}
+    for part in parts_of(config).values():
+        stages = set(LEARNING) - {"head"} - (of_images if part["unit"] == "text" else set())
+        for encoder, mode in part["main"]:
+            for stage in stages:
+                task = part["tasks"][-1] if stage == "finetune" else None
                 memory, minutes, cores, _ = request(stage, encoder, mode, task)
                 assert 1_500 <= memory <= 4_000 and 10 <= minutes <= 30 and cores == 1
     assert request("data", task="letters").cores == 1
 
 
+def test_a_t5_asks_for_its_tensors_and_the_rows_of_its_texts():
+    request = requests(resolved(TEXTS, {"language": {"tasks": ["cola", "qqp"]}}))
+    weights = 4 * 222_903_552 / 1e6
+    for mode in ("nonlinear", "ntk", "attention"):
+        memory, _, cores, _ = request("finetune", "t5-base", mode, "qqp")
+        assert resources.LEAST + resources.CUDA + 4 * weights < memory < 20_000 and cores == 4
+        assert request("vector", "t5-base", mode, "qqp").memory_mb > 4 * weights
+        assert 4 * weights < request("addition", "t5-base", mode).memory_mb < 15_000
+    slow, fast = (request("finetune", "t5-base", m, "cola").seconds for m in ("ntk", "attention"))
+    assert slow > fast
+    few, many = (request("data", task=task) for task in ("cola", "qqp"))
+    assert few.cores == many.cores == 1
+    assert few.memory_mb < many.memory_mb < 6_000 and few.minutes <= many.minutes <= 30
+    few, many = (request("head", "t5-base", None, task) for task in ("cola", "qqp"))
+    assert few.memory_mb < many.memory_mb < 10_000
+    assert request("encoder", "t5-base").memory_mb > 2 * weights
+
+
+def test_without_images_texts_ask_for_the_same():
+    both, texts = (requests(resolved(NANO, TEXTS, more)) for more in ({}, NO_IMAGES))
+    for stage in ("encoder", "head", "finetune", "pretrained", "addition", "efficiency"):
+        task = "rte" if stage in ("head", "finetune") else None
+        assert both(stage, "t5-base", "ntk", task) == texts(stage, "t5-base", "ntk", task)
+
+
 def test_nothing_asks_for_less_than_python_needs_or_longer_than_queues_allow():
     for device in ("auto", "cpu"):
         request = requests(resolved({"device": device}))
-        for stage in ("embedded", "cosine", "vector", "encoder", "finetune", "negation"):
-            memory, minutes, _, _ = request(stage, "ViT-L-14", "ntk", None)
+        images = ("embedded", "cosine", "vector", "encoder", "finetune", "negation")
+        texts = ("cosine", "vector", "encoder", "finetune", "pretrained", "addition")
+        for encoder, stage in [("ViT-L-14", s) for s in images] + [("t5-base", s) for s in texts]:
+            memory, minutes, _, _ = request(stage, encoder, "ntk", None)
             assert memory >= 1_500 and memory % 500 == 0
             assert 10 <= minutes <= 2_880 and minutes % 10 == 0
 
@@ -206,7 +263,8 @@ def test_with_the_profile_every_job_asks_for_memory_and_time_and_learning_ones_f
     )
     assert done.returncode == 0, done.stdout + done.stderr
     jobs = [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("JOB ")]
-    assert {"finetune", "data", "vector"} <= {job["rule"] for job in jobs}
+    texts = set() if overlay else {"text_data", "text_encoder"}
+    assert {"finetune", "data", "vector"} | texts <= {job["rule"] for job in jobs}
     for job in jobs:
         rule = job["rule"]
         assert job["local"] == (rule in LOCAL or rule.startswith(("table", "fig"))), rule

@@ -226,7 +226,8 @@ def check_file(path, expected: str | None = None) -> None:
 @cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on; imports none of them."""
-    packages = ["torch", "open_clip_torch", "snakemake", "datasets", "pandas", "matplotlib"]
+    packages = ["torch", "open_clip_torch", "transformers", "tokenizers", "snakemake", "datasets"]
+    packages += ["pandas", "matplotlib"]
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in ["task_arithmetic", "numpy", "safetensors", *packages]:
         try:

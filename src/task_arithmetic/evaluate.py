@@ -87,9 +87,12 @@ def read_vector(path, theta0: dict) -> TaskVector:
 
 
 def pretrained(encoder_dir, *, encoder, tasks, heads, data_dirs, settings, output) -> None:
-    """Zero-shot accuracy of θ0 on every task, validation and test: `pretrained_accuracy`."""
+    """Zero-shot accuracy of θ0 on every task, validation and test: `pretrained_accuracy`; and what
+    the modality has to say of the tasks' examples."""
     theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings)
-    rows = []
+    form, rows = modality.form(settings.get("modality", "vision")), []
+    for task, head in zip(tasks, heads, strict=True):
+        rows += [{"task": task, **row} for row in form.remarks(head)]
     for split, parts in splits.items():
         found = _accuracies(theta0, about, TaskVector({}), [0.0], parts, settings)
         rows += [{"task": task, "split": split, "value": v[0]} for task, v in found.items()]

@@ -88,6 +88,7 @@ def sentences(metrics, settings) -> list[str]:
             found.append(_added(metrics, part, encoder))
             at_end += _at_end(metrics, part, encoder)
     found += [_negated(metrics, settings, encoder) for encoder in encoders_of(settings)]
+    found += _cut(metrics, language_of(settings))
     place = f"at an end of its grid for {'; '.join(at_end)}" if at_end else "inside its grid"
     return [*found, f"The α chosen on validation for task addition lies {place}."]
 
@@ -116,6 +117,16 @@ def _at_end(metrics, settings, encoder) -> list[str]:
         if np.isin(chosen_alpha(metrics, encoder, mode, seeds, tasks), grid[[0, -1]]).any():
             found.append(f"{encoder}, {label_of(mode, settings)}")
     return found
+
+
+def _cut(metrics, settings) -> list[str]:
+    """Which texts were longer than a model was to read, if any."""
+    rows = metrics[(metrics["metric"] == "cut_inputs") & (metrics["value"] > 0)]
+    rows = rows[rows["encoder"] == settings["focus"]]
+    named = [f"{row.value:,.0f} of {row.task} ({row.split})" for row in rows.itertuples()]
+    return [f"Texts that were cut to the length that their task allows: {', '.join(named)}."] * (
+        len(named) > 0
+    )
 
 
 def _negated(metrics, settings, encoder) -> str:

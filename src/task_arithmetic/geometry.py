@@ -235,7 +235,7 @@ def t5_geometry(name: str, config: dict) -> dict:
             "vocab_size": config["vocab_size"],
             "activation": activation,
             "gated": gated,
-            "tied": tied and kind == "t5",
+            "tied": bool(tied) and kind == "t5",
             "buckets": config.get("relative_attention_num_buckets", 32),
             "max_distance": config.get("relative_attention_max_distance", 128),
             "eps": config.get("layer_norm_epsilon", 1e-6),

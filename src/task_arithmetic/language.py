@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arrays import batch_indices
-from .artifacts import check_file, read_sealed
+from .arrays import SPLITS, batch_indices
+from .artifacts import read_made_by, read_sealed
 from .device import in_parts
 from .encoder import Tensors
 from .t5 import generate, logits, logits_linearized, read_t5
-from .texts import Texts, read_tokens
+from .texts import Texts, read_tokenizer, read_tokens
 from .vector import TaskVector
 
 UNIT = "text"
@@ -30,21 +30,26 @@ NO_TARGET = -100  # where a target is padded
 
 
 def read_encoder(encoder_dir, device="cpu") -> tuple[Tensors, dict]:
-    """θ0 and what encoder.json says of it, with its `tokenizer`: a path.
+    """θ0 and what encoder.json says of it, with the `folder` that it and the tokenizer lie in.
 
     Raises:
         UserError: a file is missing or damaged, or does not fit the geometry.
     """
     theta0, about = read_t5(encoder_dir, device)
-    tokenizer = Path(encoder_dir) / "tokenizer.json"
-    check_file(tokenizer, about["tokenizer_sha256"])
-    return theta0, {**about, "tokenizer": str(tokenizer)}
+    return theta0, {**about, "folder": str(encoder_dir)}
 
 
 def read_examples(head, data_dir, split: str, limit: dict | None, about: dict, device) -> tuple:
     """A split's texts as tokens, from the head; nothing of it is a tensor that the loss needs."""
     manifest = read_sealed(Path(data_dir) / "manifest.json")
     return read_tokens(head, manifest, about, split, limit), None
+
+
+def remarks(head) -> list[dict]:
+    """Rows of metrics on how examples are read: `cut_inputs`, the number of texts of each split
+    that were longer than the task's max_tokens."""
+    cut = read_made_by(head)["cut"]
+    return [{"split": k, "metric": "cut_inputs", "value": cut[k]} for k in SPLITS]
 
 
 # --- Training ------------------------------------------------------------------------------------
@@ -115,7 +120,7 @@ def accuracies(
     Returns:
         key → array (len(alphas),): share of exact matches, or ρ.
     """
-    decode = decoder(about["tokenizer"])
+    decode = cache(read_tokenizer(about["folder"], about).decode)
     found = {key: np.zeros(len(alphas)) for key in splits}
     for key, (texts, _) in splits.items():
         if linearized:
@@ -146,16 +151,13 @@ def answered(params, about, texts: Texts, precision="float32", tau=None, alphas=
     return answers
 
 
-def decoder(tokenizer: str):
-    """The function: tokens (n,) → text, without special tokens."""
-    from tokenizers import Tokenizer
-
-    return cache(Tokenizer.from_file(tokenizer).decode)
-
-
 def measured(answers: np.ndarray, texts: Texts, decode) -> float:
     """Exact match of answers (N, T) with the targets, both as decoded texts; or, of a task of
-    scores, Spearman's ρ with the true ones, where no number counts as 0."""
+    scores, Spearman's ρ with the true ones, where no number counts as 0.
+
+    Args:
+        decode: tuple of tokens → text, without special tokens.
+    """
     said = [decode(tuple(row.tolist())) for row in answers]
     if texts.score is not None:
         return spearman(np.array([as_number(text) for text in said]), texts.score)

@@ -2,8 +2,8 @@
 
 Training and evaluation are the same for all modalities. What they ask of one is a module of this
 package, called as the modality, with these functions: `read_encoder`, `read_examples`,
-`read_batch`, `to_inputs`, `outputs`, `outputs_linearized`, `loss`, `accuracies` and the word
-`UNIT`. vision.py and language.py are the two that there are; a third is a third module.
+`read_batch`, `to_inputs`, `outputs`, `outputs_linearized`, `loss`, `accuracies`, `remarks` and the
+word `UNIT`. vision.py and language.py are the two that there are; a third is a third module.
 """
 
 from importlib import import_module
@@ -13,8 +13,9 @@ FUNCTIONS = {  # what a stage needs of the module, which code.py cannot see
     for stage in ("finetune", "efficiency")
 } | {
     stage: "read_encoder read_examples accuracies"
-    for stage in ("pretrained", "single-task", "kernel", "addition", "negation")
+    for stage in ("single-task", "kernel", "addition", "negation")
 }
+FUNCTIONS["pretrained"] = "read_encoder read_examples accuracies remarks"
 MODALITIES = ["vision", "language"]
 
 

@@ -78,7 +78,9 @@ def _folder(name: str, settings: dict, record: dict | None) -> Path:
 def _check_architecture(name: str, architecture: dict, config: dict) -> None:
     """What the definition says of the architecture must be what the checkpoint's config.json says,
     its defaults included."""
-    ours, theirs = t5_geometry(name, {**config, **architecture}), t5_geometry(name, config)
+    theirs = t5_geometry(name, config)
+    tied = {"scale_decoder_outputs": architecture.get("tie_word_embeddings", theirs["tied"])}
+    ours = t5_geometry(name, {**config, **architecture, **tied})
     differs = [f"{key} {theirs[key]}, not {ours[key]}" for key in ours if ours[key] != theirs[key]]
     if differs:
         raise UserError(

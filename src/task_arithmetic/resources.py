@@ -34,7 +34,7 @@ SAFETY = 3  # on what a job computes: older GPUs, slow hosts, neighbours
 STARTING = 180  # seconds: Snakemake twice, and torch from a shared folder
 READING = 50e6  # bytes per second of a busy shared file system
 DECODING = 20  # photographs per second and process
-TOKENIZING = 2_000  # texts per second, read and put into prompts
+TOKENIZING = 2_000  # texts per second: read, put into prompts and made into tokens
 # Minutes; requests are multiples of the first. Queues allow little more than the second, and what
 # takes longer (real encoders without a GPU) goes on from its saved state at the next attempt.
 SHORTEST, LONGEST = 10, 2_880
@@ -46,7 +46,9 @@ CUDA = 4_000  # assumed: the driver's context, libraries and page-locked batches
 DECODER = 600  # a process with a block of images, decoded and joined
 LIBRARY = 500  # import of open_clip or transformers, in the encoder stage alone
 MARGIN = 1.3  # on the tensors and examples that a job holds
-ROW = 4_000  # bytes of a task's row while it is a Python dictionary of texts and a list of tokens
+ROW = (
+    2_500  # bytes of a row of texts in memory, as Python's objects and as tokens (measured: 2,100)
+)
 LONG, ANSWER = 256, 10  # tokens of an input and an answer, in the batch that needs the most memory
 
 # Taken for numbers that neither a definition nor an earlier run tells.

@@ -278,7 +278,7 @@ def _read_rows(data_dir: Path, split: str, manifest: dict) -> list[dict]:
     path = data_dir / f"{split}.jsonl"
     check_file(path, manifest["files"].get(path.name))
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
+        with open(path, encoding="utf-8") as file:
             return [json.loads(line) for line in file]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: {again(path)}.") from None

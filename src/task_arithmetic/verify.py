@@ -102,11 +102,11 @@ def _hashes(made: dict, root: Path) -> dict[str, str]:
                 found |= {str(path.with_name(name)): value for name, value in files.items()}
             if path.name == "encoder.json":
                 about = read_sealed(root / path)
-                for tower in ("image", "text"):
-                    file = path.with_name(f"{tower}_tower.safetensors")
-                    found[str(file)] = about.get(f"{tower}_tower_sha256", "")
-                if about.get("own_merges"):
-                    found[str(path.with_name("merges.gz"))] = about["merges_sha256"]
+                beside = {about["theta0"]: "theta0", "text_tower.safetensors": "text_tower"}
+                beside |= {"merges.gz": "merges", "tokenizer.json": "tokenizer"}
+                for name, key in beside.items():
+                    if about.get(f"{key}_sha256"):
+                        found[str(path.with_name(name))] = about[f"{key}_sha256"]
     return found
 
 

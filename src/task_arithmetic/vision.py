@@ -85,6 +85,11 @@ def loss(features: Tensor, labels: Tensor, head: Tensor) -> Tensor:
     return F.cross_entropy(classify(features, head), labels)
 
 
+def remarks(head) -> list[dict]:
+    """Rows of metrics on how examples are read: images as they are."""
+    return []
+
+
 # --- Evaluation ----------------------------------------------------------------------------------
 
 
