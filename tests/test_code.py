@@ -12,12 +12,18 @@ import pytest
 import test_data
 import test_report
 import tiny
+import tiny_texts
 import views
 
 from task_arithmetic import code, figures
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.cli import COMMANDS, STAGES
 from task_arithmetic.code import changes, code_hash, code_parts, package_versions
+from task_arithmetic.modality import FUNCTIONS, MODALITIES
+from task_arithmetic.rerun import entries
+
+TRAINING = ["finetune", "efficiency"]
+EVALUATION = [stage for stage in FUNCTIONS if stage not in TRAINING]
 
 # Cases are parted by " | ".
 B = "def g(): return h()\ndef h(): return LIMIT\nLIMIT = 1\ndef other(): return OTHER\nOTHER = 2\n"
@@ -254,24 +260,34 @@ def test_an_unknown_entry_and_a_file_that_is_not_python_are_named(toy):
 @pytest.mark.parametrize(
     ("file", "old", "new", "changed"),
     [
-        ("finetune", "beta1=0.9", "beta1=0.8", {"finetune.finetune", "efficiency.efficiency"}),
-        ("figures", 'marker="*", markersize=11', 'marker="P", markersize=11', {"figures.fig9"}),
+        ("finetune", "beta1=0.9", "beta1=0.8", {(c, m) for c in TRAINING for m in MODALITIES}),
+        ("t5", "geometry: dict) -> Dual:", "geometry: dict, x=1) -> Dual:",
+         {(c, "language") for c in [*TRAINING, *EVALUATION, "encoder"]}),
+        ("vision", "BATCH = 256", "BATCH = 128",
+         {*((c, "vision") for c in EVALUATION), ("disentanglement", None)}),
+        ("figures", 'marker="*", markersize=11', 'marker="P", markersize=11',
+         {("figure", "fig9"), ("figure", "fig9_language")}),
     ],
-)
+)  # fmt: skip
 def test_a_changed_line_concerns_the_stages_that_can_reach_it(tmp_path, file, old, new, changed):
-    starts = [[entry] for entry, *_ in STAGES.values()]
-    starts += [["figures.write", f"figures.{name}"] for name in figures.FIGURES]
+    variants = {command: [None] for command in STAGES}
+    variants |= {"figure": [*figures.FIGURES, "fig9_language"]}
+    modal = [c for c, (entry, *_) in STAGES.items() if isinstance(entry, dict)]
+    variants |= dict.fromkeys([*modal, *FUNCTIONS], MODALITIES)
+    starts = {(c, v): entries(c, v) for c, several in variants.items() for v in several}
     folder = tmp_path / "task_arithmetic"
     shutil.copytree(code.PACKAGE, folder, ignore=shutil.ignore_patterns("encoders", "__pycache__"))
     text = (folder / f"{file}.py").read_text()
     assert old in text
     (folder / f"{file}.py").write_text(text.replace(old, new))
-    differ = {s[-1] for s in starts if code_hash(*s) != code_hash(*s, package_dir=folder)}
+    differ = {k for k, s in starts.items() if code_hash(*s) != code_hash(*s, package_dir=folder)}
     assert differ == changed
 
 
 def test_reading_the_code_of_all_commands_imports_nothing_heavy():
-    assert code_hash(*(entry for entry, *_ in COMMANDS.values()))
+    found = [entry for entry, *_ in COMMANDS.values()]
+    found = [each for e in found for each in (e.values() if isinstance(e, dict) else [e])]
+    assert code_hash(*found)
     use = "import sys; from task_arithmetic.code import code_hash; code_hash('finetune.finetune')"
     check = f"{use}; assert not {{'torch', 'numpy', 'pandas', 'open_clip'}} & {{*sys.modules}}"
     subprocess.run([sys.executable, "-c", check], check=True)
@@ -338,13 +354,41 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
     given |= {"single_task": made["single-task"], "pretrained": made["pretrained"]}
     given |= {"inputs": [made["pretrained"]], "metrics": folder / "metrics.csv"}
     given |= {"reference": test_report.REFERENCE, "output_dir": tmp_path}
-    for command, (entry, options, _) in STAGES.items():
+    for command, (_, options, _) in STAGES.items():
         for name in names.get(command, ["a"]):
             given |= {"settings": settings.get(command, common), "output": made[command]}
             given |= {"name": name, "task": name}
             arguments = {option: given[option] for option in options.split() if option in given}
             if command == "embedded":
                 arguments |= {"output": made[command] / name, "limit": 12}
-            call, also = partial(function(entry), **arguments), [f"figures.{name}"]
+            starts = entries(command, name if command == "figure" else "vision")
+            call = partial(function(starts[0]), **arguments)
             call = partial(test_report.write, folder, view) if command == "report" else call
-            run(call, entry, *also * (command == "figure"))
+            run(call, *starts)
+
+
+@pytest.mark.parametrize("mode", ["nonlinear", "ntk"])
+def test_all_functions_that_a_stage_runs_on_texts_count_as_its_code(tmp_path, mode):
+    """But for `download`, and what is as on images."""
+    source, definition = tmp_path / "source", tiny_texts.TASKS["mood"]
+    recipe = {"steps": 40, "learning_rate": 1e-2}
+    common = {**tiny_texts.settings(mode, **recipe), "linearized": mode == "ntk"}
+    common |= {"alphas": {"start": 0.0, "stop": 1.0, "step": 0.5}, "efficiency": {"steps": 1}}
+    settings = {"encoder": {"path": str(tiny_texts.checkpoint(tmp_path / "t5"))}}
+    settings["data"] = {"path": str(tiny_texts.dataset(source, "mood", 0)), "validation": 20}
+    settings["data"] |= {key: definition[key] for key in ("texts", "metric")}
+    settings["head"] = {key: definition[key] for key in ("prompt", "metric")}
+    wanted = ["data", "encoder", "head", *FUNCTIONS, "vector", "cosine"]
+    wanted = [c for c in STAGES if c in wanted and c not in ("kernel", "negation")]
+    made = {command: tmp_path / command for command in wanted}
+    one = {"data_dir": made["data"], "head": made["head"], "finetuned": made["finetune"]}
+    many = {"data_dirs": [made["data"]] * 2, "heads": [made["head"]] * 2, "tasks": ["a", "b"]}
+    given = {"encoder_dir": made["encoder"], "encoder": "tiny", "mode": mode, "seed": 0, **one}
+    given |= {**many, "vectors": [made["vector"]] * 2, "log": tmp_path / "log.csv"}
+    given |= {"single_task": made["single-task"], "task": "mood"}
+    for command in wanted:
+        given |= {"settings": settings.get(command, common), "output": made[command]}
+        options = STAGES[command][1].split()
+        arguments = {option: given[option] for option in options if option in given}
+        starts = entries(command, "language")
+        run(partial(function(starts[0]), **arguments), *starts)

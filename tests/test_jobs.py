@@ -262,7 +262,7 @@ def stuck(*arguments, **options):
 {module}.{name} = stuck
 """
 MOMENTS = {
-    "reading": ("finetune", "read_encoder", 1, None),
+    "reading": ("vision", "read_encoder", 1, None),
     "in the first step": ("finetune", "_batch_gradient", 1, 0),
     "in a later step": ("finetune", "_batch_gradient", 8, 7),
     "writing the outputs": ("finetune", "write_tensors", 1, 12),
@@ -327,7 +327,7 @@ def test_a_stopped_evaluation_leaves_nothing(tmp_path):
         "--output",
         tmp_path / "own.csv",
     ]
-    code = STUCK.format(module="evaluate", name="_hits", at=2, mark=str(tmp_path / "stuck"))
+    code = STUCK.format(module="vision", name="_hits", at=2, mark=str(tmp_path / "stuck"))
     process = begin([str(word) for word in words], code)
     until((tmp_path / "stuck").exists, process)
     seconds, said = stop(process)
@@ -337,7 +337,7 @@ def test_a_stopped_evaluation_leaves_nothing(tmp_path):
 
 
 def test_a_job_that_waits_for_another_one_can_be_stopped(tmp_path):
-    code = STUCK.format(module="finetune", name="read_encoder", at=1, mark=str(tmp_path / "stuck"))
+    code = STUCK.format(module="vision", name="read_encoder", at=1, mark=str(tmp_path / "stuck"))
     first = begin(finetune(tmp_path), code)
     until((tmp_path / "stuck").exists, first)
     second = begin(finetune(tmp_path))

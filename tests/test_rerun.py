@@ -11,9 +11,19 @@ from task_arithmetic.artifacts import UserError
 from task_arithmetic.rerun import accept, acceptances, entries, stage_code
 
 
+def variant(stage, name):
+    """Of several codes, that of a figure or of the modality that is meant."""
+    return name or ("vision" if stage in ("finetune", "head") else None)
+
+
 def before(digit, stage="finetune", name=None) -> str:
     """A label of other code with today's packages."""
-    return f"{digit}" * 12 + "-" + code.code_hash(*entries(stage, name)).partition("-")[2]
+    return f"{digit}" * 12 + "-" + today(stage, name).partition("-")[2]
+
+
+def today(stage="finetune", name=None) -> str:
+    """The label of the sources, whatever was accepted."""
+    return code.code_hash(*entries(stage, variant(stage, name)))
 
 
 OLD, OLDER = before(0), before(1)
@@ -50,16 +60,11 @@ def made(path) -> dict:
     return json.loads(path.read_text())["made"]
 
 
-def today(stage="finetune", name=None) -> str:
-    """The label of the sources, whatever was accepted."""
-    return code.code_hash(*entries(stage, name))
-
-
 def test_accepted_results_count_as_made_by_todays_code(capsys):
     paths = [record(OLD, 0), record(OLD, 1), record(OLD, 2, run="other")]
-    assert stage_code("finetune") == today() != OLD
+    assert stage_code("finetune", "vision") == today() != OLD
     accept("finetune", WHY)
-    assert stage_code("finetune") == OLD and stage_code("head") == today("head")
+    assert stage_code("finetune", "vision") == OLD and stage_code("head", "vision") == today("head")
     (entry,) = acceptances()["finetune"]
     assert (entry["code"], entry["as"], entry["reason"]) == (today(), OLD, WHY)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}Z", entry["date"])
@@ -73,9 +78,9 @@ def test_results_of_several_codes_are_never_accepted_by_their_number(capsys):
     many, few = [record(OLD, i) for i in range(3)], record(OLDER, 3)
     with pytest.raises(UserError, match=f"with --code: {OLD} .3 results: .*; {OLDER} .1 result: "):
         accept("finetune", WHY)
-    assert stage_code("finetune") == today() and acceptances() == {}
+    assert stage_code("finetune", "vision") == today() and acceptances() == {}
     accept("finetune", WHY, code=OLDER)
-    assert stage_code("finetune") == OLDER and made(few)["accepted"]
+    assert stage_code("finetune", "vision") == OLDER and made(few)["accepted"]
     assert not any(made(path)["accepted"] for path in many)
     assert "3 results of other code will be made again" in capsys.readouterr().out
 
@@ -86,7 +91,7 @@ def test_other_versions_of_packages_are_accepted_by_name_alone():
     with pytest.raises(UserError, match=f"with --code: {label} .1 result: the version of a pack"):
         accept("finetune", WHY)
     accept("finetune", WHY, code=label)
-    assert stage_code("finetune") == label
+    assert stage_code("finetune", "vision") == label
 
 
 def test_a_run_decides_whose_results_stay(capsys):
@@ -94,7 +99,7 @@ def test_a_run_decides_whose_results_stay(capsys):
         record(OLDER, number, run="other")
     paths = [record(OLD), record(OLD, run="shared")]
     accept("finetune", WHY, run="mini")
-    assert stage_code("finetune") == OLD and all(made(path)["accepted"] for path in paths)
+    assert stage_code("finetune", "vision") == OLD and all(made(path)["accepted"] for path in paths)
     said = capsys.readouterr().out
     assert "Accepted for 2 results" in said and "3 results of other code" in said
 
@@ -106,9 +111,9 @@ def test_a_later_change_is_accepted_as_the_code_that_the_results_bear(monkeypatc
         label = before(number + 1)
         monkeypatch.setattr(rerun, "code_hash", lambda *entries, label=label: label)
         forget()
-        assert stage_code("finetune") == label
+        assert stage_code("finetune", "vision") == label
         accept("finetune", f"again {number}")
-        assert stage_code("finetune") == OLD
+        assert stage_code("finetune", "vision") == OLD
     assert [entry["as"] for entry in acceptances()["finetune"]] == [OLD] * 3
     assert [entry["reason"] for entry in made(path)["accepted"]] == [WHY, "again 1", "again 2"]
 
@@ -119,7 +124,7 @@ def test_what_was_accepted_by_mistake_can_be_taken_back():
     for number in range(2):
         record(today(), number)  # made by hand, with today's code
     accept("finetune", "it was no harmless change", code=today())
-    assert stage_code("finetune") == today()
+    assert stage_code("finetune", "vision") == today()
 
 
 def test_nothing_to_accept_is_said(capsys):
@@ -144,11 +149,11 @@ def test_each_figure_has_its_own_label(capsys):
 
 
 def test_what_changed_is_named_if_the_old_code_is_remembered(monkeypatch, capsys):
-    stage_code("finetune")
+    stage_code("finetune", "vision")
     rerun.remember()
     path = record(today())
-    parts = {**code.code_parts("finetune.finetune"), "finetune.finetune": "0" * 16}
-    versions = {**code.package_versions("finetune.finetune"), "torch": "99.0"}
+    parts = {**code.code_parts(*entries("finetune", "vision")), "finetune.finetune": "0" * 16}
+    versions = {**code.package_versions(*entries("finetune", "vision")), "torch": "99.0"}
     monkeypatch.setattr(rerun, "code_hash", lambda *entries: "0" * 12 + "-" + "a" * 12)
     monkeypatch.setattr(rerun, "code_parts", lambda *entries: parts)
     monkeypatch.setattr(rerun, "package_versions", lambda *entries: versions)

@@ -46,11 +46,12 @@ def run(tmp_path, monkeypatch):
     about = {"format": FORMAT, "files": files, "data_sha256": "d"}
     write_json(f"{DATA}/manifest.json", sealed(about))
     finish("data", {"output": DATA}, [f"{DATA}/manifest.json", f"{DATA}/train_images.npy"])
-    about = {}
+    about = {"theta0": "image_tower.safetensors"}
     for tower in ("image", "text"):
         path = f"{ENCODER}/{tower}_tower.safetensors"
         write_tensors(path, {"w": torch.ones(3)}, {})
-        about[f"{tower}_tower_sha256"] = artifacts.sha256_of_file(path)
+        key = {"image": "theta0", "text": "text_tower"}[tower]
+        about[f"{key}_sha256"] = artifacts.sha256_of_file(path)
     write_json(f"{ENCODER}/encoder.json", sealed(about))
     finish("encoder", {"output": ENCODER}, [f"{ENCODER}/encoder.json", path])
     write_tensors(MOVED, {"w": torch.ones(3)}, {"seed": 0})

@@ -38,7 +38,7 @@ FOLDERS = {"embedded": ["dataset.arrow"], "encoder": ["encoder.json", *TOWERS]}
 FOLDERS |= {"data": [*SPLITS, "train_sizes.npy", "manifest.json"]}
 
 
-def stub(command):
+def stub(command, arguments):
     def write(output, log=None, **given):
         files = [Path(output) / name for name in FOLDERS.get(command, [])]
         for file in files or [Path(output), *([Path(log)] if log else [])]:

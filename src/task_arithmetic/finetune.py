@@ -76,6 +76,7 @@ def finetune(
     }
     state_path, others = _state_paths(output, recipe)
     run = start(theta0, about, examples[-1], settings, mode)
+    del theta0  # unless the run holds it
     rows = _restore(state_path, run)
     _say_how_it_starts(run, recipe, others)
     _train(run, examples, seed, rows, state_path, recipe, f"{mode} {task}")

@@ -32,7 +32,7 @@ from .artifacts import (
     write_sha256,
 )
 from .locks import locked, node
-from .rerun import planned_code, stage_code
+from .rerun import planned_code, stage_code, variant_of
 from .stages import HASHED, ON_DEVICE, STORED
 
 HEARTBEAT = 3.0  # seconds between two writings of the record
@@ -91,7 +91,8 @@ def _make(command: str, find, arguments: dict, files: list[Path], log, planned) 
     if taken:
         print(f"Taken from the store, where it is kept as {fingerprint[:16]}.", file=sys.stderr)
     else:
-        if command in ON_DEVICE:
+        tokenizes = (command, variant_of(command, arguments)) == ("head", "language")
+        if command in ON_DEVICE and not tokenizes:
             device.claim(_device())
         function = find()  # after the wait for a GPU, in which the code may have changed
         planned_code(command, arguments, planned)

@@ -387,7 +387,8 @@ def _notes(config: dict, kind: str, geometries: dict, shared: str) -> list[str]:
         notes.append(
             f"Texts are assumed to have {SOURCE} tokens of four characters, and answers {TARGET} "
             "tokens: their bytes and times are estimates. f_lin is assumed to give a grid of α in "
-            "one pass: it takes longer the more answers differ between them."
+            "one pass: it takes longer the more answers differ between them. Making tokens of "
+            "texts (head) is not counted."
         )
     notes.append(
         f"While a fine-tuning is unfinished, its state lies beside it, up to {human_bytes(state)}. "

@@ -43,7 +43,7 @@ def variant_of(command: str, arguments: dict) -> str | None:
     if command == "figure":
         return arguments["name"]
     if command in modality.FUNCTIONS or isinstance(STAGES[command][0], dict):
-        return arguments["settings"].get("modality", modality.MODALITIES[0])
+        return arguments.get("settings", {}).get("modality", modality.MODALITIES[0])
     return None
 
 
@@ -78,11 +78,11 @@ def entries(command: str, variant: str | None = None) -> list[str]:
     """Where a command's code starts: its function, and what is looked up by name: the figure's own
     function, or those of a modality."""
     function, found = STAGES[command][0], []
-    if command == "figure" and variant:
-        found.append(f"figures.{variant.removesuffix('_language')}")
     for each in [variant] if variant else modality.MODALITIES:
         found.append(function[each] if isinstance(function, dict) else function)
         found += [f"{each}.{name}" for name in modality.FUNCTIONS.get(command, "").split()]
+    if command == "figure" and variant:
+        found.append(f"figures.{variant.removesuffix('_language')}")
     return list(dict.fromkeys(found))
 
 

@@ -102,7 +102,7 @@ def _hashes(made: dict, root: Path) -> dict[str, str]:
                 found |= {str(path.with_name(name)): value for name, value in files.items()}
             if path.name == "encoder.json":
                 about = read_sealed(root / path)
-                beside = {about["theta0"]: "theta0", "text_tower.safetensors": "text_tower"}
+                beside = {about.get("theta0", ""): "theta0", "text_tower.safetensors": "text_tower"}
                 beside |= {"merges.gz": "merges", "tokenizer.json": "tokenizer"}
                 for name, key in beside.items():
                     if about.get(f"{key}_sha256"):

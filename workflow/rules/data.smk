@@ -15,10 +15,10 @@ rule data:
             split=["train", "validation", "test"],
             what=["images", "labels"],
         ),
-    wildcard_constraints:
-        task=one_of([*VISION["tasks"], *CONTROL]),
     log:
         "results/shared/logs/data/{task}.log",
+    wildcard_constraints:
+        task=one_of([*VISION["tasks"], *CONTROL]),
     priority: 1000
     conda:
         "../../envs/torch.yaml"

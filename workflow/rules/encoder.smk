@@ -9,10 +9,10 @@ rule encoder:
             "results/shared/encoders/{{encoder}}/{tower}_tower.safetensors",
             tower=["image", "text"],
         ),
-    wildcard_constraints:
-        encoder=one_of(VISION["encoders"]),
     log:
         "results/shared/logs/encoder/{encoder}.log",
+    wildcard_constraints:
+        encoder=one_of(VISION["encoders"]),
     priority: 1000
     conda:
         "../../envs/torch.yaml"

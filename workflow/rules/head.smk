@@ -13,14 +13,12 @@ rule head:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
+        gpu=lambda wildcards: gpus() * (wildcards.encoder in VISION["encoders"]),  # texts need none
         mem_mb=memory("head"),
         runtime=minutes("head"),
     params:
         code=code_of("head"),
-        settings=lambda wildcards: settings.head_settings(
-            config, wildcards.task, wildcards.encoder
-        ),
+        settings=lambda wildcards: settings.head_settings(config, wildcards.task, wildcards.encoder),
     message:
         "Make the head of {wildcards.task} for {wildcards.encoder}"
     shell:
