@@ -24,14 +24,15 @@ def copy_project(folder: Path) -> Path:
 
 
 class Nano:
-    """A folder with a copy of the repository, in which config/nano.yaml is run."""
+    """A folder with a copy of the repository, in which config/nano.yaml is run, or another file."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.results = folder, folder / "results/nano"
+    def __init__(self, folder: Path, config="nano", run="nano"):
+        self.folder, self.results = folder, folder / "results" / run
+        self.config = f"config/{config}.yaml"
 
     def command(self, *options) -> list[str]:
         command = [sys.executable, "-m", "snakemake", "--cores", "2"]
-        command += ["--configfile", "config/nano.yaml", *options]
+        command += ["--configfile", self.config, *options]
         return [str(word) for word in command]
 
     def run(self, *options, env=None):

@@ -4,10 +4,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 import views
+from matplotlib.text import Text
 
 from task_arithmetic import figures
 from task_arithmetic.artifacts import UserError
-from task_arithmetic.cells import load_metrics
+from task_arithmetic.cells import language_of, load_metrics
 
 NAMES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]
 
@@ -153,3 +154,16 @@ def test_png_is_not_blank(small, tmp_path):
     figures.write("fig7", path, settings, tmp_path)
     image = matplotlib.image.imread(tmp_path / "fig7.png")
     assert image.shape[1] > 800 and image[..., :3].std() > 0.05
+
+
+@pytest.mark.parametrize("name", ["fig7_language", "fig9_language", "fig10_language"])
+def test_figures_of_texts_are_those_of_images_with_the_settings_of_texts(tmp_path, name):
+    settings = views.make_settings(tasks=3, language=views.TEXTS)
+    metrics = load_metrics(metrics_of(tmp_path, settings, points=3, alphas=11))
+    base = name.removesuffix("_language")
+    drawn = (name, settings), (base, language_of(settings)), (base, settings)
+    of_texts, same, of_images = (
+        sorted(text.get_text() for text in figures.draw(n, metrics, s).findobj(Text))
+        for n, s in drawn
+    )
+    assert of_texts == same != of_images

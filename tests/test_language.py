@@ -269,9 +269,8 @@ def test_theta0_plus_tau_answers_as_the_finetuned_model(tmp_path):
 def test_only_what_the_mode_names_moves(mode):
     tau = TaskVector.read(tiny_texts.vector(mode, "mood")).tensors
     theta0, _ = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    named = {n for n in theta0 if mode != "attention" or n[-9:] in
-             ("n.q.weight", "n.k.weight", "n.v.weight") or
-             n.endswith(("Attention.q.weight", "Attention.k.weight", "Attention.v.weight"))}  # fmt: skip
+    attention = tuple(f"Attention.{part}.weight" for part in "qkv")
+    named = {name for name in theta0 if mode != "attention" or name.endswith(attention)}
     assert set(tau) == named
     assert all(tensor.any() for tensor in tau.values())
 

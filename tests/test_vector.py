@@ -10,8 +10,7 @@ import torch
 import yaml
 
 from task_arithmetic.artifacts import UserError, read_made_by, read_tensors, write_tensors
-from task_arithmetic.config import ROOT
-from task_arithmetic.config import patterns
+from task_arithmetic.config import ROOT, patterns
 from task_arithmetic.encoder import image_tower_shapes
 from task_arithmetic.vector import TaskVector, moved_names, total, write_vector
 

@@ -130,7 +130,37 @@ def make_rows(settings, points=15, alphas=21) -> list[dict]:
                                   ("peak_memory_bytes", 6e8 + 900 * held), ("step_seconds", step),
                                   ("training_seconds", 100 * step)):  # fmt: skip
                 add(metric, encoder, mode, value)
+    _texts(add, settings["language"], seeds, grid)
     return rows
+
+
+def _texts(add, settings, seeds, grid):
+    """What is measured on texts: one value a task of each kind, another curve for each mode."""
+    for encoder in settings["encoders"]:
+        tasks, modes = settings["tasks"], list(settings["modes"])
+        for task, split in product(tasks, ["validation", "test"]):
+            zero = draw(encoder, task, split, low=0.4, high=0.6)
+            add("pretrained_accuracy", encoder, "pretrained", zero, task=task, split=split)
+        add("cut_inputs", encoder, "pretrained", 12, task=tasks[0], split="train")
+        for mode, seed, task in product(modes, seeds, tasks):
+            for split in ("validation", "test"):
+                best = draw(encoder, mode, task, split, seed, low=0.85, high=0.95)
+                add("single_task_accuracy", encoder, mode, best, seed, task, split)
+                peak = 0.2 + 0.1 * modes.index(mode)
+                for alpha in grid if split == "validation" else [0.25]:
+                    value = best - 0.2 - (alpha - peak) ** 2
+                    keys = encoder, mode, value, seed, task, split, alpha
+                    add("unified_accuracy", *keys)
+                    add("normalized_accuracy", encoder, mode, value / best, *keys[3:])
+            for other in tasks:
+                cosine = 1.0 if task == other else draw(mode, *sorted([task, other]), high=0.3)
+                add("cosine_similarity", encoder, mode, cosine, seed, task, other=(other, ""))
+        for mode in modes:
+            held = 340_000 * (2 if mode == "ntk" else 1)
+            for metric, value in (("held_parameters", held), ("trained_parameters", 340_000),
+                                  ("peak_memory_bytes", 9e6), ("step_seconds", 0.04),
+                                  ("training_seconds", 4.0)):  # fmt: skip
+                add(metric, encoder, mode, value)
 
 
 def _forgetting(add, encoder, mode, seed, tasks, control, zero, grid, interference):
