@@ -34,10 +34,12 @@ setup: .venv/installed
 mini: setup
 	$(BIN)/snakemake --cores all --configfile config/mini.yaml
 	@echo; cat results/mini/tables/table2.md
+	@echo; cat results/mini/tables/table3.md
 	@echo; echo 'Report: $(CURDIR)/results/mini/report.html'
 
+# Two groups side by side (tests/conftest.py): SLURM's tests and those of kills wait most of the time.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check .
@@ -60,6 +62,6 @@ pins: setup
 clean:
 	for task in $$(grep -l '^embedded:' config/tasks/*.yaml); do \
 	  rm -rf results/shared/*/"$$(basename "$$task" .yaml)"; done
-	rm -rf results/mini results/nano results/shared/embedded results/shared/encoders/embedded-*
+	rm -rf results/mini results/nano results/nano-language results/shared/embedded results/shared/encoders/embedded-*
 	rm -rf results/shared/store  # of every run: only what changes replaced is in no other place
 	rm -rf .pytest_cache .ruff_cache .mypy_cache

@@ -12,6 +12,13 @@ from runs import ROOT, Nano, copy_project
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items):
+    """Two groups, which `make test` runs side by side: what mostly waits, and the rest."""
+    for item in items:
+        waits = item.path.parent.name == "slurm" or item.path.stem == "test_killed"
+        item.add_marker(pytest.mark.xdist_group("waits" if waits else "computes"))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

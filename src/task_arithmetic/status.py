@@ -20,7 +20,17 @@ from .locks import node
 from .trace import BLANK, QUIET, is_alive, name_of, place, read_attempts, record_of, state_of
 
 STATES = ["done", "running", "failed", "stopped", "queued", "lost", "unreadable"]  # of a job
-COLUMNS = ["job", "node", "device", "progress", "loss", "examples/s", "elapsed", "left", "silent for"]
+COLUMNS = [
+    "job",
+    "node",
+    "device",
+    "progress",
+    "loss",
+    "examples/s",
+    "elapsed",
+    "left",
+    "silent for",
+]
 EXPENDABLE = ["device", "examples/s", "node", "loss", "elapsed"]  # where the terminal is narrow
 SKEW = 10.0  # seconds that the clocks of two nodes may differ by
 RUNNING, FAILED, LINES, SAMPLE = 20, 10, 5, 20  # at most: jobs, jobs, lines of a log, records

@@ -22,7 +22,7 @@ rule addition:
         code=code_of("addition"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=tasks_of,
-        data_dirs=data_dirs,
+        data_dirs=of_tasks(DATA_DIR),
         settings=lambda wildcards: settings.addition_settings(
             config, wildcards.mode, wildcards.encoder
         ),

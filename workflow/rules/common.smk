@@ -98,26 +98,35 @@ def every_core(wildcards=None):
     return cores() if on_cluster() else workflow.cores or 4
 
 
+def modality_of(wildcards):
+    """The modality of a job's encoder, or of its task if it has none."""
+    if "encoder" in wildcards.keys():
+        return configuration.part_of(config, wildcards.encoder)["modality"]
+    return "language" if wildcards.task in LANGUAGE["tasks"] else "vision"
+
+
 def code_of(stage):
-    """A parameter: the label of the code that a stage can reach for an encoder's modality."""
-    return lambda wildcards: stage_code(
-        stage, configuration.part_of(config, wildcards.encoder)["modality"]
-    )
+    """A parameter: the label of the code that a stage can reach for a job's modality."""
+    return lambda wildcards: stage_code(stage, modality_of(wildcards))
 
 
-def tasks_of(wildcards):
-    """The tasks of an encoder's modality."""
-    return configuration.part_of(config, wildcards.encoder)["tasks"]
+def tasks_of(wildcards, control=False):
+    """The tasks of an encoder's modality; with the control task, if it has one and that is asked
+    for."""
+    of_images = wildcards.encoder in VISION["encoders"]
+    tasks = configuration.part_of(config, wildcards.encoder)["tasks"]
+    return [*tasks, *(CONTROL if control and of_images else [])]
 
 
-def data_dirs(wildcards):
-    """The folders of these tasks' data."""
-    return expand(DATA_DIR, task=tasks_of(wildcards))
+def of_tasks(path, control=False):
+    """An input or parameter: `path` for each of these tasks."""
+    return lambda wildcards: expand(path, task=tasks_of(wildcards, control), allow_missing=True)
 
 
-def of_tasks(path):
-    """An input: `path` for each task of an encoder's modality."""
-    return lambda wildcards: expand(path, task=tasks_of(wildcards), allow_missing=True)
+def of_stage(stage, *models, name="{seed}"):
+    """A stage's metrics for all combinations of encoder, mode and seed in each of `models`."""
+    path = f"results/{{run}}/metrics/{stage}/{{encoder}}/{{mode}}/{name}.csv"
+    return [expand(path, **each, allow_missing=True) for each in models]
 
 
 def artifacts_of(hashes):

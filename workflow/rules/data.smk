@@ -1,8 +1,4 @@
 # Read a labelled dataset, from the hub or a folder, into uint8 arrays (or texts) and a manifest.
-def modality_of_task(wildcards):
-    return "language" if wildcards.task in LANGUAGE["tasks"] else "vision"
-
-
 rule data:
     input:
         embedded=lambda wildcards: settings.embedded_hashes(config, wildcards.task) or [],
@@ -27,7 +23,7 @@ rule data:
         mem_mb=memory("data"),
         runtime=minutes("data"),
     params:
-        code=lambda wildcards: stage_code("data", modality_of_task(wildcards)),
+        code=code_of("data"),
         settings=lambda wildcards: settings.data_settings(config, wildcards.task),
         download=lambda wildcards, input: f"--download {input.download}" if input.download else "",
     message:

@@ -21,7 +21,7 @@ rule kernel:
         code=code_of("kernel"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=tasks_of,
-        data_dirs=data_dirs,
+        data_dirs=of_tasks(DATA_DIR),
         settings=lambda wildcards: settings.kernel_settings(config, wildcards.encoder),
     message:
         "Test kernel behaviour: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"

@@ -6,12 +6,6 @@ OF_TEXTS = {"encoder": LANGUAGE["encoders"], "mode": LANGUAGE["modes"], "seed": 
 KERNEL_MODES = [mode for mode in VISION["modes"] if not settings.is_linearized(config, mode)]
 
 
-def of_stage(stage, *models, name="{seed}"):
-    """A stage's metrics for all combinations of encoder, mode and seed in each of `models`."""
-    path = f"results/{{run}}/metrics/{stage}/{{encoder}}/{{mode}}/{name}.csv"
-    return [expand(path, **each, allow_missing=True) for each in models]
-
-
 rule metrics:
     input:
         pretrained=expand(

@@ -24,7 +24,7 @@ rule negation:
         code=code_of("negation"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=tasks_of,
-        data_dirs=data_dirs,
+        data_dirs=of_tasks(DATA_DIR),
         control=CONTROL,
         settings=lambda wildcards: settings.negation_settings(
             config, wildcards.mode, wildcards.encoder

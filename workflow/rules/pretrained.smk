@@ -1,14 +1,9 @@
 # Zero-shot accuracy of the pretrained encoder on every task and on the control task.
-def evaluated(wildcards):
-    """The tasks of an encoder's modality, and of images the control task."""
-    return [*tasks_of(wildcards), *(CONTROL if wildcards.encoder in VISION["encoders"] else [])]
-
-
 rule pretrained:
     input:
         encoder=ENCODER,
-        heads=lambda wildcards: expand(HEAD, task=evaluated(wildcards), allow_missing=True),
-        data=lambda wildcards: expand(DATA, task=evaluated(wildcards)),
+        heads=of_tasks(HEAD, control=True),
+        data=of_tasks(DATA, control=True),
     output:
         "results/{run}/metrics/pretrained/{encoder}.csv",
     log:
@@ -23,8 +18,8 @@ rule pretrained:
         runtime=minutes("pretrained"),
     params:
         code=code_of("pretrained"),
-        tasks=lambda wildcards: evaluated(wildcards),
-        data_dirs=lambda wildcards: expand(DATA_DIR, task=evaluated(wildcards)),
+        tasks=lambda wildcards: tasks_of(wildcards, control=True),
+        data_dirs=of_tasks(DATA_DIR, control=True),
         settings=lambda wildcards: settings.pretrained_settings(config, wildcards.encoder),
     message:
         "Evaluate {wildcards.encoder} as it was pretrained"

@@ -21,7 +21,7 @@ rule single_task:
         code=code_of("single-task"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=tasks_of,
-        data_dirs=data_dirs,
+        data_dirs=of_tasks(DATA_DIR),
         settings=lambda wildcards: settings.single_task_settings(
             config, wildcards.mode, wildcards.encoder
         ),

@@ -36,13 +36,13 @@ COUNTS = {name: (TRAIN, TEST) for name in CLASSES} | {"optical": (1200, 597)}
 REAL = {"handwritten": real.handwritten, "optical": real.optical}
 
 
-def check_task(name):
+def check_task(name, names=tuple(CLASSES)):
     """Raise a UserError naming the nearest task unless an embedded task has this name."""
-    if name not in CLASSES:
-        nearest = difflib.get_close_matches(name, CLASSES, n=1, cutoff=0)[0]
+    if name not in names:
+        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
         raise UserError(
             f"There is no embedded task {name!r}: the nearest is {nearest!r}, "
-            f"and all are {', '.join(CLASSES)}."
+            f"and all are {', '.join(names)}."
         )
 
 
@@ -129,7 +129,14 @@ def build_task(name, seed=SEED, limit=None):
 
 
 def save_task(task, output, seed=SEED, limit=None):
-    """Write a task to a folder (datasets.save_to_disk form); it appears complete or not at all."""
-    built = build_task(task, seed, limit)
+    """Write a task, of images or of texts, to a folder (datasets.save_to_disk form).
+
+    It appears complete or not at all. Raises UserError for an unknown name.
+    """
+    from . import texts
+
+    check_task(task, (*CLASSES, *texts.TEXT_TASKS))
+    build = texts.build_text_task if task in texts.TEXT_TASKS else build_task
+    built = build(task, seed, limit)
     with atomic_path(Path(output)) as temporary:
         built.save_to_disk(temporary)
