@@ -76,8 +76,7 @@ def suite_note(settings, paper_beside) -> str:
     pairs = [(ours, settings["encoders"][ours]) for ours in paper_beside]
     beside = ", ".join(f"{theirs} beside {ours}" for ours, theirs in pairs if theirs)
     embedded = settings["suite"] == "embedded"
-    small = "short texts" if is_language(settings) else "small images"
-    note = f"This is the embedded suite on {small}." if embedded else ""
+    note = f"This is the embedded suite on {small_ones(settings)}." if embedded else ""
     if beside and embedded:
         note += (
             f" The paper's columns are those of the paper's encoder ({beside}) on the eight real "
@@ -86,6 +85,13 @@ def suite_note(settings, paper_beside) -> str:
     elif beside:
         note = f"The paper's columns are as published, on its eight tasks: {beside}."
     return note
+
+
+def small_ones(settings, both=False) -> str:
+    """What the embedded suite is of: images, texts, or both."""
+    texts = is_language(settings) or both and settings["language"]["encoders"]
+    images = not is_language(settings) and (settings["encoders"] or not both)
+    return " and ".join(["small images"] * bool(images) + ["short texts"] * bool(texts))
 
 
 def table3_note(settings) -> str:
@@ -118,6 +124,8 @@ def table_caption(name, settings) -> str:
     own = texts if name in ("table3", "tasks_language") else settings
     shown = [own["focus"]] if name in FOCUS_ONLY else encoders_of(own)
     note = suite_note(own, [] if name in WITHOUT_PAPER else shown)
+    if name == "table4" and note:
+        note = f"This is the embedded suite on {small_ones(settings, both=True)}."
     beside = table3_note(texts) if name == "table3" else ""
     notes = [TABLES[name].format(**words), spread * (name != "table4"), beside, note]
     return " ".join(note for note in notes if note)

@@ -39,7 +39,7 @@ thead th { border-top: 2px solid #222; border-bottom: 1px solid #222; vertical-a
 tbody tr:last-child td { border-bottom: 2px solid #222; }
 tbody tr.next td { border-top: 1px solid #bbb; }
 th.text, td.text, .prose, .answer { text-align: left; }
-th.paper, td.paper { color: #6b6b6b; }
+th.paper, td.paper, tr.paper td { color: #6b6b6b; }
 td.answer { font-weight: 600; }
 figure { margin: 1.8rem 0; break-inside: avoid; }
 figure img { max-width: 100%; height: auto; }
@@ -74,7 +74,8 @@ def html_table(headings, rows, kinds, group=None, once=False) -> str:
         changed = group is not None and above is not None and row[group] != above[group]
         repeats = once and above is not None and not changed
         texts = ["" if repeats and i == group else text for i, text in enumerate(row)]
-        body += line("td", texts, ' class="next"' if changed else "")
+        marks = ["next"] * changed + ["paper"] * ("paper" in row[:2])
+        body += line("td", texts, f' class="{" ".join(marks)}"' if marks else "")
         above = row
     head = line("th", headings)
     return (

@@ -1,10 +1,8 @@
 """The seven embedded text tasks, of the kinds of GLUE's and in its form.
 
-    save_text_task("sentiment", folder)
-
-writes a task as the hub would give it: a `datasets` folder with the splits train and validation
-(GLUE's labelled ones), the text columns, `label` and `idx`. The same seed gives the same rows, and
-no sentence is in both splits.
+`tasks.save_task("sentiment", folder)` writes one as the hub would give it: a `datasets` folder with
+the splits train and validation (GLUE's labelled ones), the text columns, `label` and `idx`. The
+same seed gives the same rows, and no sentence is in both splits.
 """
 
 import numpy as np
