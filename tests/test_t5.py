@@ -496,6 +496,7 @@ def test_the_arithmetic_is_what_torch_counts(t5, mode):
         ({"model_type": "bert"}, "no text-to-text model .*'bert'"),
         ({"is_encoder_decoder": False}, "no text-to-text model"),
         ({"feed_forward_proj": "gated-silu"}, "no plain T5 .*gated-silu"),
+        ({"pad_token_id": 3}, "no plain T5 .*pad_token_id: 3"),
         ({"d_kv": None}, None),
     ],
 )

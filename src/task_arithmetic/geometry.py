@@ -224,6 +224,8 @@ def t5_geometry(name: str, config: dict) -> dict:
         eos = config.get("eos_token_id", 1)
         (eos,) = eos if isinstance(eos, list) else [eos]
         pad = config.get("pad_token_id", 0)
+        if pad != 0:  # what texts are filled up with, see texts.py
+            raise ValueError(f"pad_token_id: {pad}")
         start = config.get("decoder_start_token_id")
         return {
             "d_model": config["d_model"],

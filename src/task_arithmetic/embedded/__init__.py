@@ -1,1 +1,1 @@
-"""The embedded suite: small tasks, small CLIP encoders and the corpus that pretrained them."""
+"""The embedded suite: small tasks, small CLIPs and a small T5, and what pretrained them."""
