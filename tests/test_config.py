@@ -12,6 +12,7 @@ from task_arithmetic.config import (
     check,
     load_definition,
     merge,
+    mode_of,
     read_yaml,
     typed,
     validate_config,
@@ -20,6 +21,7 @@ from task_arithmetic.settings import (
     addition_settings,
     as_yaml,
     data_settings,
+    encoder_settings,
     finetune_settings,
     head_settings,
     negation_settings,
@@ -175,6 +177,21 @@ def test_open_clip_ships_the_lists_that_imagenet_is_defined_by():
         ("alphas: {step: 0}", "alphas.step must be above 0"),
         ("alphas: {step: 1.5}", "must divide the way"),
         ("alphas: {step: 0.001}", "at most 201 are allowed"),
+        # images and texts
+        ("language: {tasks: [cola]}", "language.tasks in the configuration must have at least 2"),
+        ("language: {tasks: [cola, textures]}", "is of texts: name it in tasks"),
+        ("negation: {control: qqp}\nlanguage: null", "is a definition for texts, but negation.co"),
+        ("language: {tasks: [cola, col]}", "no task 'col' (language.tasks in the configuration)"),
+        ("language: {encoders: [embedded-small]}", "name it in encoders"),
+        ("language: {encoders: [t5-bas]}", "did you mean 't5-base'?"),
+        ("language: {focus: t5}", "language.focus is 't5', which is not among language.encoders"),
+        ("language: {modes: [attention_bias]}", "'*.attn.in_proj_weight' matches no tensor"),
+        ("modes: [nonlinear, attention_qkvo]", "has no patterns for vision"),
+        ("language: {finetune: {warmup_steps: 3000}}", "language.finetune.warmup_steps (3000)"),
+        ("language: {finetune: {crop_scale: [1, 1]}}", "Unknown key 'crop_scale' under language"),
+        ("language: {alphas: {}}", "Unknown key 'alphas' under language"),
+        ("encoders: []", "names tasks but no encoder for them"),
+        ("{encoders: [], tasks: [], language: null}", "The configuration names no encoder"),
     ],
 )
 def test_a_mistake_gets_one_clear_sentence(text, sentence):
@@ -398,3 +415,88 @@ def test_weights_for_another_activation_are_named_by_the_check(project):
     (project / "mine.yaml").write_text("{encoders: [plain], focus: plain, ablations: []}")
     with pytest.raises(UserError, match="use model: ViT-B-32-quickgelu"):
         check(project / "mine.yaml", basedir=project)
+
+
+# --- Texts ---------------------------------------------------------------------------------------
+
+
+def test_a_run_may_be_of_images_of_texts_or_of_both():
+    both = validate_config(configuration())
+    assert list(both["parts"]) == ["vision", "language"]
+    assert list(validate_config(configuration("language: null"))["parts"]) == ["vision"]
+    texts = validate_config(configuration("{tasks: [], encoders: []}"))
+    assert list(texts["parts"]) == ["language"] and set(texts["definitions"]["tasks"]) == GLUE
+    assert texts["parts"]["language"]["focus"] == "t5-base"
+
+
+GLUE = {"cola", "mnli", "mrpc", "qqp", "rte", "sst2", "stsb"}
+
+
+def test_a_mode_has_the_patterns_of_each_modality():
+    config = validate_config(configuration())
+    assert mode_of(config, "attention", "t5-base")["train"] == ["*Attention.[qkv].weight"]
+    assert mode_of(config, "attention", "ViT-B-32")["train"][0] == "*.attn.in_proj_weight"
+    assert mode_of(config, "ntk", "t5-base")["train"] == ["*"]
+
+
+OF_TEXTS = {
+    "data": lambda config: data_settings(config, "cola"),
+    "encoder": lambda config: encoder_settings(config, "t5-base"),
+    "head": lambda config: head_settings(config, "cola", "t5-base"),
+    "finetune": lambda config: finetune_settings(config, "attention", "t5-base"),
+    "addition": lambda config: addition_settings(config, "attention", "t5-base"),
+    "views": view_settings,
+}
+
+
+@pytest.mark.parametrize(
+    "text, changed",
+    [
+        ("language: {finetune: {steps: 30}}", {"finetune"}),
+        ("finetune: {steps: 3000}", set()),  # of images
+        ("language: {reference_selection: true}", {"addition", "views"}),
+        ("alphas: {step: 0.1}", {"addition"}),
+        ("limit: {train: 5, validation: 5, test: 5}", {"finetune", "addition"}),
+        ("negation: {keep: 0.9}", {"views"}),
+    ],
+)
+def test_a_stage_on_texts_sees_only_what_its_result_depends_on(text, changed):
+    before, after = validate_config(configuration()), validate_config(configuration(text))
+    assert {k for k, slice_of in OF_TEXTS.items() if slice_of(before) != slice_of(after)} == changed
+    if "language" in text:
+        assert all(slice_of(before) == slice_of(after) for slice_of in NOT_VIEWS)
+
+
+NOT_VIEWS = [slice_of for name, slice_of in SLICES.items() if name != "views"]
+
+
+@pytest.mark.parametrize(
+    "old, new, changed",
+    [
+        ("cola sentence:", "cola:", {"head"}),
+        ("labels: [unacceptable, acceptable]", "labels: [bad, good]", {"head"}),
+        ("input: 512", "input: 99", {"head"}),
+        ("test: validation", "test: train", {"data"}),
+    ],
+)
+def test_a_prompt_changes_the_tokens_and_not_the_data(project, old, new, changed):
+    before = validate_config(configuration(), project)
+    path = project / "config/tasks/cola.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    after = validate_config(configuration(), project)
+    assert {k for k, slice_of in OF_TEXTS.items() if slice_of(before) != slice_of(after)} == changed
+
+
+def test_a_prompt_set_that_a_task_has_not_is_one_sentence(project):
+    path = project / "config/encoders/t5-base.yaml"
+    path.write_text(path.read_text().replace("prompts: peta", "prompts: petta"))
+    with pytest.raises(UserError, match="no prompt set 'petta', which encoder t5-base asks for"):
+        validate_config(configuration(), project)
+
+
+def test_two_tasks_in_one_column_of_table_3_are_refused(project):
+    text = (project / "config/tasks/mrpc.yaml").read_text()
+    (project / "config/tasks/mrpc2.yaml").write_text(text)
+    with pytest.raises(UserError, match="stand in the column mrpc of Table 3"):
+        validate_config(configuration("language: {tasks: [mrpc, mrpc2]}"), project)

@@ -12,7 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from task_arithmetic import evaluate, language
-from task_arithmetic.artifacts import UserError, read_tensors, sealed, write_json
+from task_arithmetic.artifacts import (
+    UserError,
+    read_tensors,
+    sealed,
+    sha256_of_file,
+    write_json,
+)
 from task_arithmetic.efficiency import efficiency
 from task_arithmetic.finetune import learning_rate_at, linearized_gradient, plain_gradient, start
 from task_arithmetic.finetune import step as take_step
@@ -488,3 +494,31 @@ def test_bf16_is_for_the_passes_alone():
     loss = take_step(run, *batch, 1e-3)
     assert np.isfinite(loss)
     assert all(t.grad.dtype == t.dtype == torch.float32 for t in run["theta"].values())
+
+
+def test_an_answer_ends_at_its_end_whatever_a_tokenizer_takes_for_special(tmp_path):
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_texts.suite()["encoder_dir"], folder)
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"special":true', '"special":false').replace(
+        '"special": true', '"special": false'))  # fmt: skip
+    _, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
+    plain = language.decoder(about)
+    about = {**about, "folder": str(folder), "tokenizer_sha256": sha256_of_file(path)}
+    answers = [(14, 1, 0, 0), (14, 1, 14), (1, 0), (14, 15)]
+    assert [language.decoder(about)(x) for x in answers] == [plain(x) for x in answers]
+    assert plain((14, 1, 14)) == plain((14,)) != ""
+
+
+def test_logits_are_float32_whatever_the_precision():
+    theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
+    batch = language.read_batch(examples("mood")[0], 0, 0, tiny_texts.RECIPE)
+    tau = TaskVector.read(tiny_texts.vector("ntk", "mood")).tensors
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [
+            language.outputs(theta0, *batch, about),
+            *language.outputs_linearized(theta0, tau, *batch, about),
+        ]
+    assert {tensor.dtype for tensor in found} == {torch.float32}
+    exact = language.outputs(theta0, *batch, about)
+    assert not torch.equal(found[0], exact) and tiny.close(found[0], exact) < 0.1

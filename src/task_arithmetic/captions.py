@@ -15,7 +15,7 @@ TABLES = {
     "words; of {scores}, Spearman's ρ × 100. α is chosen {selection}, for each mode by itself.",
     "table4": "Efficiency. Parameters held and trained, size of the parameters held (4 bytes "
     "each, MB of 10⁶ bytes), peak memory (on a CPU: above that of the loaded libraries) and "
-    "median time of a training step, time to fine-tune one task. "
+    "median time of a training step, time to fine-tune one task{first}. "
     "The paper's columns are for T5-base on GLUE; its NTK linearization counts the embedding that "
     "the head shares once more. They compare modes, not encoders.",
     "table5": "Ablation. What is fine-tuned besides the attention weights: single-task accuracy "
@@ -55,7 +55,7 @@ FIGURES = {
     "the pre-trained encoder (zero-shot).",
     "fig9": "Sensitivity to α for encoder {focus}: mean accuracy of the unified model on "
     "validation over the α grid, absolute (left) and normalized (right). Stars: the α chosen on "
-    "validation, at the accuracy it has on test.",
+    "{selection}, at the accuracy it has on test.",
     "fig10": "Cosine similarity of task vectors of encoder {focus}. One colour scale, set by the "
     "entries off the diagonal, which is 1 by definition.",
 }
@@ -108,7 +108,9 @@ def table_caption(name, settings) -> str:
     """A table's caption."""
     texts = language_of(settings)
     scores = [task for task in texts["tasks"] if task in texts["scores"]]
+    first = f" (of texts: {texts['tasks'][0]}, the first)" if texts["tasks"] else ""
     words = {
+        "first": first,
         "focus": settings["focus"],
         "control": settings["control"],
         "keep": 100 * settings["keep"],
@@ -138,7 +140,8 @@ def figure_caption(name, settings) -> str:
     kind = "heatmap" if pair else base
     n = len(settings["seeds"])
     seeds = BANDS.get(kind, "Mean over {n} seeds.").format(n=n) if n > 1 else ""
-    title = FIGURES[kind].format(focus=settings["focus"], pair=pair)
+    selection = "test" if settings.get("reference_selection") else "validation"
+    title = FIGURES[kind].format(focus=settings["focus"], pair=pair, selection=selection)
     scaled = REFERENCE_SCALING if pair and settings.get("reference_scaling") else ""
     scores = ""
     if base != name and set(settings["scores"]) and kind != "fig10":

@@ -138,6 +138,7 @@ def validate_config(config: dict, basedir=ROOT) -> dict:
     definitions = _definitions(config, basedir)
     for modality, part in config["parts"].items():
         _check_shapes(modality, part, definitions)
+    _check_columns(config["parts"].get("language", {"tasks": []})["tasks"], definitions["tasks"])
     return {**config, "definitions": definitions}
 
 
@@ -346,6 +347,17 @@ def _check_shapes(modality: str, part: dict, definitions: dict) -> None:
                     f"Task {task} has no prompt set {encoder['prompts']!r}, which encoder {name} "
                     f"asks for{nearest(encoder['prompts'], known)}; it has {', '.join(known)}."
                 )
+
+
+def _check_columns(tasks: list[str], definitions: dict) -> None:
+    """Table 3 has one column for each task of texts."""
+    columns = [definitions[task].get("paper_task") or task for task in tasks]
+    for task, column in zip(tasks, columns, strict=True):
+        if columns.count(column) > 1:
+            raise UserError(
+                f"Task {task} and another one stand in the column {column} of Table 3, as their "
+                "paper_task says; remove paper_task from the definition of one of them."
+            )
 
 
 def _check_names(config: dict) -> None:

@@ -90,7 +90,9 @@ def sentences(metrics, settings) -> list[str]:
     found += [_negated(metrics, settings, encoder) for encoder in encoders_of(settings)]
     found += _cut(metrics, language_of(settings))
     place = f"at an end of its grid for {'; '.join(at_end)}" if at_end else "inside its grid"
-    return [*found, f"The α chosen on validation for task addition lies {place}."]
+    reference = settings["language"]["reference_selection"]
+    chosen = "chosen on validation (of texts on test)" if reference else "chosen on validation"
+    return [*found, f"The α {chosen} for task addition lies {place}."]
 
 
 def _added(metrics, settings, encoder) -> str:

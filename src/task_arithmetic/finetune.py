@@ -71,7 +71,7 @@ def finetune(
         "precision": "bf16" if uses_bf16(precision, device) else "float32",
         "data_sha256": read_manifest(data_dir)["data_sha256"],
         "code": jobs.current_code("finetune", kind),
-        "packages": jobs.packages(),
+        "packages": jobs.packages(kind),
         "device": device.type,
     }
     state_path, others = _state_paths(output, recipe)

@@ -176,12 +176,14 @@ def fingerprint_of(command: str, arguments: dict, code: str, inputs: dict[str, s
     the packages and the kind of device, which Snakemake does not see change."""
     found = {key: [inputs[path] for path in _paths(arguments, key)] for key in INPUTS}
     kind = "cuda" if device.choices(_device()) else "cpu"
-    return sha256_of([command, code, settings_of(arguments), found, packages(), kind])
+    versions = packages(variant_of(command, arguments))
+    return sha256_of([command, code, settings_of(arguments), found, versions, kind])
 
 
-def packages() -> dict[str, str]:
+def packages(modality: str | None = None) -> dict[str, str]:
     """Versions of what learning stages compute with, in this process."""
-    names = ("python", "torch", "open_clip_torch", "numpy", "safetensors")
+    names = ["python", "torch", "open_clip_torch", "numpy", "safetensors"]
+    names += ["tokenizers"] * (modality == "language")
     return {name: versions()[name] for name in names}
 
 

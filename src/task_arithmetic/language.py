@@ -6,6 +6,7 @@ of scores, Spearman's rank correlation of the generated number with the true one
 """
 
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,7 @@ def accuracies(
     Returns:
         key → array (len(alphas),): share of exact matches, or ρ.
     """
-    decode = cache(read_tokenizer(about["folder"], about).decode)
+    decode = decoder(about)
     found = {key: np.zeros(len(alphas)) for key in splits}
     for key, (texts, _) in splits.items():
         if linearized:
@@ -151,12 +152,21 @@ def answered(params, about, texts: Texts, precision="float32", tau=None, alphas=
     return answers
 
 
+def decoder(about: dict):
+    """The function: tokens (n,), a tuple → text up to the first end of text or padding."""
+    tokenizer, geometry = read_tokenizer(about["folder"], about), about["geometry"]
+    ends = geometry["eos"], geometry["pad"]
+    return cache(
+        lambda tokens: tokenizer.decode([*takewhile(lambda token: token not in ends, tokens)])
+    )
+
+
 def measured(answers: np.ndarray, texts: Texts, decode) -> float:
     """Exact match of answers (N, T) with the targets, both as decoded texts; or, of a task of
     scores, Spearman's ρ with the true ones, where no number counts as 0.
 
     Args:
-        decode: tuple of tokens → text, without special tokens.
+        decode: tuple of tokens → text, see decoder.
     """
     said = [decode(tuple(row.tolist())) for row in answers]
     if texts.score is not None:

@@ -127,11 +127,13 @@ def _write(p, given: Tensor, memory, padding: Tensor, geometry: dict, past=()):
 
 
 def _scores(p, hidden: Dual, geometry: dict) -> Dual:
-    """Logits of hidden states; a head that is the embedding takes them times d_model**-0.5."""
-    if not geometry["tied"]:
-        return linear(hidden, p("lm_head.weight"))
-    hidden = each(lambda t: t * geometry["d_model"] ** -0.5, hidden)
-    return linear(hidden, p("shared.weight"))
+    """Logits of hidden states; a head that is the embedding takes them times d_model**-0.5. Never
+    in a narrower precision, in which tokens of like score would be equal."""
+    with torch.autocast(hidden.value.device.type, enabled=False):
+        if not geometry["tied"]:
+            return linear(hidden, p("lm_head.weight"))
+        hidden = each(lambda t: t * geometry["d_model"] ** -0.5, hidden)
+        return linear(hidden, p("shared.weight"))
 
 
 def _norm(x: Dual, p, prefix: str, geometry: dict) -> Dual:
