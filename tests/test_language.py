@@ -11,7 +11,7 @@ import tiny_texts
 import torch
 import torch.nn.functional as F
 
-from task_arithmetic import evaluate, language
+from task_arithmetic import evaluate, language, vision
 from task_arithmetic.artifacts import (
     UserError,
     read_tensors,
@@ -420,21 +420,35 @@ def test_validation_answers_do_change_alpha(tmp_path):
 
 
 @pytest.mark.parametrize("value", [0.0, -0.2])
-def test_an_own_score_that_is_not_positive_cannot_normalize(value, tmp_path):
-    rows = [
-        {"task": task, "split": split, "alpha": 1.0, "value": 0.5 if task == "mood" else value}
-        for task in tiny_texts.TASKS
-        for split in ("validation", "test")
-    ]
-    own = {"encoder": "tiny", "mode": "ntk", "seed": 0, "metric": "single_task_accuracy"}
-    write_rows(tmp_path / "own.csv", rows, **own)
-    with pytest.raises(UserError, match="no validation accuracy above 0 for alike"):
+def test_a_task_whose_individual_model_scores_nothing_has_no_normalized_accuracy(value, tmp_path):
+    """α is then chosen by the others; by accuracy, if there are none."""
+    every = addition(tmp_path, "ntk")
+    found = {}
+    for failed in (["alike"], ["mood", "alike"]):
+        rows = [
+            {"task": t, "split": s, "alpha": 1.0, "value": value if t in failed else 0.5}
+            for t in tiny_texts.TASKS
+            for s in ("validation", "test")
+        ]
+        own = {"encoder": "tiny", "mode": "ntk", "seed": 0, "metric": "single_task_accuracy"}
+        write_rows(tmp_path / "own.csv", rows, **own)
         evaluate.addition(
             **tiny_texts.common("ntk"),
             single_task=tmp_path / "own.csv",
             settings={**EVALUATION, "alphas": GRID, "linearized": True},
             output=tmp_path / "a.csv",
         )
+        found[len(failed)] = tiny.frame_of(tmp_path / "a.csv")
+    curve = every[(every.split == "validation") & (every.metric == "unified_accuracy")]
+    mood = curve[curve.task == "mood"].set_index("alpha").value
+    assert set(found[1][found[1].metric == "normalized_accuracy"].task) == {"mood"}
+    assert chosen_alpha(found[1]) == mood.idxmax()
+    assert set(found[2].metric) == {"unified_accuracy"}
+    assert chosen_alpha(found[2]) == curve.groupby("alpha").value.mean().idxmax()
+
+
+def test_on_images_an_accuracy_of_0_stays_an_error():
+    assert language.MAY_FAIL and not vision.MAY_FAIL
 
 
 def test_cosines_of_t5s_task_vectors(tmp_path):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import views
 
-from task_arithmetic import tables, targets
+from task_arithmetic import figures, tables, targets
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.config import ROOT, read_yaml, validate_config
 from task_arithmetic.settings import view_settings
@@ -553,3 +553,27 @@ def test_the_caption_of_table_3_says_how_alpha_was_chosen_and_whose_the_papers_r
     assert "of similarity, Spearman's ρ × 100" in caption
     settings, _ = of_texts(reference_selection=True)
     assert "on the test scores that are shown" in tables.table_caption("table3", settings)
+
+
+def test_a_task_of_texts_without_normalized_accuracy_shows_a_dash_and_the_rest_its_numbers(
+    tmp_path,
+):
+    settings, rows = of_texts()
+    failed = {"encoder": "t5", "mode": "ntk", "task": "similarity"}
+    kept = []
+    for row in rows:
+        if failed.items() <= row.items():
+            if row["metric"] == "normalized_accuracy":
+                continue
+            if row["metric"] == "single_task_accuracy":
+                row = row | {"value": -0.1}
+        kept.append(row)
+    table = table_of("tasks_language", kept, settings, tmp_path).set_index(["mode", "task"])
+    missing = table.normalized.isna()
+    assert list(missing[missing].index) == [("ntk", "similarity")]
+    assert (table.alpha == 0.25).all()
+    metrics = tables.load_metrics(tmp_path / "metrics.csv")
+    assert figures.draw("fig9_language", metrics, settings)
+    gone = [r for r in rows if not (failed.items() <= r.items() and r["metric"][:4] == "norm")]
+    with pytest.raises(UserError, match="no normalized_accuracy for encoder t5, mode ntk"):
+        table_of("tasks_language", gone, settings, tmp_path)  # its individual model has one

@@ -30,7 +30,8 @@ TABLES = {
     "and relative to the individual model. In the rows of post-hoc linearization the individual "
     "model is the post-hoc one.",
     "tasks_language": "Every task of texts. Test accuracy of the pre-trained encoder, of the "
-    "individual model, and of the unified model, absolute and relative to the individual model.",
+    "individual model, and of the unified model, absolute and relative to the individual model (–: "
+    "that has no accuracy above 0), and the α of the unified model.",
     "targets": "Published accuracies. Test accuracy of the pre-trained encoder and of the "
     "individual models beside that which two public implementations of the same experiment print, "
     "to a tenth of a percent, with recipes that differ in details from this run's. A difference of "

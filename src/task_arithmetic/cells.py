@@ -235,6 +235,20 @@ def cosines(metrics, encoder, mode, seeds, tasks) -> np.ndarray:
     return np.array(values).reshape(len(seeds), len(tasks), len(tasks))
 
 
+def normalizable(metrics, settings, encoder, mode) -> list[str]:
+    """The tasks that have a normalized accuracy: all of images; of texts those whose individual
+    models have an accuracy above 0 in every seed."""
+    if not is_language(settings):
+        return settings["tasks"]
+
+    def positive(task, split):
+        where = encoder, mode, seeds_of(settings), [task], split
+        return bool((cells(metrics, "single_task_accuracy", *where)[0] > 0).all())
+
+    splits = ("validation", "test")
+    return [task for task in settings["tasks"] if all(positive(task, split) for split in splits)]
+
+
 def pretrained(metrics, encoder, tasks) -> np.ndarray:
     """Zero-shot test accuracies (1, T)."""
     return cells(metrics, "pretrained_accuracy", encoder, "pretrained", [""], tasks)[0]

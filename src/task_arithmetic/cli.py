@@ -6,6 +6,7 @@ A command imports its function's module only: `data` and `vector` start without 
 import argparse
 import json
 import logging
+import os
 import sys
 import warnings
 from functools import partial
@@ -28,6 +29,10 @@ def main(argv: list[str] | None = None) -> int:
             jobs.run(command, partial(_function, command, arguments), arguments, log, code)
         else:
             _function(command, arguments)(*arguments.pop("config", []), **arguments)
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what was printed has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (Exception, KeyboardInterrupt) as error:
         status, sentence = jobs.outcome(error)
         if sentence is None:

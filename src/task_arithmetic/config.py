@@ -134,8 +134,8 @@ def validate_config(config: dict, basedir=ROOT) -> dict:
     for modality, part in config["parts"].items():
         _check_finetune(part["finetune"], WHERE[modality])
     alpha_grid(config["alphas"])
-    _check_names(config)
     definitions = _definitions(config, basedir)
+    _check_names(config)
     for modality, part in config["parts"].items():
         _check_shapes(modality, part, definitions)
     _check_columns(config["parts"].get("language", {"tasks": []})["tasks"], definitions["tasks"])
@@ -345,7 +345,9 @@ def _check_shapes(modality: str, part: dict, definitions: dict) -> None:
             if encoder.get("prompts") not in known:
                 raise UserError(
                     f"Task {task} has no prompt set {encoder['prompts']!r}, which encoder {name} "
-                    f"asks for{nearest(encoder['prompts'], known)}; it has {', '.join(known)}."
+                    f"asks for{nearest(encoder['prompts'], known)}; it has {', '.join(known)}: add "
+                    f"it to `prompts` in config/tasks/{task}.yaml, or name another in "
+                    f"config/encoders/{name}.yaml."
                 )
 
 

@@ -154,7 +154,9 @@ def addition(
 
     α is chosen on validation by the largest mean normalized accuracy; the test split is read only
     at the chosen α. Writes `unified_accuracy` and `normalized_accuracy`: validation over the whole
-    grid, test at the chosen α.
+    grid, test at the chosen α. A text's individual model may have no accuracy above 0 (no answer is
+    right, or ρ is negative): then there is no normalized accuracy of its task, and α is chosen by
+    those of the others; if there are none, by accuracy itself.
 
     Args:
         single_task: metrics of the mode's own single-task accuracy, which normalizes.
@@ -162,20 +164,27 @@ def addition(
             test split itself, as published code for language has it.
     """
     theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings)
-    own = _own_accuracy(single_task, tasks)
+    form = modality.form(settings.get("modality", "vision"))
+    own = _own_accuracy(single_task, tasks, form.MAY_FAIL)
     alphas = alpha_grid(settings["alphas"])
     tau = total(read_vector(path, theta0) for path in vectors)
     rows = []
 
     def record(split, grid):
         found = _accuracies(theta0, about, tau, grid, splits[split], settings)
-        normalized = np.stack([found[task] / own[split][task] for task in tasks], axis=1)
         for i, alpha in enumerate(grid):
-            for t, task in enumerate(tasks):
+            for task in tasks:
                 at = {"task": task, "split": split, "alpha": alpha}
-                rows.append({**at, "metric": "unified_accuracy", "value": found[task][i]})
-                rows.append({**at, "metric": "normalized_accuracy", "value": normalized[i, t]})
-        return normalized
+                value = found[task][i]
+                rows.append({**at, "metric": "unified_accuracy", "value": value})
+                if own[split][task] > 0:
+                    normalized = {
+                        "metric": "normalized_accuracy",
+                        "value": value / own[split][task],
+                    }
+                    rows.append({**at, **normalized})
+        defined = [found[task] / own[split][task] for task in tasks if own[split][task] > 0]
+        return np.stack(defined or [found[task] for task in tasks], axis=1)
 
     chosen = choose_alpha(alphas, record("validation", alphas))
     if settings.get("reference_selection", False):
@@ -185,14 +194,16 @@ def addition(
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
 
 
-def _own_accuracy(path, tasks) -> dict:
-    """split → task → the mode's own single-task accuracy; zero cannot normalize."""
+def _own_accuracy(path, tasks, may_fail: bool) -> dict:
+    """split → task → the mode's own single-task accuracy. Zero cannot normalize, and is an error
+    where no task may fail."""
     own: dict[str, dict[str, float]] = {}
     for row in read_rows(path):
         own.setdefault(row["split"], {})[row["task"]] = row["value"]
     for split in ("validation", "test"):
         for task in tasks:
-            if not own.get(split, {}).get(task, 0) > 0:
+            known = task in own.get(split, {})
+            if not known or not (may_fail or own[split][task] > 0):
                 raise UserError(
                     f"{Path(path)} has no {split} accuracy above 0 for {task}: normalized accuracy "
                     "is undefined; train longer, or make the file again."

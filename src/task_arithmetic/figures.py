@@ -29,6 +29,7 @@ from task_arithmetic.cells import (
     label_of,
     load_metrics,
     modes_of,
+    normalizable,
     pretrained,
     seeds_of,
     surface,
@@ -293,6 +294,10 @@ def fig9(metrics, settings):
         for mode in modes:
             color, _, line, _ = style_of(mode, settings)
             where = focus, mode, seeds, tasks
+            if metric == "normalized_accuracy":
+                where = *where[:3], normalizable(metrics, settings, focus, mode)
+                if not where[3]:
+                    continue
             grid, values = curve(metrics, metric, *where, grid=grid)
             values = 100 * values.mean(axis=1)
             panel.plot(grid, center(values), color=color, linestyle=line,

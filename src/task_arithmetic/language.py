@@ -23,6 +23,7 @@ from .texts import Texts, read_tokenizer, read_tokens
 from .vector import TaskVector
 
 UNIT = "text"
+MAY_FAIL = True  # an answer may never be right, and ρ may be negative
 BATCH = 64  # texts of one forward pass
 NO_TARGET = -100  # where a target is padded
 

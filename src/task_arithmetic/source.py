@@ -68,6 +68,8 @@ def read_source(task: str, definition: dict, download, cache: Path) -> Source:
     train = None if train_name is None else _split(task, datasets, train_name, definition)
     held_from = test if train is None else train
     own = getattr(held_from.features[definition.get("label", "label")], "names", None)
+    if not has_scores(definition):
+        _check_classes(task, held_from.features, definition.get("label", "label"))
     classes = [] if has_scores(definition) else class_names(task, definition, own)
     try:
         kept, held = draw_validation(len(held_from), definition.get("validation"))
@@ -113,6 +115,15 @@ def write_manifest(folder: Path, source: Source, hashes: dict, overlap: dict) ->
         "files": files,
     }
     write_json(folder / "manifest.json", sealed(manifest))
+
+
+def _check_classes(task: str, features, column: str) -> None:
+    """Labels are whole numbers, perhaps with names, and no words."""
+    if "string" in str(getattr(features[column], "dtype", "")):
+        raise UserError(
+            f"Task {task}: the column {column!r} holds texts instead of classes; make classes of "
+            f"them (`dataset.class_encode_column({column!r})`), or set `label` to another column."
+        )
 
 
 # --- Splits and columns --------------------------------------------------------------------------

@@ -32,6 +32,7 @@ STEPS = 20  # timed training steps of a probe
 SECONDS = {"cuda": 2.0, "cpu": 1.5}  # for each probe; for one of STEPS steps PATIENCE times as much
 PATIENCE = 3.0
 SLOW = 1.0  # seconds that one example may take on a CPU to be worth a probe
+LAUNCH = 2e-5  # seconds to start a matrix product and what goes with it on a GPU: assumed
 GRID = [0.2, 0.4, 0.6, 0.8, 1.0]  # α that tell an image's reading from its passes
 PROMPTS = 80  # texts that a head encodes at a time, at most
 
@@ -66,12 +67,18 @@ def named_device(name: str | None, basedir) -> dict | None:
 
 
 def rated(keys: list[Key], config: dict, geometries: dict, device: dict) -> dict[Key, float]:
-    """Seconds of each key by arithmetic: its operations over the device's sustained rate."""
-    return {
-        key: operations(key, config, geometries)
-        / (1e12 * device["share"] * device[f"{key.precision}_tflops"])
-        for key in keys
-    }
+    """Seconds of each key by arithmetic: its operations over the device's sustained rate; of a
+    training step at least what starting its work takes."""
+    found = {}
+    for key in keys:
+        rate = 1e12 * device["share"] * device[f"{key.precision}_tflops"]
+        found[key] = operations(key, config, geometries) / rate
+        if key.kind == "step":
+            linearized = mode_of(config, key.mode, key.encoder)["linearized"]
+            shapes = shapes_of(geometries[key.encoder]).values()
+            products = (5 if linearized else 3) * sum(len(shape) == 2 for shape in shapes)
+            found[key] = max(found[key], LAUNCH * products)
+    return found
 
 
 def operations(key: Key, config: dict, geometries: dict) -> float:

@@ -25,6 +25,7 @@ from task_arithmetic.cells import (
     load_metrics,
     missing_cell,
     modes_of,
+    normalizable,
     pretrained,
     seeds_of,
     unified_modes_of,
@@ -145,22 +146,26 @@ def _tasks(metrics, settings):
     for encoder in encoders_of(settings):
         modes = unified_modes_of(settings)
         modes += sorted(settings["ablations"]) * (encoder == settings["focus"])
-        columns = {}  # mode → column → (S, T), percent
+        columns, alphas = {}, {}  # mode → column → (S, T), percent; mode → (S, T)
         for mode in modes:
             where = encoder, mode, seeds, tasks
             columns[mode] = {
                 "pretrained": pretrained(metrics, encoder, tasks),
                 "single_task": individual(metrics, *where),
-                "unified": cells(metrics, "unified_accuracy", *where)[0],
-                "normalized": cells(metrics, "normalized_accuracy", *where)[0],
+                "normalized": np.full((len(seeds), len(tasks)), np.nan),
             }
+            columns[mode]["unified"], alphas[mode] = cells(metrics, "unified_accuracy", *where)
+            for task in normalizable(metrics, settings, encoder, mode):
+                own = cells(metrics, "normalized_accuracy", encoder, mode, seeds, [task])[0]
+                columns[mode]["normalized"][:, [tasks.index(task)]] = own
             if mode in kernel_modes_of(settings, metrics) or mode == "posthoc":
                 source = "nonlinear" if mode == "posthoc" else mode
                 through = cells(metrics, "posthoc_accuracy", encoder, source, seeds, tasks)[0]
                 columns[mode]["posthoc"] = through
         for (t, task), mode in product(enumerate(tasks), modes):
             found = {column: 100 * values[:, t] for column, values in columns[mode].items()}
-            yield {"encoder": encoder, "task": task, "mode": mode} | found
+            keys = {"encoder": encoder, "task": task, "mode": mode}
+            yield keys | found | {"alpha": alphas[mode][:, t]}
 
 
 def _targets(metrics, settings):
@@ -198,7 +203,7 @@ ROWS = {
         "encoder mode target control alpha control_kept paper_target paper_control",
     ),
     "tasks": (_tasks, "encoder task mode pretrained single_task posthoc unified normalized"),
-    "tasks_language": (_tasks, "encoder task mode pretrained single_task unified normalized"),
+    "tasks_language": (_tasks, "encoder task mode pretrained single_task unified normalized alpha"),
     "targets": (_targets, "encoder mode task measured published difference flag"),
 }
 

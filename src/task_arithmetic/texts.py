@@ -40,6 +40,7 @@ from .source import (
 TOKENIZER = "tokenizer.json"
 MAX_TOKENS = {"input": 512, "target": 10}
 BATCH = 1024  # texts that are tokenized at a time
+UNKNOWN = "<unk>"  # as T5s call what they have no token for
 FIELD = re.compile(r"\{([^{}]*)\}")  # of a prompt: stands for a column's text
 
 
@@ -217,8 +218,8 @@ def write_tokens(encoder_dir, data_dir, settings: dict, output) -> None:
             the target texts in label order or the format of a score; `metric`; `max_tokens`:
             `input`, where inputs are cut, and `target`, both with the end of text.
     Raises:
-        UserError: other labels than the task's, a target text that is too long, or two of them
-            that are the same tokens; a damaged file.
+        UserError: other labels than the task's, a target text that is too long or has unknown
+            parts, or two of them that are the same tokens; a damaged file.
     """
     manifest, about = read_manifest(data_dir), read_sealed(Path(encoder_dir) / "encoder.json")
     tokenizer, eos = read_tokenizer(encoder_dir, about), about["geometry"]["eos"]
@@ -304,12 +305,18 @@ def _tokens(tokenizer, texts: list[str], eos: int, most: int) -> tuple[np.ndarra
 def _words(task: str, encoder: str, tokenizer, texts: list[str], eos: int, most: int) -> np.ndarray:
     """Target texts as tokens int32 (W, L), zeros after each one's `eos`."""
     every = [[*tokenizer.encode(text, add_special_tokens=False).ids, eos] for text in texts]
+    unknown = tokenizer.token_to_id(UNKNOWN)
     seen: dict[tuple, str] = {}
     for text, ids in zip(texts, every, strict=True):
         if len(ids) > most:
             raise UserError(
                 f"Task {task}: its label {text!r} is {len(ids)} tokens long for encoder {encoder}, "
                 f"more than max_tokens.target ({most}); choose another word, or raise that."
+            )
+        if unknown in ids:
+            raise UserError(
+                f"Task {task}: its label {text!r} has parts that encoder {encoder} has no token "
+                "for; choose another word."
             )
         if tuple(ids) in seen:
             raise UserError(
