@@ -577,3 +577,13 @@ def test_a_task_of_texts_without_normalized_accuracy_shows_a_dash_and_the_rest_i
     gone = [r for r in rows if not (failed.items() <= r.items() and r["metric"][:4] == "norm")]
     with pytest.raises(UserError, match="no normalized_accuracy for encoder t5, mode ntk"):
         table_of("tasks_language", gone, settings, tmp_path)  # its individual model has one
+
+
+def test_tasks_and_modes_that_the_paper_has_not_get_no_row_of_it(tmp_path):
+    settings, rows = of_texts(paper_tasks=dict.fromkeys(views.TEXTS["tasks"]), scores=[])
+    path = views.write_metrics(tmp_path / "metrics.csv", rows)
+    tables.write("table3", path, REFERENCE, settings, tmp_path)
+    _, printed, _ = tables.read_printed(tmp_path / "table3.md")
+    assert [row[1] for row in printed] == ["this run"] * 3
+    caption = tables.table_caption("table3", settings)
+    assert "paper" not in caption and "Spearman" not in caption

@@ -507,7 +507,7 @@ def test_tokens_are_the_same_each_time(tmp_path, encoder):
     "settings, says",
     [
         ({"prompt": {**PROMPT, "labels": ["a", "b", "no"]}}, "3 labels for 2 classes"),
-        ({"prompt": {**PROMPT, "labels": ["é", "ü"]}}, "its label 'é' has parts that encoder small has no"),
+        ({"prompt": {**PROMPT, "labels": ["é", "ü"]}}, "'é' has parts that encoder small has no"),
         ({"prompt": {**PROMPT, "labels": ["no", " no"]}}, "'no' and ' no' are the same tokens"),
         ({"max_tokens": {"target": 2}, "prompt": {**PROMPT, "labels": ["no", "catdoghouse"]}},
          "'catdoghouse' is 1. tokens long for encoder small, more than max_tokens.target .2."),

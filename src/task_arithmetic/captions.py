@@ -12,7 +12,7 @@ TABLES = {
     "for each mode by itself. Accuracies are those of the test split.",
     "table3": "Task arithmetic on texts. Test accuracy (%) of the unified model θ0 + α Σ τ of "
     "{language_focus} on each task: the share of generated answers that are exactly the right "
-    "words; of {scores}, Spearman's ρ × 100. α is chosen {selection}, for each mode by itself.",
+    "words{scores}. α is chosen {selection}, for each mode by itself.",
     "table4": "Efficiency. Parameters held and trained, size of the parameters held (4 bytes "
     "each, MB of 10⁶ bytes), peak memory (on a CPU: above that of the loaded libraries) and "
     "median time of a training step, time to fine-tune one task{first}. "
@@ -116,7 +116,7 @@ def table_caption(name, settings) -> str:
         "control": settings["control"],
         "keep": 100 * settings["keep"],
         "language_focus": texts["focus"],
-        "scores": ", ".join(scores) or "tasks of scores",
+        "scores": f"; of {', '.join(scores)}, Spearman's ρ × 100" if scores else "",
         "selection": "on the test scores that are shown, as in published code"
         if texts["reference_selection"]
         else "on validation",
@@ -129,7 +129,7 @@ def table_caption(name, settings) -> str:
     note = suite_note(own, [] if name in WITHOUT_PAPER else shown)
     if name == "table4" and note:
         note = f"This is the embedded suite on {small_ones(settings, both=True)}."
-    beside = table3_note(texts) if name == "table3" else ""
+    beside = table3_note(texts) if name == "table3" and any(texts["paper_tasks"].values()) else ""
     notes = [TABLES[name].format(**words), spread * (name != "table4"), beside, note]
     return " ".join(note for note in notes if note)
 

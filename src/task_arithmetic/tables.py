@@ -385,12 +385,15 @@ def kind_of(column) -> str:
 
 
 def printed_table3(table, settings) -> tuple[list[str], list[list[str]]]:
-    """Table 3 as headings and rows of text: of each mode a row of this run and one of the paper."""
+    """Table 3 as headings and rows of text: of each mode a row of this run and, if the paper has
+    any of its numbers, one of the paper."""
     own = [c for c in table if c != "mode" and not c.startswith("paper_") and c[-4:] != "_std"]
     names = {column_of(task, settings["language"]): task for task in settings["language"]["tasks"]}
     rows = []
     for row in table.to_dict("records"):
         for source, prefix in (("this run", ""), ("paper", "paper_")):
+            if prefix and all(pd.isna(row[prefix + c]) for c in own):
+                continue
             numbers = [number(row[prefix + c], "percent", row.get(f"{prefix}{c}_std")) for c in own]
             rows.append([label_of(row["mode"], settings), source, *numbers])
     return ["Mode", "", *(names.get(column, column) for column in own)], rows
