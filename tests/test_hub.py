@@ -588,6 +588,7 @@ def test_the_pipeline_takes_tasks_from_the_hub_and_again_without_it(
         "tasks": ["digits", "forms"],
         "encoders": ["embedded-small"],
         "focus": "embedded-small",
+        "language": None,
         "negation": {"control": "control", "keep": 0.95},
         "disentanglement": {"pairs": {"fig6": ["digits", "forms"], "fig8": ["forms", "digits"]}},
     }

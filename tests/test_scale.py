@@ -31,6 +31,7 @@ def hundred(project, tmp_path):
         "run": "hundred",
         "tasks": [f"task{number}" for number in range(TASKS)],
         "ablations": [],
+        "language": None,
         "seeds": [0, 1, 2, 3, 4],
         "disentanglement": {"pairs": {"fig6": ["task0", "task1"], "fig8": ["task2", "task3"]}},
     }
