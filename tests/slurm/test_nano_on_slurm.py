@@ -35,6 +35,7 @@ def disturb(module):
     def disturbed(*arguments):
         if not held:
             held.append(b"x" * fault.get("bytes", 0))
+            time.sleep(5 * ("bytes" in fault))  # SLURM looks once a second
         time.sleep(fault.get("seconds", 0))
         return original(*arguments)
 
