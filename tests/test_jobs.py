@@ -220,7 +220,7 @@ def test_going_back_to_earlier_settings_computes_nothing(tmp_path, stored, capsy
 def test_two_jobs_for_the_same_output_train_once(tmp_path):
     first, second = (begin(finetune(tmp_path, steps=300)) for _ in range(2))
     said = ended(first) + ended(second)
-    assert "is being made by process" in said
+    assert "is being made by " in said  # which process, once it has said so in the lock's file
     attempts = record(tmp_path)["attempts"]
     assert sorted(attempt["from_store"] for attempt in attempts) == [False, True]
     assert [a["progress"] for a in attempts if a["from_store"]] == [None]
