@@ -132,8 +132,8 @@ def test_open_clip_ships_the_lists_that_imagenet_is_defined_by():
         ("seeds: [0, 0]", "has 0 twice"),
         ("seeds: []", "must have at least 1 entries"),
         ("seeds: [-1]", "seeds[0] in the configuration must be at least 0"),
-        ("run: a/b", "must be a folder name"),
-        ("run: shared", "must be a folder name"),
+        ("run: a/b", "run in the configuration must be a name of letters, digits"),
+        ("run: shared", "cannot be 'shared'"),
         (
             "suite: papers",
             "must be paper or embedded; found the text 'papers' (did you mean 'paper'?)",
@@ -149,7 +149,7 @@ def test_open_clip_ships_the_lists_that_imagenet_is_defined_by():
         ("ablations: [attention_mpl]", "did you mean 'attention_mlp'?"),
         (
             "tasks: [../tasks/mnist, dtd, sun397, cars, resisc45]",
-            "There is no task '../tasks/mnist'",
+            "found '../tasks/mnist'",
         ),
         ("tasks: [MNIST, dtd, sun397, cars, resisc45]", "There is no task 'MNIST'"),
         ("negation: {control: imagnet}", "did you mean 'imagenet'?"),
@@ -224,6 +224,72 @@ def test_values_from_the_command_line_are_read_as_in_a_file():
         "run": "mine",
         "tasks": ["mnist", "a: b"],
     }
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("run: a\nseeds: [1]\nrun: b\n", "has `run` twice, in line 1 and in line 3"),
+        ("x:\n- y:\n    z: 1\n    'z': 2\n", "has `z` twice, in line 3 and in line 4"),
+        ("limit: {train: 1, train: 1}", "has `train` twice, in line 1"),
+        ("1: a\n1.0: b", "has `1.0` twice, in line 1 and in line 2"),
+        ("yes: a\ntrue: b", "has `true` twice"),
+        ("a: {? [x] : 1}", "is not valid YAML (line 1: found unhashable key)"),
+    ],
+)
+def test_a_key_that_is_written_twice_is_a_mistake_at_any_depth(text, sentence, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_yaml(tmp_path / "a.yaml")
+    assert sentence in str(caught.value) and str(tmp_path / "a.yaml") in str(caught.value)
+
+
+def test_a_key_may_replace_that_of_a_merged_mapping(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\n")
+    assert read_yaml(tmp_path / "a.yaml")["b"] == {"x": 3, "y": 2}
+
+
+NAMES = ["a", "Blätter_2.0-x", "задача", "画像", "हिन्दी", "_x", "٣", "x" * 100, "é" * 50]
+NO_NAMES = ["", "my task", "A&B", "tsk$HOME", "x;id", "a{b}", "..", ".a", "-a", "a/b", "a\n"]
+NO_NAMES += ["x" * 101, "é" * 51, "a'b", 'a"b', "a\\b", "a*", "a|b", "~", "#a", "a:b", "½"]
+NO_NAMES += ["\u0301a", "a\u200bb"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_have_letters_of_any_alphabet_digits_and_a_few_signs(name, project):
+    """Of runs and, where there is such a definition, of tasks, encoders and modes."""
+    for kind, like in (("tasks", "mnist"), ("encoders", "ViT-B-32"), ("modes", "attention")):
+        content = (project / f"config/{kind}/{like}.yaml").read_text(encoding="utf-8")
+        (project / f"config/{kind}/{name}.yaml").write_text(content, encoding="utf-8")
+    overlay = {"run": name, "focus": name, "encoders": [name], "modes": ["nonlinear", name]}
+    overlay |= {"tasks": ["dtd", "sun397", "cars", "resisc45", name], "language": None}
+    config = merge(read_yaml(project / "config.yaml"), overlay)
+    assert validate_config(config, project)["focus"] == name
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_other_names_are_refused_before_anything_is_looked_up(name):
+    for key in ("run", "tasks", "encoders", "modes", "ablations", "control", "language"):
+        value = name if key == "run" else [name]
+        overlay = {key: value}
+        if key == "control":
+            overlay = {"negation": {"control": name}}
+        if key == "language":
+            overlay = {"language": {"tasks": [name]}}
+        with pytest.raises(UserError, match="must be a name of letters, digits"):
+            validate_config(merge(read_yaml(ROOT / "config.yaml"), overlay))
+
+
+def test_a_name_is_the_same_however_its_accents_are_stored(project):
+    """macOS takes them apart in names of files; `scratch` is no name but a path."""
+    apart, whole = "bla\u0308tter", "bl\u00e4tter"
+    content = (project / "config/tasks/mnist.yaml").read_text()
+    (project / f"config/tasks/{apart}.yaml").write_text(content)
+    for name in (apart, whole):
+        overlay = {"tasks": ["dtd", "sun397", "cars", "resisc45", name], "scratch": apart}
+        config = validate_config(merge(read_yaml(project / "config.yaml"), overlay), project)
+        assert config["tasks"][-1] == whole and whole in config["definitions"]["tasks"]
+        assert config["scratch"] == apart
 
 
 def test_a_file_that_is_missing_or_no_yaml_gets_one_clear_sentence(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from .artifacts import UserError
-from .schema import check_schema, found, nearest
+from .schema import check_schema, composed, found, nearest
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository: Snakefile, config/, workflow/
 KINDS = {"tasks": "task", "encoders": "encoder", "modes": "mode"}  # folder of config/ → one of it
@@ -33,13 +33,34 @@ OWN_MERGES = "bpe_merges.txt.gz"
 # ------------------------------------------------------------------------- reading and merging
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key is written twice: PyYAML takes the last one without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        lines = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else []:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            name, line = self.construct_object(key), key.start_mark.line + 1
+            if name in lines:
+                twice = f"has `{key.value}` twice, in line {lines[name]} and in line {line}"
+                raise UserError(f"{node.start_mark.name} {twice}; remove one of them.")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path) -> dict[str, Any]:
     """Read one YAML mapping. Raises UserError if it is missing, damaged or no mapping."""
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, _Loader)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the name and the folder.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a YAML file.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8: save it as that.") from None
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}: {getattr(error, 'problem', 'syntax')})" if mark else ""
         raise UserError(f"{path} is not valid YAML{where}; mend that line.") from None
@@ -127,6 +148,7 @@ def validate_config(config: dict, basedir=ROOT) -> dict:
         UserError: the first thing that is wrong.
     """
     schema = _schema("config", str(basedir))
+    config = {**composed(config), **{k: config[k] for k in ("scratch",) if k in config}}  # a path
     check_schema(config, schema, "the configuration")
     defaults = {k: v["default"] for k, v in schema["properties"].items() if "default" in v}
     config = {**defaults, **config}
@@ -198,14 +220,13 @@ def load_definition(kind: str, name: str, key: str, basedir=ROOT, modality="visi
     """Read and check config/<kind>/<name>.yaml, of a modality; `key` is where the configuration
     names it."""
     folder, word = Path(basedir) / "config" / kind, KINDS[kind]
-    path = folder / f"{name}.yaml"
-    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    known = {composed(path.stem): path for path in sorted(folder.glob("*.yaml"))}
     if name not in known:  # not path.exists(): a name is no path, and case counts everywhere
         raise UserError(
-            f"There is no {word} {name!r} ({key} in the configuration){nearest(name, known)}; "
-            f"each {word} is a file config/{kind}/NAME.yaml."
+            f"There is no {word} {name!r} ({key} in the configuration)"
+            f"{nearest(name, list(known))}; each {word} is a file config/{kind}/NAME.yaml."
         )
-    definition, where = read_yaml(path), f"config/{kind}/{name}.yaml"
+    definition, where = read_yaml(known[name]), f"config/{kind}/{name}.yaml"
     if kind != "modes" and modality != ("language" if "prompts" in definition else "vision"):
         other = {"vision": "images", "language": "texts"}
         raise UserError(

@@ -2,10 +2,11 @@
 
 import difflib
 import math
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from jsonschema import Draft202012Validator, validators
+from jsonschema import Draft202012Validator, FormatChecker, validators
 from jsonschema.exceptions import ValidationError
 
 from .artifacts import UserError
@@ -17,12 +18,39 @@ Validator = validators.extend(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
     ),
 )
+FORMATS = FormatChecker(())  # `format: name` in a schema
+NAME_BYTES = 100  # a file system allows 255, of which suffixes and temporary names need some
+
+
+@FORMATS.checks("name")
+def is_name(value) -> bool:
+    """Whether a text may name a task, encoder, mode, pair or run, which become parts of paths:
+    letters of any alphabet with their marks, digits, '.', '_' and '-', with neither '.' nor '-' at
+    the beginning."""
+    return (
+        not isinstance(value, str)
+        or (  # what is no text has its own sentence
+            all(unicodedata.category(c)[0] in "LM" or c.isdecimal() or c in "._-" for c in value)
+            and (value[:1].isalnum() or value[:1] == "_")
+            and len(value.encode()) <= NAME_BYTES
+        )
+    )
+
+
+def composed(content):
+    """The texts of a configuration in Unicode's composed form (NFC): `é` may be one letter, as
+    keyboards type it, or `e` and an accent, as some systems store it in names of files."""
+    if isinstance(content, dict):
+        return {composed(key): composed(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [composed(value) for value in content]
+    return unicodedata.normalize("NFC", content) if isinstance(content, str) else content
 
 
 def check_schema(content: dict, schema: dict, where: str) -> None:
     """Raise the first violation as a UserError: unknown keys first, since a mistyped key is also
     a missing one."""
-    errors = list(Validator(schema).iter_errors(content))
+    errors = list(Validator(schema, format_checker=FORMATS).iter_errors(content))
     if errors:
         errors.sort(key=lambda error: error.validator != "additionalProperties")
         raise UserError(_sentence(errors[0], where))
@@ -76,11 +104,13 @@ def _sentence(error: ValidationError, where: str) -> str:
         case "uniqueItems":
             twice = next(item for i, item in enumerate(value) if item in value[:i])
             return f"{here} has {twice!r} twice; remove one."
-        case "pattern" | "not" if path == "run":
+        case "format":
             return (
-                f"{here} must be a folder name of letters, digits, '.', '_' and '-', and not "
-                f"'shared'; found {value!r}."
+                f"{here} must be a name of letters, digits, '.', '_' and '-', with neither '.' nor "
+                f"'-' at its beginning, of at most {NAME_BYTES} bytes; found {value!r}."
             )
+        case "not":
+            return f"{here} cannot be {value!r}, which is kept for what runs share; rename it."
         case "pattern" if path == "hub":
             return f"{here} must be owner/name; found {value!r}."
     return f"{here} is not allowed: {error.message}."
