@@ -326,6 +326,7 @@ def test_a_file_that_is_missing_or_no_yaml_gets_one_clear_sentence(tmp_path):
         ("tasks/mnist", "{hub: a/b, templates: ['{}'], classes: [a, a]}", "'a' stands twice"),
         ("tasks/mnist", "{hub: a/b, templates: ['{}'], classes: [1, 2]}", "classes[0] in config"),
         ("tasks/mnist", "{path: nowhere, templates: ['{}']}", "which is not a folder"),
+        ("encoders/ViT-B-32", "path: 'my {encoder}'", "has a brace"),
         (
             "tasks/mnist",
             "{embedded: a, config: b, templates: ['{}']}",

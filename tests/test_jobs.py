@@ -370,7 +370,7 @@ def test_an_unfinished_run_of_another_recipe_is_named_and_not_used(tmp_path, cap
 
 
 def test_states_can_lie_in_a_folder_of_the_machine(tmp_path, monkeypatch, capsys):
-    scratch = tmp_path / "scratch"
+    scratch = tmp_path / "a scratch; $(touch x)"
     code = STUCK.format(
         module="finetune", name="_batch_gradient", at=6, mark=str(tmp_path / "stuck")
     )
@@ -380,6 +380,11 @@ def test_states_can_lie_in_a_folder_of_the_machine(tmp_path, monkeypatch, capsys
     (state,) = scratch.iterdir()
     assert not list(output(tmp_path).parent.glob(".*.state"))
     assert any(name.startswith("exp_avg.") for name in read_tensors(state))
-    monkeypatch.setenv("TASK_ARITHMETIC_SCRATCH", str(scratch))
+    # Variables are those of the machine that computes, and nothing else is special.
+    monkeypatch.setenv("TASK_ARITHMETIC_SCRATCH", "${PLACE}/$REST")
+    assert main(finetune(tmp_path)) == 1
+    assert "${PLACE} is not set on" in capsys.readouterr().err
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    monkeypatch.setenv("REST", scratch.name)
     assert main(finetune(tmp_path)) == 0
     assert "Going on after step 5" in capsys.readouterr().err and list(scratch.iterdir()) == []

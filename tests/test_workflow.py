@@ -1,10 +1,15 @@
 """What the workflow would run, that planning needs nothing heavy, and what mistakes look like."""
 
+import itertools
+import json
 import re
 import textwrap
 from types import SimpleNamespace
 
 import pytest
+import yaml
+from PIL import Image
+from runs import copy_project
 
 
 def planned(output: str) -> dict[str, int]:
@@ -203,3 +208,41 @@ def test_the_configuration_can_settle_the_device(finetune_asks):
 def test_submitted_jobs_ask_for_a_gpu_wherever_they_are_submitted_from(finetune_asks):
     assert finetune_asks(gpu_here=False, local=False) == (1, 4)
     assert finetune_asks("cpu", gpu_here=False, local=False) == (0, 1)
+
+
+def test_everything_that_reaches_a_shell_is_quoted(root):
+    """But for the number of threads."""
+    for path in sorted((root / "workflow/rules").glob("*.smk")):
+        shells = re.findall(r"shell:\n((?:\s+\".*\"\n)+)", path.read_text(encoding="utf-8"))
+        for placeholder in re.findall(r"\{[^{}]+\}", "".join(shells)):
+            assert placeholder.endswith(":q}") or placeholder == "{threads}", (path, placeholder)
+
+
+def test_paths_may_have_any_letters_and_names_those_of_any_alphabet(tmp_path, snakemake):
+    """Those of the project, of a task's folder and of `scratch`; run from elsewhere."""
+    project, odd = copy_project(tmp_path / "a project's"), "my 'data' $x;y {task} {0} ü"
+    for split, label in itertools.product(("train", "test"), ("0 $x", "ö")):
+        folder = project / odd / split / label
+        folder.mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (number, len(label), len(split))).save(
+                folder / f"{number}.png"
+            )
+    definition = {"path": odd, "validation": 2, "templates": ["a {}."]}
+    (project / "config/tasks/Blätter.yaml").write_text(
+        yaml.safe_dump(definition, allow_unicode=True), encoding="utf-8"
+    )
+    mine = {"run": "größe", "tasks": ["textures", "Blätter"], "scratch": "$TMPDIR/a b; touch bad"}
+    mine["disentanglement"] = {"pairs": {"fig6": mine["tasks"], "fig8": mine["tasks"][::-1]}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine, allow_unicode=True), encoding="utf-8")
+    target, here = "results/shared/data/Blätter/manifest.json", tmp_path / "elsewhere"
+    done = snakemake(
+        *["--configfile", project / "config/nano.yaml", tmp_path / "mine.yaml", "--cores", "1"],
+        *["-p", target],
+        directory=here,
+        snakefile=project / "Snakefile",
+    )
+    assert done.returncode == 0, done.stdout
+    manifest = json.loads((here / target).read_text(encoding="utf-8"))
+    assert manifest["classes"] == ["0 $x", "ö"]
+    assert not list(here.rglob("bad*"))

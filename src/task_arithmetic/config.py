@@ -257,6 +257,11 @@ def load_definition(kind: str, name: str, key: str, basedir=ROOT, modality="visi
             check_text_task(definition, where)
     if "path" in definition:
         definition["path"] = _local(definition["path"], basedir)
+        if kind == "encoders" and "{" in definition["path"]:
+            raise UserError(
+                f"{where}: {definition['path']} (its path) has a brace, which Snakemake takes for "
+                "a placeholder in what jobs read; give another, such as a link to the folder."
+            )
         _check_folder(definition["path"], ENCODER_FILES[modality] * (kind == "encoders"), where)
     return definition
 

@@ -7,6 +7,7 @@ module of the modality (see modality.py).
 
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ from .artifacts import (
     write_tensors,
 )
 from .device import autocast, out_of_memory, torch_device, uses_bf16
+from .locks import node
 from .vector import moved_names
 
 LOG_EVERY = 10  # steps
@@ -358,15 +360,30 @@ def _state_paths(output, recipe: dict) -> tuple[Path, list[Path]]:
     """Where the state of an unfinished run is kept, and what other recipes left of this output.
 
     The name holds a hash of all that the run depends on. It lies beside the output, hidden, or in
-    the folder TASK_ARITHMETIC_SCRATCH of this machine.
+    the folder TASK_ARITHMETIC_SCRATCH of this machine. Raises UserError if that cannot be told.
     """
     output = Path(output)
     folder, stem = output.parent, output.stem
     if scratch := os.environ.get("TASK_ARITHMETIC_SCRATCH"):
-        folder, stem = Path(scratch), sha256_of(str(output.absolute()))[:16]
+        folder, stem = Path(_expanded(scratch)), sha256_of(str(output.absolute()))[:16]
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{stem}.{sha256_of(recipe)[:16]}.state"
     return path, sorted(set(folder.glob(f".{stem}.*.state")) - {path})
+
+
+def _expanded(scratch: str) -> str:
+    """The configuration's `scratch` with the `~` and variables (`$TMPDIR`) of this machine, which
+    need not be those of the one that submitted."""
+
+    def value(match) -> str:
+        if found := os.environ.get(match[1] or match[2]):
+            return found
+        raise UserError(
+            f"scratch is {scratch!r}, but {match[0]} is not set on {node()}, where this job runs: "
+            "set it there or name a folder that is on every machine."
+        )
+
+    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, os.path.expanduser(scratch))
 
 
 def _say_how_it_starts(run: dict, recipe: dict, others: list[Path]) -> None:

@@ -29,12 +29,12 @@ rule addition:
     message:
         "Add the task vectors: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
-        "task-arithmetic addition --encoder-dir results/shared/encoders/{wildcards.encoder}"
-        " --encoder {wildcards.encoder} --mode {wildcards.mode} --seed {wildcards.seed}"
-        " --tasks {params.tasks} --heads {input.heads} --data-dirs {params.data_dirs}"
-        " --vectors {params.vectors}"
-        " --single-task {input.single_task}"
-        " --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic addition --encoder-dir results/shared/encoders/{wildcards.encoder:q}"
+        " --encoder {wildcards.encoder:q} --mode {wildcards.mode:q} --seed {wildcards.seed:q}"
+        " --tasks {params.tasks:q} --heads {input.heads:q} --data-dirs {params.data_dirs:q}"
+        " --vectors {params.vectors:q}"
+        " --single-task {input.single_task:q}"
+        " --settings {params.settings:q} --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"
 
 
 # Post-hoc linearization: nonlinear's task vectors through f_lin, normalized by their own accuracy

@@ -168,7 +168,7 @@ def shell_prefix():
         "TASK_ARITHMETIC_STORE_GB": config["store_gb"],
         "TASK_ARITHMETIC_SCRATCH": config["scratch"] or "",
     }
-    given = " ".join(f"{name}={value}" for name, value in known.items())
+    given = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in known.items())
     call = f"{given} PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}} {python} -m task_arithmetic"
     prefix = f'set -euo pipefail; task-arithmetic() {{ {call} "$@"; }}; '
     return prefix.replace("{", "{{").replace("}", "}}")

@@ -18,6 +18,6 @@ rule cosine:
     message:
         "Compare the task vectors: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
-        "task-arithmetic cosine --encoder {wildcards.encoder} --mode {wildcards.mode}"
-        " --seed {wildcards.seed} --tasks {params.tasks} --vectors {params.vectors}"
-        " --output {output} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic cosine --encoder {wildcards.encoder:q} --mode {wildcards.mode:q}"
+        " --seed {wildcards.seed:q} --tasks {params.tasks:q} --vectors {params.vectors:q}"
+        " --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"

@@ -25,13 +25,13 @@ rule data:
     params:
         code=code_of("data"),
         settings=lambda wildcards: settings.data_settings(config, wildcards.task),
-        download=lambda wildcards, input: f"--download {input.download}" if input.download else "",
+        download=lambda wildcards, input: ["--download", input.download] if input.download else [],
     message:
         "Read the examples of {wildcards.task}"
     shell:
-        "task-arithmetic data --task {wildcards.task} --settings {params.settings:q}"
-        " {params.download} --threads {threads}"
-        " --output results/shared/data/{wildcards.task} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic data --task {wildcards.task:q} --settings {params.settings:q}"
+        " {params.download:q} --threads {threads}"
+        " --output results/shared/data/{wildcards.task:q} --job {log:q} --code {params.code:q} &> {log:q}"
 
 
 use rule data as text_data with:

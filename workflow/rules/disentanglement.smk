@@ -30,7 +30,7 @@ rule disentanglement:
         "Measure the disentanglement error of {params.tasks}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
         "task-arithmetic disentanglement"
-        " --encoder-dir results/shared/encoders/{wildcards.encoder}"
-        " --encoder {wildcards.encoder} --mode {wildcards.mode} --seed {wildcards.seed}"
-        " --tasks {params.tasks} --heads {input.heads} --data-dirs {params.data_dirs}"
-        " --vectors {params.vectors} --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"
+        " --encoder-dir results/shared/encoders/{wildcards.encoder:q}"
+        " --encoder {wildcards.encoder:q} --mode {wildcards.mode:q} --seed {wildcards.seed:q}"
+        " --tasks {params.tasks:q} --heads {input.heads:q} --data-dirs {params.data_dirs:q}"
+        " --vectors {params.vectors:q} --settings {params.settings:q} --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"

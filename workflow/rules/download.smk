@@ -26,4 +26,4 @@ rule download:
     message:
         "Download {wildcards.name}"
     shell:
-        "task-arithmetic download --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic download --settings {params.settings:q} --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"

@@ -26,7 +26,7 @@ rule efficiency:
     message:
         "Time training steps of {wildcards.encoder}, {wildcards.mode}"
     shell:
-        "task-arithmetic efficiency --encoder-dir results/shared/encoders/{wildcards.encoder}"
-        " --head {input.head} --data-dir results/shared/data/{params.task}"
-        " --encoder {wildcards.encoder} --mode {wildcards.mode}"
-        " --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic efficiency --encoder-dir results/shared/encoders/{wildcards.encoder:q}"
+        " --head {input.head:q} --data-dir results/shared/data/{params.task:q}"
+        " --encoder {wildcards.encoder:q} --mode {wildcards.mode:q}"
+        " --settings {params.settings:q} --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"

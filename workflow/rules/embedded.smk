@@ -23,4 +23,4 @@ rule embedded:
     message:
         "Draw the embedded task {wildcards.task}"
     shell:
-        "task-arithmetic embedded --task {wildcards.task} --output {output.folder} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic embedded --task {wildcards.task:q} --output {output.folder:q} --job {log:q} --code {params.code:q} &> {log:q}"

@@ -23,14 +23,14 @@ rule encoder:
         code=code_of("encoder"),
         settings=lambda wildcards: settings.encoder_settings(config, wildcards.encoder),
         download=lambda wildcards, input: (
-            f"--download {input}" if wildcards.encoder in FROM_HUB["encoders"] else ""
+            ["--download", *input] if wildcards.encoder in FROM_HUB["encoders"] else []
         ),
     message:
         "Take the pretrained encoder {wildcards.encoder}"
     shell:
-        "task-arithmetic encoder --encoder {wildcards.encoder} --settings {params.settings:q}"
-        " {params.download}"
-        " --output results/shared/encoders/{wildcards.encoder} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic encoder --encoder {wildcards.encoder:q} --settings {params.settings:q}"
+        " {params.download:q}"
+        " --output results/shared/encoders/{wildcards.encoder:q} --job {log:q} --code {params.code:q} &> {log:q}"
 
 
 use rule encoder as text_encoder with:

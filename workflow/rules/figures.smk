@@ -34,5 +34,5 @@ for figure in FIGURES:
         message:
             f"Draw figure {figure}"
         shell:
-            "task-arithmetic figure --name {params.name} --metrics {input.metrics}"
-            " --settings {params.settings:q} --output-dir results/{wildcards.run}/figures --job {log} --code {params.code} &> {log}"
+            "task-arithmetic figure --name {params.name:q} --metrics {input.metrics:q}"
+            " --settings {params.settings:q} --output-dir results/{wildcards.run:q}/figures --job {log:q} --code {params.code:q} &> {log:q}"

@@ -26,8 +26,8 @@ rule finetune:
     message:
         "Fine-tune {wildcards.encoder} on {wildcards.task}: {wildcards.mode}, seed {wildcards.seed}"
     shell:
-        "task-arithmetic finetune --encoder-dir results/shared/encoders/{wildcards.encoder}"
-        " --head {input.head} --data-dir results/shared/data/{wildcards.task}"
-        " --encoder {wildcards.encoder} --mode {wildcards.mode} --task {wildcards.task}"
-        " --seed {wildcards.seed} --settings {params.settings:q}"
-        " --output {output.weights} --log {output.log} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic finetune --encoder-dir results/shared/encoders/{wildcards.encoder:q}"
+        " --head {input.head:q} --data-dir results/shared/data/{wildcards.task:q}"
+        " --encoder {wildcards.encoder:q} --mode {wildcards.mode:q} --task {wildcards.task:q}"
+        " --seed {wildcards.seed:q} --settings {params.settings:q}"
+        " --output {output.weights:q} --log {output.log:q} --job {log:q} --code {params.code:q} &> {log:q}"

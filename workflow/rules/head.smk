@@ -22,6 +22,6 @@ rule head:
     message:
         "Make the head of {wildcards.task} for {wildcards.encoder}"
     shell:
-        "task-arithmetic head --encoder-dir results/shared/encoders/{wildcards.encoder}"
-        " --data-dir results/shared/data/{wildcards.task} --settings {params.settings:q}"
-        " --output {output} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic head --encoder-dir results/shared/encoders/{wildcards.encoder:q}"
+        " --data-dir results/shared/data/{wildcards.task:q} --settings {params.settings:q}"
+        " --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"

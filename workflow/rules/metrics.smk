@@ -46,4 +46,4 @@ rule metrics:
     message:
         "Gather the metrics"
     shell:
-        "task-arithmetic metrics --inputs {input} --output {output} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic metrics --inputs {input:q} --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"

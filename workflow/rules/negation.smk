@@ -32,10 +32,10 @@ rule negation:
     message:
         "Negate the task vectors: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
-        "task-arithmetic negation --encoder-dir results/shared/encoders/{wildcards.encoder}"
-        " --encoder {wildcards.encoder} --mode {wildcards.mode} --seed {wildcards.seed}"
-        " --tasks {params.tasks} --heads {input.heads} --data-dirs {params.data_dirs}"
-        " --vectors {params.vectors}"
-        " --pretrained {input.pretrained} --control {params.control}"
-        " --control-head {input.control_head} --control-data-dir results/shared/data/{params.control}"
-        " --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic negation --encoder-dir results/shared/encoders/{wildcards.encoder:q}"
+        " --encoder {wildcards.encoder:q} --mode {wildcards.mode:q} --seed {wildcards.seed:q}"
+        " --tasks {params.tasks:q} --heads {input.heads:q} --data-dirs {params.data_dirs:q}"
+        " --vectors {params.vectors:q}"
+        " --pretrained {input.pretrained:q} --control {params.control:q}"
+        " --control-head {input.control_head:q} --control-data-dir results/shared/data/{params.control:q}"
+        " --settings {params.settings:q} --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"

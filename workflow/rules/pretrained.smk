@@ -24,6 +24,6 @@ rule pretrained:
     message:
         "Evaluate {wildcards.encoder} as it was pretrained"
     shell:
-        "task-arithmetic pretrained --encoder-dir results/shared/encoders/{wildcards.encoder}"
-        " --encoder {wildcards.encoder} --tasks {params.tasks} --heads {input.heads}"
-        " --data-dirs {params.data_dirs} --settings {params.settings:q} --output {output} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic pretrained --encoder-dir results/shared/encoders/{wildcards.encoder:q}"
+        " --encoder {wildcards.encoder:q} --tasks {params.tasks:q} --heads {input.heads:q}"
+        " --data-dirs {params.data_dirs:q} --settings {params.settings:q} --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"

@@ -29,7 +29,7 @@ rule report:
     message:
         "Write the report"
     shell:
-        "task-arithmetic report --metrics {input.metrics}"
-        " --tables-dir results/{wildcards.run}/tables --figures-dir results/{wildcards.run}/figures"
+        "task-arithmetic report --metrics {input.metrics:q}"
+        " --tables-dir results/{wildcards.run:q}/tables --figures-dir results/{wildcards.run:q}/figures"
         " --settings {params.settings:q} --config-text {params.config_text:q}"
-        " --run-dir results/{wildcards.run} --output {output.page} --job {log} --code {params.code} &> {log}"
+        " --run-dir results/{wildcards.run:q} --output {output.page:q} --job {log:q} --code {params.code:q} &> {log:q}"

@@ -37,6 +37,6 @@ for table in TABLES:
         message:
             f"Make table {table}"
         shell:
-            "task-arithmetic table --name {params.name} --metrics {input.metrics}"
-            " --reference {input.reference} --settings {params.settings:q}"
-            " --output-dir results/{wildcards.run}/tables --job {log} --code {params.code} &> {log}"
+            "task-arithmetic table --name {params.name:q} --metrics {input.metrics:q}"
+            " --reference {input.reference:q} --settings {params.settings:q}"
+            " --output-dir results/{wildcards.run:q}/tables --job {log:q} --code {params.code:q} &> {log:q}"

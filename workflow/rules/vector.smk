@@ -19,5 +19,5 @@ rule vector:
     message:
         "Extract the task vector of {wildcards.task}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
-        "task-arithmetic vector --encoder-dir results/shared/encoders/{wildcards.encoder}"
-        " --finetuned {params.finetuned} --output {output.vector} --job {log} --code {params.code} &> {log}"
+        "task-arithmetic vector --encoder-dir results/shared/encoders/{wildcards.encoder:q}"
+        " --finetuned {params.finetuned:q} --output {output.vector:q} --job {log:q} --code {params.code:q} &> {log:q}"
