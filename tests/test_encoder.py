@@ -1,6 +1,7 @@
 """The image tower, its linearization, the text tower and the heads, held to open_clip's own."""
 
 import gzip
+import json
 import pickle
 import shutil
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from task_arithmetic.encoder import (
     make_head,
     read_encoder,
 )
-from task_arithmetic.geometry import weights_repository
+from task_arithmetic.geometry import HARMLESS, SIZES, read_geometry, weights_repository
 from task_arithmetic.hub import download
 
 TEMPLATES = ["a photo of a {}.", "{}", "art of the {}, don't ask!"]
@@ -449,16 +450,112 @@ NOT_PLAIN = {
     "a text bias": {"text_cfg": {**TEXT, "proj_bias": True}},
     "text pooled at its last token": {"text_cfg": {**TEXT, "pool_type": "last"}},
     "a separate text module": {"custom_text": True},
+    "text of another tokenizer": {"text_cfg": {**TEXT, "hf_tokenizer_name": "bert-base-uncased"}},
+    "text cleaned otherwise": {"text_cfg": {**TEXT, "tokenizer_kwargs": {"clean": "canonicalize"}}},
+    "norms with another ε": {"vision_cfg": {**VISION, "norm_kwargs": {"eps": 1e-6}}},
+    "tokens too": {"vision_cfg": {**VISION, "output_tokens": True}},
 }
 
 
 @pytest.mark.parametrize("kind", NOT_PLAIN)
 def test_an_encoder_that_is_no_plain_clip_vit_is_refused(tmp_path, kind):
+    """By `check` from its JSON alone, and by the stage that takes it."""
     folder = tiny.checkpoint(tmp_path / "checkpoint", **NOT_PLAIN[kind])
     with pytest.raises(UserError, match="Encoder odd is no plain CLIP ViT") as caught:
         import_encoder("odd", {"path": str(folder)}, tmp_path / "encoder")
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+    with pytest.raises(UserError) as checked:
+        read_geometry("odd", {"path": str(folder)})
+    assert str(checked.value) == str(caught.value)
+
+
+@pytest.mark.parametrize("key, value", [("pool_type", "gap"), ("register_tokens", False)])
+def test_what_a_configuration_says_beyond_what_we_know_is_refused(good_checkpoint, tmp_path, key,
+                                                                  value):  # fmt: skip
+    folder = shutil.copytree(good_checkpoint, tmp_path / "checkpoint")
+    edit(folder, "model_cfg", vision_cfg={**VISION, key: value})
+    with pytest.raises(UserError, match=rf"no plain CLIP ViT .*vision_cfg\.{key}: {value!r}"):
+        read_geometry("odd", {"path": str(folder)})
+
+
+def test_defaults_that_are_spelled_out_are_plain(good_checkpoint, tmp_path):
+    from dataclasses import asdict
+
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    folder = shutil.copytree(good_checkpoint, tmp_path / "checkpoint")
+    unused = {k: v for k, v in asdict(CLIPTextCfg()).items() if k != "hf_model_name"}
+    whole = {"vision_cfg": {**asdict(CLIPVisionCfg()), **VISION}, "text_cfg": {**unused, **TEXT}}
+    plain = read_geometry("tiny", {"path": str(folder)})
+    edit(folder, "model_cfg", custom_text=False, **whole)
+    assert read_geometry("tiny", {"path": str(folder)}) == plain
+    import_encoder("tiny", {"path": str(folder)}, tmp_path / "encoder")
+    about = read_json(tmp_path / "encoder/encoder.json")
+    assert {**about["geometry"], "text": about["text"]} == plain
+
+
+def test_the_table_of_known_keys_is_open_clips():
+    from dataclasses import fields
+
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    for part, theirs in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
+        known = {*SIZES[part], *HARMLESS[part]}
+        assert known <= {field.name for field in fields(theirs)}
+
+
+# --- Preprocessing -------------------------------------------------------------------------------
+
+
+def edit(folder, part, **changes):
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config[part] |= changes
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("resize_mode", "squash"),
+        ("resize_mode", "longest"),
+        ("interpolation", "bilinear"),
+        ("interpolation", "random"),
+        ("mode", "L"),
+        ("size", 24),
+        ("size", [16, 24]),
+        ("mean", [0.5]),
+        ("std", [0.5, 0.5, 0]),
+        ("crop_pct", 0.9),
+    ],
+)
+def test_an_encoder_whose_images_are_prepared_otherwise_is_refused(good_checkpoint, tmp_path, key,
+                                                                   value):  # fmt: skip
+    folder = shutil.copytree(good_checkpoint, tmp_path / "checkpoint")
+    edit(folder, "preprocess_cfg", **{key: value})
+    for refuse in (
+        lambda: read_geometry("odd", {"path": str(folder)}),
+        lambda: import_encoder("odd", {"path": str(folder)}, tmp_path / "encoder"),
+    ):
+        with pytest.raises(UserError, match=f"^Encoder odd: .* has {key}: ") as caught:
+            refuse()
+        assert "\n" not in str(caught.value) and not (tmp_path / "encoder").exists()
+
+
+def test_our_preprocessing_may_be_spelled_out(good_checkpoint, tmp_path):
+    folder = shutil.copytree(good_checkpoint, tmp_path / "checkpoint")
+    edit(folder, "preprocess_cfg", size=[16, 16], mode="RGB", interpolation="bicubic",
+         resize_mode="shortest", fill_color=0, mean=None)  # fmt: skip
+    import_encoder("tiny", {"path": str(folder)}, tmp_path / "encoder")
+    about = read_json(tmp_path / "encoder/encoder.json")
+    assert about["mean"] == pytest.approx([0.48145466, 0.4578275, 0.40821073])  # open_clip's
+
+
+def test_published_weights_whose_images_are_squashed_are_refused():
+    definition = {"model": "ViT-H-14-quickgelu", "pretrained": "dfn5b"}
+    with pytest.raises(UserError, match="Encoder big: .* has resize_mode: 'squash'"):
+        weights_repository("big", definition)
 
 
 @pytest.fixture(scope="module")

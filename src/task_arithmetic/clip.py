@@ -32,7 +32,7 @@ from .encoder import (
     encode_text,
     make_head,
 )
-from .geometry import image_tower_shapes
+from .geometry import check_preprocessing, image_tower_shapes, read_geometry
 from .hub import located
 
 # --- Heads ---------------------------------------------------------------------------------------
@@ -113,12 +113,17 @@ def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
         output: the folder that gets image_tower.safetensors, text_tower.safetensors and
             encoder.json.
     Raises:
-        UserError: unknown names, missing or wrong weights, a tower that is no plain CLIP ViT.
+        UserError: unknown names, missing or wrong weights, a tower that is no plain CLIP ViT, or
+            whose images are to be prepared otherwise than ours.
     """
     name, definition = encoder, settings
     record = None if download is None else read_json(download)
+    if "path" in definition:
+        _check_files(name, Path(definition["path"]))
+    geometry = read_geometry(name, definition)
+    text = geometry.pop("text")
     model, preprocess, merges = _open_clip_model(name, definition, record)
-    geometry, text = _geometries(name, model)
+    check_preprocessing(name, preprocess, geometry["image_size"])
     state = {k: v.float() for k, v in model.state_dict().items()}
     image = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
     words = {
@@ -165,12 +170,7 @@ def _open_clip_model(name: str, definition: dict, record: dict | None):
     merges = None
     if "path" in definition:
         folder = Path(definition["path"])
-        config, weights = folder / "open_clip_config.json", folder / "open_clip_model.safetensors"
-        if not config.is_file() or not weights.is_file():
-            raise UserError(
-                f"Encoder {name}: {folder} must hold open_clip_config.json and "
-                "open_clip_model.safetensors; correct `path` in its definition."
-            )
+        weights = folder / "open_clip_model.safetensors"
         model = _create(name, open_clip.create_model, f"local-dir:{folder}", load_weights=False)
         preprocess = model.visual.preprocess_cfg
         if (folder / "bpe_merges.txt.gz").is_file():
@@ -188,6 +188,15 @@ def _open_clip_model(name: str, definition: dict, record: dict | None):
     return model.eval(), preprocess, merges
 
 
+def _check_files(name: str, folder: Path) -> None:
+    files = ("open_clip_config.json", "open_clip_model.safetensors")
+    if not all((folder / file).is_file() for file in files):
+        raise UserError(
+            f"Encoder {name}: {folder} must hold {' and '.join(files)}; correct `path` in its "
+            "definition."
+        )
+
+
 def _create(name: str, create, *args, **options):
     """create(*args, **options), with open_clip's own errors as one sentence."""
     try:
@@ -198,46 +207,6 @@ def _create(name: str, create, *args, **options):
             f"Encoder {name}: open_clip cannot give {args[0]} ({reason}); check `model`, "
             "`pretrained` or `path` in its definition, and the connection if it is downloaded."
         ) from error
-
-
-def _geometries(name: str, model) -> tuple[dict, dict]:
-    """The image and the text tower's geometry of an open_clip model."""
-    try:
-        visual, block = model.visual, model.visual.transformer.resblocks[0]
-        image = {
-            "image_size": visual.image_size[0],
-            "patch_size": visual.patch_size[0],
-            "width": visual.conv1.out_channels,
-            "layers": len(visual.transformer.resblocks),
-            "heads": block.attn.num_heads,
-            "mlp_width": block.mlp.c_fc.out_features,
-            "embed_dim": visual.proj.shape[1],
-            "activation": _activation_name(block.mlp.gelu),
-        }
-        block = model.transformer.resblocks[0]
-        text = {
-            "context_length": model.context_length,
-            "vocab_size": model.vocab_size,
-            "width": model.token_embedding.embedding_dim,
-            "layers": len(model.transformer.resblocks),
-            "heads": block.attn.num_heads,
-            "mlp_width": block.mlp.c_fc.out_features,
-            "embed_dim": model.text_projection.shape[1],
-            "activation": _activation_name(block.mlp.gelu),
-        }
-    except (AttributeError, IndexError, TypeError) as error:
-        raise UserError(
-            f"Encoder {name} is no plain CLIP ViT ({error}): only vision transformers with "
-            "class-token pooling and CLIP's text transformer can be used; choose another model."
-        ) from None
-    return image, text
-
-
-def _activation_name(layer) -> str:
-    kind = type(layer).__name__
-    if kind not in ("GELU", "QuickGELU") or getattr(layer, "approximate", "none") != "none":
-        raise AttributeError(f"activation {layer}")
-    return {"GELU": "gelu", "QuickGELU": "quick_gelu"}[kind]
 
 
 @torch.no_grad()

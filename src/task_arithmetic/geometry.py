@@ -2,6 +2,7 @@
 torch."""
 
 import importlib
+import json
 import math
 import sys
 import types
@@ -13,6 +14,43 @@ from .artifacts import UserError, read_json
 from .schema import nearest
 from .vector import moved_names
 
+# What open_clip's model configuration may say of a plain CLIP ViT. Sizes, with its defaults:
+SIZES = {
+    "vision_cfg": {"layers": 12, "width": 768, "patch_size": 16, "image_size": 224},
+    "text_cfg": {"layers": 12, "width": 512, "heads": 8, "context_length": 77, "vocab_size": 49408},
+}
+OFF = (None, False, "", {})
+# The rest: key → the values that leave the function as it is; None: every value, as it is of what
+# is not there, or of pretraining. A key that is not here is one that we do not know.
+HARMLESS: dict[str, dict[str, tuple | None]] = {
+    "model_cfg": {
+        **dict.fromkeys(("embed_dim", "vision_cfg", "text_cfg")),
+        **dict.fromkeys(("init_logit_scale", "init_logit_bias", "nonscalar_logit_scale")),
+        **{"quick_gelu": (None, False, True), "custom_text": OFF},
+    },
+    "vision_cfg": {
+        **dict.fromkeys(("head_width", "mlp_ratio", "patch_dropout")),
+        **dict.fromkeys(("attn_pooler_queries", "attn_pooler_heads", "timm_model_pretrained")),
+        **dict.fromkeys(("timm_pool", "timm_proj", "timm_proj_bias", "timm_drop")),
+        **{"timm_drop_path": None, "timm_model_name": OFF, "attentional_pool": OFF},
+        **{"no_ln_pre": OFF, "pos_embed_type": ("learnable",), "pool_type": ("tok",)},
+    },
+    "text_cfg": {
+        **dict.fromkeys(("mlp_ratio", "pad_id", "eos_id", "hf_model_pretrained")),
+        **dict.fromkeys(("hf_proj_type", "hf_pooler_type")),
+        **{"embed_cls": OFF, "no_causal_mask": OFF, "proj_bias": OFF, "proj_type": ("linear",)},
+        **{"pool_type": ("argmax",), "hf_tokenizer_name": OFF, "tokenizer_mode": OFF},
+        **{"tokenizer_kwargs": OFF},
+    },
+}
+for _part in ("vision_cfg", "text_cfg"):
+    HARMLESS[_part] |= {"ls_init_value": (None,), "block_type": (None, "default")}
+    HARMLESS[_part] |= dict.fromkeys(("final_ln_after_pool", "output_tokens", "qk_norm"), OFF)
+    HARMLESS[_part] |= dict.fromkeys(("act_kwargs", "norm_kwargs"), (None, {}))
+    HARMLESS[_part] |= dict.fromkeys(("scaled_cosine_attn", "scale_heads", "scale_fc"), OFF)
+    HARMLESS[_part] |= dict.fromkeys(("scale_attn_inner", "scale_attn"), OFF)
+PREPARED = {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"}  # see data.py
+
 
 def read_geometry(name: str, definition: dict) -> dict:
     """An encoder's image tower as encode takes it, and, as `text`, its text tower; read from
@@ -20,63 +58,130 @@ def read_geometry(name: str, definition: dict) -> dict:
     T5: as t5.logits takes it.
 
     Raises:
-        UserError: open_clip has no such model, or it is no plain CLIP ViT, or no plain T5.
+        UserError: open_clip has no such model, or it is no plain CLIP ViT, or no plain T5, or a
+            local checkpoint's images are prepared otherwise than ours.
     """
     if "prompts" in definition:
         local = "path" in definition
-        config = read_json(Path(definition["path"]) / "config.json") if local else {}
+        config = _own_json(name, Path(definition["path"]) / "config.json") if local else {}
         return t5_geometry(name, {**config, **definition.get("architecture", {})})
     if "path" in definition:
-        config = read_json(Path(definition["path"]) / "open_clip_config.json")["model_cfg"]
-    else:
-        folder = open_clip_folder() / "model_configs"
-        known = sorted(path.stem for path in folder.glob("*.json"))
-        if definition["model"] not in known:
-            raise UserError(
-                f"Encoder {name}: open_clip has no model {definition['model']!r}"
-                f"{nearest(definition['model'], known)}; correct `model` in its definition."
-            )
-        config = read_json(folder / f"{definition['model']}.json")
-    try:
-        vision, text = dict(config["vision_cfg"]), dict(config["text_cfg"])
-        width, words = vision["width"], text["width"]
-        if "timm_model_name" in vision or not isinstance(vision["layers"], int):
-            raise KeyError("layers")
-        size = vision["image_size"]
-        return {
-            "image_size": size if isinstance(size, int) else size[0],
-            "patch_size": vision["patch_size"],
-            "width": width,
-            "layers": vision["layers"],
-            "heads": width // vision.get("head_width", 64),
-            "mlp_width": int(width * vision.get("mlp_ratio", 4.0)),
-            "embed_dim": config["embed_dim"],
-            "activation": "quick_gelu" if config.get("quick_gelu", False) else "gelu",
-            "text": {
-                "context_length": text["context_length"],
-                "vocab_size": text["vocab_size"],
-                "width": words,
-                "layers": text["layers"],
-                "heads": text["heads"],
-                "activation": "quick_gelu" if config.get("quick_gelu", False) else "gelu",
-                "mlp_width": int(words * text.get("mlp_ratio", 4.0)),
-                "embed_dim": config["embed_dim"],
-            },
-        }
-    except KeyError as error:
+        config = _own_json(name, Path(definition["path"]) / "open_clip_config.json")
+        geometry = _clip_geometry(name, config.get("model_cfg"))
+        check_preprocessing(name, config.get("preprocess_cfg") or {}, geometry["image_size"])
+        return geometry
+    folder = open_clip_folder() / "model_configs"
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    if definition["model"] not in known:
         raise UserError(
-            f"Encoder {name} is no plain CLIP ViT (its configuration has no usable {error}): only "
-            "vision transformers with class-token pooling and CLIP's text transformer can be used; "
-            "choose another model."
+            f"Encoder {name}: open_clip has no model {definition['model']!r}"
+            f"{nearest(definition['model'], known)}; correct `model` in its definition."
+        )
+    return _clip_geometry(name, read_json(folder / f"{definition['model']}.json"))
+
+
+def _own_json(name: str, path: Path) -> dict:
+    """A file of a user's checkpoint."""
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"Encoder {name}: {path} is no readable JSON ({error}); correct it."
         ) from None
+    if not isinstance(config, dict):
+        raise UserError(f"Encoder {name}: {path} must be a JSON object; correct it.")
+    return config
+
+
+def _clip_geometry(name: str, config) -> dict:
+    """The towers of open_clip's model configuration, of which nothing may be ignored."""
+
+    def refuse(key, value):
+        raise UserError(
+            f"Encoder {name} is no plain CLIP ViT (its configuration has {key}: {value!r}): only "
+            "vision transformers with class-token pooling and CLIP's text transformer and "
+            "tokenizer can be used; choose another model."
+        )
+
+    def whole(value):
+        return isinstance(value, int) and value > 0
+
+    found = {}
+    for part in ("model_cfg", *SIZES):
+        given = config if part == "model_cfg" else config.get(part)
+        if not isinstance(given, dict):
+            raise UserError(f"Encoder {name}: its open_clip configuration has no {part}; add it.")
+        for key, value in given.items():
+            harmless = HARMLESS[part].get(key, ())
+            if key not in SIZES.get(part, ()) and harmless is not None and value not in harmless:
+                refuse(f"{part}.{key}".removeprefix("model_cfg."), value)
+        sizes = {key: given.get(key, size) for key, size in SIZES.get(part, {}).items()}
+        for key in ("image_size", "patch_size"):  # may be pairs, of a square
+            pair = sizes.get(key)
+            if isinstance(pair, list) and len(pair) == 2 and pair[0] == pair[1]:
+                sizes[key] = pair[0]
+        ratio = given.get("mlp_ratio", 4.0)
+        if not isinstance(ratio, int | float) or ratio <= 0:
+            refuse(f"{part}.mlp_ratio", ratio)
+        for key, value in sizes.items():
+            if not whole(value):
+                refuse(f"{part}.{key}", value)
+        found[part] = {**sizes, "mlp_width": int(sizes.get("width", 0) * ratio)}
+    vision, text = found["vision_cfg"], found["text_cfg"]
+    head_width, embed_dim = config["vision_cfg"].get("head_width", 64), config.get("embed_dim")
+    if not whole(embed_dim):
+        refuse("embed_dim", embed_dim)
+    if not whole(head_width) or head_width > vision["width"]:
+        refuse("vision_cfg.head_width", head_width)
+    vision["heads"] = vision["width"] // head_width
+    for part, tower in (("vision_cfg", vision), ("text_cfg", text)):
+        if tower["width"] % tower["heads"]:
+            refuse(f"{part}.width", tower["width"])
+        tower["embed_dim"] = embed_dim
+        tower["activation"] = "quick_gelu" if config.get("quick_gelu") else "gelu"
+    if vision["image_size"] % vision["patch_size"]:  # open_clip drops the rest of the pixels
+        refuse("vision_cfg.image_size", vision["image_size"])
+    return {**vision, "text": text}
+
+
+def check_preprocessing(name: str, preprocess: dict, image_size: int) -> None:
+    """Refuse an encoder whose images are to be prepared otherwise than ours are.
+
+    Args:
+        preprocess: open_clip's preprocess_cfg, or its table's entry of pretrained weights.
+    Raises:
+        UserError: what it says is not what data.py and pixels.py do.
+    """
+    if not isinstance(preprocess, dict):
+        raise UserError(f"Encoder {name}: its preprocess_cfg must be a JSON object; correct it.")
+    wanted = {**PREPARED, "size": image_size, "mean": "three numbers", "std": "three above 0"}
+    for key, value in preprocess.items():
+        if key in ("url", "hf_hub", "quick_gelu", "fill_color") or value is None:
+            continue
+        numbers = list(value) if isinstance(value, list | tuple) else [value]
+        if key in ("mean", "std"):
+            right = len(numbers) == 3 and all(isinstance(v, int | float) for v in numbers)
+            right = right and (key == "mean" or min(numbers) > 0)
+        elif key == "size":
+            right = set(map(str, numbers)) == {str(image_size)}
+        else:
+            right = key in PREPARED and value == PREPARED[key]
+        if not right:
+            only = f"only {wanted[key]} can be" if key in wanted else "this key cannot be"
+            raise UserError(
+                f"Encoder {name}: its preprocessing has {key}: {value!r}, where {only} used: "
+                "images are prepared as CLIP's are (RGB, shortest side by bicubic interpolation, "
+                "centre crop); choose another model."
+            )
 
 
 def weights_repository(name: str, definition: dict) -> str:
     """The hub's repository of a pretrained tag, from open_clip's table of them alone.
 
     Raises:
-        UserError: open_clip has no such weights, or not on the hub; weights that were trained with
-            QuickGELU for a model without it, which would give wrong numbers without an error.
+        UserError: open_clip has no such weights, or not on the hub; a model that is no plain CLIP
+            ViT; weights that were trained with QuickGELU for a model without it, or on images that
+            are prepared otherwise, which would give wrong numbers without an error.
     """
     package = types.ModuleType("_open_clip_table")
     package.__path__ = [str(open_clip_folder())]
@@ -91,7 +196,9 @@ def weights_repository(name: str, definition: dict) -> str:
             f"Encoder {name}: open_clip has no weights {tag!r} for {model} on the hub (it has "
             f"{tags}); correct `model` or `pretrained`."
         )
-    if weights.get("quick_gelu", False) and read_geometry(name, definition)["activation"] == "gelu":
+    geometry = read_geometry(name, definition)
+    check_preprocessing(name, weights, geometry["image_size"])
+    if weights.get("quick_gelu", False) and geometry["activation"] == "gelu":
         raise UserError(
             f"Encoder {name}: the weights {tag} of {model} were trained with QuickGELU, which this "
             f"architecture does not have; use model: {model}-quickgelu."
