@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -54,21 +54,23 @@ def atomic_path(path):
             ) from error
         raise
     finally:
-        _remove(temporary)
+        remove(temporary)
         _temporaries.discard(temporary)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or folder that is of no use, if it is there and may be removed."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # such as another user's, in a folder where only owners remove
+            path.unlink()
 
 
 def remove_temporaries() -> None:
     """Remove what this process has not finished writing, before it ends at once."""
     for path in list(_temporaries):
-        _remove(path)
+        remove(path)
 
 
 def remove_partial(output) -> None:
@@ -77,7 +79,7 @@ def remove_partial(output) -> None:
     output = Path(output)
     for name in os.listdir(output.parent) if output.parent.is_dir() else []:
         if name.lstrip(".").startswith(f"{output.stem}.") and name.endswith(".partial"):
-            _remove(output.parent / name)
+            remove(output.parent / name)
 
 
 def _put(source: Path, target: Path) -> None:
@@ -85,9 +87,11 @@ def _put(source: Path, target: Path) -> None:
     if source.is_dir():
         shutil.rmtree(target, ignore_errors=True)
     else:
-        with open(source, "rb+") as file:
+        with open(source, "rb") as file:
             os.fsync(file.fileno())
-        source.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner may read
+            own = os.fstat(file.fileno()).st_uid == os.geteuid()
+        if own:  # safetensors makes files that only their owner may read; a link is another user's
+            source.chmod(0o666 & ~_umask())
     os.replace(source, target)
 
 

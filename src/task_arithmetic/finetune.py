@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from .artifacts import (
     check_tensors,
     read_made_by,
     read_tensors,
+    remove,
     sha256_of,
     sha256_of_file,
     versions,
@@ -91,7 +93,7 @@ def finetune(
         )
     write_tensors(output, theta, made_by)
     for path in (state_path, *others):
-        jobs.when_done(lambda path=path: path.unlink(missing_ok=True))
+        jobs.when_done(partial(remove, path))
 
 
 def start(theta0, about: dict, head, settings: dict, mode: str) -> dict:
@@ -421,7 +423,7 @@ def _restore(path: Path, run: dict) -> list:
         state = _state(run)
         check_tensors(path, tensors, {name: tensor.shape for name, tensor in state.items()})
     except UserError:
-        os.unlink(path)
+        remove(path)
         return []
     with torch.no_grad():
         for name, tensor in state.items():

@@ -6,7 +6,9 @@ read; writes the hashes of its outputs; and ends within seconds of SIGTERM or SI
 doing, after what training has to save.
 """
 
+import errno
 import os
+import pwd
 import select
 import shlex
 import signal
@@ -138,12 +140,30 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
         return 130, "Stopped before it was done; run the same command again."
     if is_disk_full(error):
         return 1, f"The disk is full ({error}): free some space and run again."
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return 1, not_allowed(error)
     if device.lost_gpu(error):
         return 1, (
             f"The GPU failed or disappeared ({str(error).strip().splitlines()[0]}): look at "
             "nvidia-smi and run the same command again; training resumes where it was saved."
         )
     return 1, None
+
+
+def not_allowed(error: OSError) -> str:
+    """The sentence for a file that this user may not read or write: whom to ask for it."""
+    path = str(error.filename)
+    if error.errno == errno.EROFS:
+        return f"{path} cannot be written, because its file system is mounted read-only."
+    place = next((each for each in (Path(path), *Path(path).parents) if each.exists()), Path("."))
+    try:
+        owner = pwd.getpwuid(place.stat().st_uid).pw_name
+    except (OSError, KeyError):  # of another machine's users
+        owner = "its owner"
+    return (
+        f"{path} cannot be read or written ({error.strerror}): ask {owner}, to whom {place} "
+        f"belongs, for the right to (`chmod g+rwX {shlex.quote(str(place))}`)."
+    )
 
 
 # --- What a result depends on --------------------------------------------------------------------

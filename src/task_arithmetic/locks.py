@@ -21,13 +21,17 @@ def try_lock(path) -> int | None:
     Raises:
         OSError: the file cannot be opened, or its file system keeps no locks (see NO_LOCKS).
     """
-    fd, held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), False
+    fd, held = _opened(path), False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Its last holder may have removed the file in between: then this lock excludes nobody.
         held = os.path.samestat(os.fstat(fd), os.stat(path))
     except (BlockingIOError, FileNotFoundError):
         pass
+    except OSError as error:
+        if error.errno == errno.EBADF:  # NFS locks what may be written
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
+        raise
     finally:
         if not held:
             os.close(fd)
@@ -39,6 +43,19 @@ def try_lock(path) -> int | None:
     return fd
 
 
+def _opened(path) -> int:
+    """A descriptor of a lock's file. Its mode follows the umask, so that who may write to its
+    folder may lock it too; another user's that may only be read can be locked as well."""
+    while True:
+        with suppress(FileNotFoundError):  # not O_CREAT: in /tmp and its like that opens only own
+            try:
+                return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            except PermissionError:
+                return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        with suppress(FileExistsError):  # by another job, since we looked
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+
+
 @contextmanager
 def locked(path, what: str):
     """Hold a lock for the length of the block, waiting for it if need be; yields whether it had to.
@@ -48,6 +65,8 @@ def locked(path, what: str):
     Args:
         path: the lock's file, which is removed at the end.
         what: for the messages, what is locked.
+    Raises:
+        OSError: the file cannot be made or opened.
     """
     path, waited = Path(path), False
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +76,7 @@ def locked(path, what: str):
         while (fd := try_lock(path)) is None:
             if not waited:
                 waited = True
-                _say(f"{what} is being made by {_holder(path)}: waiting until that ends.")
+                _say(f"{what} is being made by {holder(path)}: waiting until that ends.")
             time.sleep(POLL)
     except OSError as error:
         if error.errno not in NO_LOCKS:
@@ -68,14 +87,28 @@ def locked(path, what: str):
     try:
         yield waited
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # another user's, in a folder where only owners remove
+            path.unlink()
         os.close(fd)
 
 
-def _holder(path: Path) -> str:
+def holder(path) -> str:
+    """Who holds a lock, as it wrote into the file; a user who may only read it could not."""
     with suppress(OSError):
-        return path.read_text().strip() or "another job"
-    return "another job"
+        text = Path(path).read_text(encoding="utf-8").strip()
+        known = re.fullmatch(r"process (\d+) on (.+)", text)
+        if known and (known[2] != node() or is_alive(int(known[1]))):
+            return text
+    return "another process"
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this machine has such a process."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)  # another user's
+    return True
 
 
 def lacks_locks(folder, mounts="/proc/mounts") -> str | None:
@@ -83,7 +116,7 @@ def lacks_locks(folder, mounts="/proc/mounts") -> str | None:
     are, as far as one can tell: NFS keeps them unless it is mounted with nolock or local_lock,
     Lustre if it is mounted with flock."""
     try:
-        lines = Path(mounts).read_text().splitlines()
+        lines = Path(mounts).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return None
     folder = os.path.realpath(folder)

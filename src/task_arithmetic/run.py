@@ -5,8 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-from .artifacts import read_json, sha256_of, write_json
-from .locks import lacks_locks, node, try_lock
+from .artifacts import UserError, read_json, sha256_of, write_json
+from .jobs import outcome
+from .locks import NO_LOCKS, POLL, holder, lacks_locks, node, try_lock
 from .rerun import keep_plan, remember
 
 _lock: list[int] = []  # the descriptor of this process's lock; the kernel frees it
@@ -19,27 +20,40 @@ def start(run_dir, dag, config: dict) -> None:
         run_dir: results/<run>. dag: Snakemake's graph of jobs. config: the configuration.
     Raises:
         SystemExit: another Snakemake works on this run, or on one that defines otherwise what the
-            two share.
+            two share; this user may not write to the run's folder, or not lock it.
     """
-    run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / ".lock"
     try:
-        fd = try_lock(path)
-    except OSError:
-        fd = -1
-    if fd is None:
-        sys.exit(
-            f"Another snakemake works on {run_dir} ({path.read_text().strip()}): wait until it "
-            "ends, or stop it; `task-arithmetic status` shows what it does."
-        )
-    _lock.append(fd)
-    if why := lacks_locks(run_dir):
+        _start(Path(run_dir), dag, config)
+    except (UserError, OSError) as error:
+        if (sentence := outcome(error)[1]) is None:
+            raise
+        sys.exit(sentence)
+
+
+def _start(run_dir: Path, dag, config: dict) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path, why = run_dir / ".lock", lacks_locks(run_dir)
+    try:
+        for _ in range(3):  # another run that starts now takes it for a moment, to see if it can
+            if (fd := try_lock(path)) is not None:
+                _lock.append(fd)
+                break
+            time.sleep(POLL)
+        else:
+            sys.exit(
+                f"Another snakemake works on {run_dir} ({holder(path)}): wait until it ends, or "
+                "stop it; `task-arithmetic status` shows what it does."
+            )
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        why = f"The file system of {run_dir} keeps no locks ({error.strerror})"
+    if why:
         print(f"{why}: start only one snakemake at a time on {run_dir}.", file=sys.stderr)
     shared = {
         str(job.output[0]): sha256_of([job.params.code, str(job.params.get("settings", ""))])
         for job in dag.jobs
-        if job.log and str(job.log[0]).startswith(str(run_dir.with_name("shared")))
+        if job.log and Path(job.log[0]).is_relative_to(run_dir.with_name("shared"))
     }
     _refuse_others(run_dir, shared)
     keep_plan(config)
@@ -71,17 +85,18 @@ def start(run_dir, dag, config: dict) -> None:
 def _refuse_others(run_dir: Path, shared: dict[str, str]) -> None:
     """End this process if a run that goes on makes one of the shared outputs otherwise."""
     for other in run_dir.parent.glob("*/run.json"):
-        if other.parent == run_dir:
+        theirs = read_json(other).get("shared", {})
+        differing = [path for path in shared if theirs.get(path, shared[path]) != shared[path]]
+        lock = other.with_name(".lock")
+        if not differing or other.parent == run_dir or not lock.exists():
             continue
-        if (fd := try_lock(other.with_name(".lock"))) is not None:  # it has ended
+        if (fd := try_lock(lock)) is not None:  # it has ended
             os.close(fd)
             continue
-        theirs = read_json(other).get("shared", {})
-        if differing := [path for path in shared if theirs.get(path, shared[path]) != shared[path]]:
-            sys.exit(
-                f"The run in {other.parent} is going on, and makes {differing[0]} with other "
-                "settings or code: wait until it ends."
-            )
+        sys.exit(
+            f"The run in {other.parent} is going on, and makes {differing[0]} with other settings "
+            "or code: wait until it ends."
+        )
 
 
 def _stage(log: str) -> str:

@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from .artifacts import UserError
-from .locks import node
-from .trace import BLANK, QUIET, is_alive, name_of, place, read_attempts, record_of, state_of
+from .locks import is_alive, node
+from .trace import BLANK, QUIET, name_of, place, read_attempts, record_of, state_of
 
 STATES = ["done", "running", "failed", "stopped", "queued", "lost", "unreadable"]  # of a job
 COLUMNS = [

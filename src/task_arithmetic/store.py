@@ -34,7 +34,8 @@ def put(store: Path, stage: str, fingerprint: str, files: list[Path], limit: flo
         _remove(entry)
         return
     if sum(file.stat().st_size for file in files) > 2**20:  # looking at all entries takes time
-        collect(store, limit)
+        with suppress(OSError):
+            collect(store, limit)
 
 
 def take(store: Path, stage: str, fingerprint: str, files: list[Path]) -> bool:
@@ -52,6 +53,8 @@ def take(store: Path, stage: str, fingerprint: str, files: list[Path]) -> bool:
             file.stat()
     except (UserError, KeyError, FileNotFoundError):
         _remove(entry)
+        return False
+    except OSError:  # another user's, who lets nobody read it
         return False
     for source, target in zip(kept, files, strict=True):
         with atomic_path(target) as temporary:
@@ -77,8 +80,7 @@ def collect(store: Path, limit: float) -> tuple[int, int]:
     for _, size, mark in sorted(entries):
         if held - freed <= limit:
             break
-        if size:
-            _remove(mark)
+        if size and _remove(mark):
             removed, freed = removed + 1, freed + size
     return removed, freed
 
@@ -111,8 +113,11 @@ def _hashes(files: list[Path]) -> dict[str, str]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """The same file under another name, as a hard link where the file system allows it."""
+    """The same file under another name: as a hard link if it is one's own, whose time and mode may
+    be changed, and the file system has links."""
     try:
+        if source.stat().st_uid != os.geteuid():
+            raise PermissionError
         os.link(source, target)
     except FileExistsError:
         return
@@ -125,6 +130,11 @@ def _copy(source: Path, target: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _remove(entry: Path) -> None:
-    for path in sorted(entry.parent.glob(f"{entry.stem}.*"), reverse=True):  # .sha256 before data
-        path.unlink(missing_ok=True)
+def _remove(entry: Path) -> bool:
+    """Whether the entry is gone: another user's may not be one's to remove."""
+    try:
+        for path in sorted(entry.parent.glob(f"{entry.stem}.*"), reverse=True):  # .sha256 first
+            path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True

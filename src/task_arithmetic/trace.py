@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .artifacts import atomic_path
-from .locks import node
+from .locks import is_alive, node
 
 STAGES = "embedded download data encoder head finetune vector pretrained single_task kernel".split()
 STAGES += (
@@ -61,15 +61,6 @@ def state_of(attempt: dict, now: float) -> str:
         return ends.get(attempt["exit"], "failed")
     recent, near = now - attempt["updated"] < QUIET, attempt["node"] == node()
     return "running" if (is_alive(attempt["pid"]) if near else recent) else "lost"
-
-
-def is_alive(pid: int) -> bool:
-    """Whether this machine has such a process."""
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # another user's
-    return True
 
 
 def rows(run_dir, jobs: list[dict]) -> list[dict]:
