@@ -4,6 +4,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from task_arithmetic.config import ROOT, read_config
+from task_arithmetic.plan import outputs
+from task_arithmetic.storage import FILES, OTHER_FILES
+
 pytestmark = pytest.mark.slow
 
 TABLES = {
@@ -66,6 +70,13 @@ def test_the_report_holds_tables_figures_configuration_and_timings(nano):
     assert page.count("data:image/png;base64,") == len(FIGURES) + 1  # and the timeline
     assert 'src="http' not in page and 'href="http' not in page.split("</style>")[0]
     assert yaml.safe_load((nano.results / "config.yaml").read_text())["run"] == "nano"
+
+
+def test_a_run_has_about_as_many_files_as_planned(nano):
+    jobs = outputs(read_config(ROOT / nano.config))
+    planned = sum(FILES.get(stage, OTHER_FILES) * len(paths) for stage, paths in jobs.items())
+    made = [*nano.folder.glob("results/**/*"), *nano.folder.glob(".snakemake/metadata/**/*")]
+    assert len({path.stat().st_ino for path in made}) == pytest.approx(planned, rel=0.25)
 
 
 def test_the_trace_has_every_job(nano):

@@ -7,11 +7,14 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from task_arithmetic import plan as planning
@@ -22,6 +25,7 @@ from task_arithmetic.config import (
     load_definition,
     merge,
     patterns,
+    read_config,
     read_yaml,
     validate_config,
 )
@@ -271,7 +275,7 @@ def test_counts_that_nobody_knows_are_called_unknown(project, capsys):
     (project / "overlay.yaml").write_text("tasks: [own, textures, landcover]")
     plan(project / "config/nano.yaml", project / "overlay.yaml", device="a100", basedir=project)
     printed = capsys.readouterr().out
-    assert re.search(r"^data +4 +0 +– +≥ 36.1 MB +–$", printed, re.M)
+    assert re.search(r"^data +4 +0 +– +– +≥ 36.1 MB +48 +–$", printed, re.M)
     assert re.search(r"^single_task .*≥ [\d.]+$", printed, re.M)
     assert re.search(r"^finetune .* [\d.]+$", printed, re.M) and "≥" not in line(
         printed, "finetune"
@@ -283,6 +287,85 @@ def test_counts_that_nobody_knows_are_called_unknown(project, capsys):
     )
     plan(project / "config/nano.yaml", project / "overlay.yaml", device="a100", basedir=project)
     assert "≥" not in capsys.readouterr().out
+
+
+def folder_of_images(root: Path, counts: dict, size) -> None:
+    """Two classes in each split, and one file that is no image."""
+    for split, count in counts.items():
+        for i in range(count):
+            place = root / split / "ab"[i % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size).save(place / f"{i}.png")
+        (root / split / "a/broken.png").write_text("no image")
+
+
+@pytest.mark.parametrize("size, side", [((24, 24), 24), ((600, 300), 224)])
+def test_a_folder_that_was_not_read_yet_is_known_by_a_sample(project, size, side):
+    folder_of_images(project / "pictures", {"train": 60, "test": 20}, size)
+    own = {"path": "pictures", "templates": ["a {}."], "validation": 11}
+    (project / "config/tasks/own.yaml").write_text(yaml.safe_dump(own))
+    (project / "overlay.yaml").write_text("tasks: [own, textures, landcover]")
+    config = read_config(project / "config/nano.yaml", project / "overlay.yaml", basedir=project)
+    counts = storage.example_counts(config, "own")
+    assert counts == {"train": 61 - 11, "validation": 11, "test": 21}
+    area = size[0] * size[1] if side == 24 else 512 * 256
+    found = storage.data_bytes(config["definitions"]["tasks"]["own"], counts)
+    assert found == 3 * (50 * area + 32 * side**2) + 8 * (82 + 50)
+    assert storage.how_sized(config, "own") == "sample"
+
+
+def test_a_saved_dataset_that_was_not_read_yet_is_known_by_a_sample(tmp_path):
+    import datasets
+
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a"]))
+    splits = {
+        split: datasets.Dataset.from_dict(
+            {"image": [Image.new("RGB", (20, 20))] * count, "label": [0] * count}, features
+        )
+        for split, count in {"train": 30, "test": 10}.items()
+    }
+    datasets.DatasetDict(splits).save_to_disk(
+        tmp_path / "saved", num_shards={"train": 3, "test": 1}
+    )
+    definition = {"path": str(tmp_path / "saved")}
+    counts = storage._counted(definition)
+    assert counts == {"train": 27, "validation": 3, "test": 10}
+    assert storage.data_bytes(definition, counts) == 40 * (20 * 20 * 3 + 8) + 27 * 8
+
+
+def test_a_large_folder_is_looked_at_in_less_than_a_second(tmp_path):
+    folder_of_images(tmp_path, {"train": 2, "test": 2}, (300, 300))
+    for split, count in {"train": 45_000, "test": 5_000}.items():
+        for i in range(count):
+            os.link(tmp_path / split / "a/0.png", tmp_path / split / f"b/{i:06d}.png")
+    began = time.perf_counter()
+    counts = storage._counted({"path": str(tmp_path)})
+    assert sum(counts.values()) == 50_006 and storage.data_bytes({"path": str(tmp_path)}, counts)
+    assert time.perf_counter() - began < 1
+
+
+def test_what_is_there_is_not_needed_again(project, capsys):
+    def row(stage):
+        plan(project / "config/nano.yaml", device="a100", basedir=project)
+        return line(capsys.readouterr().out, stage).split("  ")
+
+    before = [cell.strip() for cell in row("data") if cell]
+    folder = Path("results/shared/data/textures")
+    folder.mkdir(parents=True)
+    (folder / "train_images.npy").write_bytes(bytes(2_000_000))
+    (folder / "manifest.json").write_text("{}")
+    after = [cell.strip() for cell in row("data") if cell]
+    assert before == ["data", "3", "0", "–", "–", "36.1 MB", "36", "–"]
+    assert after == ["data", "3", "1", "–", "2.00 MB", "24.1 MB", "24", "–"]
+
+
+def test_too_little_room_is_said(project, monkeypatch, capsys):
+    monkeypatch.setattr(planning, "free_files", lambda folder: 100)
+    monkeypatch.setattr(planning.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+    plan(project / "config/nano.yaml", device="a100", basedir=project)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"[\d.]+ MB are added, and only 1.00 MB are free in /", printed)
+    assert re.search(r"\d+ files are added, and only 100 files are free in /", printed)
 
 
 def line(printed: str, stage: str) -> str:
@@ -307,9 +390,9 @@ def test_without_a_hub_the_plan_says_so_and_writes_nothing(tmp_path):
         cwd=tmp_path,
     )
     assert run.returncode == 0, run.stderr
-    assert re.search(r"^download +20 +0 +unknown +unknown +–$", run.stdout, re.M)
+    assert re.search(r"^download +20 +0 +unknown +– +unknown +80 +–$", run.stdout, re.M)
     assert "hub not reachable" in run.stdout
-    assert re.search(r"^total .* ≥ \d+ GB +[\d.]+$", run.stdout, re.M)
+    assert re.search(r"^total .* ≥ \d+ GB +[\d,]+ +[\d.]+$", run.stdout, re.M)
     assert not list(tmp_path.iterdir())
 
 

@@ -6,6 +6,7 @@ Nothing is downloaded or written.
 
 import json
 import os
+import shutil
 import textwrap
 from typing import NamedTuple
 
@@ -30,18 +31,23 @@ from .speed import (
 )
 from .storage import (
     ASPECT,
+    FILES,
     FLOAT,
+    OTHER_FILES,
+    SAMPLE,
     SOURCE,
     TARGET,
     add_up,
+    bytes_at,
     class_count,
     disk_bytes,
     downloads,
     example_counts,
+    free_files,
+    how_sized,
     hub_sources,
     human_bytes,
     parts_of,
-    size_is_known,
     template_count,
     three_digits,
     times,
@@ -95,8 +101,9 @@ def plan(*paths, device: str | None = None, basedir=ROOT) -> None:
     total = sum(value for values in seconds.values() for value in values if value is not None)
     unit = Unit(f"{'GPU' if kind == 'cuda' else 'CPU'}-{'hours' if total >= 3600 else 'minutes'}")
     notes = [*_notes(config, kind, geometries, unit.text(total / _share(kind))), *notes]
+    notes += _room(jobs, disk)
     print(f"{config['run']}: {_held(config)}\n")
-    print(_stage_table(jobs, disk, fetched, seconds, unit), end="\n\n")
+    print(_stage_table(jobs, disk, seconds, unit), end="\n\n")
     print(_speed_table(keys, items, speeds, config, geometries, unit), end="\n\n")
     for sentence in [*about, "", *notes]:
         print(textwrap.fill(sentence, 100, subsequent_indent="  "))
@@ -301,22 +308,28 @@ def _held(config: dict) -> str:
     return "; ".join([*held, counted(config, "seeds")])
 
 
-def _stage_table(jobs: dict, disk: dict, fetched: list, seconds: dict, unit: Unit) -> str:
-    rows = []
+def _stage_table(jobs: dict, disk: dict, seconds: dict, unit: Unit) -> str:
+    rows, every = [], []
     for stage, paths in jobs.items():
-        done = sum(os.path.exists(path) for path in paths)
-        downloaded = _amount(fetched, human_bytes) if stage == "download" else "–"
-        row = [stage, f"{len(paths):,}", f"{done:,}", downloaded]
-        row.append(_amount(disk.get(stage, []), human_bytes))
-        row.append(_amount(seconds.get(stage, []), unit.text))
-        if paths:
-            rows.append(row)
-    every = [path for paths in jobs.values() for path in paths]
-    done = sum(os.path.exists(path) for path in every)
-    row = ["total", f"{len(every):,}", f"{done:,}", _amount(fetched, human_bytes)]
-    row += [_amount([v for values in disk.values() for v in values], human_bytes)]
-    rows.append([*row, _amount([v for values in seconds.values() for v in values], unit.text)])
-    return _table(["stage", "jobs", "done", "download", "disk", unit.name], rows, ruled=True)
+        are_there = [os.path.exists(path) for path in paths]
+        there, added = [], []
+        for path, is_there, size in zip(paths, are_there, disk.get(stage, paths), strict=True):
+            if stage in disk and is_there:
+                there.append(size if stage == "download" else bytes_at(path))
+            elif stage in disk:
+                added.append(size)
+        files = [FILES.get(stage, OTHER_FILES) * (not is_there) for is_there in are_there]
+        every.append([stage, are_there, there, added, files, seconds.get(stage, [])])
+    every.append(["total", *([v for row in every for v in row[i]] for i in range(1, 6))])
+    fetched = next(row[3] for row in every if row[0] == "download")
+    for stage, are_there, there, added, files, taken in every:
+        row = [stage, f"{len(are_there):,}", f"{sum(are_there):,}"]
+        row.append(_amount(fetched if stage in ("download", "total") else [], human_bytes))
+        row += [_amount(there, human_bytes), _amount(added, human_bytes), f"{sum(files):,}"]
+        if are_there:
+            rows.append([*row, _amount(taken, unit.text)])
+    head = ["stage", "jobs", "done", "download", "there", "disk", "files", unit.name]
+    return _table(head, rows, ruled=True)
 
 
 ACTIONS = {
@@ -370,14 +383,21 @@ def _share(kind: str) -> int:
 
 def _notes(config: dict, kind: str, geometries: dict, shared: str) -> list[str]:
     """Sentences on what the numbers are; shared: the time if it is spread."""
-    definitions, parts = config["definitions"]["tasks"], parts_of(config)
+    parts = parts_of(config)
     state = 3 * FLOAT * max(parameters(shapes_of(g).values()) for g in geometries.values())
     notes = [
-        "Everything from scratch; done: outputs that are there already. Snakemake counts one job "
-        "more, `all`. Stages without disk write less than a megabyte per job."
+        "Jobs and times of everything from scratch; done: outputs that are there already, with the "
+        "bytes under there; disk and files: what is added to them (files about, with logs, records "
+        "and folders). Snakemake counts one job more, `all`. Stages without disk write less than a "
+        "megabyte per job."
     ]
-    bounded = [task for task in parts["vision"]["read"] if not size_is_known(definitions[task])]
-    if bounded:
+    sized = {task: how_sized(config, task) for task in parts["vision"]["read"]}
+    if sampled := [task for task, how in sized.items() if how == "sample"]:
+        notes.append(
+            f"The arrays of {_listed(sampled)} are estimated by {SAMPLE} of the images in each "
+            "split's folder."
+        )
+    if bounded := [task for task, how in sized.items() if how == "bound"]:
         notes.append(
             f"The arrays of {_listed(bounded)} take at most this ({RESOLUTION} × {RESOLUTION} "
             f"pixels, in training {TRAIN_SIDE} × {round(ASPECT * TRAIN_SIDE)} or the source's "
@@ -405,6 +425,29 @@ def _notes(config: dict, kind: str, geometries: dict, shared: str) -> list[str]:
             "time are not counted."
         )
     return notes
+
+
+def _room(jobs: dict, disk: dict) -> list[str]:
+    """A sentence if what is added does not fit where results lie."""
+    folder = "results" if os.path.isdir("results") else "."
+    missing = {k: [not os.path.exists(path) for path in paths] for k, paths in jobs.items()}
+    files = sum(FILES.get(stage, OTHER_FILES) * sum(new) for stage, new in missing.items())
+    amounts = [
+        size or 0
+        for stage, sizes in disk.items()
+        if stage != "download"  # these go to the hub's cache
+        for size, new in zip(sizes, missing[stage], strict=True)
+        if new
+    ]
+    rooms = [(sum(amounts), shutil.disk_usage(folder).free, human_bytes, "")]
+    if (free := free_files(folder)) is not None:
+        rooms.append((files, free, "{:,}".format, " files"))
+    return [
+        f"Too little room: {form(needed)}{unit} are added, and only {form(free)}{unit} are free in "
+        f"{os.path.abspath(folder)}; make place, or put results/ on another disk by a link."
+        for needed, free, form, unit in rooms
+        if needed > free
+    ]
 
 
 def _listed(names: list[str]) -> str:

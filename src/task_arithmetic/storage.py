@@ -4,10 +4,15 @@ Nothing here imports torch. How long texts are nobody knows before they are ther
 tokens are assumed.
 """
 
+import glob
+import io
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
+from statistics import fmean
 
 from . import settings
 from .arrays import RESOLUTION, SMALL, SPLITS, TRAIN_SIDE
@@ -21,6 +26,7 @@ from .geometry import (
     text_parameters,
     weights_repository,
 )
+from .source import VALIDATION_FRACTION, VALIDATION_MAX
 from .vector import moved_names
 
 FLOAT = 4  # bytes of a stored parameter
@@ -31,6 +37,8 @@ SIDES |= {"tanganke/resisc45": 256, "tanganke/gtsrb": 250}
 EMBEDDED_SIDE = 32
 ASPECT = 4 / 3  # width to height that other images are reckoned with
 SOURCE, TARGET = 64, 4  # tokens of an input and of an answer, on average: assumed
+SAMPLE = 48  # images of a folder's split whose sizes are looked at
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LINE = 4 * SOURCE  # bytes of a row's texts: four characters for each token, assumed
 
 UNITS = {"vision": "image", "language": "text"}  # modality → what one example of it is
@@ -108,11 +116,13 @@ def disk_bytes(config: dict, geometries: dict) -> dict[str, list[int | None]]:
     """Stage → bytes of what each of its jobs writes; None: unknown. Stages that write less than
     megabytes are left out."""
     disk: dict[str, list] = {"embedded": [], "data": [], "encoder": [], "head": [], "vector": []}
+    drawn: set[str] = set()
     for part in parts_of(config).values():
         for task in part["read"]:
             definition, counts = config["definitions"]["tasks"][task], example_counts(config, task)
             disk["data"].append(data_bytes(definition, counts))
-            if "embedded" in definition:
+            if "embedded" in definition and definition["embedded"] not in drawn:
+                drawn.add(definition["embedded"])
                 row = LINE if is_text(definition) else 3 * EMBEDDED_SIDE**2
                 disk["embedded"].append(times(row, add_up(counts.values())))
         for encoder in part["encoders"]:
@@ -144,33 +154,138 @@ def _head_bytes(config: dict, task: str, geometry: dict) -> int | None:
 
 def data_bytes(definition: dict, counts: dict) -> int | None:
     """Bytes of a task's data: texts of the assumed length; arrays of images, see data.py, exactly
-    if these are small, square and of one known size, else an upper bound, but for images that are
-    wider than 4 to 3."""
+    if these are small, square and of one known size; of a folder, by the sizes of some of its
+    images; else an upper bound, but for images that are wider than 4 to 3."""
     if None in counts.values():
         return None
     if is_text(definition):
         return LINE * sum(counts.values())
-    side = EMBEDDED_SIDE if "embedded" in definition else SIDES.get(definition.get("hub"))
-    largest = side**2 if side and side <= TRAIN_SIDE else round(ASPECT * TRAIN_SIDE**2)
-    stored = side if side and side <= SMALL else RESOLUTION
+    sizes = _looked_at(definition)
+    if any(sizes.values()):
+        shrunk = [min(1, TRAIN_SIDE / min(wh)) ** 2 * wh[0] * wh[1] for wh in sizes["train"]]
+        largest = fmean(shrunk or [0])
+        (width, height), *others = set(sizes["train"] + sizes["test"])
+        stored = width if not others and width == height <= SMALL else RESOLUTION
+    else:
+        side = _known_side(definition)
+        largest = side**2 if side and side <= TRAIN_SIDE else ASPECT * TRAIN_SIDE**2
+        stored = side if side and side <= SMALL else RESOLUTION
     labels = 8 * sum(counts.values())
-    sizes = 8 * counts["train"]
+    heights = 8 * counts["train"]
     evaluated = 3 * stored**2 * (counts["validation"] + counts["test"])
-    return 3 * largest * counts["train"] + evaluated + labels + sizes
+    return round(3 * largest * counts["train"]) + evaluated + labels + heights
 
 
-def size_is_known(definition: dict) -> bool:
-    """Whether a task's arrays have exactly the bytes that data_bytes says."""
-    side = EMBEDDED_SIDE if "embedded" in definition else SIDES.get(definition.get("hub"))
-    return side is not None and side <= SMALL
+def _known_side(definition: dict) -> int | None:
+    return EMBEDDED_SIDE if "embedded" in definition else SIDES.get(definition.get("hub"))
+
+
+def how_sized(config: dict, task: str) -> str:
+    """What data_bytes is of a task of images: "there", "exact", "sample" or "bound"."""
+    definition = config["definitions"]["tasks"][task]
+    side = _known_side(definition)
+    if _manifest(task) or (side and side <= SMALL):
+        return "there" if _manifest(task) else "exact"
+    return "sample" if any(_looked_at(definition).values()) else "bound"
 
 
 def example_counts(config: dict, task: str) -> dict[str, int | None]:
     """Split → number of examples: as expected by the task's definition, else as its manifest has
-    it if the data stage has run; None: unknown."""
-    expected = config["definitions"]["tasks"][task].get("expected", {})
-    found = _manifest(task).get("counts", {})
+    it if the data stage has run, else of a folder what is in it; None: unknown."""
+    definition = config["definitions"]["tasks"][task]
+    expected, found = definition.get("expected", {}), _manifest(task).get("counts")
+    if found is None:
+        found = {} if set(expected) >= set(SPLITS) else _counted(definition)
     return {split: expected.get(split, found.get(split)) for split in SPLITS}
+
+
+def _counted(definition: dict) -> dict[str, int]:
+    """Split → number of examples in a folder, as source.py will draw them."""
+    rows = {role: _rows(*where)[0] for role, where in _splits(definition).items()}
+    whole = rows.get("train", 0) if definition.get("train", "train") else rows.get("test", 0)
+    if not whole or not rows.get("test"):
+        return {}
+    held = definition.get("validation") or min(int(VALIDATION_FRACTION * whole), VALIDATION_MAX)
+    if definition.get("train", "train"):
+        return {"train": whole - held, "validation": held, "test": rows["test"]}
+    return {"train": 0, "validation": held, "test": whole - held}
+
+
+def _looked_at(definition: dict) -> dict[str, list[tuple[int, int]]]:
+    """Role of a split → width and height of some of its images, if they lie in a folder."""
+    found = {role: _rows(*where)[1] for role, where in _splits(definition).items()}
+    return {"train": [], "test": [], **found}
+
+
+def _splits(definition: dict) -> dict[str, tuple[str, str]]:
+    """train and test → the folder of each, below a task's own, and its column of images."""
+    if "path" not in definition:
+        return {}
+    names = {role: definition.get(role, role) for role in ("train", "test")}
+    root, column = os.path.abspath(definition["path"]), definition.get("image", "image")
+    return {role: (os.path.join(root, name), column) for role, name in names.items() if name}
+
+
+@cache
+def _rows(folder: str, column: str) -> tuple[int, list[tuple[int, int]]]:
+    """The number of rows in a split's folder of images, or of `datasets`' tables, and the sizes of
+    some images, of which no pixels are read; what cannot be read is passed over."""
+    rows, some = 0, []  # images, as files or bytes
+    for here, _, names in os.walk(folder):
+        if tables := [os.path.join(here, name) for name in names if name.endswith(".arrow")]:
+            for table in tables:
+                with suppress(Exception):
+                    count, images = _table(table, column, -(-SAMPLE // len(tables)))
+                    rows, some = rows + count, some + images
+        else:
+            some += [os.path.join(here, name) for name in names if name.lower().endswith(IMAGES)]
+            rows = len(some)
+    sizes = []
+    for image in some[:: -(-len(some) // SAMPLE) or 1]:
+        with suppress(Exception):
+            from PIL import Image
+
+            with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
+                sizes.append(picture.size)
+    return rows, sizes
+
+
+def _table(path: str, column: str, most: int) -> tuple[int, list]:
+    """The rows of a table of `datasets`, and a few of its first images' bytes, if it has any."""
+    import pyarrow
+
+    rows, images = 0, []
+    with pyarrow.memory_map(path) as file, pyarrow.ipc.open_stream(file) as batches:
+        for batch in batches:
+            if not rows and column in batch.schema.names:
+                values = batch.column(column).slice(0, most).to_pylist()
+                images = [v["bytes"] or v["path"] for v in values if isinstance(v, dict)]
+            rows += batch.num_rows
+    return rows, images
+
+
+def bytes_at(output: str) -> int:
+    """Bytes of what a job has made; output: the file that the plan knows it by."""
+    path = Path(output)
+    files: Iterable[Path] = path.parent.glob(f"{glob.escape(path.stem)}.*")
+    if path.name in ("manifest.json", "encoder.json"):
+        files = path.parent.iterdir()
+    elif path.with_suffix("").is_dir():
+        files = path.with_suffix("").rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+# Files and folders that a job adds, about: outputs and their hashes, log and record, the store's
+# mark, and what Snakemake notes of each output.
+FILES = {"download": 4, "embedded": 16, "data": 12, "encoder": 8, "head": 7, "finetune": 11}
+FILES |= {"vector": 8, "efficiency": 7, "metrics": 6, "tables": 8, "figures": 6, "report": 6}
+OTHER_FILES = 10  # of stages that write metrics
+
+
+def free_files(folder: str) -> int | None:
+    """The number of files that fit into a folder's file system; None if it has no such limit."""
+    about = os.statvfs(folder)
+    return about.f_favail if about.f_files else None
 
 
 def class_count(config: dict, task: str) -> int | None:
