@@ -119,13 +119,13 @@ def is_disk_full(error: BaseException) -> bool:
 def write_json(path, content) -> None:
     """Write `content` as readable JSON with sorted keys."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def read_json(path):
     """Read a JSON artifact. Raises UserError if it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the stage that makes it first.") from None
     except ValueError:
@@ -195,13 +195,13 @@ def write_sha256(files, hashes: dict[str, str] | None = None) -> None:
         for file in [*every, *others]
     ]
     with atomic_path(first.with_suffix(".sha256")) as temporary:
-        temporary.write_text("".join(lines))
+        temporary.write_text("".join(lines), "utf-8")
 
 
 def read_sha256(file) -> dict[str, str]:
     """File name → hash, as recorded beside `file`; empty if nothing is."""
     try:
-        lines = Path(file).with_suffix(".sha256").read_text().splitlines()
+        lines = Path(file).with_suffix(".sha256").read_text("utf-8").splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return {}
     return {name: value for value, _, name in (line.partition("  ") for line in lines)}

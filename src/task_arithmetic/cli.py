@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 
@@ -19,6 +20,8 @@ from .stages import STAGES
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. Mistakes end in one sentence, without traceback."""
+    with suppress(AttributeError):
+        sys.stdout.reconfigure(errors="replace")  # α, where a locale has no such letter
     arguments = vars(_parser().parse_args(argv))
     command = arguments.pop("command")
     warnings.filterwarnings("ignore", category=FutureWarning)

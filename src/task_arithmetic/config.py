@@ -6,6 +6,7 @@ with the configuration is a UserError of one sentence. Nothing here imports torc
 
 import glob
 import os
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -150,6 +151,11 @@ def validate_config(config: dict, basedir=ROOT) -> dict:
     schema = _schema("config", str(basedir))
     config = {**composed(config), **{k: config[k] for k in ("scratch",) if k in config}}  # a path
     check_schema(config, schema, "the configuration")
+    if (coding := sys.getfilesystemencoding()) != "utf-8" and not str(config).isascii():
+        raise UserError(
+            "The configuration has letters other than ASCII's, which cannot stand in names of "
+            f"files in this locale ({coding}): set LC_ALL=C.UTF-8."
+        )
     defaults = {k: v["default"] for k, v in schema["properties"].items() if "default" in v}
     config = {**defaults, **config}
     config["parts"] = _parts(config)

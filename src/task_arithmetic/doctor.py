@@ -84,7 +84,7 @@ def doctor(*paths, basedir=ROOT) -> None:
 def last_failure(task: str) -> str | None:
     """The sentence in which the data stage of a task ended, if it failed."""
     log = Path(f"results/shared/logs/data/{task}.log")
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     start = "task-arithmetic data: "
     return lines[-1].removeprefix(start) if lines and lines[-1].startswith(start) else None
 

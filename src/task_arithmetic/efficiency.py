@@ -70,7 +70,7 @@ def start_memory(device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    with open("/proc/self/clear_refs", "w") as file:
+    with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
         file.write("5")  # Linux: resets VmHWM, the peak resident size
     return _status("RssAnon")
 
@@ -83,7 +83,7 @@ def peak_memory(device) -> int:
 
 def _status(field: str) -> int:
     """A field of /proc/self/status, in bytes."""
-    with open("/proc/self/status") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         for line in file:
             if line.startswith(field + ":"):
                 return int(line.split()[1]) * 1024

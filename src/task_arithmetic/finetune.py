@@ -89,7 +89,8 @@ def finetune(
     with atomic_path(log) as temporary:
         temporary.write_text(
             f"step,loss,learning_rate,{form.UNIT}s_per_second\n"
-            + "".join(f"{s},{loss:.6f},{lr:.6e},{speed:.1f}\n" for s, loss, lr, speed in rows)
+            + "".join(f"{s},{loss:.6f},{lr:.6e},{speed:.1f}\n" for s, loss, lr, speed in rows),
+            "utf-8",
         )
     write_tensors(output, theta, made_by)
     for path in (state_path, *others):

@@ -134,7 +134,7 @@ def _cached(repo: str, kind: str, revision: str) -> tuple[str, list[str]] | None
 
     folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind)
     reference = folder / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
+    commit = reference.read_text("utf-8").strip() if reference.is_file() else revision
     snapshot = folder / "snapshots" / commit
     names = sorted(str(p.relative_to(snapshot)) for p in snapshot.rglob("*") if p.is_file())
     return (commit, names) if names else None
@@ -149,7 +149,7 @@ def _remember(repo: str, kind: str, revision: str, commit: str) -> None:
     if revision != commit:
         folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind)
         with atomic_path(folder / "refs" / revision) as temporary:
-            temporary.write_text(commit)
+            temporary.write_text(commit, "utf-8")
 
 
 def _dataset_files(where, commit: str, names: list[str], settings: dict) -> dict[str, list[str]]:

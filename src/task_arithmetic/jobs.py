@@ -299,7 +299,7 @@ def _write() -> None:
         path = _job["path"]
         temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            temporary.write_text(canonical(_job["record"]) + "\n")
+            temporary.write_text(canonical(_job["record"]) + "\n", "utf-8")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

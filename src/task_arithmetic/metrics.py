@@ -23,7 +23,7 @@ NUMBERS = ("alpha", "value", "other_alpha")
 
 def write_rows(path, rows: list[dict], **shared) -> None:
     """Write rows as CSV; `shared` columns are the same in each; absent ones stay empty."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
@@ -41,7 +41,7 @@ def read_rows(path) -> list[dict]:
     """
     try:
         check_file(path)
-        with open(path, newline="") as file:
+        with open(path, encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file, strict=True)
         if header != COLUMNS:
             raise ValueError

@@ -79,7 +79,9 @@ def requests(config: dict, basedir=ROOT) -> Callable[..., Request]:
     """
     on_gpu, definitions = config["device"] != "cpu", config["definitions"]
     parts = parts_of(config)
-    with open(Path(basedir) / "workflow/reference/devices.csv", newline="") as file:
+    with open(
+        Path(basedir) / "workflow/reference/devices.csv", encoding="utf-8", newline=""
+    ) as file:
         device = next(row for row in csv.DictReader(file) if row["device"] == DEVICE)
 
     @cache

@@ -55,7 +55,9 @@ def named_device(name: str | None, basedir) -> dict | None:
     """A row of devices.csv; None for this machine's own device."""
     if name in (None, "cpu"):
         return None
-    with open(Path(basedir) / "workflow/reference/devices.csv", newline="") as file:
+    with open(
+        Path(basedir) / "workflow/reference/devices.csv", encoding="utf-8", newline=""
+    ) as file:
         rows = {row["device"]: row for row in csv.DictReader(file)}
     if name not in rows:
         raise UserError(
@@ -145,7 +147,7 @@ def _device_name(device) -> str:
         return f"{torch.cuda.get_device_name(device)}, measured now with random weights"
     name = ""
     if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
     return f"CPU {name or 'of this machine'}, one thread, measured now with random weights"
 
@@ -393,6 +395,6 @@ def starting_seconds(kind: str) -> float:
 def _free_memory() -> float:
     """Bytes that programs can still take; unlimited where the system does not say."""
     path = Path("/proc/meminfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return int(found[0]) * 1024 if found else math.inf

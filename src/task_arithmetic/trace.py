@@ -85,7 +85,7 @@ def rows(run_dir, jobs: list[dict]) -> list[dict]:
 
 def write_trace(rows: list[dict], path) -> None:
     """Write rows as CSV, the first to start first."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: (row["started"], row["job"])))

@@ -96,7 +96,7 @@ def main():
     )
     rows = []
     for task in arguments.tasks:
-        definition = yaml.safe_load((arguments.config / f"{task}.yaml").read_text())
+        definition = yaml.safe_load((arguments.config / f"{task}.yaml").read_bytes())
         head = zero_shot_head(model, tokenizer, CLASSES[task], definition["templates"])
         splits = {
             split: (prepare(images), torch.from_numpy(labels))

@@ -156,7 +156,7 @@ def save(model, config, merges, output, record):
 
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (output / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     write_merges(merges, output / "bpe_merges.txt.gz")
     weights = output / "open_clip_model.safetensors"
     temporary = output / ".partial.safetensors"
@@ -167,7 +167,7 @@ def save(model, config, merges, output, record):
     names = ("open_clip_config.json", "open_clip_model.safetensors", "bpe_merges.txt.gz")
     hashes = {name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in names}
     text = json.dumps({**record, "sha256": hashes}, indent=2) + "\n"
-    (output / "provenance.json").write_text(text)
+    (output / "provenance.json").write_text(text, "utf-8")
 
 
 def pretrain(encoder, output, seed=0, steps=None, size=SIZE, corpus=None, checkpoint_steps=500):

@@ -272,11 +272,11 @@ def save(model, tokenizer, output, record):
     tokenizer.save(str(output / "tokenizer.json"))
     described = {"tokenizer_class": "PreTrainedTokenizerFast"}
     described |= {"pad_token": PAD, "eos_token": EOS, "unk_token": UNKNOWN}
-    (output / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n")
+    (output / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
     names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     hashes = {name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in names}
     text = json.dumps({**record, "sha256": hashes}, indent=2) + "\n"
-    (output / "provenance.json").write_text(text)
+    (output / "provenance.json").write_text(text, "utf-8")
 
 
 def padded(rows, value):
