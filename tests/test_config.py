@@ -323,10 +323,14 @@ def test_a_file_that_is_missing_or_no_yaml_gets_one_clear_sentence(tmp_path):
         ("tasks/mnist", "{hub: a/b, templates: ['{} {}']}", "must have exactly one {}"),
         ("tasks/mnist", "{hub: a/b, templates: openclip}", "the word open_clip"),
         ("tasks/mnist", "{hub: a/b, template: ['{}']}", "did you mean 'templates'?"),
-        ("tasks/mnist", "{hub: a/b, templates: ['{}'], classes: [a, a]}", "'a' stands twice"),
+        (
+            "tasks/mnist",
+            "{hub: a/b, templates: ['{}'], classes: [a, a]}",
+            "'a' and 'a' are the same",
+        ),
         ("tasks/mnist", "{hub: a/b, templates: ['{}'], classes: [1, 2]}", "classes[0] in config"),
-        ("tasks/mnist", "{path: nowhere, templates: ['{}']}", "which is not a folder"),
         ("encoders/ViT-B-32", "path: 'my {encoder}'", "has a brace"),
+        ("tasks/mnist", "{path: nowhere, templates: ['{}']}", "where nothing is"),
         (
             "tasks/mnist",
             "{embedded: a, config: b, templates: ['{}']}",

@@ -19,7 +19,7 @@ from task_arithmetic.config import ROOT, load_definition, merge, read_yaml, vali
 from task_arithmetic.data import write_task
 from task_arithmetic.doctor import doctor, own_names
 from task_arithmetic.settings import data_settings
-from task_arithmetic.source import draw_validation
+from task_arithmetic.source import hold_out
 from task_arithmetic.texts import write_texts
 
 TASKS = ["boats", "cats", "maps"]  # maps is the control task, which has no train images
@@ -234,7 +234,7 @@ def test_another_definition_than_the_present_one_is_a_problem(project, capsys):
 
 def test_an_older_or_damaged_manifest_is_a_problem_of_its_task_alone(project, capsys):
     change(project, "boats", format=1)
-    assert "made by another version (format 1, not 3)" in complaint(project, capsys)
+    assert "made by another version (format 1, not 4)" in complaint(project, capsys)
     (project / "results/shared/data/boats/manifest.json").write_text("{")
     with pytest.raises(UserError):
         doctor("overlay.yaml", basedir=project)
@@ -300,7 +300,7 @@ def texts(project):
         for split, count in (("train", 10), ("test", 4)):
             rows = [f"{task} {split} {i}" for i in range(count)]
             if split == "test" and task == "notes":
-                rows[0] = f"{task} train {draw_validation(10, 3)[0][0]}"
+                rows[0] = f"{task} train {hold_out(10, 3)[0][0]}"
             marks = [i % 2 if task == "notes" else i / 4 for i in range(count)]
             splits[split] = datasets.Dataset.from_dict({"text": rows, "label": marks})
         datasets.DatasetDict(splits).save_to_disk(project / f"texts/{task}")

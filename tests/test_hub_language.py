@@ -15,7 +15,7 @@ from test_hub import UNKNOWN, User
 from task_arithmetic.arrays import SPLITS, read_manifest
 from task_arithmetic.artifacts import read_json, read_sealed
 from task_arithmetic.config import load_definition
-from task_arithmetic.source import draw_validation
+from task_arithmetic.source import hold_out
 from task_arithmetic.texts import read_tokens
 
 T5 = "google-t5/t5-base"
@@ -208,7 +208,7 @@ def test_a_task_has_the_rows_of_its_config_and_nothing_else_is_downloaded(made, 
         split: (folder / f"data/{config}/{split}.jsonl").read_text().splitlines()
         for split in SPLITS
     }
-    kept, held = draw_validation(GLUE_ROWS["train"])
+    kept, held = hold_out(GLUE_ROWS["train"])
     for split, source, chosen in (
         ("train", "train", kept),
         ("validation", "train", held),

@@ -13,7 +13,7 @@ from torchvision.transforms import functional
 from task_arithmetic.arrays import read_split
 from task_arithmetic.data import write_task
 from task_arithmetic.pixels import crop_boxes, resample, to_pixels
-from task_arithmetic.source import draw_validation
+from task_arithmetic.source import hold_out
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 BICUBIC = transforms.InterpolationMode.BICUBIC
@@ -228,7 +228,7 @@ def test_evaluation_pixels_are_open_clips_of_photographs_of_many_shapes(stored_p
 def test_crops_of_stored_train_images_look_as_crops_of_the_photographs(stored_photographs):
     """Of the whole image, so that no box is rounded: two resizings instead of torchvision's one."""
     images, _ = read_split(stored_photographs, "train")
-    kept, _ = draw_validation(len(photographs()), 1)
+    kept, _ = hold_out(len(photographs()), 1)
     level = torch.tensor(STD).view(3, 1, 1) * 255
     for number, index in enumerate(kept):
         batch, ((height, width),) = images.take([number])

@@ -22,7 +22,7 @@ from task_arithmetic.artifacts import (
     write_json,
 )
 from task_arithmetic.config import load_definition
-from task_arithmetic.source import draw_validation
+from task_arithmetic.source import hold_out
 from task_arithmetic.texts import check_text_task, fill, read_tokens, write_texts, write_tokens
 
 COUNTS = {"train": 40, "test": 12}
@@ -219,7 +219,7 @@ def test_prompts_are_those_of_the_references(task):
 @pytest.mark.parametrize("task", NAMES)
 def test_definitions_are_those_of_glue(task):
     definition, (train, test) = define(task), GLUE_COUNTS[task]
-    kept, held = draw_validation(train)
+    kept, held = hold_out(train)
     expected = {"train": len(kept), "validation": len(held), "test": test}
     if NAMES[task]:
         expected["classes"] = len(NAMES[task])
@@ -252,7 +252,7 @@ def test_encoders_are_the_two_of_the_protocol():
 @pytest.mark.parametrize("scores", [False, True], ids=["classes", "scores"])
 def test_every_row_is_in_exactly_one_split_with_its_label(tmp_path, scores):
     folder = written(tmp_path, scores, validation=7)
-    kept, held = draw_validation(40, 7)
+    kept, held = hold_out(40, 7, None if scores else rows("train")["label"])
     for split, source, chosen in (
         ("train", "train", kept), ("validation", "train", held), ("test", "test", range(12)),
     ):  # fmt: skip
@@ -305,7 +305,7 @@ def test_a_task_that_is_only_evaluated_has_no_train_rows(tmp_path):
 
 def test_repeated_and_shared_rows_are_counted_and_shared_ones_held_to_the_definition(tmp_path):
     train, test = rows("train"), rows("test")
-    kept = draw_validation(40)[0][3]
+    kept = hold_out(40, None, rows("train")["label"])[0][3]
     for column in ("one", "two"):
         test[column][2] = train[column][kept]
         test[column][4] = test[column][5]
@@ -371,11 +371,11 @@ BAD = {
     "split": (lambda f: {"path": saved(f), "test": "dev"}, "no split 'dev' .it has train, test"),
     "empty": (lambda f: {"path": saved(f, test=rows("test", 0))}, "its split 'test' is empty"),
     "order": (lambda f: {"path": saved(f), "classes": ["yes", "no"]}, "label 0 is 'no' in its da"),
-    "classes": (lambda f: {"path": saved(f), "classes": ["a"]}, "1 classes, its dataset has 2"),
+    "classes": (lambda f: {"path": saved(f), "classes": [*"abc"]}, "3 classes, its dataset has 2"),
     "counts": (lambda f: {"path": saved(f), "expected": {"test": 9}}, "12 test instead of the exp"),
     "validation": (lambda f: {"path": saved(f), "validation": 40}, "hold out 40 of 40 rows"),
-    "folder": (lambda f: {"path": str(f)}, "there is no folder"),
-    "images": (lambda f: f.mkdir() or {"path": str(f)}, "is no folder of `save_to_disk`"),
+    "folder": (lambda f: {"path": str(f)}, "there is nothing at"),
+    "images": (lambda f: f.mkdir() or {"path": str(f)}, "has no split 'train' .it is empty"),
 }  # fmt: skip
 
 

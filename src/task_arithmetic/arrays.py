@@ -1,6 +1,7 @@
 """A task's arrays: how its folder is laid out, and reading it.
 
-The folder holds manifest.json and, for each split, `<split>_labels.npy` (int64, N). Validation and
+The folder holds manifest.json and, for each split, `<split>_labels.npy` (int64, N) and
+`<split>_digests.npy` (uint8, N × 16), a hash of each whole image as it was decoded. Validation and
 test images are stored as every evaluation reads them: `<split>_images.npy` (uint8, N × S × S × 3),
 S = 224, or their own size if all are square, equal and small. Train images keep their form, because
 training crops them at random: `train_images.npy` (uint8, ΣH·W × 3) holds one after another,
@@ -13,12 +14,13 @@ import numpy as np
 
 from .artifacts import UserError, again, check_file, read_sealed
 
-FORMAT = 3  # of a task's folder
+FORMAT = 4  # of a task's folder
 SPLITS = ("train", "validation", "test")
 RESOLUTION = 224  # larger images are evaluated at this size, as every CLIP ViT here reads them
 TRAIN_SIDE = 256  # of the shortest side of larger train images: room for crops of 0.9 of the area
 SMALL = 64  # images of one size, square and at most this, are stored as they are
 SAMPLE_SEED = 0
+DIGEST = 16  # bytes of an image's SHA-256 that are kept
 
 
 class TrainImages:

@@ -116,6 +116,15 @@ def is_disk_full(error: BaseException) -> bool:
     return False
 
 
+def root_cause(error: BaseException) -> str:
+    """The kind and the first line of what an error came from in the end: libraries wrap what
+    happened in words of their own."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def write_json(path, content) -> None:
     """Write `content` as readable JSON with sorted keys."""
     with atomic_path(path) as temporary:

@@ -67,10 +67,15 @@ def write_head(encoder_dir, data_dir, settings: dict, output) -> None:
             f"tower {about['text']['vocab_size']}: put the tokenizer's own merges beside the "
             "checkpoint as bpe_merges.txt.gz."
         )
+    prompts = [
+        tokenize([template.replace("{}", name) for template in templates])
+        for name in manifest["classes"]
+    ]
+    if manifest["definition"].get("alike_classes", "error") == "error":
+        _check_told_apart(manifest, prompts)
     features = []
     with torch.inference_mode():
-        for name in manifest["classes"]:
-            tokens = tokenize([template.replace("{}", name) for template in templates])
+        for tokens in prompts:
             features.append(encode_text(params, tokens.to(device), about["text"]))
         head = make_head(torch.stack(features), about["logit_scale"])
     made_by = {
@@ -81,6 +86,20 @@ def write_head(encoder_dir, data_dir, settings: dict, output) -> None:
         "templates": templates,
     }
     write_tensors(output, {"head": head}, made_by)
+
+
+def _check_told_apart(manifest: dict, prompts: list[Tensor]) -> None:
+    """No two classes are the same tokens, whose heads would be the same to the last bit."""
+    seen: dict[bytes, int] = {}
+    for i, tokens in enumerate(prompts):
+        other = seen.setdefault(tokens.numpy().tobytes(), i)
+        if other != i:
+            one, two = (manifest["classes"][j] for j in (other, i))
+            raise UserError(
+                f"Task {manifest['task']}: the text tower reads its classes {one!r} and {two!r} as "
+                "the same tokens, so that one of them would never be right; name one otherwise in "
+                "`classes`, or set `alike_classes: allow` in its definition."
+            )
 
 
 def clip_tokenizer(context_length: int, merges=None):

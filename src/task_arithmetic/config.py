@@ -128,6 +128,22 @@ def check(*paths, basedir=ROOT) -> None:
             f"  fine-tune  {per_seed * seeds} runs ({seeds} seed{'s' * (seeds > 1)}) of "
             f"{recipe['steps']} steps of {recipe['batch_size']} examples"
         )
+    for line in _local_data(config):
+        print(line)
+
+
+def _local_data(config: dict) -> list[str]:
+    """What the tasks read that lie at a local path, and which of them read the same."""
+    from .local import find, outline
+
+    tasks = config["definitions"]["tasks"]
+    own = {name: task for name, task in tasks.items() if "path" in task}
+    lines = [f"  {name}: {outline(find(name, task))}" for name, task in own.items()]
+    places: dict[str, list[str]] = {}
+    for name, task in own.items():
+        places.setdefault(os.path.realpath(task["path"]), []).append(name)
+    lines += [f"  {' and '.join(x)} read the same data" for x in places.values() if len(x) > 1]
+    return ["local data", *lines] if lines else []
 
 
 # ------------------------------------------------------------------------- checking
@@ -268,7 +284,12 @@ def load_definition(kind: str, name: str, key: str, basedir=ROOT, modality="visi
                 f"{where}: {definition['path']} (its path) has a brace, which Snakemake takes for "
                 "a placeholder in what jobs read; give another, such as a link to the folder."
             )
-        _check_folder(definition["path"], ENCODER_FILES[modality] * (kind == "encoders"), where)
+        if kind == "encoders":
+            _check_folder(definition["path"], ENCODER_FILES[modality], where)
+        elif not os.path.exists(definition["path"]):
+            raise UserError(
+                f"{where}: path names {definition['path']}, where nothing is; correct it."
+            )
     return definition
 
 
@@ -294,6 +315,11 @@ def _check_source(definition: dict, where: str) -> None:
     if len(sources) != 1:
         named = " and ".join(sources) or "none of them"
         raise UserError(f"{where} must have exactly one of hub, path and embedded; found {named}.")
+    whole = {"split", "test"} if isinstance(definition.get("test"), float) else {"split"}
+    if "path" not in definition and (given := sorted(whole & set(definition))):
+        raise UserError(f"{where}: {given[0]} as it stands there is for a local `path`; mend it.")
+    if definition.get("train", "") is None and "test" in whole:
+        raise UserError(f"{where}: without train there is nothing to draw test from; name a split.")
     if "hub" not in definition:
         for key in {"config", "revision"} & set(definition):
             raise UserError(f"{where}: {key} belongs to a hub's dataset; remove it.")
@@ -313,9 +339,17 @@ def _check_task(definition: dict, where: str) -> None:
                 f"found {template!r}."
             )
     classes = definition.get("classes", [])
-    if len(set(classes)) < len(classes) and isinstance(classes, list):
-        twice = next(name for name in classes if classes.count(name) > 1)
-        raise UserError(f"{where}: the class {twice!r} stands twice in classes; rename one.")
+    from .source import alike
+
+    allowed = definition.get("alike_classes", "error") == "allow"
+    if isinstance(classes, list) and not allowed and (same := alike(classes)):
+        raise UserError(
+            f"{where}: the classes {same[0]!r} and {same[1]!r} are the same to a model that reads "
+            "their names; rename one."
+        )
+    low, high = definition.get("levels", (0, 1))
+    if not low < high:
+        raise UserError(f"{where}: levels must be [lowest, highest]; found [{low}, {high}].")
 
 
 def _check_encoder(definition: dict, where: str) -> None:

@@ -5,13 +5,14 @@ Only manifests and the headers of arrays are read, and lines of texts counted; n
 again.
 """
 
+import itertools
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 
-from .arrays import FORMAT, RESOLUTION, SPLITS
+from .arrays import DIGEST, FORMAT, RESOLUTION, SPLITS
 from .artifacts import UserError, open_tensors, read_json, read_made_by
 from .config import ROOT, read_config
 from .settings import data_settings
@@ -22,7 +23,7 @@ COLUMNS = [
     *("task", "commit", *SPLITS, "classes", "own names"),
     *("shared", "repeated", "stored", "disk"),
 ]
-ARRAYS = ("images", "labels")  # of each split
+ARRAYS = ("images", "labels", "digests")  # of each split
 LEFT = 2  # columns of text; the others are aligned to the right
 LEAST_ALIKE = 0.5  # share of labels whose two names have a word in common, if not compared
 
@@ -37,7 +38,7 @@ def doctor(*paths, basedir=ROOT) -> None:
         UserError: there is a problem, or the configuration is wrong.
     """
     config = read_config(*paths, basedir=basedir)
-    rows, problems, sizes, missing = [COLUMNS], [], [], []
+    rows, problems, sizes, missing, notes = [COLUMNS], [], [], [], []
     parts = config["parts"]
     control = [config["negation"]["control"]] if "vision" in parts else []
     tasks = {modality: part["tasks"] for modality, part in parts.items()}
@@ -59,6 +60,8 @@ def doctor(*paths, basedir=ROOT) -> None:
             rows.append(found[0])
             problems += found[1]
             sizes.append(found[2])
+            said = read_json(DATA_DIR / task / "manifest.json").get("notes", [])
+            notes += [f"Task {task}: {note}." for note in said]
     print(aligned(rows))
     print("Counts: found/expected. Disk in all:", megabytes(sum(sizes)))
     for encoder in parts.get("language", {}).get("encoders", []):
@@ -74,11 +77,29 @@ def doctor(*paths, basedir=ROOT) -> None:
         targets = " ".join(str(DATA_DIR / task / "manifest.json") for task in missing)
         print(f"Not made yet: {', '.join(missing)}. To make them:")
         print(f"  snakemake --cores all {given}-- {targets}")
+    for line in [*shared_between_tasks(tasks.get("vision", [])), *notes]:
+        print(line)
     for problem in problems:
         print(f"- {problem}")
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError(f"The data have {count}, named above: mend that and run again.")
+
+
+def shared_between_tasks(tasks: list[str]) -> list[str]:
+    """Of each two tasks of images, how many different test images of one stand in train of the
+    other: what one task vector has learnt is then tested under another task's name."""
+    found: dict[tuple[str, str], set] = {}
+    for task, split in itertools.product(tasks, ("train", "test")):
+        path = DATA_DIR / task / f"{split}_digests.npy"
+        if path.is_file():
+            found[task, split] = set(map(bytes, np.load(path)))
+    lines = []
+    for tested, trained in itertools.permutations(tasks, 2):
+        both = found.get((tested, "test"), set()) & found.get((trained, "train"), set())
+        if both:
+            lines.append(f"Test images of {tested} that are among {trained}'s train: {len(both):,}")
+    return lines
 
 
 def last_failure(task: str) -> str | None:
@@ -202,6 +223,8 @@ def stored_size(task: str, folder: Path, counts: dict) -> tuple[str, list[str]]:
             continue
         split = name.split("_")[0]
         wanted, dtype = (counts[split],), np.int64  # of labels
+        if name.endswith("digests"):
+            wanted, dtype = (counts[split], DIGEST), np.uint8
         if name == "train_sizes":
             wanted, dtype = (counts[split], 2), np.int32
             pixels = int(array.prod(axis=-1, dtype=np.int64).sum())

@@ -6,6 +6,7 @@ gets exactly these, with or without a connection.
 """
 
 import hashlib
+import itertools
 import re
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from .artifacts import UserError, atomic_path, is_disk_full, read_json, sha256_of_file, write_json
 from .geometry import weights_repository
+from .local import wanted_splits
 
 WEIGHTS = "open_clip_model.safetensors"  # as open_clip names them in a hub's repository
 MODEL_FILES = {  # of a model in transformers' form; the first of each must be there
@@ -169,10 +171,7 @@ def _dataset_files(where, commit: str, names: list[str], settings: dict) -> dict
     ):
         return {EVERYTHING: _everything(where, commit, names)}
     chosen = {}
-    for role in ("train", "test"):
-        split = settings.get(role, role)
-        if split is None:
-            continue
+    for split in wanted_splits(settings):
         chosen[split] = [name for name in parquet if of_split(name, split, patterns, settings)]
         if not chosen[split] and split in (patterns or {}):
             raise UserError(
@@ -186,6 +185,12 @@ def _dataset_files(where, commit: str, names: list[str], settings: dict) -> dict
                 "set `config`, `train` and `test` in its definition."
             )
         _check_complete(what, repo, chosen[split])
+    for one, other in itertools.combinations(chosen, 2):
+        if twice := set(chosen[one]) & set(chosen[other]):
+            raise UserError(
+                f"{what}: {min(twice)} of {repo} may be of its split {one!r} or {other!r}, by its "
+                "name; download the repository and give its files as `path`."
+            )
     return chosen
 
 

@@ -10,8 +10,9 @@ import os
 
 import yaml
 
-from .artifacts import canonical, sha256_of
+from .artifacts import canonical
 from .config import ENCODER_FILES, OWN_MERGES, mode_of, part_of
+from .local import listing
 
 DOWNLOADS_DIR = "results/shared/downloads"
 EMBEDDED_DIR = "results/shared/embedded"  # a folder for each embedded task
@@ -25,6 +26,8 @@ def download_settings(config: dict, kind: str, name: str) -> str:
     }[kind]
     definition = config["definitions"][kind][name]
     chosen = {key: definition[key] for key in keys if key in definition}
+    if isinstance(definition.get("validation"), str):
+        chosen["validation"] = definition["validation"]
     return canonical({"kind": kind.removesuffix("s"), "name": name, **chosen})
 
 
@@ -47,20 +50,8 @@ def data_settings(config: dict, task: str) -> str:
     if "embedded" in definition:
         definition["path"] = source_dir(config, task)
     elif "path" in definition:
-        definition["files"] = _listing(definition["path"])
+        definition["files"] = listing(definition["path"], definition.get("image", "image"))
     return canonical(definition)
-
-
-def _listing(folder: str) -> str:
-    """A hash of the names, sizes and times of the files below a folder: the folder's own time says
-    nothing of what changes deeper in it."""
-    found = []
-    for here, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(here, name)
-            about = os.stat(path)
-            found.append([os.path.relpath(path, folder), about.st_size, about.st_mtime_ns])
-    return sha256_of(sorted(found))
 
 
 def source_dir(config: dict, task: str) -> str | None:

@@ -3,8 +3,11 @@
 What images (data.py) and texts (texts.py) have in common; a third kind of data starts here.
 """
 
+import glob
 import itertools
 import re
+import sys
+import unicodedata
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +15,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arrays import FORMAT, SPLITS
-from .artifacts import UserError, read_json, sealed, sha256_of, sha256_of_file, write_json
+from .artifacts import (
+    UserError,
+    read_json,
+    root_cause,
+    sealed,
+    sha256_of,
+    sha256_of_file,
+    write_json,
+)
+from .local import WHOLE, Classes, Table, find, first, holds_folders, read_list, wanted_splits
 
-VALIDATION_FRACTION, VALIDATION_MAX, SPLIT_SEED = 0.1, 5000, 0
+VALIDATION_FRACTION, VALIDATION_MAX, SPLIT_SEED, TEST_SEED = 0.1, 5000, 0, 1
 HIDDEN = -1  # the label by which hubs mark rows whose labels are secret
+OTHER_NAMES = {"val", "valid", "validation", "dev"}  # of folders that look like a validation split
 
 
 class Source(NamedTuple):
@@ -23,17 +36,21 @@ class Source(NamedTuple):
 
     Attributes:
         parts: split → the dataset that it is drawn from, and its rows there, ascending.
+        labels: split → int64 (N,) below the number of classes, or float32 (N,) scores.
         own: the dataset's own class names, if it has any.
         classes: the class names in label order; none if labels are scores.
         record: what hub.download recorded, if it is a hub's.
+        notes: sentences on what a person should know of the data.
     """
 
     task: str
     definition: dict
     record: dict | None
     parts: dict[str, tuple[Any, np.ndarray]]
+    labels: dict[str, np.ndarray]
     own: list[str] | None
     classes: list[str]
+    notes: list[str]
 
     def counts(self) -> dict[str, int]:
         """Split → rows."""
@@ -58,45 +75,85 @@ def read_source(task: str, definition: dict, download, cache: Path) -> Source:
         download: of a hub's dataset: what hub.download recorded, as a file; else None.
         cache: a folder for what `datasets` prepares for itself.
     Raises:
-        UserError: a missing split or column, an empty split, other class names than the
-            definition's, other counts than expected.
+        UserError: a missing split or column, an empty split, class names that differ between splits
+            or from the definition's, a bad label, a class that is only trained on or only tested.
     """
     record = None if download is None else read_json(download)
-    datasets = _open(task, definition, record, cache)
-    train_name = definition.get("train", "train")
-    test = _split(task, datasets, definition.get("test", "test"), definition)
-    train = None if train_name is None else _split(task, datasets, train_name, definition)
-    held_from = test if train is None else train
-    own = getattr(held_from.features[definition.get("label", "label")], "names", None)
-    if not has_scores(definition):
-        _check_classes(task, held_from.features, definition.get("label", "label"))
-    classes = [] if has_scores(definition) else class_names(task, definition, own)
-    try:
-        kept, held = draw_validation(len(held_from), definition.get("validation"))
-    except UserError as error:
-        raise UserError(f"Task {task}: {error}") from None
-    nothing = np.arange(0)
-    parts = {
-        "train": (test, nothing) if train is None else (train, kept),
-        "validation": (held_from, held),
-        "test": (test, kept) if train is None else (test, np.arange(len(test))),
+    parts, notes = _roles(task, definition, record, cache)
+    scores, classes = has_scores(definition), []
+    found = {role: _column(dataset, definition)[rows] for role, (dataset, rows) in parts.items()}
+    own = None if scores else _own_names(task, definition, parts, found, notes)
+    if not scores:
+        classes = class_names(task, definition, own)
+    labels = {
+        role: _labels(task, definition, role, rows, found[role], own, len(classes))
+        for role, (_, rows) in parts.items()
     }
-    source = Source(task, definition, record, parts, own, classes)
-    found = {**source.counts(), "classes": len(classes)}
+    if "validation" not in parts:
+        held_from = "train" if "train" in parts else "test"
+        strata = None if scores or not definition.get("stratified", True) else labels[held_from]
+        dataset, rows = parts[held_from]
+        try:
+            kept, held = hold_out(len(rows), definition.get("validation"), strata)
+        except UserError as error:
+            raise UserError(f"Task {task}: {error}") from None
+        parts["validation"], labels["validation"] = (dataset, rows[held]), labels[held_from][held]
+        parts[held_from], labels[held_from] = (dataset, rows[kept]), labels[held_from][kept]
+    nothing = np.arange(0)
+    parts.setdefault("train", (parts["test"][0], nothing))
+    labels.setdefault("train", labels["test"][nothing])
+    parts, labels = ({split: of[split] for split in SPLITS} for of in (parts, labels))
+    return Source(task, definition, record, parts, labels, own, classes, notes)
+
+
+def check_counts(source: Source, labels: dict[str, np.ndarray]) -> list[str]:
+    """Hold what is kept of each split to the definition's `expected`, and every class to having
+    rows; returns sentences on classes that lack some.
+
+    Raises:
+        UserError: other counts; a class of which some are trained on and none tested, or some
+            tested and none trained on, which no mean over the test rows would show.
+    """
+    task, definition, classes = source.task, source.definition, source.classes
+    found = {split: len(each) for split, each in labels.items()} | {"classes": len(classes)}
     for what, count in definition.get("expected", {}).items():
         if found[what] != count:
             raise UserError(
                 f"Task {task}: {found[what]} {what} instead of the expected {count}; check its "
                 "dataset's revision, config and splits."
             )
-    return source
+    if not classes:
+        return []
+    has = {split: np.bincount(each, minlength=len(classes)) > 0 for split, each in labels.items()}
+    learnt, kind = has["train"] | has["validation"], noun(definition)
+    one_sided = learnt != has["test"] if has["train"].any() else np.zeros_like(learnt)
+    if one_sided.any() and definition.get("missing_classes", "error") == "error":
+        lacks = [
+            f"{classes[i]!r} (no {'test' if learnt[i] else 'train'} {kind})"
+            for i in np.flatnonzero(one_sided)
+        ]
+        raise UserError(
+            f"Task {task}: a mean over its test {kind}s would hide the "
+            f"{'class' if len(lacks) == 1 else 'classes'} {first(lacks)}; complete the dataset, or "
+            "set `missing_classes: allow` in its definition."
+        )
+    notes = []
+    for split in SPLITS:
+        empty = [classes[i] for i in np.flatnonzero(~has[split])] if has[split].any() else []
+        if empty:
+            count = "one class has" if len(empty) == 1 else f"{len(empty)} classes have"
+            notes.append(f"{count} no {split} {kind}: {first(list(map(repr, empty)))}")
+    return notes
 
 
-def write_manifest(folder: Path, source: Source, hashes: dict, overlap: dict) -> None:
+def write_manifest(
+    folder: Path, source: Source, hashes: dict, counts: dict, overlap: dict, notes: list[str]
+) -> None:
     """Write manifest.json beside the files of a task: what they are and what they were made from.
 
     Args:
-        hashes: split → hash of its rows. overlap: what `count_overlap` says of them.
+        hashes: split → hash of its rows. counts: split → rows that are kept. overlap: what
+            `count_overlap` says of them. notes: sentences on what a person should know of them.
     """
     files = {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
     record, (_, held) = source.record, source.parts["validation"]
@@ -108,8 +165,9 @@ def write_manifest(folder: Path, source: Source, hashes: dict, overlap: dict) ->
         "classes": source.classes,
         "source_classes": source.own,
         "validation_indices_sha256": sha256_of(held.tolist()),
-        "counts": source.counts(),
+        "counts": counts,
         "sha256": hashes,
+        "notes": notes,
         **overlap,
         "data_sha256": sha256_of([source.classes, files]),
         "files": files,
@@ -117,100 +175,196 @@ def write_manifest(folder: Path, source: Source, hashes: dict, overlap: dict) ->
     write_json(folder / "manifest.json", sealed(manifest))
 
 
-def _check_classes(task: str, features, column: str) -> None:
-    """Labels are whole numbers, perhaps with names, and no words."""
-    if "string" in str(getattr(features[column], "dtype", "")):
-        raise UserError(
-            f"Task {task}: the column {column!r} holds texts instead of classes; make classes of "
-            f"them (`dataset.class_encode_column({column!r})`), or set `label` to another column."
-        )
+def say_notes(task: str, notes: list[str]) -> None:
+    """Print what a person should know of a task's data into the job's log."""
+    for note in notes:
+        print(f"Task {task}: {note}.", file=sys.stderr)
 
 
 # --- Splits and columns --------------------------------------------------------------------------
 
 
+def _roles(task: str, definition: dict, record, cache: Path) -> tuple[dict, list[str]]:
+    """train, validation and test as far as the source has them: of each its dataset and rows; and
+    notes."""
+    splits, notes = _open(task, definition, record, cache)
+    roles = {"train": "train", "test": "test"} | definition
+    names = {role: roles.get(role) for role in SPLITS}
+    names = {role: name for role, name in names.items() if isinstance(name, str)}
+    if WHOLE in splits:
+        dataset = splits[WHOLE]
+        _check_columns(task, dataset, definition)
+        if "split" in definition:
+            values = np.asarray([str(value) for value in dataset[definition["split"]][:]])
+            rows = {name: np.flatnonzero(values == name) for name in names.values()}
+            known = {str(value): len(found) for value, found in rows.items()}
+            if empty := [name for name, count in known.items() if not count]:
+                raise UserError(
+                    f"Task {task}: no row has {empty[0]!r} in its column {definition['split']!r} "
+                    f"(it has {first(sorted(set(values)), 5)}); set `train` and `test` in its "
+                    "definition."
+                )
+            return {role: (dataset, rows[name]) for role, name in names.items()}, notes
+        if definition.get("train", "train") is None:
+            return {"test": (dataset, np.arange(len(dataset)))}, notes
+        size = round(definition["test"] * len(dataset))
+        stratify = not has_scores(definition) and definition.get("stratified", True)
+        strata = _strata(_column(dataset, definition)) if stratify else None
+        try:
+            train, test = hold_out(len(dataset), size, strata, TEST_SEED)
+        except UserError as error:
+            raise UserError(f"Task {task}: {error} (`test` asks for {size}.)") from None
+        return {"train": (dataset, train), "test": (dataset, test)}, notes
+    for name in names.values():
+        if name not in splits:
+            raise UserError(
+                f"Task {task}: its dataset has no split {name!r} (it has {', '.join(splits)}); set "
+                "`train` and `test` in its definition."
+            )
+        if len(splits[name]) == 0:
+            raise _empty(task, name)
+        _check_columns(task, splits[name], definition)
+    return {
+        role: (splits[name], np.arange(len(splits[name]))) for role, name in names.items()
+    }, notes
+
+
 def _open(task: str, definition: dict, record: dict | None, cache: Path):
-    """The dataset's own splits, through `datasets`."""
+    """The splits that a definition names, as `datasets` has them; and notes on what is not read."""
     import datasets
 
     from .hub import EVERYTHING, located, snapshot_dir
 
     datasets.disable_progress_bars()
-    where = definition.get("path", definition.get("hub"))
+    where, notes = definition.get("path", definition.get("hub")), []
     try:
-        if "path" in definition:
-            folder = Path(where)
-            if not folder.is_dir():
-                raise UserError(f"Task {task}: there is no folder {folder}; correct its `path`.")
-            if (folder / "dataset_dict.json").is_file():
-                for state in sorted(folder.glob("*/state.json")):
-                    if not read_json(state)["_data_files"]:
-                        raise _empty(task, state.parent.name)
-                return datasets.load_from_disk(str(folder))
-            if noun(definition) == "text":
-                raise UserError(
-                    f"Task {task}: {folder} is no folder of `save_to_disk` of `datasets` (it has "
-                    "no dataset_dict.json); save its splits there as a DatasetDict."
+        if record is not None:
+            files = located(record)
+            if EVERYTHING in files:
+                folder = str(snapshot_dir(record, files))
+                if all(holds_folders(Path(folder, name)) for name in wanted_splits(definition)):
+                    return _open(task, {**definition, "path": folder}, None, cache)
+                opened = datasets.load_dataset(
+                    folder, definition.get("config"), cache_dir=str(cache)
                 )
-            return datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(cache))
-        if record is None:
+                return opened, notes
+            found = {name: Table("parquet", list(map(str, paths))) for name, paths in files.items()}
+        elif "path" in definition:
+            local = find(task, definition)
+            found, unused = local.splits, local.unused
+            notes += [_unused(definition, unused)] * bool(unused)
+        else:
             raise UserError(f"Task {task} is a hub's: give the record of its download.")
-        files = located(record)
-        if EVERYTHING in files:
-            folder = snapshot_dir(record, files)
-            return datasets.load_dataset(
-                str(folder), definition.get("config"), cache_dir=str(cache)
-            )
-        paths = {split: [str(path) for path in found] for split, found in files.items()}
-        return datasets.load_dataset("parquet", data_files=paths, cache_dir=str(cache))
+        return {name: _opened(task, definition, of, cache) for name, of in found.items()}, notes
     except UserError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(
-            f"Task {task}: {where} cannot be read as a dataset ({type(error).__name__}: {reason}); "
-            "check its definition."
+            f"Task {task}: {where} cannot be read as a dataset ({root_cause(error)}); check its "
+            "definition."
         ) from error
 
 
-def _split(task: str, datasets, name: str, definition: dict):
-    """One of the dataset's own splits, with the columns that the definition names."""
-    if name not in datasets:
-        folder = Path(definition.get("path", "")) / name
-        if "path" in definition and folder.is_dir() and noun(definition) == "image":
-            raise UserError(
-                f"Task {task}: {folder} holds no image; put <class>/<image> files there."
-            )
-        raise UserError(
-            f"Task {task}: its dataset has no split {name!r} (it has {', '.join(datasets)}); set "
-            "`train` and `test` in its definition."
-        )
-    dataset = datasets[name]
-    if len(dataset) == 0:
-        raise _empty(task, name)
+def _unused(definition: dict, unused: list[str]) -> str:
+    """A note on files and folders that are not read."""
+    looks = [name for name in unused if name.rstrip("/").strip("'").lower() in OTHER_NAMES]
+    hint = f"; set `validation: {looks[0].rstrip('/')}` to validate on it" if looks else ""
+    many = "is" if len(unused) == 1 else f"{len(unused)} files and folders are"
+    return f"of {definition['path']} {many} not read: {first(unused)}{hint}"
+
+
+def _opened(task: str, definition: dict, found: Table | Classes, cache: Path):
+    """Rows as `datasets` has them."""
+    import datasets
+
+    image, label = definition.get("image", "image"), definition.get("label", "label")
+    if isinstance(found, Classes):
+        features = {image: datasets.Value("string"), label: datasets.ClassLabel(names=found.names)}
+        rows = {image: found.paths, label: found.labels}
+        return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    if found.kind == "saved":
+        state = Path(found.files[0]) / "state.json"
+        if state.is_file() and not read_json(state)["_data_files"]:
+            raise _empty(task, state.parent.name)
+        return datasets.load_from_disk(found.files[0])
+    if found.kind == "list":
+        columns, folder = read_list(found.files[0], label), Path(found.files[0]).parent
+        if noun(definition) == "image" and image in columns:
+            columns[image] = [value and str(folder / str(value)) for value in columns[image]]
+        return datasets.Dataset.from_dict(columns)
+    names = {str(file): _parquet_names(file, label) for file in found.files}
+    first_file = found.files[0]
+    for file in found.files:
+        if difference := _differ(names[first_file], names[file]):
+            raise UserError(f"Task {task}: {file} names its classes otherwise than {first_file}: "
+                            f"{difference}; write them with the same list of names.")  # fmt: skip
+    paths = [glob.escape(str(Path(file).resolve())) for file in found.files]
+    return datasets.load_dataset("parquet", data_files=paths, split="train", cache_dir=str(cache))
+
+
+def _parquet_names(file: str, column: str) -> list[str] | None:
+    """The class names of a column that a parquet file itself gives, if any."""
+    import datasets
+    import pyarrow.parquet
+
+    features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+    return getattr(features.get(column), "names", None)
+
+
+def _check_columns(task: str, dataset, definition: dict) -> None:
+    """A split has the columns that the definition names, and images where it says so."""
     wanted = {definition.get("label", "label"): "label"}
     if noun(definition) == "image":
         wanted[definition.get("image", "image")] = "image"
     wanted |= dict.fromkeys(definition.get("texts", []), "texts")
+    wanted |= {definition["split"]: "split"} if "split" in definition else {}
     for column, key in wanted.items():
         if column not in dataset.column_names:
             raise UserError(
                 f"Task {task}: its dataset has no column {column!r} (it has "
                 f"{', '.join(dataset.column_names)}); set `{key}` in its definition."
             )
-    return dataset
+        if key == "image" and not holds_images(dataset.features[column]):
+            others = [name for name, kind in dataset.features.items() if holds_images(kind)]
+            also = f" (images may be in {', '.join(others)})" * bool(others)
+            raise UserError(
+                f"Task {task}: the column {column!r} of its dataset holds "
+                f"{_kind(dataset.features[column])} instead of images; set `image` to the column "
+                f"of images{also}."
+            )
+
+
+def holds_images(feature) -> bool:
+    """Whether a column's type is one from which images are read: an image, the bytes of its file,
+    its path, or a dictionary of these."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return {"bytes", "path"} >= set(feature) and bool(feature)
+    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in (
+        *("string", "large_string", "binary", "large_binary"),
+    )
+
+
+def _kind(feature) -> str:
+    """A column's type in a word or two."""
+    return str(getattr(feature, "dtype", None) or type(feature).__name__)
 
 
 def _empty(task: str, split: str) -> UserError:
     return UserError(f"Task {task}: its split {split!r} is empty; choose another split.")
 
 
-def draw_validation(count: int, size: int | None = None, seed: int = SPLIT_SEED):
-    """The indices that stay in train and those held out, each in ascending order.
+def hold_out(count: int, size: int | None = None, strata=None, seed: int = SPLIT_SEED):
+    """The indices that stay and those that are held out, each in ascending order.
 
-    The held-out ones are the last `size` of a seeded permutation without stratification;
-    size = min(10 % of count, 5,000) unless given (paper, appendix A: "a small held-out
-    proportion of the training set").
+    Held out are the last ones of a seeded permutation: `size` in all or, of each class, its share
+    of `size` to the nearest whole, and never all of a class that has two.
+
+    Args:
+        size: min(10 % of count, 5,000) if None (paper, appendix A: "a small held-out proportion of
+            the training set").
+        strata: int (count,), each row's class; None: without regard to classes.
     """
     if size is None:
         size = min(int(VALIDATION_FRACTION * count), VALIDATION_MAX)
@@ -220,36 +374,108 @@ def draw_validation(count: int, size: int | None = None, seed: int = SPLIT_SEED)
             "definition to a number between them."
         )
     order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
-    return np.sort(order[:-size]), np.sort(order[-size:])
+    if strata is None:
+        return np.sort(order[:-size]), np.sort(order[-size:])
+    strata = np.asarray(strata)
+    of = np.bincount(strata)
+    share = of * size / count
+    quota = np.floor(share).astype(int)
+    fraction = np.where(quota + 1 < of, share - quota, -1.0)  # the last of a class comes last
+    quota[np.argsort(-fraction, kind="stable")[: size - quota.sum()]] += 1
+    by_class = order[np.argsort(strata[order], kind="stable")]
+    ends = np.cumsum(of)
+    held = np.concatenate([by_class[end - n : end] for end, n in zip(ends, quota, strict=True)])
+    return np.setdiff1d(np.arange(count), held), np.sort(held)
 
 
 # --- Labels and classes --------------------------------------------------------------------------
 
 
-def labels_of(source: Source, split: str) -> np.ndarray:
-    """A split's labels: int64 (N,) below the number of classes, or float32 (N,) if they are scores.
+def _column(dataset, definition: dict) -> np.ndarray:
+    """The column of labels as it is: an array of objects (N,)."""
+    values = dataset[definition.get("label", "label")][:]
+    return np.fromiter(values, object, len(values))
+
+
+def _strata(values: np.ndarray) -> np.ndarray:
+    """Whole numbers from 0 that are equal where the values are."""
+    return np.unique([str(value) for value in values], return_inverse=True)[1]
+
+
+def _own_names(task: str, definition: dict, parts: dict, found: dict, notes: list[str]):
+    """The dataset's own class names, in which its splits must agree; None if its labels are numbers
+    without names. Of labels in words: these in the order of their characters, which is noted."""
+    column = definition.get("label", "label")
+    names = {
+        role: getattr(dataset.features[column], "names", None)
+        for role, (dataset, _) in parts.items()
+    }
+    (one, theirs), *others = names.items()
+    for role, own in others:
+        if difference := _differ(theirs, own):
+            raise UserError(
+                f"Task {task}: its {role} split names its classes otherwise than its {one} split: "
+                f"{difference}; write both with the same list of names."
+            )
+    if theirs is not None:
+        return theirs
+    in_words = {
+        role: any(isinstance(value, str) for value in values) for role, values in found.items()
+    }
+    if not any(in_words.values()):
+        return None
+    if not all(in_words.values()):
+        word, number = (
+            next(r for r, is_so in in_words.items() if is_so == x) for x in (True, False)
+        )
+        raise UserError(
+            f"Task {task}: the column {column!r} holds words in its {word} split and numbers in "
+            f"its {number} split; write both alike."
+        )
+    words = sorted({value for values in found.values() for value in values if _is_word(value)})
+    notes.append(f"labels are words: its {len(words)} classes are {first(words)}, in this order")
+    return words
+
+
+def _is_word(value) -> bool:
+    return isinstance(value, str) and value.strip() != ""
+
+
+def _differ(one: list[str] | None, other: list[str] | None) -> str:
+    """Where two lists of class names differ; empty if nowhere."""
+    if one is None or other is None:
+        return "" if one is other else f"{len(one or other or [])} names and none"
+    for label, (a, b) in enumerate(itertools.zip_longest(one, other)):
+        if a != b:
+            says = [f"is {name!r}" if name is not None else "does not exist" for name in (b, a)]
+            return f"label {label} {says[0]}, not {a!r}" if a is not None else (
+                f"label {label} {says[0]}, which the other lacks")  # fmt: skip
+    return ""
+
+
+def _labels(task: str, definition: dict, role: str, rows, values, own, classes: int) -> np.ndarray:
+    """Labels as Source has them, of the rows of a role.
 
     Raises:
         UserError: a row without a label, or whose label is hidden, no number, or outside.
     """
-    task, definition, classes = source.task, source.definition, len(source.classes)
-    dataset, rows = source.parts[split]
-    scores, what = has_scores(definition), f"{split} {noun(definition)}s"
+    scores, what = has_scores(definition), f"{role} {noun(definition)}s"
     column = definition.get("label", "label")
-    every = dataset[column][:]
-    chosen = [every[row] for row in rows]
-    hidden = [label is None or label == HIDDEN for label in chosen]
-    if any(hidden) and (not scores or all(hidden) or None in chosen):
-        role = "test" if split == "test" or definition.get("train", "train") is None else "train"
-        row = rows[hidden.index(True)]
+    in_words = not scores and any(isinstance(value, str) for value in values)
+    hidden = [v is None or v == HIDDEN or (in_words and not _is_word(v)) for v in values]
+    if any(hidden) and (not scores or all(hidden) or None in values):
+        row = hidden.index(True)
         raise UserError(
-            f"Task {task}: row {row} of the {what} has label {every[row]}: its labels are hidden; "
-            f"set `{role}` in its definition to a split that shows them."
+            f"Task {task}: row {rows[row]} of the {what} has label {values[row]}: its labels are "
+            f"hidden; set `{role}` in its definition to a split that shows them."
         )
+    if in_words:
+        places = {name: label for label, name in enumerate(own or [])}
+        values = [places.get(value, value) for value in values]
     try:
-        numbers = np.asarray(chosen)
+        numbers = np.asarray(list(values))
         if numbers.dtype.kind not in "biuf":
-            raise ValueError(f"the first is {chosen[0]!r}")
+            raise ValueError(f"the first is {values[0]!r}")
         labels = numbers.astype(np.float32 if scores else np.int64)
         if not scores and (labels != numbers).any():
             raise ValueError("some are fractions")
@@ -287,6 +513,17 @@ def class_names(task: str, definition: dict, own: list[str] | None) -> list[str]
             f"Task {task}: its labels have no names; list them as `classes` in its definition."
         )
     classes = [str(name) for name in classes]
+    if len(classes) < 2:
+        raise UserError(
+            f"Task {task}: it has one class alone, {classes[0]!r}, which every image is; a task "
+            "needs at least two."
+        )
+    same = alike(classes)
+    if same and definition.get("alike_classes", "error") == "error":
+        raise UserError(
+            f"Task {task}: its classes {same[0]!r} and {same[1]!r} are the same to a model that "
+            "reads their names; name one otherwise in `classes`, or set `alike_classes: allow`."
+        )
     if own and len(own) != len(classes):
         raise UserError(
             f"Task {task}: its definition lists {len(classes)} classes, its dataset has "
@@ -314,9 +551,30 @@ def class_names(task: str, definition: dict, own: list[str] | None) -> list[str]
     return classes
 
 
+def alike(names: Sequence[str]) -> tuple[str, str] | None:
+    """The first two names that are equal up to case, spaces and the form of Unicode."""
+    seen: dict[str, str] = {}
+    for name in names:
+        key = " ".join(unicodedata.normalize("NFC", name).casefold().split())
+        if key in seen:
+            return seen[key], name
+        seen[key] = name
+    return None
+
+
+def out_of_order(words: Sequence[str], names: Sequence[str]) -> tuple[int, str] | None:
+    """The first label whose word is the name of another label, and that word; None if there is
+    none. Words that are no label's name mean what they may."""
+    places = {_plain(name): label for label, name in enumerate(names)}
+    for label, word in enumerate(words):
+        if places.get(_plain(word), label) != label:
+            return label, word
+    return None
+
+
 def _plain(name: str) -> str:
     """A class name without case, punctuation and a leading folder: a/art_gallery → art gallery."""
-    name = re.sub(r"^/?[a-z]/", "", str(name).lower())
+    name = re.sub(r"^/?[a-z]/", "", unicodedata.normalize("NFC", str(name)).lower())
     return " ".join(re.findall(r"[^\W_]+", name))
 
 
@@ -349,7 +607,7 @@ def too_many_shared(task: str, definition: dict, counts: dict, shared: dict) -> 
         if count > definition.get(f"shared_{kind}s", 0) * min(counts[a], counts[b]):
             return (
                 f"Task {task}: {a} and {b} have {count:,} {kind}{'s' * (count > 1)} in common; "
-                f"remove them from one of the two, or set `shared_{kind}s` in its definition to "
+                f"let each stand in one of the two, or set `shared_{kind}s` in its definition to "
                 "the share that may be."
             )
     return None

@@ -29,10 +29,12 @@ from .artifacts import (
     sha256_of_file,
 )
 from .source import (
+    check_counts,
     count_overlap,
     has_scores,
-    labels_of,
+    out_of_order,
     read_source,
+    say_notes,
     too_many_shared,
     write_manifest,
 )
@@ -55,10 +57,9 @@ def write_texts(task: str, settings: dict, output, download=None, threads: int =
 
     Args:
         task: the task's name.
-        settings: `path` (a datasets.save_to_disk folder) or `hub` with optional `config` and
-            `revision`; `texts`: the text columns; `metric`; `label`, `train`, `test`, `validation`,
-            `classes`, `source_classes`, `expected` as in data.write_task; `shared_texts`: share of
-            rows that may stand in two splits.
+        settings: `path` (see local.py) or `hub` with optional `config` and `revision`; `texts`: the
+            text columns; `metric`; `shared_texts`: share of rows that may stand in two splits; the
+            rest as in data.write_task.
         output: the folder to write.
         download: of a hub's dataset: what hub.download recorded.
         threads: as of images; texts take one.
@@ -71,14 +72,16 @@ def write_texts(task: str, settings: dict, output, download=None, threads: int =
     working = output.with_name(f".{output.name}.building")
     try:
         source = read_source(task, settings, download, working / "source")
-        labels = {split: labels_of(source, split).tolist() for split in SPLITS}
         texts = {split: _texts_of(task, split, columns, *source.parts[split]) for split in SPLITS}
     finally:
         shutil.rmtree(working, ignore_errors=True)
+    notes = [*source.notes, *check_counts(source, source.labels)]
+    labels = {split: source.labels[split].tolist() for split in SPLITS}
     overlap = count_overlap(texts)
     shared = overlap["shared_between_splits"]
     if problem := too_many_shared(task, settings, source.counts(), shared):
         raise UserError(problem)
+    say_notes(task, notes)
     with atomic_path(output) as folder:
         folder.mkdir()
         for split in SPLITS:
@@ -87,7 +90,7 @@ def write_texts(task: str, settings: dict, output, download=None, threads: int =
                     content = {**dict(zip(columns, row, strict=True)), label: answer}
                     file.write(json.dumps(content, sort_keys=True, ensure_ascii=False) + "\n")
         hashes = {split: sha256_of_file(folder / f"{split}.jsonl") for split in SPLITS}
-        write_manifest(folder, source, hashes, overlap)
+        write_manifest(folder, source, hashes, source.counts(), overlap, notes)
 
 
 def _texts_of(task: str, split: str, columns: list[str], dataset, rows) -> list[tuple[str, ...]]:
@@ -149,6 +152,12 @@ def check_text_task(definition: dict, where: str) -> None:
             twice = next(word for word in labels if labels.count(word) > 1)
             raise UserError(
                 f"{where}: {twice!r} stands twice in the labels of its prompt {name}; change one."
+            )
+        if not scores and isinstance(listed, list) and (wrong := out_of_order(labels, listed)):
+            raise UserError(
+                f"{where}: its prompt {name} answers label {wrong[0]}, which `classes` calls "
+                f"{listed[wrong[0]]!r}, with {wrong[1]!r}, the name of another label; put labels "
+                "in the order of classes."
             )
         if not scores and classes not in (None, len(labels)):
             raise UserError(
@@ -242,6 +251,13 @@ def write_tokens(encoder_dir, data_dir, settings: dict, output) -> None:
                 f"{len(manifest['classes'])} classes; give a word for each class, in label order."
             )
     tensors = {"words": _words(task, about["name"], tokenizer, texts, eos, most["target"])}
+    for names in () if scores else (manifest["classes"], manifest["source_classes"] or []):
+        if found := out_of_order(texts, names):
+            raise UserError(
+                f"Task {task}: its prompt answers label {found[0]}, which is "
+                f"{names[found[0]]!r}, with {found[1]!r}, the name of another label; put the "
+                "prompt's labels in the order of the classes."
+            )
     cut = {}
     for split in SPLITS:
         inputs = [fill(prompt["input"], row) for row in rows[split]]

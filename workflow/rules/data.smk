@@ -9,7 +9,7 @@ rule data:
         arrays=expand(
             "results/shared/data/{{task}}/{split}_{what}.npy",
             split=["train", "validation", "test"],
-            what=["images", "labels"],
+            what=["images", "labels", "digests"],
         ),
     log:
         "results/shared/logs/data/{task}.log",
