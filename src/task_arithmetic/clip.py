@@ -71,7 +71,7 @@ def write_head(encoder_dir, data_dir, settings: dict, output) -> None:
         tokenize([template.replace("{}", name) for template in templates])
         for name in manifest["classes"]
     ]
-    if manifest["definition"].get("alike_classes", "error") == "error":
+    if manifest.get("definition", {}).get("alike_classes", "error") == "error":
         _check_told_apart(manifest, prompts)
     features = []
     with torch.inference_mode():
