@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import datasets
@@ -178,6 +180,28 @@ def test_the_list_of_commands_is_the_help(capsys):
         assert command in said and text.split()[0] in said
 
 
+def test_what_people_ask_stands_apart_from_the_stages(capsys):
+    with pytest.raises(SystemExit):
+        run("--help")
+    people, stages = capsys.readouterr().out.split("stages, which the workflow calls:")
+    for command in cli.COMMANDS:
+        place = stages if command in cli.STAGES else people
+        assert f"\n  {command} " in place
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run("--version")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"task-arithmetic {metadata.version('task-arithmetic')}\n"
+
+
+@pytest.mark.parametrize("command", cli.FOR_PEOPLE)
+def test_the_example_of_a_command_is_one(command):
+    words = shlex.split(cli.FOR_PEOPLE[command][3])
+    assert cli._parser().parse_args([command, *words]).command == command
+
+
 @pytest.mark.parametrize("error, status", [(UserError, 1), (None, 0)])
 def test_the_exit_status_says_whether_it_worked(error, status, monkeypatch, capsys, tmp_path):
     def vector(**arguments):
@@ -256,6 +280,7 @@ def test_options_cannot_be_shortened_by_accident(capsys):
 
 NO_TORCH = """
 import sys
+from importlib import metadata
 from task_arithmetic.cli import main
 status = main()
 heavy = {"torch", "open_clip", "torchvision", "matplotlib", "pandas"} & set(sys.modules)

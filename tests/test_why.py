@@ -13,8 +13,9 @@ import pytest
 from test_rerun import forget
 from test_workflow import planned
 
-from task_arithmetic import code, rerun, why
+from task_arithmetic import code, rerun, settings, why
 from task_arithmetic.artifacts import UserError
+from task_arithmetic.config import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "embedded-small/attention"
@@ -242,11 +243,69 @@ def test_every_planned_command_is_understood(base):
         assert not job.shellcmd or (label == job.params.code and "job" not in arguments)
 
 
+@pytest.mark.parametrize("target", [SINGLE_TASK, HEAD])
+def test_without_a_configuration_it_is_that_of_the_runs_last_start(base, capsys, target):
+    why.why(target=target)
+    out, err = capsys.readouterr()
+    assert out == f"{target} is up to date.\n"
+    assert err.startswith("as its run was configured when it was last started (results/nano/run.js")
+
+
+def test_what_the_report_says_of_a_run_will_do_and_the_newer_counts(base, capsys):
+    config = read_config(base / "nano.yaml", basedir=base / "project")
+    changed = {**config, "precision": "float32"}
+    Path("results/nano/config.yaml").write_text(settings.as_yaml(changed))
+    cause = '`precision` was "auto" and is "float32"'
+    why.why(target=SINGLE_TASK)
+    assert cause in capsys.readouterr().out
+    os.utime("results/nano/config.yaml", (0, 0))
+    why.why(target=SINGLE_TASK)
+    assert "is up to date" in capsys.readouterr().out
+    os.remove("results/nano/run.json")
+    why.why(target=str(Path(SINGLE_TASK).absolute()))
+    out, err = capsys.readouterr()
+    assert cause in out and "results/nano/config.yaml" in err
+
+
+@pytest.mark.parametrize("name", ["nano", "mini", "glue"])
+def test_a_resolved_configuration_resolves_to_itself(tmp_path, name):
+    text = settings.as_yaml(read_config(ROOT / f"config/{name}.yaml"))
+    (tmp_path / "config.yaml").write_text(text, "utf-8")
+    again = read_config(tmp_path / "config.yaml")
+    assert settings.as_yaml(again) == text
+    assert again == read_config(ROOT / f"config/{name}.yaml")
+
+
+LETTERS = [chr(i) * 9 for i in range(97, 117)]
+
+
+@pytest.mark.parametrize(
+    "old, new, says",
+    [
+        (LETTERS, LETTERS[1:], [f"`x` no longer has {LETTERS[0]}"]),
+        (LETTERS, LETTERS[::-1], ["`x` has its entries in another order"]),
+        ([1, 2], [1, 2, [3, 4]], ["`x` now has [3, 4]"]),
+        (LETTERS, None, ["`x` was a list of 20 entries and is null"]),
+        (None, LETTERS[:4], [f"`x` was null and is {json.dumps(LETTERS[:4])}"]),
+        ({"a": LETTERS}, "é", ['`x` was a mapping of 1 keys and is "é"']),
+    ],
+)
+def test_lists_are_never_cut_in_their_middle(old, new, says):
+    assert why.differences(old, new, "x") == says
+
+
+def test_of_long_texts_the_place_where_they_differ_is_told():
+    old = "word " * 40
+    (said,) = why.differences(old, old + "and more", "x")
+    before, after = said.removeprefix("`x` was ").split(" and is ")
+    assert "and more" in after and "and more" not in before and len(said) < 250
+
+
 def test_mistakes_end_in_one_sentence(ask, base, capsys):
     with pytest.raises(UserError, match="No rule of run nano makes results/other/x.csv: correct"):
         ask("results/other/x.csv")
-    with pytest.raises(UserError, match="No rule of run paper makes results/nano"):
-        why.why(target=VECTOR)
+    with pytest.raises(UserError, match="No rule of run paper makes results/other"):
+        why.why(target="results/other/x.csv")
     with pytest.raises(SystemExit, match="Unknown key 'stepz' under finetune"):
         ask(VECTOR, "finetune: {stepz: 3}")
     assert capsys.readouterr() == ("", "")

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 
-from . import jobs
+from . import __version__, jobs
 from .rerun import variant_of
 from .stages import STAGES
 
@@ -111,35 +111,86 @@ OPTIONS = {
     "config_text": {"help": "the run's resolved configuration, as text"},
     "run_dir": {"default": None, "help": "the run's results, with the records of its jobs"},
 }
+FOR_PEOPLE = {  # command → its function, options, what it does, an example of its options
+    "check": (
+        "config.check",
+        "config",
+        "validate a configuration and say what it would run",
+        "--config config/mini.yaml mine.yaml",
+    ),
+    "plan": (
+        "plan.plan",
+        "config device",
+        "say what a configuration costs: jobs, disk, GPU-hours",
+        "--config config/mini.yaml --device h100",
+    ),
+    "doctor": (
+        "doctor.doctor",
+        "config",
+        "check the data of a configuration's tasks",
+        "--config config/mini.yaml",
+    ),
+    "status": (
+        "status.status",
+        "run watch",
+        "say what a run has done, does and has left to do",
+        "--run mini --watch",
+    ),
+    "why": (
+        "why.why",
+        "target config",
+        "say why a file would be made again",
+        "results/mini/tables/table2.csv",
+    ),
+    "verify": (
+        "verify.verify",
+        "run",
+        "check that all files of a run are as they were made",
+        "--run mini",
+    ),
+    "accept": (
+        "rerun.accept",
+        "stage reason run code",
+        "declare that a stage's changed code gives the same results",
+        '--stage finetune --reason "renamed a variable"',
+    ),
+    "gc": (
+        "store.gc",
+        "keep_gb",
+        "make the store of finished results smaller",
+        "--keep-gb 10",
+    ),
+}
 COMMANDS = {
+    **{command: known[:3] for command, known in FOR_PEOPLE.items()},
     # A stage is also told the log of its job, and the code that its run was planned with.
     **{
         stage: (entry, f"{options} job code", text)
         for stage, (entry, options, text) in STAGES.items()
     },
-    "check": ("config.check", "config", "validate a configuration and say what it would run"),
-    "plan": ("plan.plan", "config device", "say what a configuration costs: jobs, disk, GPU-hours"),
-    "doctor": ("doctor.doctor", "config", "check the data of a configuration's tasks"),
-    "status": ("status.status", "run watch", "say what a run has done, does and has left to do"),
-    "why": ("why.why", "target config", "say why a file would be made again"),
-    "verify": ("verify.verify", "run", "check that all files of a run are as they were made"),
-    "accept": (
-        "rerun.accept",
-        "stage reason run code",
-        "declare that a stage's changed code gives the same results",
-    ),
-    "gc": ("store.gc", "keep_gb", "make the store of finished results smaller"),
 }
 
 
 def _parser() -> argparse.ArgumentParser:
+    def listed(commands):
+        return "\n".join(f"  {command:<16}  {COMMANDS[command][2]}" for command in commands)
+
+    formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="task-arithmetic",
         description="Task arithmetic by fine-tuning attention modules only, stage by stage.",
+        epilog=f"commands:\n{listed(FOR_PEOPLE)}\n\nstages, which the workflow calls:\n"
+        f"{listed(STAGES)}\n\n`task-arithmetic COMMAND --help` tells the options of each.",
+        formatter_class=formatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command, (_, options, text) in COMMANDS.items():
-        sub = commands.add_parser(command, help=text, description=text)
+        example = FOR_PEOPLE[command][3] if command in FOR_PEOPLE else None
+        epilog = example and f"example: task-arithmetic {command} {example}"
+        sub = commands.add_parser(
+            command, description=text, epilog=epilog, formatter_class=formatter
+        )
         for option in options.split():
             if option == "target":
                 sub.add_argument(option, **OPTIONS[option])

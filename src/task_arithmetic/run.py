@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+from . import settings
 from .artifacts import UserError, read_json, sha256_of, write_json
 from .jobs import outcome
 from .locks import NO_LOCKS, POLL, holder, lacks_locks, node, try_lock
@@ -79,6 +80,7 @@ def _start(run_dir: Path, dag, config: dict) -> None:
         ]
     about = {"started": time.time(), "pid": os.getpid(), "node": node(), "jobs": jobs}
     about |= {"shared": shared, "command": " ".join(["snakemake", *sys.argv[1:]])}
+    about["config"] = settings.as_yaml(config)
     write_json(path, about)
 
 

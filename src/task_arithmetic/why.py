@@ -6,9 +6,12 @@ import logging
 import os
 import shlex
 import signal
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import shorten
 
 import yaml
 
@@ -21,19 +24,54 @@ from .stages import STORED
 from .trace import read_attempts, state_of
 
 FIRST = "for the first time"
+OWN = ("run.json", "config.yaml")  # of results/<run>: what its last start, and its report, was of
+LONG = 80  # characters of a value that is told as it is
 
 
 def why(*paths, target: str) -> None:
     """Print one sentence: why the next run makes a file again, or that it does not.
 
     Args:
-        paths: the run's configuration files. target: a file that a job of the run makes.
+        paths: the run's configuration files; without any, those that its last start was of.
+        target: a file that a job of the run makes.
     Raises:
         UserError: no rule makes it. UserError, SystemExit: a mistake in the configuration.
     """
     target = os.path.relpath(target)
     list(map(read_yaml, paths))  # which fails in our own words
-    print(explain(plan(target, paths), target))
+    with TemporaryDirectory() as folder:
+        if not paths and (own := own_configuration(target)):
+            where, text = own
+            paths = [Path(folder) / "config.yaml"]
+            paths[0].write_text(text, "utf-8")
+            asked = f"as its run was configured when it was last started ({where})"
+            print(f"{asked}; --config asks for another configuration", file=sys.stderr)
+        print(explain(plan(target, paths), target))
+
+
+def own_configuration(target: str) -> tuple[Path, str] | None:
+    """The file that tells the resolved configuration of a result's run, and that configuration, as
+    YAML; None if there is none. Of what runs share, that of the run that was last started on it."""
+    parts = Path(target).parts
+    if parts[:1] != ("results",) or len(parts) < 3:
+        return None
+    if parts[1] != "shared":
+        found = [path for path in Path(parts[0], parts[1]).glob("*.*") if path.name in OWN]
+    else:
+        found = [path for path in Path(parts[0]).glob(f"*/{OWN[0]}") if target in made_by(path)]
+    for path in sorted(found, key=os.path.getmtime, reverse=True):
+        with suppress(UserError, OSError):
+            own = path.name == OWN[1]
+            if text := path.read_text("utf-8") if own else read_json(path).get("config"):
+                return path, text
+    return None
+
+
+def made_by(run_json: Path) -> set[str]:
+    """All outputs of the jobs of a run."""
+    with suppress(UserError):
+        return {output for job in read_json(run_json)["jobs"] for output in job["outputs"]}
+    return set()
 
 
 def plan(target: str, paths):
@@ -100,13 +138,15 @@ def _causes(job, dag, target: str) -> list[str]:
         if is_missing:
             return ["it does not exist" if "made" in record else FIRST]
         return ["Snakemake did not see its last attempt end"]
-    clauses = [f"its input {file} changed" for file in sorted(map(str, reason.updated_input))]
+    changed_files = sorted(map(str, reason.updated_input))
+    clauses = [f"its input {file} changed" for file in changed_files[:2]]
+    clauses += [f"{len(changed_files) - 2:,} more of its inputs"] * (len(changed_files) > 2)
     if changed := kept.params_changed(job):
         clauses += _changes(job, record.get("made"), changed)
     elif any(kept.input_changed(job)):
         before = {file for output in job.output for file in kept.input(output) or []}
         others = sorted(before ^ {*map(str, job.input)})
-        clauses.append(f"its set of inputs changed ({', '.join(others[:2])})")
+        clauses.append(f"its set of inputs changed ({_few(others)})")
     if any(kept.code_changed(job)):
         clauses.append(f"the command of its rule, {job.rule.name}, changed")
     return clauses
@@ -146,9 +186,13 @@ def _changes(job, made: dict | None, changed) -> list[str]:
     if not found:  # no record; or the configuration that the report shows
         for old, new in zip(*map(_mappings, (changed.only_old, changed.only_new)), strict=False):
             found += differences(old, new)
-    more = f" and {len(found) - 2} more" if len(found) > 2 else ""
-    clauses = [", ".join(found[:2]) + more, *clauses] if found else clauses
-    return clauses or [f"Snakemake says: {' '.join(str(changed).split())[:200]}"]
+    clauses = [_few(found), *clauses] if found else clauses
+    return clauses or [f"Snakemake says: {shorten(str(changed), 300, placeholder=' …')}"]
+
+
+def _few(words: list[str]) -> str:
+    """The first two, and how many more there are."""
+    return ", ".join(words[:2]) + (f" and {len(words) - 2:,} more" if len(words) > 2 else "")
 
 
 def _mappings(values) -> list[dict]:
@@ -163,12 +207,37 @@ def differences(old, new, name="") -> list[str]:
         keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         pairs = [(old.get(key), new.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
         return [clause for pair in pairs for clause in differences(*pair)]
-    if isinstance(old, list) and isinstance(new, list) and {*map(str, old)} != {*map(str, new)}:
-        words = [f"`{name}` now has {value}" for value in new if value not in old]
-        return words + [f"`{name}` no longer has {value}" for value in old if value not in new]
+    if isinstance(old, list) and isinstance(new, list):
+        clauses = [f"`{name}` now has {_word(value)}" for value in new if value not in old]
+        clauses += [f"`{name}` no longer has {_word(value)}" for value in old if value not in new]
+        if clauses:
+            return clauses
+        if sorted(map(str, old)) == sorted(map(str, new)):
+            return [f"`{name}` has its entries in another order"]
     if name == "files":  # a hash of a folder's listing
         return ["what is in its folder changed"]
-    return [f"`{name}` was {json.dumps(old)[:50]} and is {json.dumps(new)[:50]}"]
+    return [f"`{name}` was {_told(old, new)} and is {_told(new, old)}"]
+
+
+def _word(value) -> str:
+    return value if isinstance(value, str) else _told(value)
+
+
+def _told(value, other=None) -> str:
+    """A JSON value; of a long one whole entries, or the text around where it differs."""
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) <= LONG:
+        return text
+    if isinstance(value, dict):
+        return f"a mapping of {len(value)} keys"
+    if isinstance(value, list):
+        return f"a list of {len(value)} entries"
+    start = len(os.path.commonprefix([value, other])) if isinstance(other, str) else 0
+    start = max(0, start - LONG // 2)
+    part = value[start : start + LONG]
+    return json.dumps(
+        "…" * (start > 0) + part + "…" * (start + LONG < len(value)), ensure_ascii=False
+    )
 
 
 def _is_stored(job, dag) -> bool:
