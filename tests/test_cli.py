@@ -81,35 +81,49 @@ def work(tmp_path_factory):
     return root
 
 
-def shared(work, tasks, mode=None):
-    """The words that evaluations share."""
+def shared(work, tasks, mode):
+    """The words that evaluations of several tasks share."""
     encoder = work / "encoder"
     words = ["--encoder-dir", encoder, "--encoder", "tiny", "--tasks", *tasks]
     words += ["--heads", *(encoder / "heads" / f"{t}.safetensors" for t in tasks)]
     words += ["--data-dirs", *(work / "data" / t for t in tasks)]
+    words += ["--mode", mode, "--seed", 0]
+    return [*words, "--vectors", *(work / "vectors" / mode / f"{t}.safetensors" for t in tasks)]
+
+
+def one(work, task, mode=None):
+    """The words that evaluations of one task share."""
+    encoder = work / "encoder"
+    words = ["--encoder-dir", encoder, "--encoder", "tiny", "--task", task]
+    words += ["--head", encoder / "heads" / f"{task}.safetensors"]
+    words += ["--data-dir", work / "data" / task]
     if mode:
         words += ["--mode", mode, "--seed", 0]
-        words += ["--vectors", *(work / "vectors" / mode / f"{t}.safetensors" for t in tasks)]
+        words += ["--vector", work / "vectors" / mode / f"{task}.safetensors"]
     return words
 
 
 def test_every_evaluation_runs_as_its_rule_calls_it(work, tmp_path):
     tasks, J, out = ("one", "two"), json.dumps, tmp_path
     alphas = {"start": 0.0, "stop": 1.0, "step": 0.5}
-    assert not run("pretrained", *shared(work, (*tasks, "three")), "--settings",
-                   J({"limit": None}), "--output", out / "pretrained.csv")  # fmt: skip
+    for task in (*tasks, "three"):
+        assert not run("pretrained", *one(work, task), "--settings", J({"limit": None}),
+                       "--output", out / f"pretrained-{task}.csv")  # fmt: skip
     for mode, definition in tiny.MODES.items():
-        same, own = shared(work, tasks, mode), out / f"single-{mode}.csv"
+        same, own = shared(work, tasks, mode), [out / f"single-{mode}-{t}.csv" for t in tasks]
         plain = {"linearized": definition["linearized"], "limit": None}
-        assert not run("single-task", *same, "--settings", J(plain), "--output", own)
+        for task, path in zip(tasks, own, strict=True):
+            assert not run("single-task", *one(work, task, mode), "--settings", J(plain),
+                           "--output", path)  # fmt: skip
         assert not run("addition", *same, "--settings", J({**plain, "alphas": alphas}),
-                       "--single-task", own, "--output", out / f"addition-{mode}.csv")  # fmt: skip
-        assert not run("negation", *same, "--settings",
-                       J({**plain, "alphas": alphas, "keep": 0.95}),
-                       "--pretrained", out / "pretrained.csv", "--control", "three",
-                       "--control-head", work / "encoder/heads/three.safetensors",
-                       "--control-data-dir", work / "data/three",
-                       "--output", out / f"negation-{mode}.csv")  # fmt: skip
+                       "--single-task", *own, "--output", out / f"addition-{mode}.csv")  # fmt: skip
+        for task in tasks:
+            assert not run("negation", *one(work, task, mode), "--settings",
+                           J({**plain, "alphas": alphas, "keep": 0.95}),
+                           "--pretrained", out / "pretrained-three.csv", "--control", "three",
+                           "--control-head", work / "encoder/heads/three.safetensors",
+                           "--control-data-dir", work / "data/three",
+                           "--output", out / f"negation-{mode}-{task}.csv")  # fmt: skip
         grid = {"low": -2.0, "high": 2.0, "points": 3, "samples": 8}
         assert not run("disentanglement", *same, "--settings", J({**plain, **grid}),
                        "--output", out / f"disentanglement-{mode}.csv")  # fmt: skip
@@ -122,8 +136,9 @@ def test_every_evaluation_runs_as_its_rule_calls_it(work, tmp_path):
                        "--head", work / "encoder/heads/one.safetensors",
                        "--data-dir", work / "data/one", "--encoder", "tiny", "--mode", mode,
                        "--settings", J(settings), "--output", out / f"eff-{mode}.csv")  # fmt: skip
-    assert not run("kernel", *shared(work, tasks, "nonlinear"), "--settings", J({"limit": None}),
-                   "--output", out / "kernel.csv")  # fmt: skip
+        if mode == "nonlinear":
+            assert not run("kernel", *one(work, "one", mode), "--settings", J({"limit": None}),
+                           "--output", out / "kernel.csv")  # fmt: skip
     inputs = sorted(out.glob("*.csv"))
     assert not run("metrics", "--inputs", *inputs, "--output", out / "metrics.csv")
     frame = tiny.frame_of(out / "metrics.csv")

@@ -19,6 +19,7 @@ from task_arithmetic import code, figures
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.cli import COMMANDS, STAGES
 from task_arithmetic.code import changes, code_hash, code_parts, package_versions
+from task_arithmetic.metrics import write_rows
 from task_arithmetic.modality import FUNCTIONS, MODALITIES
 from task_arithmetic.rerun import entries
 
@@ -347,11 +348,14 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
     names |= dict.fromkeys((*names, "report"), []) if mode == "ntk" else {}
     made = {command: tmp_path / command for command in STAGES}
     one = {"data_dir": made["data"], "head": made["head"], "finetuned": made["finetune"]}
-    many = {"data_dirs": [made["data"]] * 2, "heads": [made["head"]] * 2, "tasks": ["a", "b"]}
-    control = {"control": "a", "control_head": made["head"], "control_data_dir": made["data"]}
+    many = {"data_dirs": [made["data"]] * 2, "heads": [made["head"]] * 2, "tasks": ["a", "a"]}
+    control = {"control": "b", "control_head": made["head"], "control_data_dir": made["data"]}
     given = {"encoder_dir": made["encoder"], "encoder": "tiny", "mode": mode, "seed": 0, **one}
     given |= {**many, **control, "vectors": [made["vector"]] * 2, "log": tmp_path / "log.csv"}
-    given |= {"single_task": made["single-task"], "pretrained": made["pretrained"]}
+    given |= {"vector": made["vector"], "single_task": [made["single-task"]] * 2}
+    given |= {"pretrained": tmp_path / "control.csv"}
+    before = [{"task": "b", "split": "validation", "value": 0.5}]
+    write_rows(given["pretrained"], before, metric="pretrained_accuracy")
     given |= {"inputs": [made["pretrained"]], "metrics": folder / "metrics.csv"}
     given |= {"reference": test_report.REFERENCE, "output_dir": tmp_path}
     for command, (_, options, _) in STAGES.items():
@@ -382,10 +386,11 @@ def test_all_functions_that_a_stage_runs_on_texts_count_as_its_code(tmp_path, mo
     wanted = [c for c in STAGES if c in wanted and c not in ("kernel", "negation")]
     made = {command: tmp_path / command for command in wanted}
     one = {"data_dir": made["data"], "head": made["head"], "finetuned": made["finetune"]}
-    many = {"data_dirs": [made["data"]] * 2, "heads": [made["head"]] * 2, "tasks": ["a", "b"]}
+    many = {"data_dirs": [made["data"]] * 2, "heads": [made["head"]] * 2, "tasks": ["mood"] * 2}
     given = {"encoder_dir": made["encoder"], "encoder": "tiny", "mode": mode, "seed": 0, **one}
     given |= {**many, "vectors": [made["vector"]] * 2, "log": tmp_path / "log.csv"}
-    given |= {"single_task": made["single-task"], "task": "mood"}
+    given |= {"vector": made["vector"], "task": "mood"}
+    given |= {"single_task": [made["single-task"]] * 2}
     for command in wanted:
         given |= {"settings": settings.get(command, common), "output": made[command]}
         options = STAGES[command][1].split()

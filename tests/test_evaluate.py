@@ -77,9 +77,9 @@ def naive_accuracy(tau, alpha, task, split, linearized, folder=None):
     return float(np.mean((features @ head.numpy().T.astype(float)).argmax(1) == labels))
 
 
-def values(path, **where):
-    """Rows of a metrics file as {(task, split, alpha): value}."""
-    frame = tiny.frame_of(path)
+def values(*paths, **where):
+    """Rows of metrics files as {(task, split, alpha): value}."""
+    frame = tiny.frame_of(*paths)
     for column, wanted in where.items():
         frame = frame[frame[column] == wanted]
     keys = zip(frame.task, frame.split, frame.alpha.fillna(-1), strict=True)
@@ -97,20 +97,21 @@ def settings(mode="nonlinear", **more):
 
 def test_pretrained_accuracy_is_zero_shot_on_every_task_and_split(tmp_path):
     arguments = tiny.common(("one", "two", "three"), vectors=False)
-    pretrained(**arguments, settings={"limit": None}, output=tmp_path / "a.csv")
-    found = values(tmp_path / "a.csv", metric="pretrained_accuracy", mode="pretrained")
+    paths = tiny.each(pretrained, arguments, tmp_path / "a.csv", settings={"limit": None})
+    found = values(*paths, metric="pretrained_accuracy", mode="pretrained")
     assert found == {
         (task, split, -1): naive_accuracy({}, 0, task, split, False)
         for task in ("one", "two", "three")
         for split in ("validation", "test")
     }
-    assert tiny.frame_of(tmp_path / "a.csv")["seed"].isna().all()
+    assert tiny.frame_of(*paths)["seed"].isna().all()
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_single_task_accuracy_is_that_of_the_individual_model(mode, tmp_path):
-    single_task(**tiny.common(mode=mode), settings=settings(mode), output=tmp_path / "a.csv")
-    found = values(tmp_path / "a.csv", metric="single_task_accuracy", mode=mode, seed=0)
+    arguments = tiny.common(mode=mode)
+    paths = tiny.each(single_task, arguments, tmp_path / "a.csv", settings=settings(mode))
+    found = values(*paths, metric="single_task_accuracy", mode=mode, seed=0)
     assert found == {
         (task, split, 1.0): naive_accuracy(summed(mode, [task]), 1, task, split, mode == "ntk")
         for task in TASKS
@@ -126,8 +127,9 @@ def test_the_kernel_test_evaluates_the_same_vectors_through_f_lin(mode, given, t
     for i, task in enumerate(TASKS):  # four times as long, so that f and f_lin differ
         arguments["vectors"][i] = tmp_path / task
         write_tensors(tmp_path / task, summed(mode, [task], [4.0]), {})
-    kernel(**arguments, settings={"limit": None, **given}, output=tmp_path / "a.csv")
-    found = values(tmp_path / "a.csv", metric="posthoc_accuracy", mode=mode)
+    given = {"limit": None, **given}
+    paths = tiny.each(kernel, arguments, tmp_path / "a.csv", settings=given)
+    found = values(*paths, metric="posthoc_accuracy", mode=mode)
     through_f, through_f_lin = (
         {
             (task, split, 1.0): naive_accuracy(summed(mode, [task]), 4.0, task, split, linearized)
@@ -142,8 +144,8 @@ def test_the_kernel_test_evaluates_the_same_vectors_through_f_lin(mode, given, t
 def test_a_limit_evaluates_that_many_images_of_a_split(tmp_path):
     arguments = tiny.common(("one",), vectors=False)
     limit = {"train": 1, "validation": 5, "test": 7}
-    pretrained(**arguments, settings={"limit": limit}, output=tmp_path / "a.csv")
-    for (task, split, _), value in values(tmp_path / "a.csv").items():
+    paths = tiny.each(pretrained, arguments, tmp_path / "a.csv", settings={"limit": limit})
+    for (task, split, _), value in values(*paths).items():
         pixels, labels = images_of(task, split)
         head = read_tensors(arguments["heads"][0])["head"]
         logits = naive_features({}, 0, pixels, False) @ head.T
@@ -153,9 +155,10 @@ def test_a_limit_evaluates_that_many_images_of_a_split(tmp_path):
 
 @pytest.mark.parametrize("linearized", [False, True], ids=["f", "f_lin"])
 def test_accuracies_do_not_depend_on_batches_and_chunks(linearized, monkeypatch):
-    theta0, about, splits = evaluate.load(
-        *(tiny.common()[k] for k in ("encoder_dir", "tasks", "heads", "data_dirs")), {"limit": None}
-    )
+    suite = tiny.common()
+    files = zip(suite["heads"], suite["data_dirs"], strict=True)
+    files = dict(zip(suite["tasks"], files, strict=True))
+    theta0, about, splits = evaluate.load(suite["encoder_dir"], files, {"limit": None})
     tau = TaskVector.read(tiny.shared_vector("nonlinear", "one"))
     parts = splits["test"]
     whole = accuracies(theta0, about, tau, GRID, parts, linearized)
@@ -172,10 +175,11 @@ def test_accuracies_do_not_depend_on_batches_and_chunks(linearized, monkeypatch)
 
 def unify(tmp_path, mode, alphas=None, name="addition", data_dirs=None, **more):
     """Single-task accuracy and addition of a mode; returns the latter's path."""
-    own, output = tmp_path / f"own-{mode}.csv", tmp_path / f"{name}-{mode}.csv"
-    arguments = tiny.common(mode=mode)
-    if not own.exists():
-        single_task(**arguments, settings=settings(mode), output=own)
+    own = [tmp_path / f"own-{mode}-{task}.csv" for task in TASKS]
+    output, arguments = tmp_path / f"{name}-{mode}.csv", tiny.common(mode=mode)
+    if not own[0].exists():
+        own_path = tmp_path / f"own-{mode}.csv"
+        assert own == tiny.each(single_task, arguments, own_path, settings=settings(mode))
     arguments["data_dirs"] = data_dirs or arguments["data_dirs"]
     addition(
         **arguments,
@@ -219,6 +223,13 @@ def test_the_chosen_alpha_has_the_best_mean_normalized_validation_accuracy(mode,
     assert chosen == GRID[means.index(max(means))]
 
 
+def write_own(folder, rows):
+    """What `unify` takes for the single-task accuracies of mode nonlinear."""
+    for task in TASKS:
+        own = [row for row in rows if row["task"] == task]
+        write_rows(folder / f"own-nonlinear-{task}.csv", own, metric="single_task_accuracy")
+
+
 @pytest.mark.parametrize("easy", TASKS)
 def test_alpha_is_chosen_by_normalized_accuracy_on_the_split_it_is_normalized_on(easy, tmp_path):
     """A task whose own accuracy is small weighs more; test accuracies must not weigh at all."""
@@ -226,8 +237,7 @@ def test_alpha_is_chosen_by_normalized_accuracy_on_the_split_it_is_normalized_on
     for task in TASKS:
         own[task, "validation"] = 0.9 if task == easy else 0.01
         own[task, "test"] = 0.01 if task == easy else 0.8
-    rows = [{"task": t, "split": s, "value": v} for (t, s), v in own.items()]
-    write_rows(tmp_path / "own-nonlinear.csv", rows, metric="single_task_accuracy")
+    write_own(tmp_path, [{"task": t, "split": s, "value": v} for (t, s), v in own.items()])
     path = unify(tmp_path, "nonlinear")
     unified = values(path, metric="unified_accuracy")
     for key, value in values(path, metric="normalized_accuracy").items():
@@ -241,10 +251,9 @@ def test_alpha_is_chosen_by_normalized_accuracy_on_the_split_it_is_normalized_on
 def test_posthoc_unified_models_go_through_f_lin(tmp_path):
     """A non-linearly trained τ, evaluated through f_lin, normalized by posthoc_accuracy."""
     arguments = tiny.common()
-    kernel(**arguments, settings={"limit": None}, output=tmp_path / "own.csv")
+    own = tiny.each(kernel, arguments, tmp_path / "own.csv", settings={"limit": None})
     arguments["mode"] = "posthoc"
     posthoc = {"linearized": True, "limit": None, "alphas": ALPHAS}
-    own = tmp_path / "own.csv"
     addition(**arguments, settings=posthoc, single_task=own, output=tmp_path / "a.csv")
     unified = values(tmp_path / "a.csv", metric="unified_accuracy", mode="posthoc")
     tau = summed("nonlinear", TASKS)
@@ -319,20 +328,20 @@ def test_an_own_accuracy_that_cannot_normalize_is_one_sentence(lost, tmp_path):
         rows = [row for row in rows if row["task"] == "one"]
     else:
         rows[2]["value"] = 0.0
-    write_rows(tmp_path / "own-nonlinear.csv", rows, metric="single_task_accuracy")
-    with pytest.raises(UserError, match=r"has no validation accuracy above 0 for two"):
+    write_own(tmp_path, rows)
+    with pytest.raises(UserError, match=r"-two.csv has no validation accuracy above 0 for two"):
         unify(tmp_path, "nonlinear")
 
 
 def test_vectors_of_different_modes_are_never_added(tmp_path):
     arguments = tiny.common(mode="nonlinear")
-    single_task(**arguments, settings=settings(), output=tmp_path / "own.csv")
+    own = tiny.each(single_task, arguments, tmp_path / "own.csv", settings=settings())
     arguments["vectors"] = [arguments["vectors"][0], tiny.shared_vector("attention", "two")]
     with pytest.raises(UserError, match="different modes or encoders"):
         addition(
             **arguments,
             settings=settings(alphas=ALPHAS),
-            single_task=tmp_path / "own.csv",
+            single_task=own,
             output=tmp_path / "a.csv",
         )
     assert not (tmp_path / "a.csv").exists()
@@ -342,29 +351,28 @@ def test_vectors_of_different_modes_are_never_added(tmp_path):
 
 
 def negate(tmp_path, mode, keep=0.95, name="negation", data_dirs=None, control_data_dir=None):
-    every, before = tiny.common(("one", "two", "three"), vectors=False), tmp_path / "before.csv"
+    three, before = tiny.common(("three",), vectors=False), tmp_path / "before-three.csv"
     if not before.exists():
-        pretrained(**every, settings={"limit": None}, output=before)
+        tiny.each(pretrained, three, tmp_path / "before.csv", settings={"limit": None})
     arguments = tiny.common(mode=mode)
     arguments["data_dirs"] = data_dirs or arguments["data_dirs"]
-    output = tmp_path / f"{name}-{mode}.csv"
-    negation(
-        **arguments,
+    return tiny.each(
+        negation,
+        arguments,
+        tmp_path / f"{name}-{mode}.csv",
         pretrained=before,
         control="three",
-        control_head=every["heads"][2],
-        control_data_dir=control_data_dir or every["data_dirs"][2],
+        control_head=three["heads"][0],
+        control_data_dir=control_data_dir or three["data_dirs"][0],
         settings=settings(mode, alphas=ALPHAS, keep=keep),
-        output=output,
     )
-    return output
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_negated_accuracy_is_that_of_theta0_minus_alpha_tau(mode, tmp_path):
-    path = negate(tmp_path, mode)
-    target = values(path, metric="negated_accuracy", mode=mode, other_task="three")
-    control = values(path, metric="control_accuracy", mode=mode, other_task="three")
+    paths = negate(tmp_path, mode)
+    target = values(*paths, metric="negated_accuracy", mode=mode, other_task="three")
+    control = values(*paths, metric="control_accuracy", mode=mode, other_task="three")
     assert target.keys() == control.keys()
     assert {k for k in target if k[1] == "validation"} == {
         (task, "validation", alpha) for task in TASKS for alpha in GRID
@@ -379,9 +387,9 @@ def test_negated_accuracy_is_that_of_theta0_minus_alpha_tau(mode, tmp_path):
 @pytest.mark.parametrize("keep", [0.0, 0.6, 0.95])
 @pytest.mark.parametrize("mode", MODES)
 def test_the_negated_alpha_is_the_lowest_target_that_keeps_the_control(mode, keep, tmp_path):
-    path = negate(tmp_path, mode, keep)
-    target = values(path, metric="negated_accuracy")
-    control = values(path, metric="control_accuracy")
+    paths = negate(tmp_path, mode, keep)
+    target = values(*paths, metric="negated_accuracy")
+    control = values(*paths, metric="control_accuracy")
     before = naive_accuracy({}, 0, "three", "validation", False)
     for task in TASKS:
         best = None
@@ -399,14 +407,16 @@ def test_poisoned_test_labels_do_not_change_the_alpha_of_negation(mode, tmp_path
     one, two, three = poisoned(tmp_path, ("one", "two", "three"))
     poison = negate(tmp_path, mode, 0.5, "poison", [one, two], three)
     for metric in ("negated_accuracy", "control_accuracy"):
-        before, after = values(clean, metric=metric), values(poison, metric=metric)
+        before, after = values(*clean, metric=metric), values(*poison, metric=metric)
         assert before.keys() == after.keys()
         changed = [key for key in before if before[key] != after[key]]
         assert changed and {split for _, split, _ in changed} == {"test"}
 
 
 def test_negation_needs_the_control_tasks_pretrained_accuracy(tmp_path):
-    write_rows(tmp_path / "before.csv", [{"task": "one", "split": "validation", "value": 0.5}])
+    write_rows(
+        tmp_path / "before-three.csv", [{"task": "one", "split": "validation", "value": 0.5}]
+    )
     with pytest.raises(UserError, match="no validation accuracy of three"):
         negate(tmp_path, "attention")
 
@@ -493,8 +503,8 @@ def test_a_vector_of_another_encoder_is_refused(tensors, says, tmp_path):
     arguments = tiny.common(("one",))
     arguments["vectors"] = [tmp_path / "tau"]
     with pytest.raises(UserError, match=f"tau {says}"):
-        single_task(**arguments, settings=settings(), output=tmp_path / "a.csv")
-    assert not (tmp_path / "a.csv").exists()
+        tiny.each(single_task, arguments, tmp_path / "a.csv", settings=settings())
+    assert not list(tmp_path.glob("*.csv"))
 
 
 def test_a_head_of_another_task_is_refused(tmp_path):
@@ -502,7 +512,7 @@ def test_a_head_of_another_task_is_refused(tmp_path):
     arguments = tiny.common(("one",), vectors=False)
     arguments["heads"] = [tmp_path / "head"]
     with pytest.raises(UserError, match=r"head has head of shape \(7, 16\), not \(3, 16\)"):
-        pretrained(**arguments, settings={"limit": None}, output=tmp_path / "a.csv")
+        tiny.each(pretrained, arguments, tmp_path / "a.csv", settings={"limit": None})
 
 
 # --- The GPU's memory, and precision -------------------------------------------------------------

@@ -26,6 +26,7 @@ from task_arithmetic.artifacts import (
     write_tensors,
 )
 from task_arithmetic.cli import main
+from task_arithmetic.stages import STAGES
 
 SOURCE = Path(jobs.__file__).parents[1]
 LIMIT = 10.0  # seconds from SIGTERM to the end of the process
@@ -303,7 +304,6 @@ def test_a_stopped_training_saves_and_ends_within_seconds_whatever_it_is_doing(
 
 def test_a_stopped_evaluation_leaves_nothing(tmp_path):
     suite = tiny.shared_suite()
-    vectors = [tiny.shared_vector("attention", task) for task in suite["tasks"]]
     words = [
         "single-task",
         "--encoder-dir",
@@ -314,14 +314,14 @@ def test_a_stopped_evaluation_leaves_nothing(tmp_path):
         "attention",
         "--seed",
         0,
-        "--tasks",
-        *suite["tasks"],
-        "--heads",
-        *suite["heads"],
-        "--data-dirs",
-        *suite["data_dirs"],
-        "--vectors",
-        *vectors,
+        "--task",
+        "one",
+        "--head",
+        suite["heads"][0],
+        "--data-dir",
+        suite["data_dirs"][0],
+        "--vector",
+        tiny.shared_vector("attention", "one"),
         "--settings",
         json.dumps({"linearized": False, "limit": None}),
         "--output",
@@ -351,6 +351,15 @@ def test_signals_are_the_programs_own_again_after_a_job(tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     assert main(finetune(tmp_path)) == 0
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_every_option_of_a_stage_is_a_file_or_says_what_is_computed():
+    """An option for a file that is not among INPUTS would not be hashed: what the store keeps would
+    be taken for the result of other inputs."""
+    values = set("encoder mode task tasks seed settings name control".split())
+    options = {option for _, words, _ in STAGES.values() for option in words.split()}
+    files = {*jobs.INPUTS, *jobs.OUTPUTS, *jobs.KNOBS}
+    assert options == values | files and not values & files
 
 
 # --- Unfinished runs -----------------------------------------------------------------------------

@@ -314,26 +314,26 @@ def test_another_seed_gives_another_order_of_texts(tmp_path):
 
 
 def test_the_pretrained_stage_measures_every_task_and_says_what_was_cut(tmp_path):
-    settings = EVALUATION
-    evaluate.pretrained(**tiny_texts.common(), settings=settings, output=tmp_path / "a.csv")
-    rows = tiny.frame_of(tmp_path / "a.csv")
+    arguments = tiny_texts.common()
+    paths = tiny.each(evaluate.pretrained, arguments, tmp_path / "a.csv", settings=EVALUATION)
+    rows = tiny.frame_of(*paths)
     accuracy = rows[rows.metric == "pretrained_accuracy"]
     assert len(accuracy) == 4 and set(accuracy.split) == {"validation", "test"}
     cut = rows[rows.metric == "cut_inputs"]
-    assert set(cut.split) == {"train", "validation", "test"} and (cut.value == 0).all()
+    assert len(cut) == 6 and set(cut.task) == set(tiny_texts.TASKS) and (cut.value == 0).all()
+    assert set(cut.split) == {"train", "validation", "test"}
 
 
 def single_task(tmp_path, mode):
     linearized = tiny_texts.MODES[mode]["linearized"]
-    path = tmp_path / f"single-{mode}.csv"
+    path, arguments = tmp_path / f"single-{mode}.csv", tiny_texts.common(mode)
     settings = {**EVALUATION, "linearized": linearized}
-    evaluate.single_task(**tiny_texts.common(mode), settings=settings, output=path)
-    return path
+    return tiny.each(evaluate.single_task, arguments, path, settings=settings)
 
 
 @pytest.mark.parametrize("mode", tiny_texts.MODES)
 def test_the_individual_models_have_learnt_their_tasks(mode, tmp_path):
-    found = tiny.frame_of(single_task(tmp_path, mode)).set_index(["task", "split"]).value
+    found = tiny.frame_of(*single_task(tmp_path, mode)).set_index(["task", "split"]).value
     assert found["mood", "test"] > 0.7 and found["alike", "test"] > 0.2
 
 
@@ -431,10 +431,10 @@ def test_a_task_whose_individual_model_scores_nothing_has_no_normalized_accuracy
             for s in ("validation", "test")
         ]
         own = {"encoder": "tiny", "mode": "ntk", "seed": 0, "metric": "single_task_accuracy"}
-        write_rows(tmp_path / "own.csv", rows, **own)
+        write_rows(tmp_path / "own.csv", rows, **own)  # each task's rows are found in it
         evaluate.addition(
             **tiny_texts.common("ntk"),
-            single_task=tmp_path / "own.csv",
+            single_task=[tmp_path / "own.csv"] * 2,
             settings={**EVALUATION, "alphas": GRID, "linearized": True},
             output=tmp_path / "a.csv",
         )
@@ -490,7 +490,7 @@ def test_tokens_of_another_encoder_are_refused(tmp_path):
     write_json(folder / "encoder.json", sealed({**about, "name": "other"}))
     arguments = {**tiny_texts.common(), "encoder_dir": folder}
     with pytest.raises(UserError, match="of another encoder"):
-        evaluate.pretrained(**arguments, settings=EVALUATION, output=tmp_path / "a.csv")
+        tiny.each(evaluate.pretrained, arguments, tmp_path / "a.csv", settings=EVALUATION)
 
 
 def test_bf16_is_for_the_passes_alone():

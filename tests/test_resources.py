@@ -88,10 +88,11 @@ def test_what_the_jobs_compute_adds_up_to_what_plan_says(overlays):
         for encoder in part["encoders"]:
             for task in part["read"]:
                 job("head", encoder, task=task)
-            job("pretrained", encoder)
+                job("pretrained", encoder, task=task)
         for encoder, mode in part["models"]:
             job("finetune", encoder, mode, part["tasks"][0], seeds * len(part["tasks"]))
-            job("single_task", encoder, mode, times=seeds)
+            for task in part["tasks"]:
+                job("single_task", encoder, mode, task, seeds)
             job("addition", encoder, mode, times=seeds)
         for encoder, mode in part["main"]:
             job("efficiency", encoder, mode)
@@ -99,9 +100,10 @@ def test_what_the_jobs_compute_adds_up_to_what_plan_says(overlays):
     for encoder in images["encoders"]:
         job("posthoc", encoder, "posthoc", times=seeds)
     for encoder, mode in images["main"]:
-        job("negation", encoder, mode, times=seeds)
-        if not config["definitions"]["modes"][mode]["linearized"]:
-            job("kernel", encoder, mode, times=seeds)
+        for task in images["tasks"]:
+            job("negation", encoder, mode, task, seeds)
+            if not config["definitions"]["modes"][mode]["linearized"]:
+                job("kernel", encoder, mode, task, seeds)
     # Jobs of pairs ask for what the larger pair needs, and for a cell more on each row of the grid.
     exact = {key: amount for key, amount in planned.items() if key[0] != "disentanglement"}
     assert found == exact
@@ -147,7 +149,8 @@ def test_the_embedded_suite_asks_for_little():
         stages = set(LEARNING) - {"head"} - (of_images if part["unit"] == "text" else set())
         for encoder, mode in part["main"]:
             for stage in stages:
-                task = part["tasks"][-1] if stage == "finetune" else None
+                whole = stage in ("addition", "posthoc", "disentanglement", "efficiency")
+                task = None if whole else part["tasks"][-1]
                 memory, minutes, cores, _ = request(stage, encoder, mode, task)
                 assert 1_500 <= memory <= 4_000 and 10 <= minutes <= 30 and cores == 1
     assert request("data", task="letters").cores == 1
@@ -174,7 +177,7 @@ def test_a_t5_asks_for_its_tensors_and_the_rows_of_its_texts():
 def test_without_images_texts_ask_for_the_same():
     both, texts = (requests(resolved(NANO, TEXTS, more)) for more in ({}, NO_IMAGES))
     for stage in ("encoder", "head", "finetune", "pretrained", "addition", "efficiency"):
-        task = "rte" if stage in ("head", "finetune") else None
+        task = "rte" if stage in ("head", "finetune", "pretrained") else None
         assert both(stage, "t5-base", "ntk", task) == texts(stage, "t5-base", "ntk", task)
 
 

@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL = "embedded-small/attention"
 VECTOR = f"results/nano/vectors/{MODEL}/textures/0.safetensors"
 FINETUNED = f"results/nano/finetuned/{MODEL}/textures/0.sha256"
-SINGLE_TASK = f"results/nano/metrics/single_task/{MODEL}/0.csv"
-ADDITION = SINGLE_TASK.replace("single_task", "addition")
+SINGLE_TASK = f"results/nano/metrics/single_task/{MODEL}/textures/0.csv"
+ADDITION = f"results/nano/metrics/addition/{MODEL}/0.csv"
 HEAD = "results/shared/encoders/embedded-small/heads/textures.safetensors"
 ENCODER = "results/shared/encoders/embedded-small/encoder.json"
 
@@ -56,7 +56,7 @@ sys.exit(cli.main())
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with a project, whose stages are stubs, and what it has made: SINGLE_TASK."""
+    """A folder with a project, whose stages are stubs, and what it has made: ADDITION."""
     base = tmp_path_factory.mktemp("made")
     for part in ("config", "envs", "workflow", "src", "Snakefile", "config.yaml"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
@@ -65,7 +65,7 @@ def made(tmp_path_factory):
     config = (ROOT / "config/nano.yaml").read_text() + "\ndevice: cpu\nstore_gb: 1\n"
     (base / "nano.yaml").write_text(config)
     (base / "work").mkdir()
-    done = snakemake(base, SINGLE_TASK, VECTOR, "--cores", "2")
+    done = snakemake(base, ADDITION, VECTOR, "--cores", "2")
     assert done.returncode == 0, done.stderr
     return base
 
@@ -117,7 +117,7 @@ def edit(path: Path, before: str, after: str):
 
 
 def test_what_is_finished_is_up_to_date(ask):
-    assert ask(SINGLE_TASK) == f"{SINGLE_TASK} is up to date."
+    assert ask(ADDITION) == f"{ADDITION} is up to date."
     assert ask(f"./{VECTOR}") == f"{VECTOR} is up to date."
 
 
@@ -137,22 +137,24 @@ def test_a_setting_is_named_with_both_values(ask):
         ask(VECTOR, overlay) == f"{VECTOR} would be made again because {FINETUNED} would: {cause}"
     )
     both = FINETUNED.replace("textures", "landcover")
-    expected = f"{SINGLE_TASK} would be made again because {both} and 1 more would: {cause}"
-    assert ask(SINGLE_TASK, overlay) == expected
+    expected = f"{ADDITION} would be made again because {both} and 1 more would: {cause}"
+    assert ask(ADDITION, overlay) == expected
     overlay = "finetune: {learning_rate: 1.0e-5, batch_size: 8, weight_decay: 0.0}"
     said = "`finetune.batch_size` was 16 and is 8, `finetune.learning_rate` was 0.0003 and is 1e-05"
     assert ask(FINETUNED, overlay).endswith(f": {said} and 1 more.")
 
 
 def test_other_causes_upstream_are_counted(ask):
-    said = ask(SINGLE_TASK, "{precision: float32, finetune: {steps: 5}}")
+    said = ask(ADDITION, "{precision: float32, finetune: {steps: 5}}")
     assert 'made again: `precision` was "auto" and is "float32"' in said
     assert said.endswith("; further reasons upstream: 1.")
 
 
 def test_a_new_task_is_named(ask):
-    said = ask(SINGLE_TASK, "tasks: [textures, landcover, letters]")
-    assert said == f"{SINGLE_TASK} would be made again: `tasks` now has letters."
+    overlay = "tasks: [textures, landcover, letters]"
+    said = f"{ADDITION} would be made again: `tasks` now has letters"
+    assert ask(ADDITION, overlay).startswith(said)
+    assert ask(SINGLE_TASK, overlay) == f"{SINGLE_TASK} is up to date."
 
 
 def test_without_a_record_snakemakes_own_values_tell(ask):
@@ -175,7 +177,7 @@ def test_the_function_that_changed_is_named_until_it_is_accepted(ask, base, caps
     assert ask(FINETUNED) == f"{FINETUNED} would be made again: the code changed."
     rerun.accept("finetune", "adds 0")
     assert "2 results of finetune: adds 0 (the code changed)." in capsys.readouterr().out
-    assert ask(SINGLE_TASK) == f"{SINGLE_TASK} is up to date."
+    assert ask(ADDITION) == f"{ADDITION} is up to date."
 
 
 def test_the_package_that_changed_is_named(ask, monkeypatch):

@@ -261,9 +261,24 @@ def common(tasks=("one", "two"), mode="nonlinear", vectors=True) -> dict:
     return arguments
 
 
-def frame_of(path) -> pd.DataFrame:
-    """The rows of a metrics file."""
-    return pd.DataFrame(read_rows(path), columns=COLUMNS)
+def each(function, arguments: dict, output: Path, **more) -> list[Path]:
+    """Call a stage that is a job for each task; returns the files, in the order of the tasks.
+
+    Args:
+        arguments: what `common` gives. more: what else the stage takes. output: beside the files.
+    """
+    paths = []
+    for i, task in enumerate(arguments["tasks"]):
+        own = {k[:-1] if isinstance(v, list) else k: v for k, v in arguments.items()}
+        own = {k: v[i] if isinstance(v, list) else v for k, v in own.items()}
+        paths.append(output.with_name(f"{output.stem}-{task}.csv"))
+        function(**own, **more, output=paths[-1])
+    return paths
+
+
+def frame_of(*paths) -> pd.DataFrame:
+    """The rows of metrics files."""
+    return pd.DataFrame([row for path in paths for row in read_rows(path)], columns=COLUMNS)
 
 
 def close(ours, theirs) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import jobs, modality
+from . import modality
 from .artifacts import UserError, check_tensors
 from .config import alpha_grid
 from .device import torch_device
@@ -49,19 +49,23 @@ def choose_negation(target, control, pretrained_control: float, keep: float) -> 
 # --- The stages ----------------------------------------------------------------------------------
 
 
-def load(encoder_dir, tasks, heads, data_dirs, settings, names=("validation", "test")):
+def load(encoder_dir, files: dict, settings: dict):
     """θ0, its description, and for each split the tasks' examples, as the modality reads them.
 
+    Args:
+        files: task → its head and its data folder.
     Returns:
-        theta0, about, {split: {task: examples}}.
+        theta0, about, {split: {task: examples}}, of the splits validation and test.
     """
     device, form = torch_device(), modality.form(settings.get("modality", "vision"))
     theta0, about = form.read_encoder(encoder_dir, device)
-    splits = {name: {} for name in names}
-    for task, head, data_dir in zip(tasks, heads, data_dirs, strict=True):
-        for name in names:
-            limit = settings["limit"]
-            splits[name][task] = form.read_examples(head, data_dir, name, limit, about, device)
+    splits = {
+        split: {
+            task: form.read_examples(head, data_dir, split, settings["limit"], about, device)
+            for task, (head, data_dir) in files.items()
+        }
+        for split in ("validation", "test")
+    }
     return theta0, about, splits
 
 
@@ -86,54 +90,54 @@ def read_vector(path, theta0: dict) -> TaskVector:
     return vector
 
 
-def pretrained(encoder_dir, *, encoder, tasks, heads, data_dirs, settings, output) -> None:
-    """Zero-shot accuracy of θ0 on every task, validation and test: `pretrained_accuracy`; and what
-    the modality has to say of the tasks' examples."""
-    theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings)
-    form, rows = modality.form(settings.get("modality", "vision")), []
-    for task, head in zip(tasks, heads, strict=True):
-        rows += [{"task": task, **row} for row in form.remarks(head)]
-    for split, parts in splits.items():
-        found = _accuracies(theta0, about, TaskVector({}), [0.0], parts, settings)
-        rows += [{"task": task, "split": split, "value": v[0]} for task, v in found.items()]
-    write_rows(output, rows, encoder=encoder, mode="pretrained", metric="pretrained_accuracy")
+def pretrained(encoder_dir, head, data_dir, *, encoder, task, settings, output) -> None:
+    """Zero-shot accuracy of θ0 on one task, validation and test: `pretrained_accuracy`; and what
+    the modality has to say of the task's examples."""
+    theta0, about, splits = load(encoder_dir, {task: (head, data_dir)}, settings)
+    rows = list(modality.form(settings.get("modality", "vision")).remarks(head))
+    for split, value in _on_both(theta0, about, TaskVector({}), splits, settings).items():
+        rows.append({"split": split, "value": value})
+    shared = {"encoder": encoder, "mode": "pretrained", "task": task}
+    write_rows(output, rows, **shared, metric="pretrained_accuracy")
 
 
 def single_task(
     encoder_dir,
+    head,
+    data_dir,
     *,
     encoder,
     mode,
+    task,
     seed,
-    tasks,
-    heads,
-    data_dirs,
-    vectors,
+    vector,
     settings,
     output,
     metric="single_task_accuracy",
 ) -> None:
-    """Accuracy of each individual model θ0 + τ_t on its own task, validation and test.
+    """Accuracy of an individual model θ0 + τ_t on its own task, validation and test.
 
     Through f_lin if settings["linearized"]; the kernel behaviour test (paper, section 3.2) asks
     for it with a non-linearly trained τ, under the metric `posthoc_accuracy`.
     """
-    theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings)
-    rows = []
-    jobs.progress(0, len(tasks), "task")
-    for task, path in zip(tasks, vectors, strict=True):
-        tau = read_vector(path, theta0)
-        for split, parts in splits.items():
-            found = _accuracies(theta0, about, tau, [1.0], {task: parts[task]}, settings)
-            rows.append({"task": task, "split": split, "alpha": 1.0, "value": found[task][0]})
-        jobs.progress(len(rows) // len(splits), len(tasks), "task")
-    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, metric=metric)
+    theta0, about, splits = load(encoder_dir, {task: (head, data_dir)}, settings)
+    found = _on_both(theta0, about, read_vector(vector, theta0), splits, settings)
+    rows = [{"split": split, "alpha": 1.0, "value": value} for split, value in found.items()]
+    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, task=task, metric=metric)
 
 
-def kernel(encoder_dir, *, settings, **arguments) -> None:
-    """Post-hoc linearized accuracy of each individual model (paper, section 3.2 and Figure 3)."""
+def kernel(encoder_dir, head, data_dir, *, settings, **arguments) -> None:
+    """Post-hoc linearized accuracy of an individual model (paper, section 3.2 and Figure 3)."""
     settings = {**settings, "linearized": True}
-    single_task(encoder_dir, settings=settings, metric="posthoc_accuracy", **arguments)
+    files = encoder_dir, head, data_dir
+    single_task(*files, settings=settings, metric="posthoc_accuracy", **arguments)
+
+
+def _on_both(theta0, about, tau, splits, settings: dict) -> dict:
+    """split → accuracy of θ0 + τ on the one task that was loaded."""
+    parts = {split: examples for split, each in splits.items() for examples in each.values()}
+    found = _accuracies(theta0, about, tau, [1.0], parts, settings)
+    return {split: values[0] for split, values in found.items()}
 
 
 def addition(
@@ -159,11 +163,13 @@ def addition(
     those of the others; if there are none, by accuracy itself.
 
     Args:
-        single_task: metrics of the mode's own single-task accuracy, which normalizes.
+        single_task: metrics of the mode's own single-task accuracy, one file for each task, which
+            normalize.
         settings: with `reference_selection`, α is the one with the largest mean accuracy on the
             test split itself, as published code for language has it.
     """
-    theta0, about, splits = load(encoder_dir, tasks, heads, data_dirs, settings)
+    files = dict(zip(tasks, zip(heads, data_dirs, strict=True), strict=True))
+    theta0, about, splits = load(encoder_dir, files, settings)
     form = modality.form(settings.get("modality", "vision"))
     own = _own_accuracy(single_task, tasks, form.MAY_FAIL)
     alphas = alpha_grid(settings["alphas"])
@@ -194,33 +200,32 @@ def addition(
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
 
 
-def _own_accuracy(path, tasks, may_fail: bool) -> dict:
+def _own_accuracy(paths, tasks, may_fail: bool) -> dict:
     """split → task → the mode's own single-task accuracy. Zero cannot normalize, and is an error
     where no task may fail."""
-    own: dict[str, dict[str, float]] = {}
-    for row in read_rows(path):
-        own.setdefault(row["split"], {})[row["task"]] = row["value"]
-    for split in ("validation", "test"):
-        for task in tasks:
-            known = task in own.get(split, {})
-            if not known or not (may_fail or own[split][task] > 0):
+    own: dict[str, dict[str, float]] = {"validation": {}, "test": {}}
+    for task, path in zip(tasks, paths, strict=True):
+        found = {row["split"]: row["value"] for row in read_rows(path) if row["task"] == task}
+        for split, values in own.items():
+            if split not in found or not (may_fail or found[split] > 0):
                 raise UserError(
                     f"{Path(path)} has no {split} accuracy above 0 for {task}: normalized accuracy "
                     "is undefined; train longer, or make the file again."
                 )
+            values[task] = found[split]
     return own
 
 
 def negation(
     encoder_dir,
+    head,
+    data_dir,
     *,
     encoder,
     mode,
+    task,
     seed,
-    tasks,
-    heads,
-    data_dirs,
-    vectors,
+    vector,
     pretrained,
     control,
     control_head,
@@ -228,14 +233,17 @@ def negation(
     settings,
     output,
 ) -> None:
-    """Task negation θ0 − α τ_t, for each task by itself (paper, appendix A).
+    """Task negation θ0 − α τ_t (paper, appendix A).
 
     α is chosen on validation: the lowest target accuracy whose control accuracy keeps
     settings["keep"] of the pretrained model's. Writes `negated_accuracy` (target) and
     `control_accuracy`: validation over the whole grid, test at the chosen α.
+
+    Args:
+        pretrained: metrics of the pretrained model's accuracy on the control task.
     """
-    every = [*tasks, control], [*heads, control_head], [*data_dirs, control_data_dir]
-    theta0, about, splits = load(encoder_dir, *every, settings)
+    files = {task: (head, data_dir), control: (control_head, control_data_dir)}
+    theta0, about, splits = load(encoder_dir, files, settings)
     alphas = alpha_grid(settings["alphas"])
     before = [
         row["value"]
@@ -244,22 +252,18 @@ def negation(
     ]
     if len(before) != 1:
         raise UserError(f"{pretrained} has no validation accuracy of {control}: make it again.")
-    rows = []
-    jobs.progress(0, len(tasks), "task")
-    for task, path in zip(tasks, vectors, strict=True):
-        tau = -read_vector(path, theta0)
+    tau, rows = -read_vector(vector, theta0), []
 
-        def record(split, grid, task=task, tau=tau):
-            parts = {name: splits[split][name] for name in (task, control)}
-            found = _accuracies(theta0, about, tau, grid, parts, settings)
-            for i, alpha in enumerate(grid):
-                at = {"task": task, "other_task": control, "split": split, "alpha": alpha}
-                rows.append({**at, "metric": "negated_accuracy", "value": found[task][i]})
-                rows.append({**at, "metric": "control_accuracy", "value": found[control][i]})
-            return found[task], found[control]
+    def record(split, grid):
+        found = _accuracies(theta0, about, tau, grid, splits[split], settings)
+        for i, alpha in enumerate(grid):
+            at = {"split": split, "alpha": alpha}
+            rows.append({**at, "metric": "negated_accuracy", "value": found[task][i]})
+            rows.append({**at, "metric": "control_accuracy", "value": found[control][i]})
+        return found[task], found[control]
 
-        target, kept = record("validation", alphas)
-        chosen = choose_negation(target, kept, before[0], settings["keep"])
-        record("test", [alphas[chosen]])
-        jobs.progress(tasks.index(task) + 1, len(tasks), "task")
-    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
+    target, kept = record("validation", alphas)
+    chosen = choose_negation(target, kept, before[0], settings["keep"])
+    record("test", [alphas[chosen]])
+    shared = {"encoder": encoder, "mode": mode, "seed": seed, "task": task}
+    write_rows(output, rows, **shared, other_task=control)

@@ -41,7 +41,7 @@ HEARTBEAT = 3.0  # seconds between two writings of the record
 ATTEMPTS = 20  # kept in the record
 # Options that name files; all others but KNOBS say what is to be computed.
 INPUTS = (
-    "encoder_dir data_dir data_dirs head heads vectors finetuned single_task pretrained "
+    "encoder_dir data_dir data_dirs head heads vector vectors finetuned single_task pretrained "
     "control_head control_data_dir inputs metrics reference download tables_dir figures_dir"
 ).split()
 OUTPUTS = ["output", "log", "output_dir"]

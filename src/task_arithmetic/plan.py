@@ -126,13 +126,15 @@ def outputs(config: dict) -> dict[str, list[str]]:
 
     read, encoders, own = of_all("read"), of_all("encoders"), of_all("main")
     embedded = {definitions[t]["embedded"]: None for t in read if "embedded" in definitions[t]}
-    trained = [
-        f"{e}/{m}/{t}/{s}"
-        for part in parts.values()
-        for e, m in part["models"]
-        for t in part["tasks"]
-        for s in seeds
-    ]
+
+    def of_tasks(part, pairs):
+        return [f"{e}/{m}/{t}/{s}" for e, m in pairs for t in part["tasks"] for s in seeds]
+
+    def of_models(stage, names):
+        return [f"{run}/metrics/{stage}/{name}.csv" for name in names]
+
+    trained = [name for part in parts.values() for name in of_tasks(part, part["models"])]
+    heads = [(e, t) for part in parts.values() for e in part["encoders"] for t in part["read"]]
     nonlinear = [(e, m) for e, m in images["main"] if not settings.is_linearized(config, m)]
     return {
         "download": list(hub_sources(config)),
@@ -140,19 +142,16 @@ def outputs(config: dict) -> dict[str, list[str]]:
         "data": [f"{shared}/data/{task}/manifest.json" for task in read],
         "encoder": [f"{shared}/encoders/{encoder}/encoder.json" for encoder in encoders],
         "head": [
-            f"{shared}/encoders/{encoder}/heads/{task}.safetensors"
-            for part in parts.values()
-            for encoder in part["encoders"]
-            for task in part["read"]
+            f"{shared}/encoders/{encoder}/heads/{task}.safetensors" for encoder, task in heads
         ],
         "finetune": [f"{run}/finetuned/{name}.sha256" for name in trained],
         "vector": [f"{run}/vectors/{name}.safetensors" for name in trained],
-        "pretrained": [f"{run}/metrics/pretrained/{encoder}.csv" for encoder in encoders],
-        "single_task": metrics("single_task", of_all("models")),
-        "kernel": metrics("kernel", nonlinear),
+        "pretrained": [f"{run}/metrics/pretrained/{encoder}/{task}.csv" for encoder, task in heads],
+        "single_task": of_models("single_task", trained),
+        "kernel": of_models("kernel", of_tasks(images, nonlinear)),
         "addition": metrics("addition", of_all("models")),
         "posthoc": metrics("addition", [(encoder, "posthoc") for encoder in images["encoders"]]),
-        "negation": metrics("negation", images["main"]),
+        "negation": of_models("negation", of_tasks(images, images["main"])),
         "disentanglement": [
             f"{run}/metrics/disentanglement/{images['focus']}/{mode}/{seed}/{pair}.csv"
             for mode in images["modes"]

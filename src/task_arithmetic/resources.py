@@ -99,13 +99,13 @@ def requests(config: dict, basedir=ROOT) -> Callable[..., Request]:
     @cache
     def request(stage: str, encoder=None, mode=None, task=None) -> Request:
         learns, cores, seconds, held = stage in LEARNING, 1, 0.0, 0.0
-        part = parts[part_of(config, encoder)["modality"]] if encoder else {"read": []}
-        tasks = [task] if task else part["read"]
+        part = parts[part_of(config, encoder)["modality"]] if encoder else {}
+        tasks = _tasks_of(config, stage, part, task) if encoder else [task] if task else []
         if stage in ("efficiency", "head"):  # these read the first task's examples, and none
             tasks = tasks[: stage == "efficiency"]
         read = sum(data_bytes(definitions["tasks"][name], counts(name)) or 0 for name in tasks)
         if encoder:
-            held = _held_bytes(config, stage, part, geometry(encoder), mode, counts)
+            held = _held_bytes(config, stage, part, geometry(encoder), mode, tasks, counts)
         rows = sum(counts(task).values()) if task else 0
         texts = bool(task) and is_text(definitions["tasks"][task])
         if stage == "data":
@@ -139,7 +139,7 @@ def work(config: dict, stage: str, counts, encoder: str, mode=None, task=None) -
     t5_flops; for a stage of pairs, of the larger pair. `counts`: function task → split → number of
     examples."""
     part = parts_of(config)[part_of(config, encoder)["modality"]]
-    tasks, control, unit = part["tasks"], config["negation"]["control"], part["unit"]
+    unit = part["unit"]
     recipe, grid, limit = part["finetune"], config["disentanglement"], config["limit"] or {}
 
     def count(split, names):
@@ -162,11 +162,8 @@ def work(config: dict, stage: str, counts, encoder: str, mode=None, task=None) -
         if linearized:  # a tangent of each of the two vectors
             return "linearized", vectors, 2 * sample
         return "image", None, grid["points"] * (grid["points"] + 1) * sample
-    names = part["read"] if stage == "pretrained" else tasks
+    names = _tasks_of(config, stage, part, task)
     validation, test = count("validation", names), count("test", names)
-    if stage == "negation":
-        validation += len(tasks) * count("validation", [control])
-        test += len(tasks) * count("test", [control])
     if stage == "addition" and part.get("reference_selection", False):
         validation += test  # the grid is walked on both
     if linearized:  # f_lin gives the whole grid in one pass
@@ -176,7 +173,13 @@ def work(config: dict, stage: str, counts, encoder: str, mode=None, task=None) -
     return unit, None, validation + test
 
 
-def _held_bytes(config: dict, stage: str, part: dict, geometry: dict, mode, counts) -> float:
+def _tasks_of(config: dict, stage: str, part: dict, task: str | None) -> list[str]:
+    """The tasks whose examples a job reads: its own, or all; with the control task to negate."""
+    control = [config["negation"]["control"]] if stage == "negation" else []
+    return [*([task] if task else part["tasks"]), *control]
+
+
+def _held_bytes(config: dict, stage: str, part: dict, geometry: dict, mode, tasks, counts) -> float:
     """Bytes of tensors and images in a job's host memory at a time, at most."""
     on_gpu, limit = config["device"] != "cpu", config["limit"] or {}
     weights = FLOAT * parameters(shapes_of(geometry).values())
@@ -194,7 +197,7 @@ def _held_bytes(config: dict, stage: str, part: dict, geometry: dict, mode, coun
         twice = 1 + settings.is_linearized(config, mode)
         return 13 * weights + part["finetune"]["batch_size"] * twice * trained
     drawn = 2 * config["disentanglement"]["samples"] if stage == "disentanglement" else 0
-    for task in part["read"] if part["unit"] == "image" else []:  # a limit's images are copied
+    for task in tasks if part["unit"] == "image" else []:  # a limit's images are copied
         numbers = counts(task)
         drawn += sum(min(numbers[split], n) for split, n in limit.items() if split != "train")
     # θ0, two vectors and their sum; on a CPU also θ, pixels (or logits of a grid) and activations

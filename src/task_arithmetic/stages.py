@@ -3,6 +3,7 @@
 A stage that is another function for each modality names both.
 """
 
+ONE = "encoder_dir head data_dir encoder mode task seed vector settings output"
 MANY = "encoder_dir encoder mode seed tasks heads data_dirs vectors settings output"
 # command → its function (or modality → function), its options, what it does
 STAGES: dict[str, tuple] = {
@@ -31,15 +32,15 @@ STAGES: dict[str, tuple] = {
     "vector": ("vector.write_vector", "encoder_dir finetuned output", "extract a task vector"),
     "pretrained": (
         "evaluate.pretrained",
-        "encoder_dir encoder tasks heads data_dirs settings output",
-        "zero-shot accuracy",
+        "encoder_dir head data_dir encoder task settings output",
+        "zero-shot accuracy of a task",
     ),
-    "single-task": ("evaluate.single_task", MANY, "accuracy of the individual models"),
-    "kernel": ("evaluate.kernel", MANY, "kernel behaviour test: post-hoc linearized accuracy"),
+    "single-task": ("evaluate.single_task", ONE, "accuracy of an individual model"),
+    "kernel": ("evaluate.kernel", ONE, "kernel behaviour test: post-hoc linearized accuracy"),
     "addition": ("evaluate.addition", f"{MANY} single_task", "task addition"),
     "negation": (
         "evaluate.negation",
-        f"{MANY} pretrained control control_head control_data_dir",
+        f"{ONE} pretrained control control_head control_data_dir",
         "task negation with a control task",
     ),
     "disentanglement": (

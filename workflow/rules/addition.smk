@@ -5,7 +5,7 @@ rule addition:
         heads=of_tasks(HEAD),
         data=of_tasks(DATA),
         vectors=of_tasks(VECTOR_SHA256),
-        single_task="results/{run}/metrics/single_task/{encoder}/{mode}/{seed}.csv",
+        single_task=of_tasks("results/{run}/metrics/single_task/{encoder}/{mode}/{task}/{seed}.csv"),
     output:
         "results/{run}/metrics/addition/{encoder}/{mode}/{seed}.csv",
     log:
@@ -45,7 +45,7 @@ use rule addition as posthoc with:
         heads=of_tasks(HEAD),
         data=of_tasks(DATA),
         vectors=of_tasks(VECTOR_SHA256.replace("{mode}", "nonlinear")),
-        single_task="results/{run}/metrics/kernel/{encoder}/nonlinear/{seed}.csv",
+        single_task=of_tasks("results/{run}/metrics/kernel/{encoder}/nonlinear/{task}/{seed}.csv"),
     wildcard_constraints:
         mode="posthoc",
         encoder=one_of(VISION["encoders"]),

@@ -30,6 +30,7 @@ VECTOR = "results/{run}/vectors/{encoder}/{mode}/{task}/{seed}.safetensors"
 # that touching or copying them changes nothing.
 FINETUNED_SHA256 = "results/{run}/finetuned/{encoder}/{mode}/{task}/{seed}.sha256"
 VECTOR_SHA256 = VECTOR.replace(".safetensors", ".sha256")
+PRETRAINED = "results/{run}/metrics/pretrained/{encoder}/{task}.csv"
 # The manifest and encoder.json name the hashes of what lies beside them: as inputs they say whether
 # anything changed, at the price of a few kilobytes.
 DATA_DIR = "results/shared/data/{task}"
@@ -110,21 +111,18 @@ def code_of(stage):
     return lambda wildcards: stage_code(stage, modality_of(wildcards))
 
 
-def tasks_of(wildcards, control=False):
-    """The tasks of an encoder's modality; with the control task, if it has one and that is asked
-    for."""
-    of_images = wildcards.encoder in VISION["encoders"]
-    tasks = configuration.part_of(config, wildcards.encoder)["tasks"]
-    return [*tasks, *(CONTROL if control and of_images else [])]
+def tasks_of(wildcards):
+    """The tasks of an encoder's modality."""
+    return configuration.part_of(config, wildcards.encoder)["tasks"]
 
 
-def of_tasks(path, control=False):
+def of_tasks(path):
     """An input or parameter: `path` for each of these tasks."""
-    return lambda wildcards: expand(path, task=tasks_of(wildcards, control), allow_missing=True)
+    return lambda wildcards: expand(path, task=tasks_of(wildcards), allow_missing=True)
 
 
 def of_stage(stage, *models, name="{seed}"):
-    """A stage's metrics for all combinations of encoder, mode and seed in each of `models`."""
+    """A stage's metrics for all combinations of what `name` has in each of `models`."""
     path = f"results/{{run}}/metrics/{stage}/{{encoder}}/{{mode}}/{name}.csv"
     return [expand(path, **each, allow_missing=True) for each in models]
 

@@ -2,13 +2,13 @@
 rule kernel:
     input:
         encoder=ENCODER,
-        heads=of_tasks(HEAD),
-        data=of_tasks(DATA),
-        vectors=of_tasks(VECTOR_SHA256),
+        head=HEAD,
+        data=DATA,
+        vector=VECTOR_SHA256,
     output:
-        "results/{run}/metrics/kernel/{encoder}/{mode}/{seed}.csv",
+        "results/{run}/metrics/kernel/{encoder}/{mode}/{task}/{seed}.csv",
     log:
-        "results/{run}/logs/kernel/{encoder}/{mode}/{seed}.log",
+        "results/{run}/logs/kernel/{encoder}/{mode}/{task}/{seed}.log",
     priority: longest_first("kernel")
     conda:
         "../../envs/torch.yaml"
@@ -19,15 +19,13 @@ rule kernel:
         runtime=minutes("kernel"),
     params:
         code=code_of("kernel"),
-        vectors=lambda wildcards, input: artifacts_of(input.vectors),
-        tasks=tasks_of,
-        data_dirs=of_tasks(DATA_DIR),
+        vector=VECTOR,
         settings=lambda wildcards: settings.kernel_settings(config, wildcards.encoder),
     message:
-        "Test kernel behaviour: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
+        "Test kernel behaviour of {wildcards.encoder} on {wildcards.task}: {wildcards.mode}, seed {wildcards.seed}"
     shell:
         "task-arithmetic kernel --encoder-dir results/shared/encoders/{wildcards.encoder:q}"
-        " --encoder {wildcards.encoder:q} --mode {wildcards.mode:q} --seed {wildcards.seed:q}"
-        " --tasks {params.tasks:q} --heads {input.heads:q} --data-dirs {params.data_dirs:q}"
-        " --vectors {params.vectors:q}"
+        " --head {input.head:q} --data-dir results/shared/data/{wildcards.task:q}"
+        " --encoder {wildcards.encoder:q} --mode {wildcards.mode:q} --task {wildcards.task:q}"
+        " --seed {wildcards.seed:q} --vector {params.vector:q}"
         " --settings {params.settings:q} --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"

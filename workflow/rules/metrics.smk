@@ -1,20 +1,28 @@
 # Everything that was measured, as rows of one file.
 # Images are tested in every way, texts as in Table 3.
-FINETUNED = [{"encoder": each["encoder"], "mode": each["mode"], "seed": SEEDS} for each in TRAINED]
+FINETUNED = [
+    {"encoder": each["encoder"], "mode": each["mode"], "seed": SEEDS, "task": each["task"]}
+    for each in TRAINED
+]
 OF_IMAGES = {"encoder": VISION["encoders"], "mode": VISION["modes"], "seed": SEEDS}
 OF_TEXTS = {"encoder": LANGUAGE["encoders"], "mode": LANGUAGE["modes"], "seed": SEEDS}
+OF_IMAGES["task"] = VISION["tasks"]
 KERNEL_MODES = [mode for mode in VISION["modes"] if not settings.is_linearized(config, mode)]
 
 
 rule metrics:
     input:
-        pretrained=expand(
-            "results/{run}/metrics/pretrained/{encoder}.csv", encoder=ENCODERS, allow_missing=True
-        ),
-        single_task=of_stage("single_task", *FINETUNED),
-        kernel=of_stage("kernel", {**OF_IMAGES, "mode": KERNEL_MODES}),
+        pretrained=[
+            expand(PRETRAINED, encoder=part["encoders"], task=tasks, allow_missing=True)
+            for part, tasks in (
+                (VISION, [*VISION["tasks"], *CONTROL]),
+                (LANGUAGE, LANGUAGE["tasks"]),
+            )
+        ],
+        single_task=of_stage("single_task", *FINETUNED, name="{task}/{seed}"),
+        kernel=of_stage("kernel", {**OF_IMAGES, "mode": KERNEL_MODES}, name="{task}/{seed}"),
         addition=of_stage("addition", *FINETUNED, {**OF_IMAGES, "mode": "posthoc"}),
-        negation=of_stage("negation", OF_IMAGES),
+        negation=of_stage("negation", OF_IMAGES, name="{task}/{seed}"),
         disentanglement=of_stage(
             "disentanglement",
             {**OF_IMAGES, "encoder": VISION["focus"], "pair": PAIRS},

@@ -1,13 +1,13 @@
-# Zero-shot accuracy of the pretrained encoder on every task and on the control task.
+# Zero-shot accuracy of the pretrained encoder on one task, or on the control task.
 rule pretrained:
     input:
         encoder=ENCODER,
-        heads=of_tasks(HEAD, control=True),
-        data=of_tasks(DATA, control=True),
+        head=HEAD,
+        data=DATA,
     output:
-        "results/{run}/metrics/pretrained/{encoder}.csv",
+        PRETRAINED,
     log:
-        "results/{run}/logs/pretrained/{encoder}.log",
+        "results/{run}/logs/pretrained/{encoder}/{task}.log",
     priority: longest_first("pretrained")
     conda:
         "../../envs/torch.yaml"
@@ -18,12 +18,11 @@ rule pretrained:
         runtime=minutes("pretrained"),
     params:
         code=code_of("pretrained"),
-        tasks=lambda wildcards: tasks_of(wildcards, control=True),
-        data_dirs=of_tasks(DATA_DIR, control=True),
         settings=lambda wildcards: settings.pretrained_settings(config, wildcards.encoder),
     message:
-        "Evaluate {wildcards.encoder} as it was pretrained"
+        "Evaluate {wildcards.encoder} on {wildcards.task}, as it was pretrained"
     shell:
         "task-arithmetic pretrained --encoder-dir results/shared/encoders/{wildcards.encoder:q}"
-        " --encoder {wildcards.encoder:q} --tasks {params.tasks:q} --heads {input.heads:q}"
-        " --data-dirs {params.data_dirs:q} --settings {params.settings:q} --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"
+        " --head {input.head:q} --data-dir results/shared/data/{wildcards.task:q}"
+        " --encoder {wildcards.encoder:q} --task {wildcards.task:q}"
+        " --settings {params.settings:q} --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"
