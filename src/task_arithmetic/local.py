@@ -16,6 +16,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,20 +113,23 @@ def listing(path: str, column: str = "image") -> str:
     if not os.path.isdir(path):
         about = os.stat(path)
         found = [("", about.st_size, about.st_mtime_ns, None)]
-    lists = [path] if os.path.isfile(path) else sorted(glob.glob(f"{glob.escape(path)}/*"))
-    for file in lists:
+    for file in [path] if os.path.isfile(path) else sorted(glob.glob(f"{glob.escape(path)}/*")):
         if file.endswith(LISTS):
-            try:
-                values = read_list(file).get(column, [])
-            except UserError:  # the data stage says what is wrong
-                continue
-            for value in map(str, values):
-                try:
-                    about = os.stat(os.path.join(os.path.dirname(file), value))
-                except (OSError, ValueError):
-                    continue
-                found.append((value, about.st_size, about.st_mtime_ns, None))
+            for image in listed_images(file, column):
+                with suppress(OSError, ValueError):
+                    about = os.stat(image)
+                    found.append((image, about.st_size, about.st_mtime_ns, None))
     return sha256_of(found)
+
+
+def listed_images(file: str, column: str) -> list[str]:
+    """The paths that a list names in a column, which are relative to its folder; none if it cannot
+    be read: the data stage says why."""
+    folder = os.path.dirname(file)
+    try:
+        return [os.path.join(folder, str(value)) for value in read_list(file).get(column, [])]
+    except UserError:
+        return []
 
 
 def is_image(path: str) -> bool:
@@ -191,7 +195,20 @@ def find(task: str, definition: dict) -> Local:
                 unused += more
             else:
                 splits[name] = _table(files)
-    return Local(splits, _relative(path, [*_others(path, used), *unused]))
+                if splits[name].kind == "list":
+                    used.update(listed_images(files[0], definition.get("image", "image")))
+    return Local(_same_classes(splits), _relative(path, [*_others(path, used), *unused]))
+
+
+def _same_classes(splits: dict[str, "Table | Classes"]) -> dict[str, "Table | Classes"]:
+    """Splits of class folders, numbered by the classes of all."""
+    names = sorted({x for of in splits.values() if isinstance(of, Classes) for x in of.names})
+    return {
+        split: Classes(names, of.paths, [names.index(of.names[label]) for label in of.labels])
+        if isinstance(of, Classes)
+        else of
+        for split, of in splits.items()
+    }
 
 
 def _others(folder: str, used: set[str]) -> Iterator[str]:
@@ -398,7 +415,8 @@ def read_list(path: str, label: str | None = None) -> dict[str, list]:
 
 def _numbers(values: list) -> list[Any]:
     """Texts as whole numbers or numbers, if all are; 01 is a name."""
-    for kind, form in ((int, r"-?(0|[1-9]\d*)"), (float, r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")):
+    whole = r"-?(0|[1-9]\d*)"
+    for kind, form in ((int, whole), (float, whole + r"(\.\d*)?([eE][+-]?\d+)?")):
         if all(re.fullmatch(form, value) for value in values if value):
             return [kind(value) if value else None for value in values]
     return list(values)

@@ -16,7 +16,7 @@ def open_picture(value):
     Args:
         value: a path, the file's bytes, or a dictionary of `bytes` or `path`, as `datasets` has it.
     """
-    from PIL import Image, ImageOps
+    from PIL import ExifTags, Image, ImageOps
 
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
@@ -24,7 +24,8 @@ def open_picture(value):
         raise ValueError("it is empty")
     picture = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
     picture.load()
-    return ImageOps.exif_transpose(picture)
+    turned = picture.getexif().get(ExifTags.Base.Orientation)
+    return picture if turned is None else ImageOps.exif_transpose(picture)
 
 
 def to_rgb(picture, transparent: str = "white", levels=None):
@@ -54,7 +55,7 @@ def to_rgb(picture, transparent: str = "white", levels=None):
         if not np.isfinite(values).all():
             raise UserError("some of its levels are no numbers")
         low, high = levels or (0, WIDE)
-        scaled = (values.astype(np.float64) - low) * (255 / (high - low))
+        scaled = (values.astype(np.float64) - low) * 255 / (high - low)
         grey = Image.fromarray((scaled + 0.5).clip(0, 255).astype(np.uint8))
         return grey.convert("RGB"), int(values.max()) if levels is None else None
     note = "frames" if getattr(picture, "is_animated", False) else None
