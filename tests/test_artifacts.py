@@ -132,6 +132,52 @@ def test_other_errors_are_not_taken_for_a_full_disk():
     assert not is_disk_full(ValueError("a shape is wrong"))
 
 
+def test_a_used_up_quota_is_called_that(tmp_path):
+    with (
+        pytest.raises(UserError, match="as far as your quota goes"),
+        atomic_path(tmp_path / "a"),
+    ):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+
+def test_a_disk_without_inodes_is_not_called_full(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=3", "tmpfs", str(tmp_path)]
+    try:
+        done = subprocess.run(mount, capture_output=True)
+    except OSError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    try:
+        with pytest.raises(UserError) as caught:
+            for number in range(4):
+                write_json(tmp_path / f"{number}.json", number)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert "whose inodes are used up" in str(caught.value) and "full" not in str(caught.value)
+    assert f"(`df -i {tmp_path}`)" in str(caught.value)
+
+
+def test_only_results_are_to_be_deleted_and_the_command_that_makes_them_again_is_said(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for path in ("results/mine/a b.json", "my clip/open_clip_model.safetensors", "other.json"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(b"{")
+        for given in (path, tmp_path / path):
+            with pytest.raises(UserError) as caught:
+                (read_json if path.endswith(".json") else read_tensors)(given)
+            said = str(caught.value)
+            if path.startswith("results"):
+                assert f"`rm '{given}'`" in said and f"`snakemake '{given}'`" in said
+            else:
+                assert (
+                    said.endswith("put a whole one in its place and run again.")
+                    and "delete" not in said
+                )
+
+
 def test_a_really_full_disk_leaves_the_earlier_artifact_and_no_other(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
     try:

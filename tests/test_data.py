@@ -754,7 +754,7 @@ def session_of(process: Path) -> int:
 
 def test_folders_of_another_format_are_named_as_such(stored):
     tiny.reseal(stored, format=2)
-    with pytest.raises(UserError, match="made by another version .*delete the folder"):
+    with pytest.raises(UserError, match="made by another version"):
         read_split(stored, "test")
 
 
@@ -762,7 +762,7 @@ def test_folders_of_another_format_are_named_as_such(stored):
 def test_train_images_that_do_not_fit_their_sizes_are_refused(stored, cut):
     name = "train_sizes.npy" if cut == "a size" else "train_images.npy"
     np.save(stored / name, np.load(stored / name)[:-1])
-    with pytest.raises(UserError, match=f"{name} is damaged .* delete it with `rm "):
+    with pytest.raises(UserError, match=f"{name} is damaged"):
         read_split(stored, "train")
     tiny.reseal(stored)
     with pytest.raises(UserError, match="has no labelled train images"):

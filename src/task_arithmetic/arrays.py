@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .artifacts import UserError, again, check_file, read_sealed
+from .artifacts import UserError, again, check_file, mend, read_sealed
 
 FORMAT = 4  # of a task's folder
 SPLITS = ("train", "validation", "test")
@@ -89,8 +89,10 @@ def _load(data_dir: Path, name: str, files: dict[str, str]) -> np.ndarray:
         return np.load(path, mmap_mode="r")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: {again(path)}.") from None
+    except PermissionError:
+        raise
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and {again(path)}.") from None
+        raise UserError(f"{path} is damaged ({error}): {mend(path)}.") from None
 
 
 def sample_indices(count: int, samples: int) -> np.ndarray:
@@ -122,6 +124,6 @@ def read_manifest(data_dir) -> dict:
     if manifest.get("format") != FORMAT:
         raise UserError(
             f"{data_dir} was made by another version (format {manifest.get('format', 1)}, not "
-            f"{FORMAT}): delete the folder and run again."
+            f"{FORMAT}): {mend(Path(data_dir) / 'manifest.json')}."
         )
     return manifest

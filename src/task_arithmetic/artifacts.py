@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 
 FORMAT = "task_arithmetic/2"  # of every safetensors file that we write
 
@@ -48,10 +49,7 @@ def atomic_path(path):
             _put(temporary, path)
     except Exception as error:
         if is_disk_full(error):
-            raise UserError(
-                f"The disk is full while writing {path}: free some space and run the same "
-                "command again; nothing was left half-written."
-            ) from error
+            raise UserError(f"{no_space(error, path)}; nothing was left half-written.") from error
         raise
     finally:
         remove(temporary)
@@ -125,6 +123,25 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+def no_space(error: BaseException, path=None) -> str:
+    """What there is no more of where `path` was to be written (None: it is not known), and what to
+    do."""
+    place = next(each for each in Path(path or "x").absolute().parents if each.is_dir())
+    path = path or f"a file ({error})"
+    seen, numbers = error, set()
+    while seen is not None:
+        numbers.add(getattr(seen, "errno", None))
+        seen = seen.__cause__ or seen.__context__
+    about = os.statvfs(place)
+    what, how = f"The disk is full while writing {path}", "free some space"
+    if errno.EDQUOT in numbers:
+        what = f"The disk is full while writing {path}, as far as your quota goes (`quota -s`)"
+    elif about.f_files and not about.f_favail:
+        what = f"No file can be made any more on the disk of {path}, whose inodes are used up"
+        how = f"make room for files (`df -i {quote(str(place))}`)"
+    return f"{what}: {how} and run the same command again"
+
+
 def write_json(path, content) -> None:
     """Write `content` as readable JSON with sorted keys."""
     with atomic_path(path) as temporary:
@@ -138,7 +155,7 @@ def read_json(path):
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the stage that makes it first.") from None
     except ValueError:
-        raise UserError(f"{path} is damaged (not JSON): delete it and {again(path)}.") from None
+        raise UserError(f"{path} is damaged (not JSON): {mend(path)}.") from None
 
 
 def sealed(content: dict) -> dict:
@@ -160,14 +177,21 @@ def read_sealed(path) -> dict:
 def damaged(path) -> str:
     """The sentence for a file that is not as it was written."""
     return (
-        f"{path} is damaged (its SHA-256 is not the one recorded when it was made): delete it "
-        f"with `rm {path}` and {again(path)}."
+        f"{path} is damaged (its SHA-256 is not the one recorded when it was made): {mend(path)}."
     )
+
+
+def mend(path) -> str:
+    """What to do about a file that cannot be used: a result is made again, all else is the user's
+    own, which nobody shall be told to delete."""
+    if Path(os.path.relpath(path)).parts[0] != "results":
+        return "put a whole one in its place and run again"
+    return f"delete it with `rm {'-r ' * Path(path).is_dir()}{quote(str(path))}` and {again(path)}"
 
 
 def again(path) -> str:
     """How to make one file again: a run without it may have nothing to do that needs it."""
-    return f"make it again with `snakemake {path}` and the run's other options"
+    return f"make it again with `snakemake {quote(str(path))}` and the run's other options"
 
 
 def canonical(content) -> str:
@@ -315,12 +339,12 @@ def open_tensors(path, framework="np", device="cpu"):
             if made_by.get("format", FORMAT) != FORMAT:
                 raise UserError(
                     f"{path} was made by another version ({made_by['format']}, not {FORMAT}): "
-                    f"delete it with `rm {path}` and {again(path)}."
+                    f"{mend(path)}."
                 )
             yield opened
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(
-            f"{path} is not a readable safetensors file ({error}): delete it and {again(path)}."
+            f"{path} is not a readable safetensors file ({error}): {mend(path)}."
         ) from None
 
 

@@ -3,6 +3,7 @@
 The only module that needs open_clip, whose import takes ten seconds.
 """
 
+import logging
 from pathlib import Path
 
 import torch
@@ -217,7 +218,10 @@ def _check_files(name: str, folder: Path) -> None:
 
 
 def _create(name: str, create, *args, **options):
-    """create(*args, **options), with open_clip's own errors as one sentence."""
+    """create(*args, **options), with open_clip's own errors as one sentence, and without its
+    warning that the model has no weights: they are read afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         return create(*args, **options)
     except Exception as error:
@@ -226,6 +230,8 @@ def _create(name: str, create, *args, **options):
             f"Encoder {name}: open_clip cannot give {args[0]} ({reason}); check `model`, "
             "`pretrained` or `path` in its definition, and the connection if it is downloaded."
         ) from error
+    finally:
+        logging.disable(before)
 
 
 @torch.no_grad()

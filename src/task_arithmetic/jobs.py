@@ -24,6 +24,7 @@ from .artifacts import (
     UserError,
     canonical,
     is_disk_full,
+    no_space,
     read_json,
     read_sha256,
     remove_partial,
@@ -139,7 +140,7 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "Stopped before it was done; run the same command again."
     if is_disk_full(error):
-        return 1, f"The disk is full ({error}): free some space and run again."
+        return 1, f"{no_space(error, getattr(error, 'filename', None))}."
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return 1, not_allowed(error)
     if device.lost_gpu(error):

@@ -4,7 +4,7 @@ import csv
 import math
 from pathlib import Path
 
-from .artifacts import UserError, again, atomic_path, check_file
+from .artifacts import UserError, atomic_path, check_file, mend
 
 COLUMNS = [
     "encoder",
@@ -52,7 +52,7 @@ def read_rows(path) -> list[dict]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the stage that makes it first.") from None
     except (ValueError, csv.Error):
-        raise UserError(f"{path} is not a metrics file: delete it and {again(path)}.") from None
+        raise UserError(f"{path} is not a metrics file: {mend(path)}.") from None
     return rows
 
 
@@ -61,7 +61,7 @@ def gather(inputs, output) -> None:
     every = [read_rows(path) for path in inputs]
     for path, rows in zip(inputs, every, strict=True):
         if not rows or any(math.isnan(row["value"]) for row in rows):
-            raise UserError(f"{Path(path)} lacks values: delete it and {again(path)}.")
+            raise UserError(f"{Path(path)} lacks values: {mend(path)}.")
     for row in (row for rows in every for row in rows):
         row |= {key: None for key in NUMBERS if math.isnan(row[key])}
     write_rows(output, [row for rows in every for row in rows])

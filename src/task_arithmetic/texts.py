@@ -23,6 +23,7 @@ from .artifacts import (
     atomic_path,
     check_file,
     header,
+    mend,
     open_tensors,
     read_made_by,
     read_sealed,
@@ -390,7 +391,7 @@ def read_tokens(path, manifest: dict, about: dict, split: str, limit: dict | Non
         if made_by.get(key) != wanted:
             raise UserError(
                 f"{path} holds the tokens of another {what} ({made_by.get(key)}, not {wanted}): "
-                f"delete it and {again(path)}."
+                f"{mend(path)}."
             )
     with open_tensors(path) as file:
         names = file.keys()
@@ -400,7 +401,7 @@ def read_tokens(path, manifest: dict, about: dict, split: str, limit: dict | Non
         )
         words = file.get_tensor("words")
     if not len(ends) or not len(ends) == len(target) == manifest["counts"][split]:
-        raise UserError(f"{path} has no labelled {split} texts: delete it and {again(path)}.")
+        raise UserError(f"{path} has no labelled {split} texts: {mend(path)}.")
     starts = np.concatenate([[0], ends[:-1]])
     chosen = sample_indices(len(ends), (limit or {}).get(split) or len(ends))
     return Texts(

@@ -10,6 +10,7 @@ from .artifacts import (
     again,
     check_file,
     damaged,
+    mend,
     read_json,
     read_made_by,
     read_sealed,
@@ -53,9 +54,7 @@ def verify(run: str | None = None, results="results") -> None:
         for path, value in made.get("inputs", {}).items():
             if there[root / path] not in ("", value):
                 made_from = f"{outputs[0]} was made from another {root / path} than is there now"
-                lines.append(
-                    f"{made_from}: delete it with `rm {outputs[0]}` and {again(outputs[0])}."
-                )
+                lines.append(f"{made_from}: {mend(outputs[0])}.")
     problems = [line for line in dict.fromkeys(lines) if line]
     print(*problems, sep="\n", end="\n" * bool(problems))
     size = human_bytes(sum(path.stat().st_size for path in fine))
@@ -80,8 +79,8 @@ def _record(job: dict, folder: Path) -> tuple[dict, str | None]:
     if made:
         return made, None
     if output.exists():
-        line = f"{output} has no record of how it was made, {path}: delete it with `rm -r {output}`"
-        return {}, f"{line} and {again(output)}."
+        line = f"{output} has no record of how it was made, {path}"
+        return {}, f"{line}: {mend(output)}."
     return {}, None  # not made yet
 
 
