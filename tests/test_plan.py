@@ -244,11 +244,13 @@ def test_vectors_of_several_seeds_and_encoders_have_one_size_for_each_job():
 
 def test_arrays_of_small_square_images_are_counted_exactly():
     config = resolved(NANO)
-    per_task = (2500 + 400 + 1000) * (PIXELS + 8) + 2500 * 8  # labels int64, sizes 2 × int32
+    per_task = (2500 + 400 + 1000) * (
+        PIXELS + 8 + 16
+    ) + 2500 * 8  # labels, digests, sizes 2 × int32
     assert disk_bytes(config, geometries(config))["data"] == [per_task] * 3
     mnist = {"train": 55000, "validation": 5000, "test": 10000}
     bytes_ = storage.data_bytes({"hub": "ylecun/mnist"}, mnist)
-    assert bytes_ == 70000 * (28 * 28 * 3 + 8) + 55000 * 8
+    assert bytes_ == 70000 * (28 * 28 * 3 + 8 + 16) + 55000 * 8
 
 
 def test_the_arrays_of_the_eight_tasks_and_the_control_stay_below_60_gigabytes():
@@ -275,7 +277,7 @@ def test_counts_that_nobody_knows_are_called_unknown(project, capsys):
     (project / "overlay.yaml").write_text("tasks: [own, textures, landcover]")
     plan(project / "config/nano.yaml", project / "overlay.yaml", device="a100", basedir=project)
     printed = capsys.readouterr().out
-    assert re.search(r"^data +4 +0 +– +– +≥ 36.1 MB +48 +–$", printed, re.M)
+    assert re.search(r"^data +4 +0 +– +– +≥ 36.3 MB +60 +–$", printed, re.M)
     assert re.search(r"^single_task .*≥ [\d.]+$", printed, re.M)
     assert re.search(r"^finetune .* [\d.]+$", printed, re.M) and "≥" not in line(
         printed, "finetune"
@@ -307,10 +309,11 @@ def test_a_folder_that_was_not_read_yet_is_known_by_a_sample(project, size, side
     (project / "overlay.yaml").write_text("tasks: [own, textures, landcover]")
     config = read_config(project / "config/nano.yaml", project / "overlay.yaml", basedir=project)
     counts = storage.example_counts(config, "own")
-    assert counts == {"train": 61 - 11, "validation": 11, "test": 21}
+    assert counts == {"train": 61 - 11, "validation": 11, "test": 21}  # with the broken one
+    assert storage.class_count(config, "own") == 2
     area = size[0] * size[1] if side == 24 else 512 * 256
     found = storage.data_bytes(config["definitions"]["tasks"]["own"], counts)
-    assert found == 3 * (50 * area + 32 * side**2) + 8 * (82 + 50)
+    assert found == 3 * (50 * area + 32 * side**2) + 24 * 82 + 8 * 50
     assert storage.how_sized(config, "own") == "sample"
 
 
@@ -330,7 +333,7 @@ def test_a_saved_dataset_that_was_not_read_yet_is_known_by_a_sample(tmp_path):
     definition = {"path": str(tmp_path / "saved")}
     counts = storage._counted(definition)
     assert counts == {"train": 27, "validation": 3, "test": 10}
-    assert storage.data_bytes(definition, counts) == 40 * (20 * 20 * 3 + 8) + 27 * 8
+    assert storage.data_bytes(definition, counts) == 40 * (20 * 20 * 3 + 8 + 16) + 27 * 8
 
 
 def test_a_large_folder_is_looked_at_in_less_than_a_second(tmp_path):
@@ -355,8 +358,8 @@ def test_what_is_there_is_not_needed_again(project, capsys):
     (folder / "train_images.npy").write_bytes(bytes(2_000_000))
     (folder / "manifest.json").write_text("{}")
     after = [cell.strip() for cell in row("data") if cell]
-    assert before == ["data", "3", "0", "–", "–", "36.1 MB", "36", "–"]
-    assert after == ["data", "3", "1", "–", "2.00 MB", "24.1 MB", "24", "–"]
+    assert before == ["data", "3", "0", "–", "–", "36.3 MB", "45", "–"]
+    assert after == ["data", "3", "1", "–", "2.00 MB", "24.2 MB", "30", "–"]
 
 
 def test_too_little_room_is_said(project, monkeypatch, capsys):

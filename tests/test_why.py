@@ -33,7 +33,8 @@ from pathlib import Path
 
 from task_arithmetic import cli
 
-SPLITS = [f"{s}_{w}.npy" for s in ("train", "validation", "test") for w in ("images", "labels")]
+ARRAYS = ("images", "labels", "digests")
+SPLITS = [f"{s}_{w}.npy" for s in ("train", "validation", "test") for w in ARRAYS]
 TOWERS = ["image_tower.safetensors", "text_tower.safetensors"]
 FOLDERS = {"embedded": ["dataset.arrow"], "encoder": ["encoder.json", *TOWERS]}
 FOLDERS |= {"data": [*SPLITS, "train_sizes.npy", "manifest.json"]}

@@ -6,6 +6,8 @@ tokens are assumed.
 
 import glob
 import io
+import itertools
+import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,8 +17,8 @@ from pathlib import Path
 from statistics import fmean
 
 from . import settings
-from .arrays import RESOLUTION, SMALL, SPLITS, TRAIN_SIDE
-from .artifacts import UserError, read_json
+from .arrays import DIGEST, RESOLUTION, SMALL, SPLITS, TRAIN_SIDE
+from .artifacts import UserError, canonical, read_json
 from .config import mode_of
 from .geometry import (
     flops,
@@ -26,6 +28,7 @@ from .geometry import (
     text_parameters,
     weights_repository,
 )
+from .local import WHOLE, Classes, Table, find, read_list
 from .source import VALIDATION_FRACTION, VALIDATION_MAX
 from .vector import moved_names
 
@@ -38,7 +41,6 @@ EMBEDDED_SIDE = 32
 ASPECT = 4 / 3  # width to height that other images are reckoned with
 SOURCE, TARGET = 64, 4  # tokens of an input and of an answer, on average: assumed
 SAMPLE = 48  # images of a folder's split whose sizes are looked at
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LINE = 4 * SOURCE  # bytes of a row's texts: four characters for each token, assumed
 
 UNITS = {"vision": "image", "language": "text"}  # modality → what one example of it is
@@ -160,17 +162,17 @@ def data_bytes(definition: dict, counts: dict) -> int | None:
         return None
     if is_text(definition):
         return LINE * sum(counts.values())
-    sizes = _looked_at(definition)
+    sizes = _sizes(definition)
     if any(sizes.values()):
         shrunk = [min(1, TRAIN_SIDE / min(wh)) ** 2 * wh[0] * wh[1] for wh in sizes["train"]]
         largest = fmean(shrunk or [0])
-        (width, height), *others = set(sizes["train"] + sizes["test"])
+        (width, height), *others = set(sizes["train"] + sizes["others"])
         stored = width if not others and width == height <= SMALL else RESOLUTION
     else:
         side = _known_side(definition)
         largest = side**2 if side and side <= TRAIN_SIDE else ASPECT * TRAIN_SIDE**2
         stored = side if side and side <= SMALL else RESOLUTION
-    labels = 8 * sum(counts.values())
+    labels = (8 + DIGEST) * sum(counts.values())
     heights = 8 * counts["train"]
     evaluated = 3 * stored**2 * (counts["validation"] + counts["test"])
     return round(3 * largest * counts["train"]) + evaluated + labels + heights
@@ -186,7 +188,7 @@ def how_sized(config: dict, task: str) -> str:
     side = _known_side(definition)
     if _manifest(task) or (side and side <= SMALL):
         return "there" if _manifest(task) else "exact"
-    return "sample" if any(_looked_at(definition).values()) else "bound"
+    return "sample" if any(_sizes(definition).values()) else "bound"
 
 
 def example_counts(config: dict, task: str) -> dict[str, int | None]:
@@ -201,67 +203,99 @@ def example_counts(config: dict, task: str) -> dict[str, int | None]:
 
 def _counted(definition: dict) -> dict[str, int]:
     """Split → number of examples in a folder, as source.py will draw them."""
-    rows = {role: _rows(*where)[0] for role, where in _splits(definition).items()}
-    whole = rows.get("train", 0) if definition.get("train", "train") else rows.get("test", 0)
-    if not whole or not rows.get("test"):
+    rows = {name: count for name, (count, _) in _looked_at(definition).items()}
+    names = {split: definition.get(split, split) for split in SPLITS}
+    if WHOLE in rows and names["train"] is not None:
+        if not isinstance(names["test"], float):  # a column tells
+            return {}
+        test = round(names["test"] * rows[WHOLE])
+        found = {"train": rows[WHOLE] - test, "test": test}
+    else:
+        known = {s: rows.get(WHOLE, rows.get(n)) for s, n in names.items() if isinstance(n, str)}
+        found = {split: count for split, count in known.items() if count}
+    held_from = "test" if names["train"] is None else "train"
+    if held_from not in found or "test" not in found:
         return {}
-    held = definition.get("validation") or min(int(VALIDATION_FRACTION * whole), VALIDATION_MAX)
-    if definition.get("train", "train"):
-        return {"train": whole - held, "validation": held, "test": rows["test"]}
-    return {"train": 0, "validation": held, "test": whole - held}
+    if not isinstance(definition.get("validation"), str):
+        most = min(int(VALIDATION_FRACTION * found[held_from]), VALIDATION_MAX)
+        found["validation"] = definition.get("validation") or most
+        found[held_from] -= found["validation"]
+    return {"train": 0, **found}
 
 
-def _looked_at(definition: dict) -> dict[str, list[tuple[int, int]]]:
-    """Role of a split → width and height of some of its images, if they lie in a folder."""
-    found = {role: _rows(*where)[1] for role, where in _splits(definition).items()}
-    return {"train": [], "test": [], **found}
+def _sizes(definition: dict) -> dict[str, list[tuple[int, int]]]:
+    """train and others → width and height of some images, if they lie in a folder."""
+    found: dict[str, list] = {"train": [], "others": []}
+    for name, (_, sizes) in _looked_at(definition).items():
+        found["train" if name in (definition.get("train", "train"), WHOLE) else "others"] += sizes
+    return found
 
 
-def _splits(definition: dict) -> dict[str, tuple[str, str]]:
-    """train and test → the folder of each, below a task's own, and its column of images."""
-    if "path" not in definition:
-        return {}
-    names = {role: definition.get(role, role) for role in ("train", "test")}
-    root, column = os.path.abspath(definition["path"]), definition.get("image", "image")
-    return {role: (os.path.join(root, name), column) for role, name in names.items() if name}
+def _looked_at(definition: dict) -> dict[str, tuple[int, list[tuple[int, int]]]]:
+    """Split → rows at a definition's path, and the sizes of some images; nothing of what cannot be
+    read, of which `doctor` tells."""
+    return _looked(_key(definition)) if "path" in definition else {}
+
+
+def _key(definition: dict) -> str:
+    keys = ("train", "validation", "test", "split", "image")
+    chosen = {key: definition[key] for key in keys if key in definition}
+    return canonical({**chosen, "path": os.path.abspath(definition["path"])})
 
 
 @cache
-def _rows(folder: str, column: str) -> tuple[int, list[tuple[int, int]]]:
-    """The number of rows in a split's folder of images, or of `datasets`' tables, and the sizes of
-    some images, of which no pixels are read; what cannot be read is passed over."""
-    rows, some = 0, []  # images, as files or bytes
-    for here, _, names in os.walk(folder):
-        if tables := [os.path.join(here, name) for name in names if name.endswith(".arrow")]:
-            for table in tables:
-                with suppress(Exception):
-                    count, images = _table(table, column, -(-SAMPLE // len(tables)))
-                    rows, some = rows + count, some + images
-        else:
-            some += [os.path.join(here, name) for name in names if name.lower().endswith(IMAGES)]
-            rows = len(some)
-    sizes = []
-    for image in some[:: -(-len(some) // SAMPLE) or 1]:
-        with suppress(Exception):
-            from PIL import Image
+def _looked(key: str) -> dict[str, tuple[int, list[tuple[int, int]]]]:
+    definition, found = json.loads(key), {}
+    for name, rows in _found(key).items():
+        count, images = 0, []
+        with suppress(UserError, OSError, ValueError, KeyError, ImportError):
+            count, images = _rows(rows, definition.get("image", "image"))
+        sizes = []
+        for image in images[:: -(-len(images) // SAMPLE) or 1]:
+            with suppress(Exception):  # of one that is damaged the data stage tells
+                from PIL import Image
 
-            with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
-                sizes.append(picture.size)
-    return rows, sizes
+                with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
+                    sizes.append(file.size)
+        found[name] = count, sizes
+    return found
 
 
-def _table(path: str, column: str, most: int) -> tuple[int, list]:
-    """The rows of a table of `datasets`, and a few of its first images' bytes, if it has any."""
+@cache
+def _found(key: str) -> dict[str, Table | Classes]:
+    with suppress(UserError, OSError, ValueError, KeyError):
+        return find("", json.loads(key)).splits
+    return {}
+
+
+def _rows(rows: Table | Classes, column: str) -> tuple[int, list]:
+    """The number of rows, and images, as paths or bytes: all, or of tables the first ones."""
+    if isinstance(rows, Classes):
+        return len(rows.paths), rows.paths
+    if rows.kind == "list":
+        columns, folder = read_list(rows.files[0]), os.path.dirname(rows.files[0])
+        values = columns.get(column, [])
+        return len(next(iter(columns.values()))), [os.path.join(folder, str(v)) for v in values]
     import pyarrow
+    from pyarrow import parquet
 
-    rows, images = 0, []
-    with pyarrow.memory_map(path) as file, pyarrow.ipc.open_stream(file) as batches:
-        for batch in batches:
-            if not rows and column in batch.schema.names:
-                values = batch.column(column).slice(0, most).to_pylist()
-                images = [v["bytes"] or v["path"] for v in values if isinstance(v, dict)]
-            rows += batch.num_rows
-    return rows, images
+    count, images = 0, []
+    saved = rows.kind == "saved"
+    for path in sorted(Path(rows.files[0]).glob("*.arrow")) if saved else rows.files:
+        if saved:
+            with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as reader:
+                batches = list(reader)
+            first, total = batches[:1], sum(batch.num_rows for batch in batches)
+        else:
+            with parquet.ParquetFile(path) as table:
+                total = table.metadata.num_rows
+                first = list(itertools.islice(table.iter_batches(SAMPLE, columns=[column]), 1))
+        for batch in first:
+            if column in batch.schema.names:
+                values = batch.column(column).slice(0, SAMPLE).to_pylist()
+                images += [v["bytes"] or v["path"] for v in values if isinstance(v, dict)]
+        count += total
+    return count, images
 
 
 def bytes_at(output: str) -> int:
@@ -277,7 +311,7 @@ def bytes_at(output: str) -> int:
 
 # Files and folders that a job adds, about: outputs and their hashes, log and record, the store's
 # mark, and what Snakemake notes of each output.
-FILES = {"download": 4, "embedded": 16, "data": 12, "encoder": 8, "head": 7, "finetune": 11}
+FILES = {"download": 4, "embedded": 16, "data": 15, "encoder": 8, "head": 7, "finetune": 11}
 FILES |= {"vector": 8, "efficiency": 7, "metrics": 6, "tables": 8, "figures": 6, "report": 6}
 OTHER_FILES = 10  # of stages that write metrics
 
@@ -296,7 +330,12 @@ def class_count(config: dict, task: str) -> int | None:
         return definition["expected"]["classes"]
     if isinstance(listed, list):
         return len(listed)
-    return 1000 if listed == "open_clip" else len(_manifest(task).get("classes", [])) or None
+    if listed == "open_clip":
+        return 1000
+    if (known := _manifest(task).get("classes")) or "path" not in definition:
+        return len(known or []) or None
+    folders = [len(x.names) for x in _found(_key(definition)).values() if isinstance(x, Classes)]
+    return max(folders, default=None)
 
 
 def template_count(config: dict, task: str) -> int:
