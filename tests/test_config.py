@@ -1,6 +1,7 @@
 """What a configuration may say, what each mistake is answered with, and what each stage sees."""
 
 import json
+from itertools import product
 
 import pytest
 import yaml
@@ -479,6 +480,27 @@ def test_what_changes_deep_in_a_users_folder_changes_the_data_stage(project, tmp
         (folder / "train/blue").mkdir()
         (folder / "train/blue/1.png").write_text("blue")
     assert found() != before
+
+
+def test_the_check_says_what_local_folders_hold_and_which_are_the_same(project, capsys):
+    for task in ("one", "two"):
+        text = "path: mine\ntemplates: ['a {}.']\n"
+        (project / f"config/tasks/{task}.yaml").write_text(text)
+    pairs = "{fig6: [one, two], fig8: [two, one]}"
+    overlay = f"tasks: [mnist, one, two]\nlanguage: null\ndisentanglement: {{pairs: {pairs}}}\n"
+    (project / "mine.yaml").write_text(overlay)
+    (project / "mine").mkdir()
+    with pytest.raises(UserError, match="has no split 'train' .it is empty"):
+        check(project / "mine.yaml", basedir=project)
+    for split, name in product(("train", "test"), ("a", "b")):
+        path = project / "mine" / split / name / "1.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    (project / "mine" / "val").mkdir()
+    check(project / "mine.yaml", basedir=project)
+    text = capsys.readouterr().out
+    says = "train 2 images of 2 classes, test 2 images of 2 classes; not read: val/"
+    assert f"one: {says}\n" in text and "one and two read the same data\n" in text
 
 
 def test_weights_for_another_activation_are_named_by_the_check(project):

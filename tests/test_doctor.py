@@ -137,6 +137,22 @@ def test_data_as_expected_are_one_table_without_a_problem(project, capsys):
     assert "- " not in text
 
 
+def test_test_images_of_one_task_in_another_ones_train_are_counted(project, capsys):
+    boats, cats = (np.load(f"results/shared/data/{task}/train_digests.npy") for task in TASKS[:2])
+    path = "results/shared/data/cats/test_digests.npy"
+    np.save(path, np.concatenate([boats[:3], boats[:1], np.load(path)[4:]]))
+    doctor("overlay.yaml", basedir=project)
+    text = capsys.readouterr().out
+    assert "Test images of cats that are among boats's train: 3\n" in text
+    assert "Test images of boats" not in text and len(cats) == 7
+
+
+def test_what_the_data_stage_had_to_say_is_repeated(project, capsys):
+    change(project, "boats", notes=["one image was skipped"])
+    doctor("overlay.yaml", basedir=project)
+    assert "Task boats: one image was skipped.\n" in capsys.readouterr().out
+
+
 def test_disk_is_that_of_the_folders_files(project, capsys):
     folder = project / "results/shared/data/boats"
     (folder / "more.bin").write_bytes(b"0" * 5_000_000)

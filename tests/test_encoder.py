@@ -13,7 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from task_arithmetic.artifacts import UserError, read_json, read_tensors, sha256_of_file
+from task_arithmetic.artifacts import (
+    UserError,
+    read_json,
+    read_tensors,
+    sealed,
+    sha256_of_file,
+    write_json,
+)
 from task_arithmetic.clip import clip_tokenizer, import_encoder, write_head
 from task_arithmetic.encoder import (
     classify,
@@ -373,6 +380,24 @@ def test_an_encoder_with_its_own_merges_makes_heads_with_them(tmp_path):
     )
     expected = zero_shot(tiny.open_clip_model(tmp_path / "gone"), tokenizer, TEMPLATES)
     assert tiny.close(read_tensors(tmp_path / "head.safetensors")["head"], expected) < 1e-5
+
+
+def test_classes_that_are_the_same_tokens_are_refused_unless_allowed(clip, tmp_path):
+    """The tokenizer mends what it takes for a broken encoding, and drops case and spaces."""
+    data_dir, head = tiny.classes_dir(tmp_path / "data"), tmp_path / "head.safetensors"
+    manifest = read_json(data_dir / "manifest.json") | {"classes": ["it's", "star", "IT’S"]}
+    write_json(
+        data_dir / "manifest.json", sealed({k: manifest[k] for k in manifest if k != "seal"})
+    )
+    with pytest.raises(UserError, match="\"it's\" and 'IT’S' as the same tokens"):
+        write_head(clip.encoder_dir, data_dir, {"templates": TEMPLATES}, head)
+    manifest |= {"definition": {"alike_classes": "allow"}}
+    write_json(
+        data_dir / "manifest.json", sealed({k: manifest[k] for k in manifest if k != "seal"})
+    )
+    write_head(clip.encoder_dir, data_dir, {"templates": TEMPLATES}, head)
+    rows = read_tensors(head)["head"]
+    assert torch.equal(rows[0], rows[2]) and not torch.equal(rows[0], rows[1])
 
 
 def test_a_tokenizer_that_does_not_fit_the_text_tower_is_refused(tmp_path):

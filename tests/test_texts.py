@@ -412,6 +412,7 @@ WRONG = {  # what is changed of its prompt `mine`, and elsewhere → what is sai
     "no number": ({"labels": "{}s"}, {"metric": "spearman"}, "must be the format of a score"),
     "no field": ({"labels": "1.0"}, {"metric": "spearman"}, "must be the format of a score"),
     "two fields": ({"labels": "{}{}"}, {"metric": "spearman"}, "must be the format of a score"),
+    "another order": ({"labels": ["yes", "no"]}, {}, "answers label 0, which `classes` calls 'no'"),
     "a label twice": ({"labels": ["no", "no"]}, {}, "'no' stands twice in the labels"),
     "too few labels": ({"labels": ["no"]}, {}, "has 1 labels for 2 classes"),
     "too many expected": ({}, {"classes": None, "expected": {"classes": 3}}, "2 labels for 3 cl"),
@@ -509,10 +510,12 @@ def test_tokens_are_the_same_each_time(tmp_path, encoder):
         ({"prompt": {**PROMPT, "labels": ["a", "b", "no"]}}, "3 labels for 2 classes"),
         ({"prompt": {**PROMPT, "labels": ["é", "ü"]}}, "'é' has parts that encoder small has no"),
         ({"prompt": {**PROMPT, "labels": ["no", " no"]}}, "'no' and ' no' are the same tokens"),
+        ({"prompt": {**PROMPT, "labels": ["yes", "no"]}},
+         "answers label 0, which is 'no', with 'yes', the name of another label"),
         ({"max_tokens": {"target": 2}, "prompt": {**PROMPT, "labels": ["no", "catdoghouse"]}},
          "'catdoghouse' is 1. tokens long for encoder small, more than max_tokens.target .2."),
     ],
-    ids=["count", "unknown characters", "spaces", "long"],
+    ids=["count", "unknown characters", "spaces", "order", "long"],
 )  # fmt: skip
 def test_labels_that_an_encoder_cannot_answer_are_refused(tmp_path, encoder, settings, says):
     data = written(tmp_path)
