@@ -322,6 +322,35 @@ def evaluation_speedup(name: str, repeats: int, device) -> float:
     return seconds["decode"] / seconds["read"]
 
 
+def folder(images: int) -> dict:
+    """The data stage of a folder of 28 × 28 PNGs, on two processes, as a command: its seconds, and
+    those relative to opening and decoding the files one after another and no more."""
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as root:
+        paths = []
+        for i in range(images):
+            path = Path(root, "digits", "test" if i % 7 == 0 else "train", str(i % 10), f"{i}.png")
+            if i < 70:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            digit = np.zeros((28, 28), np.uint8)
+            digit[4:24, 4:24] = generator.integers(0, 256, (20, 20))
+            Image.fromarray(digit).save(path)
+            paths.append(path)
+        began = time.perf_counter()
+        for path in paths:
+            Image.open(path).convert("RGB")
+        bare = time.perf_counter() - began
+        settings = json.dumps({"path": str(Path(root, "digits"))})
+        command = [sys.executable, "-m", "task_arithmetic", "data", "--task", "digits"]
+        command += ["--settings", settings, "--threads", "2", "--output", str(Path(root, "out"))]
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds = time.perf_counter() - began
+    return {"images": images, "data_seconds": seconds, "data_ratio": seconds / bare}
+
+
 def startup_seconds(name: str, repeats: int) -> float:
     """Seconds from the start of a real `task-arithmetic finetune` to its first step: median."""
     code = (
@@ -412,6 +441,8 @@ def throughput(name: str, batch: int, repeats: int, device, peak_tflops: float |
 def measured(name: str, arguments, device) -> dict:
     """All ratios of one geometry."""
     repeats, cuda = arguments.repeats, device.type == "cuda"
+    if name == "folder":
+        return folder(70_000)
     if name in TEXTS:
         size = dict(zip(("batch", "source", "target"), TEXTS[name], strict=True)) | {"alphas": 21}
         return {
@@ -468,7 +499,7 @@ def main() -> None:
         "versions": versions(),
         "command": f"python benchmarks/run.py --repeats {repeats} --batch {arguments.batch}",
     }
-    for name in arguments.names or ("embedded-base", "ViT-B-32", *TEXTS):
+    for name in arguments.names or ("embedded-base", "ViT-B-32", *TEXTS, "folder"):
         if name == "embedded-t5" and not EMBEDDED_T5.is_dir():
             print(f"{name:14} is not there")
             continue

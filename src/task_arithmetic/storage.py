@@ -28,7 +28,7 @@ from .geometry import (
     text_parameters,
     weights_repository,
 )
-from .local import WHOLE, Classes, Table, find, read_list
+from .local import WHOLE, Classes, Table, find, read_list, wanted_splits
 from .source import VALIDATION_FRACTION, VALIDATION_MAX
 from .vector import moved_names
 
@@ -424,10 +424,10 @@ def _remote_bytes(name: str, definition: dict) -> int | None:
         return add_up(list(sizes.values()))
     card = info.card_data.to_dict() if info.card_data else {}
     patterns = hub.split_patterns("", repo, card.get("configs"), definition.get("config"))
-    splits = [definition.get(role, role) for role in ("train", "test")]
+    splits = wanted_splits(definition)
     chosen = [
         path
         for path in parquet
-        if any(split and hub.of_split(path, split, patterns, definition) for split in splits)
+        if any(hub.of_split(path, split, patterns, definition) for split in splits)
     ]
     return add_up([sizes[path] for path in chosen]) if chosen else None
