@@ -57,6 +57,10 @@ onstart:
     run.start(f"results/{config['run']}", workflow.dag, config)
 
 
+onerror:
+    run.failed(f"results/{config['run']}", log)
+
+
 localrules:
     all,
 

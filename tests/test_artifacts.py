@@ -19,9 +19,11 @@ from task_arithmetic.artifacts import (
     canonical,
     check_tensors,
     is_disk_full,
+    place_of_log,
     read_json,
     read_made_by,
     read_tensors,
+    remove_partial,
     sha256_of,
     sha256_of_file,
     write_json,
@@ -130,6 +132,38 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_earlier_tensors(tmp_path, mon
 def test_other_errors_are_not_taken_for_a_full_disk():
     assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
     assert not is_disk_full(ValueError("a shape is wrong"))
+
+
+@pytest.mark.parametrize(
+    "log, place",
+    [
+        ("results/logs/logs/data/logs.log", ("results", "data/logs")),
+        (
+            "/x/results/r.1/logs/finetune/e/m/results/0.log",
+            ("/x/results", "finetune/e/m/results/0"),
+        ),
+        ("results/r/logs/data/v1.5.log", ("results", "data/v1.5")),
+        ("elsewhere/a.log", None),
+    ],
+)
+def test_a_logs_path_says_where_it_belongs_whatever_runs_and_tasks_are_called(log, place):
+    assert place_of_log(log) == (place and (Path(place[0]), place[1]))
+
+
+def test_what_another_output_is_written_to_is_not_removed_as_left_behind(tmp_path):
+    """Names may have dots, so that one begins like another."""
+    left = [".v1.5.77.partial", "..v1.5.77.partial.77.partial"]
+    others = [
+        ".v1.6.78.partial",
+        ".v1.78.partial",
+        ".v1.5.b.78.partial",
+        ".a.b.safetensors.7.partial",
+    ]
+    for name in [*left, *others]:
+        (tmp_path / name).mkdir()
+    remove_partial(tmp_path / "v1.5")
+    remove_partial(tmp_path / "a.safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {*others}
 
 
 def test_a_used_up_quota_is_called_that(tmp_path):

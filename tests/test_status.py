@@ -213,6 +213,27 @@ def test_a_failed_job_shows_its_end_and_its_log(exit, words, results, capsys):
     assert "results/mini/logs/finetune/a.log is empty" in printed(capsys)
 
 
+def test_a_job_that_ended_before_its_record_began_has_failed(results, capsys):
+    """Such as one whose command line is wrong; while the run goes on it may yet begin."""
+    log = results / "mini/logs/finetune/a.log"
+    for pid, state in ((None, "is alive; 0 of 2"), (GONE, "stopped with 1 failed; 0 of 2")):
+        write_run(results, {"finetune/a": [], "finetune/b": []}, pid=pid)
+        log.write_text("usage: ...")
+        os.utime(log, (NOW, NOW))
+        out = printed(capsys)
+        assert state in " ".join(out.split())
+    assert "Failed: finetune/a: it ended before it could keep a record" in out
+    assert "  | usage: ..." in out
+    os.utime(log, (NOW - 200, NOW - 200))  # of an earlier start
+    assert "none failed" in printed(capsys)
+
+
+def test_an_error_that_no_job_recorded_is_said(results, capsys):
+    write_run(results, {"a/1": []}, pid=GONE, error=".snakemake/log/x.log")
+    said = " ".join(printed(capsys).split())
+    assert "stopped by an error before any job could record one: see .snakemake/log/x.log" in said
+
+
 @pytest.mark.parametrize(
     ("jobs", "changes", "words"),
     [

@@ -65,6 +65,16 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+def place_of_log(log) -> tuple[Path, str] | None:
+    """The results' folder that a log `results/<run>/logs/<job>.log` lies in, and the job's name;
+    None if it is no such path. Runs, tasks and the like may be called logs or results as well."""
+    parts = Path(log).with_suffix("").parts
+    for i, part in enumerate(parts[:-3]):
+        if part == "results" and parts[i + 2] == "logs":
+            return Path(*parts[: i + 1]), "/".join(parts[i + 3 :])
+    return None
+
+
 def remove_temporaries() -> None:
     """Remove what this process has not finished writing, before it ends at once."""
     for path in list(_temporaries):
@@ -75,8 +85,11 @@ def remove_partial(output) -> None:
     """Remove what killed processes left half-written beside a stage's output, under hidden names;
     for who holds the lock on it."""
     output = Path(output)
+    # Not those of an output whose name only begins like this one's: v1.5 and v1.6, a and a.b.
+    beside = "csv|md|tex|png|pdf|html|json|sha256|safetensors|[0-9a-f]+.state"
+    names = f"{re.escape(output.name)}|{re.escape(output.stem)}.({beside})"
     for name in os.listdir(output.parent) if output.parent.is_dir() else []:
-        if name.lstrip(".").startswith(f"{output.stem}.") and name.endswith(".partial"):
+        if re.fullmatch(rf"\.+({names})(\.\d+\.partial)+", name):
             remove(output.parent / name)
 
 

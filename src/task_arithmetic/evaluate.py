@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from . import modality
-from .artifacts import UserError, check_tensors
+from .artifacts import UserError, check_tensors, mend
 from .config import alpha_grid
 from .device import torch_device
 from .metrics import read_rows, write_rows
@@ -171,7 +171,7 @@ def addition(
     files = dict(zip(tasks, zip(heads, data_dirs, strict=True), strict=True))
     theta0, about, splits = load(encoder_dir, files, settings)
     form = modality.form(settings.get("modality", "vision"))
-    own = _own_accuracy(single_task, tasks, form.MAY_FAIL)
+    own = _own_accuracy(single_task, tasks, splits, form.MAY_FAIL)
     alphas = alpha_grid(settings["alphas"])
     tau = total(read_vector(path, theta0) for path in vectors)
     rows = []
@@ -200,7 +200,7 @@ def addition(
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
 
 
-def _own_accuracy(paths, tasks, may_fail: bool) -> dict:
+def _own_accuracy(paths, tasks, splits: dict, may_fail: bool) -> dict:
     """split → task → the mode's own single-task accuracy. Zero cannot normalize, and is an error
     where no task may fail."""
     own: dict[str, dict[str, float]] = {"validation": {}, "test": {}}
@@ -208,9 +208,13 @@ def _own_accuracy(paths, tasks, may_fail: bool) -> dict:
         found = {row["split"]: row["value"] for row in read_rows(path) if row["task"] == task}
         for split, values in own.items():
             if split not in found or not (may_fail or found[split] > 0):
+                why, how = "no row of it", mend(path)
+                if split in found:
+                    why = f"0 of {len(splits[split][task][1]):,} {split} images right"
+                    how = "train longer, or give the task more images of that split"
                 raise UserError(
-                    f"{Path(path)} has no {split} accuracy above 0 for {task}: normalized accuracy "
-                    "is undefined; train longer, or make the file again."
+                    f"{Path(path)} has no {split} accuracy above 0 for {task} ({why}), so that "
+                    f"normalized accuracy is undefined: {how}."
                 )
             values[task] = found[split]
     return own

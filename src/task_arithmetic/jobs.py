@@ -25,6 +25,7 @@ from .artifacts import (
     canonical,
     is_disk_full,
     no_space,
+    place_of_log,
     read_json,
     read_sha256,
     remove_partial,
@@ -226,11 +227,11 @@ def current_code(command: str, variant: str | None = None) -> str:
 
 def _store(log, command: str) -> tuple[Path | None, float]:
     """The store's folder and its limit in bytes; 0 where nothing is stored."""
-    parts = Path(log).parts if log else ()
+    place = place_of_log(log) if log else None
     limit = float(os.environ.get("TASK_ARITHMETIC_STORE_GB", 0)) * 1e9
-    if command not in STORED or "logs" not in parts or limit <= 0:
+    if command not in STORED or place is None or limit <= 0:
         return None, 0.0
-    return Path(*parts[: parts.index("logs") - 1]) / store.FOLDER, limit
+    return place[0] / store.FOLDER, limit
 
 
 # --- The record ----------------------------------------------------------------------------------
@@ -279,7 +280,8 @@ def _begin(command: str, log) -> None:
     with suppress(UserError):
         before = read_json(path)
     remove_partial(path)
-    name = "/".join(path.with_suffix("").parts[path.parts.index("logs") + 1 :])
+    place = place_of_log(log)
+    name = place[1] if place else path.stem
     attempts = [*before.get("attempts", []), attempt][-ATTEMPTS:]
     record = {**before, "stage": command, "job": name, "attempts": attempts}
     _job.update(path=path, record=record)

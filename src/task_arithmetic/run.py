@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from . import settings
-from .artifacts import UserError, read_json, sha256_of, write_json
+from .artifacts import UserError, place_of_log, read_json, sha256_of, write_json
 from .jobs import outcome
 from .locks import NO_LOCKS, POLL, holder, lacks_locks, node, try_lock
 from .rerun import keep_plan, remember
@@ -61,7 +61,7 @@ def _start(run_dir: Path, dag, config: dict) -> None:
     remember(run_dir.parent)
     jobs = [
         {
-            "stage": _stage(str(job.log[0])),
+            "stage": place_of_log(job.log[0])[1].split("/")[0],
             "log": str(job.log[0]),
             "outputs": [str(path) for path in job.output],
             "needed": bool(dag.needrun(job)),
@@ -84,6 +84,14 @@ def _start(run_dir: Path, dag, config: dict) -> None:
     write_json(path, about)
 
 
+def failed(run_dir, log) -> None:
+    """Note in run.json that this process ends with an error, and where Snakemake's own log is: a
+    job may fail before it can say so itself."""
+    path = Path(run_dir) / "run.json"
+    if _lock and path.is_file():
+        write_json(path, {**read_json(path), "error": str(log)})
+
+
 def _refuse_others(run_dir: Path, shared: dict[str, str]) -> None:
     """End this process if a run that goes on makes one of the shared outputs otherwise."""
     for other in run_dir.parent.glob("*/run.json"):
@@ -99,9 +107,3 @@ def _refuse_others(run_dir: Path, shared: dict[str, str]) -> None:
             f"The run in {other.parent} is going on, and makes {differing[0]} with other settings "
             "or code: wait until it ends."
         )
-
-
-def _stage(log: str) -> str:
-    """The stage of a log `results/<run>/logs/<stage>/…`."""
-    parts = Path(log).parts
-    return parts[parts.index("logs") + 1]

@@ -86,7 +86,7 @@ def read_run(run_dir) -> dict:
     try:
         run = json.loads(path.read_bytes())
         if all(job.keys() >= {"stage", "log", "needed"} for job in run["jobs"]):
-            return {key: run[key] for key in ("started", "pid", "node", "jobs")}
+            return {"error": None, **run}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
     raise UserError(f"{path} is damaged: start the run again, which writes it anew.")
@@ -113,6 +113,15 @@ def _jobs(run: dict, folder: Path, now: float, finished: dict) -> list[dict]:
         if job["state"] == "done":
             finished[key] = last
     return sorted(run["jobs"], key=lambda job: place(job["stage"]))
+
+
+def _look_at_log(job: dict, folder: Path, started: float) -> None:
+    """A job that waits no more, but has a log of this start of the run, ended before it could keep
+    a record."""
+    log = folder.parent.parent / job["log"]
+    if job["state"] == "queued" and log.exists() and (made := log.stat().st_mtime) >= started:
+        attempt = BLANK | {"started": made, "updated": made}
+        job |= {"state": "failed", "attempt": attempt}
 
 
 def _median(done: list[dict], folder: Path) -> float | None:
@@ -144,9 +153,11 @@ def _tail(log: Path, width: int) -> list[str]:
 def _view(folder: Path, width: int, finished: dict) -> tuple[list[str], bool]:
     """The lines to print, and whether the run has ended."""
     run, now = read_run(folder), time.time()
-    jobs = _jobs(run, folder, now, finished)
-    of = {state: [job for job in jobs if job["state"] == state] for state in STATES}
     alive = is_alive(run["pid"]) if run["node"] == node() else None
+    jobs = _jobs(run, folder, now, finished)
+    for job in jobs if alive is False else []:
+        _look_at_log(job, folder, run["started"])
+    of = {state: [job for job in jobs if job["state"] == state] for state in STATES}
     medians, rows = {}, []
     for stage in dict.fromkeys(job["stage"] for job in jobs):
         own = {state: [job for job in of[state] if job["stage"] == stage] for state in STATES}
@@ -187,6 +198,8 @@ def _state(run: dict, of: dict, alive: bool | None) -> str:
     if alive is None:
         return f"started {since}, no job is running now, {who}"
     counts = [f"{len(of[state])} {state}" for state in ("failed", "stopped", "lost") if of[state]]
+    if run["error"] and not counts:
+        return f"stopped by an error before any job could record one: see {run['error']}"
     return f"stopped with {' and '.join(counts) or 'none failed'}"
 
 
@@ -241,11 +254,13 @@ def _failure(job: dict, folder: Path, width: int) -> list[str]:
     """How a job ended, its error and the end of its log."""
     attempt, code, log = job["attempt"], job["attempt"]["exit"], folder.parent.parent / job["log"]
     how = f"exit {code}" if code else "ended without notice: killed, out of memory or node failure"
+    how = "it ended before it could keep a record" if attempt["pid"] is None else how
     if code and code - 128 in list(signal.Signals):
         how = f"stopped by {signal.Signals(code - 128).name}"
         how += ", perhaps out of memory" * (code == 128 + signal.SIGKILL)
     slurm = f", SLURM job {attempt['slurm_job']}" if attempt["slurm_job"] else ""
-    head = f"{job['state'].capitalize()}: {name_of(job['log'])} on {attempt['node']}{slurm}: {how}"
+    where = f" on {attempt['node']}" if attempt["node"] else ""
+    head = f"{job['state'].capitalize()}: {name_of(job['log'])}{where}{slurm}: {how}"
     end, error = _tail(log, width), attempt["error"] or ""
     lines = [head] if any(error in line for line in end) else [head, f"  {error}"]
     lines = [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="  ")]

@@ -3,14 +3,13 @@
 import csv
 import itertools
 import json
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from .artifacts import atomic_path
+from .artifacts import atomic_path, place_of_log
 from .locks import is_alive, node
 
 STAGES = "embedded download data encoder head finetune vector pretrained single_task kernel".split()
@@ -36,7 +35,8 @@ def place(stage: str) -> int:
 
 def name_of(log: str) -> str:
     """A job's name: its log's path below logs/, without suffix."""
-    return os.path.splitext(log.split("/logs/")[-1])[0]
+    place = place_of_log(log)
+    return place[1] if place else log
 
 
 def record_of(log: str, run_dir) -> Path:
