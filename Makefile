@@ -8,6 +8,8 @@ PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo 
 BIN := .venv/bin
 # Jobs use one thread each and run side by side; nothing outside Snakemake should use more.
 export OMP_NUM_THREADS ?= 1
+# uv, as pip, trusts the system's certificates: a company may have an authority of its own.
+export UV_SYSTEM_CERTS ?= 1
 
 .PHONY: help setup mini test lint bench pins clean
 

@@ -1,5 +1,6 @@
 """The environment: one set of pins everywhere, no registry's address, clean linters."""
 
+import os
 import re
 import subprocess
 import sys
@@ -50,6 +51,18 @@ def test_no_tracked_file_holds_a_registrys_address(root):
             continue
         text = path.read_text(errors="ignore")
         assert not address.search(text), path
+
+
+def test_setup_trusts_the_certificates_of_the_system(root, tmp_path):
+    """As pip does by itself: of uv, make asks it."""
+    (tmp_path / "python").write_text(
+        '#!/bin/sh\necho "uv would see $UV_SYSTEM_CERTS" >&2\nexit 1\n'
+    )
+    (tmp_path / "python").chmod(0o755)
+    command = ["make", "-C", root, "-B", "setup", f"PYTHON={tmp_path}/python"]
+    env = {key: value for key, value in os.environ.items() if key != "UV_SYSTEM_CERTS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert "uv would see 1" in done.stderr
 
 
 def test_results_are_never_committed(root):
