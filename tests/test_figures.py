@@ -1,5 +1,7 @@
 """Figures: all are drawn, for few and many tasks; nothing is clipped; bytes are reproducible."""
 
+import itertools
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from matplotlib.text import Text
 
 from task_arithmetic import figures
 from task_arithmetic.artifacts import UserError
-from task_arithmetic.cells import language_of, load_metrics
+from task_arithmetic.cells import individual, language_of, load_metrics, seeds_of
 
 NAMES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]
 
@@ -101,6 +103,61 @@ def test_cosine_scale_ignores_the_diagonal(three):
     (clim,) = {axes.images[0].get_clim() for axes in panels}
     assert clim[1] < 0.5
     assert all(len(axes.texts) == 100 for axes in panels)
+
+
+def test_a_cosine_of_zero_is_in_the_middle_of_its_scale(three):
+    settings, path = three
+    metrics = load_metrics(path)
+    off = (metrics.metric == "cosine_similarity") & (metrics.task != metrics.other_task)
+    for shift, sign in ((0.02, 1), (-0.4, -1)):
+        shifted = metrics.assign(value=metrics.value.where(~off, metrics.value + shift))
+        image = figures.draw("fig10", shifted, settings).axes[0].images[0]
+        low, high = image.get_clim()
+        assert low == -high and high > 0
+        largest = image.get_array().compressed()
+        assert sign * largest[np.argmax(abs(largest))] > 0 and abs(largest).max() <= high
+        assert min(image.cmap(0.5)[:3]) > 0.9  # and light
+
+
+@pytest.mark.parametrize("name", ["fig3", "fig5"])
+def test_the_task_of_every_mark_can_be_told(name, three):
+    settings, path = three
+    figure = figures.draw(name, load_metrics(path), settings)
+    figure.canvas.draw()
+    key = figure.legends[-1]
+    tasks = [text.get_text() for text in key.get_texts()]
+    assert tasks == settings["tasks"]
+    seeds, metrics = seeds_of(settings), load_metrics(path)
+    for panel, encoder in zip(figure.axes, settings["encoders"], strict=False):
+        assert panel.get_title() == encoder
+        at = {}
+        for label in panel.texts:
+            at.setdefault(tasks[int(label.get_text()) - 1], []).append(label.xy)
+        for task in tasks:
+            where = encoder, "attention", seeds, [task]
+            if name == "fig5":  # x is nonlinear's, of all modes
+                where = encoder, "nonlinear", seeds, [task]
+            expected = 100 * individual(metrics, *where).mean()
+            assert len(at[task]) == (2 if name == "fig3" else 1)
+            assert any(x == pytest.approx(expected) for x, _ in at[task])
+        boxes = [Text.get_window_extent(label) for label in panel.texts]  # without its arrow
+        middles = [
+            72 / figure.dpi * np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2 for box in boxes
+        ]
+        for one, two in itertools.combinations(middles, 2):
+            assert np.hypot(*(one - two)) > 3  # points: no number stands on another
+
+
+def test_the_zero_shot_line_hides_no_bar(three):
+    settings, path = three
+    for panel in figures.draw("fig7", load_metrics(path), settings).axes:
+        bars = panel.patches
+        for lines in panel.collections:
+            for (left, _), (right, _) in lines.get_segments():
+                for bar in bars:
+                    start, end = bar.get_x() + 1e-9, bar.get_x() + bar.get_width() - 1e-9
+                    crosses = start < right and left < end and left < right  # no error bar
+                    assert not crosses or lines.get_zorder() < bar.get_zorder()
 
 
 def test_alpha_curves_are_means_over_tasks_with_a_band(three):

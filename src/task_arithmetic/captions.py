@@ -43,22 +43,25 @@ FOCUS_ONLY = ["table1", "table5"]
 
 FIGURES = {
     "fig3": "Kernel behaviour test. Test accuracy of f(x; θ0 + τ), x axis, against that of the "
-    "post-hoc linearized f_lin(x; θ0 + τ), y axis: one marker per task and encoder. On the dashed "
-    "line both are equal, which is kernel behaviour.",
+    "post-hoc linearized f_lin(x; θ0 + τ), y axis: a panel for each encoder, in it one marker per "
+    "mode and task, whose number stands beside it. On the dashed line both are equal, which is "
+    "kernel behaviour.",
     "fig5": "Non-linear advantage. Left: mean single-task accuracy of a mode against that of "
-    "non-linear fine-tuning, one large marker per encoder, one small one per task. Right: their "
-    "difference, which is the vertical distance to the dashed line.",
+    "non-linear fine-tuning for each encoder, one large hollow marker, and one small one per task, "
+    "whose number stands at the line that joins its modes. Right: their difference, which is the "
+    "vertical distance to the dashed line.",
     "heatmap": "Disentanglement error ξ(α₁, α₂) (Equation 2) of {pair} for encoder {focus}: of the "
     "representation module (top, KL divergence) and of representation and head (bottom, fraction "
     "of changed predictions, summed over both tasks). Light regions have little error; the box is "
     "[0, 1] × [0, 1]. One colour scale per row, shared by all modes.",
-    "fig7": "Single-task accuracy on test for every task and mode, and their mean. Black lines: "
-    "the pre-trained encoder (zero-shot).",
+    "fig7": "Single-task accuracy on test for every task and mode, and their mean. Black lines, "
+    "whose ends stand out beside the bars: the pre-trained encoder (zero-shot).",
     "fig9": "Sensitivity to α for encoder {focus}: mean accuracy of the unified model on "
     "validation over the α grid, absolute (left) and normalized (right). Stars: the α chosen on "
     "{selection}, at the accuracy it has on test.",
-    "fig10": "Cosine similarity of task vectors of encoder {focus}. One colour scale, set by the "
-    "entries off the diagonal, which is 1 by definition.",
+    "fig10": "Cosine similarity of task vectors of encoder {focus}. One colour scale for "
+    "all modes, light at 0, to the largest size of the entries off the diagonal on both sides; the "
+    "diagonal is 1 by definition.",
 }
 REFERENCE_SCALING = (
     "Normalised as in the published code: of the first 2,048 test images, divided by the number of "

@@ -1,8 +1,8 @@
 """The paper's figures as views of metrics.csv: PNG and PDF with reproducible bytes.
 
 A mode has one colour, marker, line style and hatch in all figures, and the colours differ in
-lightness, so that the figures can be read in grey. An encoder is told by how its markers are
-filled. With several seeds: mean and sample standard deviation over seeds (ddof=1).
+lightness, so that the figures can be read in grey. Where a mark is a task, its number stands beside
+it. With several seeds: mean and sample standard deviation over seeds (ddof=1).
 """
 
 import sys
@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from task_arithmetic.artifacts import UserError, atomic_path
@@ -57,6 +58,7 @@ STYLE = {
     "pdf.fonttype": 42,
 }
 HEAT = "magma_r"  # perceptually uniform; little is light
+SIGNED = "PuOr_r"  # 0 is light; told apart without red and green
 # colour, marker, line style, hatch
 MODE_STYLES = {
     "nonlinear": ("#2288c9", "o", "-", ""),
@@ -70,7 +72,6 @@ OTHER_STYLES = [
     ("#7f7f7f", "X", (0, (1, 1)), "----"),
     ("#661100", "p", (0, (5, 3)), "oo"),
 ]
-FILLS = ["full", "none", "bottom", "left"]  # of the markers of the first, second … encoder
 
 
 def style_of(mode, settings):
@@ -99,25 +100,65 @@ def new_figure(width, height, rows=1, columns=1, layout="constrained", **options
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def legend_entries(settings, modes, encoders):
-    """Legend handles: a mode's colour and marker, and an encoder's fill if there are several."""
+def legend_entries(settings, modes):
+    """Legend handles: a mode's colour and marker."""
     entries = []
     for mode in modes:
         color, marker, _, _ = style_of(mode, settings)
         label = textwrap.fill(label_of(mode, settings), 26)
         entries.append(Line2D([], [], color=color, marker=marker, linestyle="", label=label))
-    for encoder, fill in zip(encoders, FILLS * len(encoders), strict=False):
-        options = dict(color="0.35", marker="o", linestyle="", fillstyle=fill, label=encoder)
-        entries += [Line2D([], [], **options)] * (len(encoders) > 1)
     return entries
 
 
-def legend_above(figure, handles, labels):
+def legend_above(figure, handles, labels, loc="outside upper center", **options):
     """A legend above all panels, in as many columns as fit the figure's width."""
     entry = 0.55 + 0.062 * max(map(len, labels))  # inches
     columns = min(len(labels), max(1, int(figure.get_figwidth() / entry)))
     rows = -(-len(labels) // columns)
-    figure.legend(handles, labels, loc="outside upper center", ncols=-(-len(labels) // rows))
+    figure.legend(handles, labels, loc=loc, ncols=-(-len(labels) // rows), **options)
+
+
+def number_tasks(figure, panels, tasks):
+    """The number of its task beside each mark of each panel, where nothing else is, and below all
+    panels what the numbers stand for.
+
+    Args:
+        panels: list of axes, their marks to number: x and y (N,) of the tasks in order, and a
+            colour; and other marks that are not to be covered, alike.
+    """
+    numbers = [str(i + 1) for i in range(len(tasks))]
+    handles = [
+        Line2D([], [], linestyle="", marker=f"${n}$", color="0.2", markersize=5, markeredgewidth=0)
+        for n in numbers
+    ]
+    legend_above(figure, handles, tasks, "outside lower center", handletextpad=0.2)
+    figure.draw_without_rendering()  # where the marks are, in points, is known from here
+    turns = np.linspace(0, 2 * np.pi, 16, endpoint=False) + np.pi / 4
+    circle = np.column_stack([np.cos(turns), np.sin(turns)])
+    ways = np.concatenate([radius * circle for radius in (6.5, 9, 12, 16, 21)])
+    for axes, marks, others in panels:
+        scale = 72 / figure.dpi
+        corners = axes.bbox.get_points() * scale
+        places = [
+            axes.transData.transform(np.column_stack(mark[:2])) * scale for mark in marks + others
+        ]
+        taken = np.concatenate(places)
+        sizes = np.full(taken.shape, 2.6)  # of a mark, from its middle
+        for (x, y, color), at in zip(marks, places, strict=False):
+            for i, number in enumerate(numbers):
+                own = np.array([1.7 * len(number) + 0.3, 2.6])
+                centers = at[i] + ways
+                apart = np.abs(centers[:, None] - taken) - (own + sizes)
+                hidden = (apart.max(axis=2) < 0).sum(axis=1)
+                hidden += 9 * ((centers < corners[0] + own) | (centers > corners[1] - own)).any(1)
+                way = ways[np.argmin(hidden)]
+                arrow = dict(arrowstyle="-", color=color, linewidth=0.4, shrinkA=2.4, shrinkB=2.4)
+                label = axes.annotate(number, (x[i], y[i]), way, textcoords="offset points",
+                                      ha="center", va="center_baseline", fontsize=5.5, zorder=6,
+                                      arrowprops=arrow if np.hypot(*way) > 8 else None)  # fmt: skip
+                label.set_path_effects([withStroke(linewidth=1.2, foreground="white")])
+                label.set_in_layout(False)
+                taken, sizes = np.vstack([taken, at[i] + way]), np.vstack([sizes, own])
 
 
 def equal_axes(axes, low):
@@ -129,53 +170,73 @@ def equal_axes(axes, low):
         axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True))
 
 
-def points(axes, x, y, mode, encoder, settings, size, **options):
-    """Markers at the means of x, y (S, N), with error bars if there are several seeds."""
+def points(axes, x, y, mode, settings, size, **options):
+    """Markers at the means of x, y (S, N), with error bars if there are several seeds; returns
+    means and colour."""
     color, marker, _, _ = style_of(mode, settings)
-    fill = FILLS[encoders_of(settings).index(encoder) % len(FILLS)]
     bars = dict(xerr=spread(x), yerr=spread(y), elinewidth=0.7, ecolor=color)
     axes.errorbar(center(x), center(y), **bars, linestyle="", color=color, marker=marker,
-                  markersize=size, fillstyle=fill, markeredgewidth=0.9, **options)  # fmt: skip
+                  markersize=size, markeredgewidth=0.9, **options)  # fmt: skip
+    return center(x), center(y), color
 
 
 # ---------------------------------------------------------------- the figures
 
 
 def fig3(metrics, settings):
-    """Kernel behaviour test: post-hoc linearized against non-linear accuracy."""
+    """Kernel behaviour test: post-hoc linearized against non-linear accuracy, a panel for each
+    encoder."""
     seeds, tasks, encoders = seeds_of(settings), settings["tasks"], encoders_of(settings)
     modes = kernel_modes_of(settings, metrics)
-    figure, ((axes,),) = new_figure(4.4, 4.2)
-    low = 100
-    for encoder in encoders:
+    columns = min(3, len(encoders))
+    rows = -(-len(encoders) // columns)
+    figure, axes = new_figure(0.6 + 2.9 * columns, 0.9 + 2.8 * rows, rows, columns)
+    low, panels = 100, []
+    for panel, encoder in zip(axes.flat, encoders, strict=False):
+        marks = []
         for mode in modes:
             x = 100 * individual(metrics, encoder, mode, seeds, tasks)
             y = 100 * cells(metrics, "posthoc_accuracy", encoder, mode, seeds, tasks)[0]
-            points(axes, x, y, mode, encoder, settings, 5, alpha=0.85)
+            marks.append(points(panel, x, y, mode, settings, 4, alpha=0.85))
             low = min(low, x.min(), y.min())
-    equal_axes(axes, low)
-    axes.set_xlabel("Non-linear accuracy of $f$ (%)")
-    axes.set_ylabel(r"Post-hoc linearized accuracy of $f_\mathrm{lin}$ (%)")
+        panel.set_title(encoder)
+        panels.append((panel, marks, []))
+    for panel in axes.flat[len(encoders) :]:
+        panel.remove()
+    for panel, *_ in panels:
+        equal_axes(panel, low)
+        panel.set_xlabel("Non-linear accuracy of $f$ (%)")
+    for panel in axes[:, 0]:
+        panel.set_ylabel(r"Post-hoc linearized accuracy of $f_\mathrm{lin}$ (%)")
     line = Line2D([], [], color="0.4", linestyle="--", linewidth=0.9, label="Equal accuracy")
-    axes.legend(handles=[*legend_entries(settings, modes, encoders), line], loc="upper left")
+    handles = [*legend_entries(settings, modes), line]
+    legend_above(figure, handles, [str(handle.get_label()) for handle in handles])
+    number_tasks(figure, panels, tasks)
     return figure
 
 
 def fig5(metrics, settings):
-    """Non-linear advantage: single-task accuracy of every mode against nonlinear's."""
+    """Non-linear advantage: single-task accuracy of every mode against nonlinear's, a panel for
+    each encoder, and their mean difference."""
     seeds, tasks, encoders = seeds_of(settings), settings["tasks"], encoders_of(settings)
     modes = [mode for mode in modes_of(settings) if mode != "nonlinear"]
     if "nonlinear" not in settings["modes"] or not modes:
         raise UserError("fig5 compares modes with nonlinear: name it and another mode in `modes`.")
-    figure, ((left, right),) = new_figure(7.2, 3.6, 1, 2, width_ratios=[1.15, 1])
-    low, width = 100, 0.8 / len(modes)
-    for e, encoder in enumerate(encoders):
+    count = len(encoders)
+    ratios = [1] * count + [0.35 + 0.32 * count]
+    figure, axes = new_figure(0.6 + 3 * sum(ratios), 4, 1, count + 1, width_ratios=ratios)
+    right = axes[0, -1]
+    low, width, panels = 100, 0.8 / len(modes), []
+    for e, (panel, encoder) in enumerate(zip(axes[0], encoders, strict=False)):
         x = 100 * individual(metrics, encoder, "nonlinear", seeds, tasks)
+        marks, means = [], []
         for m, mode in enumerate(modes):
             color, _, _, hatch = style_of(mode, settings)
             y = 100 * individual(metrics, encoder, mode, seeds, tasks)
-            points(left, x.mean(1), y.mean(1), mode, encoder, settings, 9, zorder=4)
-            points(left, center(x)[None], center(y)[None], mode, encoder, settings, 3.5, alpha=0.4)
+            options = dict(zorder=1.5, fillstyle="none", alpha=0.6)
+            x_y = x.mean(1)[:, None], y.mean(1)[:, None]
+            means.append(points(panel, *x_y, mode, settings, 9, **options))
+            marks.append(points(panel, center(x)[None], center(y)[None], mode, settings, 3.5))
             low = min(low, x.min(), y.min())
             gap = x.mean(1) - y.mean(1)
             place = e + (m - (len(modes) - 1) / 2) * width
@@ -186,15 +247,24 @@ def fig5(metrics, settings):
             right.annotate(f"{center(gap):.1f}", (place, tip), (0, 3 * side),
                            textcoords="offset points", ha="center",
                            va="bottom" if side > 0 else "top", fontsize=7)  # fmt: skip
-    equal_axes(left, low)
-    left.set_xlabel("Non-linear fine-tuning: single-task accuracy (%)")
-    left.set_ylabel("Single-task accuracy of the mode (%)")
-    left.legend(handles=legend_entries(settings, modes, encoders), loc="upper left")
+        panel.set_title(encoder)
+        heights = np.stack([y for _, y, _ in marks])
+        panel.vlines(center(x), heights.min(0), heights.max(0), color="0.6", linewidth=0.6)
+        panels.append((panel, [(center(x), heights.max(0), "0.4")], [*marks, *means]))
+    for panel, *_ in panels:
+        equal_axes(panel, low)
+        panel.set_xlabel("Non-linear fine-tuning:\nsingle-task accuracy (%)")
+    axes[0, 0].set_ylabel("Single-task accuracy of the mode (%)")
     right.axhline(0, color="0.2", linewidth=0.8)
     right.margins(y=0.15)
-    right.set_xticks(range(len(encoders)), encoders)
+    right.set_xticks(range(count), [textwrap.fill(encoder, 12) for encoder in encoders])
     right.set_ylabel("Non-linear advantage (percentage points)")
     right.grid(visible=False, axis="x")
+    handles = legend_entries(settings, modes)
+    mean = dict(marker="o", color="0.35", linestyle="", markersize=9, fillstyle="none")
+    handles.append(Line2D([], [], **mean, label="Mean over tasks"))
+    legend_above(figure, handles, [str(handle.get_label()) for handle in handles])
+    number_tasks(figure, panels, tasks)
     return figure
 
 
@@ -264,8 +334,11 @@ def fig7(metrics, settings):
                       hatch=hatch, edgecolor="white", linewidth=0.5, capsize=1.5,
                       error_kw={"elinewidth": 0.7}, label=label_of(mode, settings))  # fmt: skip
         zero = center(with_mean(pretrained(metrics, encoder, tasks)))
-        for color, thick in (("white", 3), ("black", 1.5)):
-            lines = panel.hlines(zero, places - 0.44, places + 0.44, color=color, linewidth=thick)
+        # Behind the bars, with its ends beside them: no bar's top is hidden.
+        panel.hlines(zero, places - 0.4, places + 0.4, color="black", linewidth=0.8, zorder=0.9)
+        for side in (-1, 1):
+            ends = sorted([0.4 * side, 0.49 * side])
+            lines = panel.hlines(zero, places + ends[0], places + ends[1], color="black")
         lines.set_label("Pre-trained (zero-shot)")
         panel.set(ylim=(0, 100), xlim=(-0.6, places[-1] + 0.6), ylabel="Accuracy (%)")
         panel.set_title(encoder, loc="left")
@@ -329,18 +402,17 @@ def fig10(metrics, settings):
     )
     maps = [center(cosines(metrics, focus, mode, seeds, tasks)) for mode in modes]
     off = ~np.eye(n, dtype=bool)
-    low = min(0, *(values[off].min(initial=0) for values in maps))
-    high = max(0.01, *(values[off].max(initial=0) for values in maps))
-    colors = matplotlib.colormaps[HEAT]
+    most = max(0.01, *(np.abs(values[off]).max(initial=0) for values in maps))
+    colors = matplotlib.colormaps[SIGNED]
     for cell, mode, values in zip(axes[0], modes, maps, strict=True):
         shown = np.ma.masked_array(values, ~off)
-        cell.set_facecolor("0.93")  # the diagonal
-        image = cell.imshow(shown, cmap=colors, vmin=low, vmax=high, interpolation="nearest")
+        cell.set_facecolor("0.8")  # the diagonal
+        image = cell.imshow(shown, cmap=colors, vmin=-most, vmax=most, interpolation="nearest")
         for i, j in np.ndindex(n, n):
             if i == j:
-                cell.text(j, i, "1", ha="center", va="center", fontsize=6, color="0.4")
+                cell.text(j, i, "1", ha="center", va="center", fontsize=6, color="0.3")
                 continue
-            color = np.array(colors((values[i, j] - low) / (high - low))[:3])
+            color = np.array(colors((values[i, j] / most + 1) / 2)[:3])
             dark = color**2.2 @ [0.2126, 0.7152, 0.0722] < 0.179  # equal contrast to black, white
             text = f"{values[i, j]:.2f}".replace("-0.00", "0.00").replace("-", "−")
             cell.text(j, i, text, ha="center", va="center", fontsize=5.6,
