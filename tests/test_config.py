@@ -398,7 +398,7 @@ def test_the_alpha_grid_is_written_as_people_write_it():
 SLICES = {
     "data": lambda config: data_settings(config, "mnist"),
     "head": lambda config: head_settings(config, "mnist", "ViT-B-32"),
-    "finetune": lambda config: finetune_settings(config, "attention", "ViT-B-32"),
+    "finetune": lambda config: finetune_settings(config, "attention", "ViT-B-32", "dtd"),
     "addition": lambda config: addition_settings(config, "attention", "ViT-B-32"),
     "negation": lambda config: negation_settings(config, "attention", "ViT-B-32"),
     "views": view_settings,
@@ -437,7 +437,7 @@ def test_templates_change_the_head_and_not_the_data(project):
 
 def test_slices_are_canonical_json():
     config = validate_config(configuration())
-    text = finetune_settings(config, "ntk", "ViT-L-14")
+    text = finetune_settings(config, "ntk", "ViT-L-14", "dtd")
     content = json.loads(text)
     assert text == json.dumps(content, sort_keys=True, separators=(",", ":"))
     assert content["mode"] == {"train": ["*"], "linearized": True}
@@ -536,7 +536,7 @@ OF_TEXTS = {
     "data": lambda config: data_settings(config, "cola"),
     "encoder": lambda config: encoder_settings(config, "t5-base"),
     "head": lambda config: head_settings(config, "cola", "t5-base"),
-    "finetune": lambda config: finetune_settings(config, "attention", "t5-base"),
+    "finetune": lambda config: finetune_settings(config, "attention", "t5-base", "cola"),
     "addition": lambda config: addition_settings(config, "attention", "t5-base"),
     "views": view_settings,
 }

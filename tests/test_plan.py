@@ -614,7 +614,7 @@ def test_a_named_device_is_called_an_estimate_and_gives_the_published_throughput
     device = speed.named_device("rtx3090", ROOT)
     config = resolved()
     for encoder, published in zip(REAL, (1704, 391, 85), strict=True):
-        key = speed.Key(encoder, "step", "nonlinear", "bf16")
+        key = speed.Key(encoder, "step", "nonlinear", "bf16", 128)
         (seconds,) = speed.rated([key], config, geometries(config), device).values()
         assert 128 / seconds == pytest.approx(published, rel=0.1)
 
@@ -734,7 +734,7 @@ def test_an_encoder_that_is_too_slow_here_is_scaled_from_the_one_before(monkeypa
         speed.probed([k for k in keys if k not in of_small], config, shapes, "cpu")
     speeds, how = speed.probed(keys, config, shapes, "cpu")
     assert "scaled" in how[2] and set(speeds) == set(keys)
-    key = speed.Key("embedded-base", "step", "ntk", "float32")
+    key = speed.Key("embedded-base", "step", "ntk", "float32", 16)
     ratio = speeds[key] / speeds[key._replace(encoder="embedded-small")]
     arithmetic = [flops("step", shapes[e], mode("ntk")) for e in config["encoders"]]
     assert ratio == pytest.approx(arithmetic[1] / arithmetic[0])

@@ -63,17 +63,11 @@ def resolved(*overlays) -> dict:
 def test_what_the_jobs_compute_adds_up_to_what_plan_says(overlays):
     config = resolved(*overlays)
     parts, seeds = parts_of(config), len(config["seeds"])
-    batch = {
-        encoder: part["finetune"]["batch_size"]
-        for part in parts.values()
-        for encoder in part["encoders"]
-    }
     planned: dict[tuple, int] = {}
     for item in plan.work(config, "bf16"):
         key = item.stage, item.key.encoder, item.key.kind, item.key.mode
-        examples = batch[item.key.encoder] if item.key.kind == "step" else 1
         if item.key.kind != "read":
-            planned[key] = planned.get(key, 0) + examples * item.amount
+            planned[key] = planned.get(key, 0) + item.key.batch * item.amount
     found: dict[tuple, int] = {}
 
     def job(stage, encoder, mode=None, task=None, times=1):
@@ -90,8 +84,8 @@ def test_what_the_jobs_compute_adds_up_to_what_plan_says(overlays):
                 job("head", encoder, task=task)
                 job("pretrained", encoder, task=task)
         for encoder, mode in part["models"]:
-            job("finetune", encoder, mode, part["tasks"][0], seeds * len(part["tasks"]))
             for task in part["tasks"]:
+                job("finetune", encoder, mode, task, seeds)
                 job("single_task", encoder, mode, task, seeds)
             job("addition", encoder, mode, times=seeds)
         for encoder, mode in part["main"]:

@@ -45,6 +45,10 @@ TEXTS = NO_TEXTS | {
 }
 
 
+RECIPE = {"encoders": "all", "modes": "all", "tasks": "all"}
+RECIPE = {**RECIPE, "recipe": {"steps": 2000, "learning_rate": 1e-5, "gradient_clip": None}}
+
+
 def make_settings(tasks=8, encoders=2, seeds=1, suite="embedded", **changes) -> dict:
     """Settings as the command line gives them to the views."""
     names = TASKS[:tasks]
@@ -61,6 +65,7 @@ def make_settings(tasks=8, encoders=2, seeds=1, suite="embedded", **changes) -> 
         "pairs": {"fig6": names[:2], "fig8": names[:-3:-1]},
         "keep": 0.95,
         "language": NO_TEXTS,
+        "recipes": {"vision": [RECIPE]},
     } | changes
 
 

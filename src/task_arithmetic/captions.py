@@ -112,9 +112,11 @@ def table_caption(name, settings) -> str:
     """A table's caption."""
     texts = language_of(settings)
     scores = [task for task in texts["tasks"] if task in texts["scores"]]
-    first = f" (of texts: {texts['tasks'][0]}, the first)" if texts["tasks"] else ""
+    first = [part["tasks"][0] for part in (settings, texts) if part["tasks"]]
     words = {
-        "first": first,
+        "first": f" ({' and '.join(first)}: the first of each kind)"
+        if len(first) > 1
+        else f" ({''.join(first)}, the first)",
         "focus": settings["focus"],
         "control": settings["control"],
         "keep": 100 * settings["keep"],

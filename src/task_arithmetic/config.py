@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from .artifacts import UserError
+from .recipes import check_names, check_recipes, differing, models_of, recipes_of, used_for
 from .schema import check_schema, composed, found, nearest
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository: Snakefile, config/, workflow/
@@ -114,20 +115,20 @@ def check(*paths, basedir=ROOT) -> None:
     print(f"alphas     {alphas[0]:g} to {alphas[-1]:g}, {len(alphas)} values")
     for modality, part in config["parts"].items():
         control = f"; control {config['negation']['control']}" if modality == "vision" else ""
-        per_seed = len(part["tasks"]) * (
-            len(part["encoders"]) * len(part["modes"]) + len(part["ablations"])
-        )
-        recipe = part["finetune"]
+        per_seed, rows = len(part["tasks"]) * len(models_of(part)), recipes_of(part)
         print(f"{modality}")
         print(f"  tasks      {', '.join(part['tasks'])}{control}")
         print(f"  encoders   {', '.join(part['encoders'])}; focus {part['focus']}")
         print(f"  modes      {', '.join(part['modes'])}")
         if part["ablations"]:
             print(f"  ablations  {', '.join(part['ablations'])}")
-        print(
-            f"  fine-tune  {per_seed * seeds} runs ({seeds} seed{'s' * (seeds > 1)}) of "
-            f"{recipe['steps']} steps of {recipe['batch_size']} examples"
-        )
+        runs = f"{per_seed * seeds} runs ({seeds} seed{'s' * (seeds > 1)})"
+        if len(rows) == 1:
+            runs += " of {steps} steps of {batch_size} examples".format(**rows[0]["recipe"])
+        print(f"  fine-tune  {runs}")
+        for row in rows[len(rows) == 1 :]:
+            special = ", ".join(f"{key} {row['recipe'].get(key)}" for key in differing(rows))
+            print(f"  recipe     {used_for(row)}: {special}")
     for line in _local_data(config):
         print(line)
 
@@ -175,13 +176,15 @@ def validate_config(config: dict, basedir=ROOT) -> dict:
     defaults = {k: v["default"] for k, v in schema["properties"].items() if "default" in v}
     config = {**defaults, **config}
     config["parts"] = _parts(config)
-    for modality, part in config["parts"].items():
-        _check_finetune(part["finetune"], WHERE[modality])
     alpha_grid(config["alphas"])
     definitions = _definitions(config, basedir)
     _check_names(config)
+    check_names(config, WHERE["vision"])
+    if config["language"]:
+        check_names(config["language"], WHERE["language"])
     for modality, part in config["parts"].items():
         _check_shapes(modality, part, definitions)
+        check_recipes(part, WHERE[modality])
     _check_columns(config["parts"].get("language", {"tasks": []})["tasks"], definitions["tasks"])
     return {**config, "definitions": definitions}
 
@@ -359,19 +362,6 @@ def _check_encoder(definition: dict, where: str) -> None:
         raise UserError(
             f"{where} must have either path, or both {' and '.join(needed)}; "
             f"found {', '.join(sorted(named)) or 'neither'}."
-        )
-
-
-def _check_finetune(recipe: dict, where: str) -> None:
-    if recipe["warmup_steps"] > recipe["steps"]:
-        raise UserError(
-            f"{where}finetune.warmup_steps ({recipe['warmup_steps']}) must be at most "
-            f"{where}finetune.steps ({recipe['steps']})."
-        )
-    small, large = recipe.get("crop_scale", (0, 1))
-    if small > large:
-        raise UserError(
-            f"{where}finetune.crop_scale must be [smallest, largest]; found [{small}, {large}]."
         )
 
 

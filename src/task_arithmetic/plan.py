@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import textwrap
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,6 @@ from .geometry import parameters, read_geometry, shapes_of
 from .speed import (
     Key,
     device_at_hand,
-    examples_of,
     named_device,
     operations,
     probed,
@@ -207,7 +207,8 @@ def _work(config: dict, part: dict, auto: str) -> list[Item]:
     def add(stage, encoder, kind, mode, amount, chosen):
         precision = json.loads(chosen).get("precision", "float32")
         precision = auto if precision == "auto" else precision
-        items.append(Item(stage, Key(encoder, kind, mode, precision), amount))
+        batch = json.loads(chosen)["finetune"]["batch_size"] if kind == "step" else 1
+        items.append(Item(stage, Key(encoder, kind, mode, precision, batch), amount))
 
     def evaluate(stage, encoder, mode, grid, one, chosen, linearized=None):
         """Examples that are evaluated at each α of the grid, and at one α; f_lin gives the whole
@@ -233,9 +234,10 @@ def _work(config: dict, part: dict, auto: str) -> list[Item]:
             chosen = settings.addition_settings(config, "posthoc", encoder)
             evaluate("posthoc", encoder, "posthoc", for_grid, for_one, chosen)
     for encoder, mode in part["models"]:
-        steps = len(tasks) * seeds * part["finetune"]["steps"]
-        chosen = settings.finetune_settings(config, mode, encoder)
-        add("finetune", encoder, "step", mode, steps, chosen)
+        for task in tasks:
+            chosen = settings.finetune_settings(config, mode, encoder, task)
+            steps = seeds * json.loads(chosen)["finetune"]["steps"]
+            add("finetune", encoder, "step", mode, steps, chosen)
         chosen = settings.single_task_settings(config, mode, encoder)
         evaluate("single_task", encoder, mode, 0, both, chosen)
         chosen = settings.addition_settings(config, mode, encoder)
@@ -351,22 +353,25 @@ def _place(config: dict):
         list(ACTIONS).index(key.kind),
         modes.index(key.mode or ""),
         key.precision,
+        key.batch,
     )
 
 
 def _speed_table(keys, items, speeds, config: dict, geometries: dict, unit: Unit) -> str:
-    rows = []
+    rows, steps = [], Counter((key.encoder, key.mode) for key in keys if key.kind == "step")
     for key in keys:
         if speeds[key] == 0:
             continue
         taken = [times(speeds[key], item.amount) for item in items if item.key == key]
         rate = operations(key, config, geometries) / speeds[key] / 1e12
-        what = " ".join(filter(None, [ACTIONS[key.kind], key.mode]))
+        several = key.kind == "step" and steps[key.encoder, key.mode] > 1
+        size = f"of {key.batch} at a time" if several else None
+        what = " ".join(filter(None, [ACTIONS[key.kind], key.mode, size]))
         row = [
             key.encoder,
             what,
             key.precision,
-            three_digits(examples_of(key, config) / speeds[key]),
+            three_digits(key.batch / speeds[key]),
         ]
         rows.append([*row, f"{rate:,.3f}" if rate < 1 else three_digits(rate)])
         rows[-1].append(_amount(taken, unit.text))

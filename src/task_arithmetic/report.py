@@ -116,6 +116,33 @@ def about(settings) -> str:
     return f"<p>{text}</p>\n{shown}\n<dl>\n{listed}</dl>\n"
 
 
+def recipes(settings) -> str:
+    """The recipes of fine-tuning, and what each was used for."""
+    parts, shown = {"vision": settings, "language": language_of(settings)}, ""
+    for modality, rows in settings["recipes"].items():
+        keys, lines = list(dict.fromkeys(key for row in rows for key in row["recipe"])), []
+        for row in rows:
+            modes = (
+                row["modes"]
+                if row["modes"] == "all"
+                else [label_of(mode, parts[modality]) for mode in row["modes"]]
+            )
+            lines.append([_listed(each) for each in (row["encoders"], modes, row["tasks"])])
+            lines[-1] += [_listed(row["recipe"].get(key, "–")) for key in keys]
+        headings = ["Encoders", "Modes", "Tasks", *(key.replace("_", " ") for key in keys)]
+        kinds = ["prose"] * 3 + [""] * len(keys)
+        title = {"vision": "images", "language": "texts"}[modality]
+        shown += f"<h3>Recipes, {title}</h3>\n{html_table(headings, lines, kinds)}"
+    return shown
+
+
+def _listed(value) -> str:
+    """A value of a recipe, or names, as a cell of a table."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
 def findings(metrics, settings, tables_dir) -> str:
     """Headlines and the paper's claims on this run."""
     texts = sentences(metrics, settings)
@@ -242,7 +269,7 @@ def page(metrics, tables_dir, figures_dir, settings, config_text, rows) -> str:
     """The whole page as HTML; rows: what trace.rows returns."""
     packages = [[name, version] for name, version in versions().items()]
     sections = {
-        "What this run is": about(settings),
+        "What this run is": about(settings) + recipes(settings),
         "Findings": findings(metrics, settings, tables_dir),
         "Tables": tables(settings, tables_dir),
     }

@@ -16,6 +16,7 @@ from . import settings
 from .arrays import RESOLUTION
 from .config import ROOT, alpha_grid, mode_of, part_of
 from .geometry import parameters, read_geometry, shapes_of
+from .recipes import recipe_of
 from .storage import (
     FLOAT,
     class_count,
@@ -105,7 +106,8 @@ def requests(config: dict, basedir=ROOT) -> Callable[..., Request]:
             tasks = tasks[: stage == "efficiency"]
         read = sum(data_bytes(definitions["tasks"][name], counts(name)) or 0 for name in tasks)
         if encoder:
-            held = _held_bytes(config, stage, part, geometry(encoder), mode, tasks, counts)
+            job = stage, encoder, mode, tasks
+            held = _held_bytes(config, part, job, geometry(encoder), counts)
         rows = sum(counts(task).values()) if task else 0
         texts = bool(task) and is_text(definitions["tasks"][task])
         if stage == "data":
@@ -140,7 +142,7 @@ def work(config: dict, stage: str, counts, encoder: str, mode=None, task=None) -
     examples."""
     part = parts_of(config)[part_of(config, encoder)["modality"]]
     unit = part["unit"]
-    recipe, grid, limit = part["finetune"], config["disentanglement"], config["limit"] or {}
+    grid, limit = config["disentanglement"], config["limit"] or {}
 
     def count(split, names):
         return sum(min(counts(t)[split], limit.get(split, counts(t)[split])) for t in names)
@@ -151,6 +153,7 @@ def work(config: dict, stage: str, counts, encoder: str, mode=None, task=None) -
         classes = class_count(config, task) or UNKNOWN["classes"]
         return "prompt", None, template_count(config, task) * classes
     if stage in ("finetune", "efficiency"):
+        recipe = recipe_of(part, encoder, mode, task or part["tasks"][0])
         steps = recipe["steps"] if stage == "finetune" else 3 + config["efficiency"]["steps"]
         return "step", mode, steps * recipe["batch_size"]
     linearized = stage == "kernel" or (bool(mode) and settings.is_linearized(config, mode))
@@ -179,8 +182,10 @@ def _tasks_of(config: dict, stage: str, part: dict, task: str | None) -> list[st
     return [*([task] if task else part["tasks"]), *control]
 
 
-def _held_bytes(config: dict, stage: str, part: dict, geometry: dict, mode, tasks, counts) -> float:
-    """Bytes of tensors and images in a job's host memory at a time, at most."""
+def _held_bytes(config: dict, part: dict, job: tuple, geometry: dict, counts) -> float:
+    """Bytes of tensors and images in a job's host memory at a time, at most; job: its stage,
+    encoder, mode and tasks."""
+    stage, encoder, mode, tasks = job
     on_gpu, limit = config["device"] != "cpu", config["limit"] or {}
     weights = FLOAT * parameters(shapes_of(geometry).values())
     if stage == "encoder":  # the file, the library's model, our tensors, and what compares them
@@ -195,7 +200,8 @@ def _held_bytes(config: dict, stage: str, part: dict, geometry: dict, mode, task
             return 7 * weights
         # and what trains: θ, moments, gradients, a tangent, and each layer's activations
         twice = 1 + settings.is_linearized(config, mode)
-        return 13 * weights + part["finetune"]["batch_size"] * twice * trained
+        batch = recipe_of(part, encoder, mode, tasks[0])["batch_size"]
+        return 13 * weights + batch * twice * trained
     drawn = 2 * config["disentanglement"]["samples"] if stage == "disentanglement" else 0
     for task in tasks if part["unit"] == "image" else []:  # a limit's images are copied
         numbers = counts(task)

@@ -13,6 +13,7 @@ import yaml
 from .artifacts import canonical
 from .config import ENCODER_FILES, OWN_MERGES, mode_of, part_of
 from .local import listing
+from .recipes import recipe_of, recipes_of
 
 DOWNLOADS_DIR = "results/shared/downloads"
 EMBEDDED_DIR = "results/shared/embedded"  # a folder for each embedded task
@@ -110,22 +111,25 @@ def head_settings(config: dict, task: str, encoder: str) -> str:
     return canonical({**own, **rest})
 
 
-def finetune_settings(config: dict, mode: str, encoder: str) -> str:
+def finetune_settings(config: dict, mode: str, encoder: str, task: str) -> str:
     """The finetune stage's slice."""
-    return canonical(_finetune(config, mode, encoder))
+    return canonical(_finetune(config, mode, encoder, task))
 
 
 def efficiency_settings(config: dict, mode: str, encoder: str) -> str:
-    """The efficiency stage's slice: finetune's, and how many steps to time."""
-    return canonical({**_finetune(config, mode, encoder), "efficiency": config["efficiency"]})
+    """The efficiency stage's slice: finetune's of the first task, and how many steps to time."""
+    first = part_of(config, encoder)["tasks"][0]
+    return canonical(
+        {**_finetune(config, mode, encoder, first), "efficiency": config["efficiency"]}
+    )
 
 
-def _finetune(config: dict, mode: str, encoder: str) -> dict:
+def _finetune(config: dict, mode: str, encoder: str, task: str) -> dict:
     definition, part = mode_of(config, mode, encoder), part_of(config, encoder)
     return {
         **_modality(config, encoder),
         "mode": {key: definition[key] for key in ("train", "linearized")},
-        "finetune": part["finetune"],
+        "finetune": recipe_of(part, encoder, mode, task),
         "limit": config["limit"],
         "micro_batch": config["definitions"]["encoders"][encoder].get("micro_batch"),
         "precision": config["precision"],
@@ -217,6 +221,15 @@ def view_settings(config: dict) -> str:
     language["reference_selection"] = chosen
     # In the configuration's order, which is the order of rows and panels.
     return json.dumps({**views["vision"], "language": language}, separators=(",", ":"))
+
+
+def report_settings(config: dict) -> str:
+    """What the report depends on, besides the metrics and the other views: theirs, and the recipes
+    of each part."""
+    recipes = {modality: recipes_of(part) for modality, part in config["parts"].items()}
+    return json.dumps(
+        {**json.loads(view_settings(config)), "recipes": recipes}, separators=(",", ":")
+    )
 
 
 def as_yaml(config: dict) -> str:

@@ -17,7 +17,7 @@ import torch
 
 from . import language, settings, vision
 from .artifacts import UserError
-from .config import mode_of, part_of
+from .config import mode_of
 from .device import claim, torch_device
 from .efficiency import WARM_UP
 from .encoder import encode_text
@@ -40,12 +40,14 @@ PROMPTS = 80  # texts that a head encodes at a time, at most
 class Key(NamedTuple):
     """Something whose speed counts, in a precision: a training step of a mode (kind `step`), one
     image or text through f (`image`, `text`) or through f_lin (`linearized`), an image that is read
-    and normalised for any number of passes through f (`read`), a text of a head (`prompt`)."""
+    and normalised for any number of passes through f (`read`), a text of a head (`prompt`); of a
+    step, `batch` examples."""
 
     encoder: str
     kind: str
     mode: str | None
     precision: str
+    batch: int = 1
 
 
 # --- A named device ------------------------------------------------------------------------------
@@ -86,13 +88,7 @@ def rated(keys: list[Key], config: dict, geometries: dict, device: dict) -> dict
 def operations(key: Key, config: dict, geometries: dict) -> float:
     """Arithmetic operations of one unit of a key: of a step, of its whole batch."""
     mode = key.mode and mode_of(config, key.mode, key.encoder)
-    return examples_of(key, config) * flops_of(key.kind, geometries[key.encoder], mode)
-
-
-def examples_of(key: Key, config: dict) -> int:
-    """How many images or texts one unit of a key is: of a step, its batch."""
-    recipe = part_of(config, key.encoder)["finetune"]
-    return recipe["batch_size"] if key.kind == "step" else 1
+    return key.batch * flops_of(key.kind, geometries[key.encoder], mode)
 
 
 # --- The device at hand --------------------------------------------------------------------------
@@ -157,7 +153,7 @@ def _probe_encoder(
 ) -> tuple[dict[Key, float], str]:
     """Seconds of each key of one encoder, or nothing if it is too large here; and how."""
     shapes, encoder = shapes_of(geometry), keys[0].encoder
-    batch = part_of(config, encoder)["finetune"]["batch_size"]
+    batches = sorted({key.batch for key in keys if key.kind == "step"})
     unit = "text" if is_text(geometry) else "image"
     needed = 8 * FLOAT * parameters(shapes.values())  # θ0, θ, two moments, gradients, a tangent
     if device.type == "cpu" and needed > _free_memory():
@@ -176,7 +172,11 @@ def _probe_encoder(
     if device.type == "cpu" and one > SLOW and may_skip:
         return {}, "not measured (too slow), scaled from the one above by arithmetic"
     most = SECONDS[device.type]
-    few = None if device.type == "cuda" or 3 * one * batch < most else max(1, int(most / one) // 9)
+    few = max(1, int(most / one) // 9)
+
+    def is_long(batch):  # to measure a step of it
+        return device.type != "cuda" and 3 * one * batch >= most
+
     count = 2 * probe.most if device.type == "cuda" else max(1, min(probe.most, int(most / one)))
     examples = probe.examples(count)
     measured: dict[tuple, float] = {}  # modes that move the same tensors are measured once
@@ -186,7 +186,8 @@ def _probe_encoder(
         if key.kind == "step":
             chosen = json.loads(settings.efficiency_settings(config, key.mode, encoder))
             run = start(theta0, probe.about, probe.head, chosen, key.mode)
-            return _step_seconds(run, probe.batch, batch, few, device)
+            some = few if is_long(key.batch) else None
+            return _step_seconds(run, probe.batch, key.batch, some, device)
         if key.kind == "prompt":
             texts = min(count, PROMPTS)
             return _median(_text_probe(geometry["text"], texts, device), device) / texts
@@ -213,17 +214,18 @@ def _probe_encoder(
     speeds = {}
     for key in keys:
         train = tuple(mode_of(config, key.mode, encoder)["train"]) if key.mode else ()
-        same = key.kind, key.precision, train, key.mode if key.kind == "step" else None
+        same = key.kind, key.precision, train, (key.mode, key.batch) if key.kind == "step" else None
         if same not in measured:
             measured[same] = of(key)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
         speeds[key] = measured[same]
+    sizes = " and ".join(map(str, batches))
     how = (
-        f"up to {STEPS} training steps of {batch} {unit}s for each mode, {count} evaluated {unit}s"
+        f"up to {STEPS} training steps of {sizes} {unit}s for each mode, {count} evaluated {unit}s"
     )
-    if few:
-        how = f"steps of {few} and {3 * few} {unit}s, extrapolated to {batch}; {count} evaluated"
+    if any(map(is_long, batches)):
+        how = f"steps of {few} and {3 * few} {unit}s, extrapolated to {sizes}; {count} evaluated"
     return speeds, how
 
 

@@ -29,6 +29,7 @@ from .geometry import (
     weights_repository,
 )
 from .local import WHOLE, Classes, Table, find, read_list, wanted_splits
+from .recipes import models_of
 from .source import VALIDATION_FRACTION, VALIDATION_MAX
 from .vector import moved_names
 
@@ -60,12 +61,11 @@ def parts_of(config: dict) -> dict[str, dict]:
     for modality, unit in UNITS.items():
         part = {**NOTHING, **config["parts"].get(modality, {})}
         control = [config["negation"]["control"]] if unit == "image" and part["tasks"] else []
-        main = [(encoder, mode) for encoder in part["encoders"] for mode in part["modes"]]
         own = {
             "unit": unit,
             "read": [*part["tasks"], *control],
-            "main": main,
-            "models": main + [(part["focus"], mode) for mode in part["ablations"]],
+            "main": models_of({**part, "ablations": []}),
+            "models": models_of(part),
         }
         found[modality] = {**part, **own}
     return found

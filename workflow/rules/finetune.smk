@@ -21,7 +21,7 @@ rule finetune:
     params:
         code=code_of("finetune"),
         settings=lambda wildcards: settings.finetune_settings(
-            config, wildcards.mode, wildcards.encoder
+            config, wildcards.mode, wildcards.encoder, wildcards.task
         ),
     message:
         "Fine-tune {wildcards.encoder} on {wildcards.task}: {wildcards.mode}, seed {wildcards.seed}"

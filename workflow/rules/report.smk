@@ -24,7 +24,7 @@ rule report:
         "../../envs/torch.yaml"
     params:
         code=stage_code("report"),
-        settings=settings.view_settings(config),
+        settings=settings.report_settings(config),
         config_text=settings.as_yaml(config),
     message:
         "Write the report"
