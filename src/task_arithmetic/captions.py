@@ -64,8 +64,9 @@ FIGURES = {
     "diagonal is 1 by definition.",
 }
 REFERENCE_SCALING = (
-    "Normalised as in the published code: of the first 2,048 test images, divided by the number of "
-    "all batches, with the mean of both directions of the divergence."
+    "Normalised as in the published code: of the first 2,048 test images in this dataset's order "
+    "(its own ones only if that is the published order), divided by the number of all batches, "
+    "with the mean of both directions of the divergence."
 )
 BANDS = {
     "fig3": "Markers and bars: mean ± sample standard deviation over {n} seeds.",
