@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 import textwrap
 from types import SimpleNamespace
 
@@ -232,17 +233,15 @@ def test_paths_may_have_any_letters_and_names_those_of_any_alphabet(tmp_path, sn
     (project / "config/tasks/Blätter.yaml").write_text(
         yaml.safe_dump(definition, allow_unicode=True), encoding="utf-8"
     )
-    mine = {"run": "größe", "tasks": ["textures", "Blätter"], "scratch": "$TMPDIR/a b; touch bad"}
+    shutil.copy(project / "config/tasks/textures.yaml", project / "config/tasks/v1.5.yaml")
+    mine = {"run": "größe", "tasks": ["v1.5", "Blätter"], "scratch": "$TMPDIR/a b; touch bad"}
     mine["disentanglement"] = {"pairs": {"fig6": mine["tasks"], "fig8": mine["tasks"][::-1]}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine, allow_unicode=True), encoding="utf-8")
     target, here = "results/shared/data/Blätter/manifest.json", tmp_path / "elsewhere"
-    done = snakemake(
-        *["--configfile", project / "config/nano.yaml", tmp_path / "mine.yaml", "--cores", "1"],
-        *["-p", target],
-        directory=here,
-        snakefile=project / "Snakefile",
-    )
-    assert done.returncode == 0, done.stdout
+    files = ["--configfile", project / "config/nano.yaml", tmp_path / "mine.yaml"]
+    for what in (["--dry-run"], ["--cores", "1", target]):
+        done = snakemake(*files, *what, directory=here, snakefile=project / "Snakefile")
+        assert done.returncode == 0, done.stdout
     manifest = json.loads((here / target).read_text(encoding="utf-8"))
     assert manifest["classes"] == ["0 $x", "ö"]
     assert not list(here.rglob("bad*"))

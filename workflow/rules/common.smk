@@ -134,7 +134,8 @@ def artifacts_of(hashes):
 
 def asked(stage, wildcards):
     """What a job asks a cluster for, see resources.py."""
-    known = {key: wildcards.get(key) for key in ("encoder", "mode", "task")}
+    keys = ("encoder", "mode", "task") if stage != "embedded" else ()  # which names what it draws
+    known = {key: wildcards.get(key) for key in keys}
     return REQUESTS(stage, **known)
 
 
