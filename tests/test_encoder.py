@@ -404,12 +404,14 @@ def test_a_tokenizer_that_does_not_fit_the_text_tower_is_refused(tmp_path):
     """A small vocabulary whose merges were forgotten: its tokens are not the tower's."""
     text = {**tiny.MODEL["text_cfg"], "vocab_size": 600}
     folder = tiny.checkpoint(tmp_path / "checkpoint", text_cfg=text)
-    data_dir = tiny.classes_dir(tmp_path / "data")
-    with pytest.raises(UserError, match="bpe_merges|vocabulary|tokenizer"):
-        import_encoder("tiny", {"path": str(folder)}, tmp_path / "encoder")
-        write_head(
-            tmp_path / "encoder", data_dir, {"templates": TEMPLATES}, tmp_path / "head.safetensors"
-        )
+    for take in (read_geometry, lambda *of: import_encoder(*of, tmp_path / "encoder")):
+        with pytest.raises(UserError, match="49408 tokens, its text tower 600: put .*bpe_merges"):
+            take("tiny", {"path": str(folder)})
+    small_merges(folder / "bpe_merges.txt.gz", 600 - 514)
+    assert read_geometry("tiny", {"path": str(folder)})["text"]["vocab_size"] == 600
+    (folder / "bpe_merges.txt.gz").write_bytes(b"no gzip")
+    with pytest.raises(UserError, match="Encoder tiny: .*bpe_merges.txt.gz cannot be read"):
+        read_geometry("tiny", {"path": str(folder)})
 
 
 # --- Import --------------------------------------------------------------------------------------

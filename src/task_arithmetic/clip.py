@@ -23,6 +23,7 @@ from .artifacts import (
     write_json,
     write_tensors,
 )
+from .config import OWN_MERGES
 from .device import torch_device
 from .encoder import (
     IMAGE_TOWER,
@@ -193,8 +194,8 @@ def _open_clip_model(name: str, definition: dict, record: dict | None):
         weights = folder / "open_clip_model.safetensors"
         model = _create(name, open_clip.create_model, f"local-dir:{folder}", load_weights=False)
         preprocess = model.visual.preprocess_cfg
-        if (folder / "bpe_merges.txt.gz").is_file():
-            merges = folder / "bpe_merges.txt.gz"
+        if (folder / OWN_MERGES).is_file():
+            merges = folder / OWN_MERGES
     else:
         architecture, tag = definition["model"], definition["pretrained"]
         if record is None:

@@ -1,16 +1,19 @@
 """Geometries of CLIP ViTs and T5s: names, shapes and arithmetic, from configurations alone: no
 torch."""
 
+import gzip
 import importlib
 import json
 import math
 import sys
 import types
+import zlib
 from collections.abc import Iterable
 from importlib.metadata import distribution
 from pathlib import Path
 
 from .artifacts import UserError, read_json
+from .config import OWN_MERGES
 from .schema import nearest
 from .vector import moved_names
 
@@ -49,6 +52,7 @@ for _part in ("vision_cfg", "text_cfg"):
     HARMLESS[_part] |= dict.fromkeys(("act_kwargs", "norm_kwargs"), (None, {}))
     HARMLESS[_part] |= dict.fromkeys(("scaled_cosine_attn", "scale_heads", "scale_fc"), OFF)
     HARMLESS[_part] |= dict.fromkeys(("scale_attn_inner", "scale_attn"), OFF)
+CLIP_TOKENS = 49408  # of the tokenizer that comes with open_clip
 PREPARED = {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"}  # see data.py
 
 
@@ -68,6 +72,13 @@ def read_geometry(name: str, definition: dict) -> dict:
     if "path" in definition:
         config = _own_json(name, Path(definition["path"]) / "open_clip_config.json")
         geometry = _clip_geometry(name, config.get("model_cfg"))
+        tokens = _tokens(name, Path(definition["path"]) / OWN_MERGES)
+        if geometry["text"]["vocab_size"] != tokens:
+            raise UserError(
+                f"Encoder {name}: its tokenizer has {tokens} tokens, its text tower "
+                f"{geometry['text']['vocab_size']}: put the tokenizer's own merges beside the "
+                f"checkpoint as {OWN_MERGES}."
+            )
         check_preprocessing(name, config.get("preprocess_cfg") or {}, geometry["image_size"])
         return geometry
     folder = open_clip_folder() / "model_configs"
@@ -78,6 +89,17 @@ def read_geometry(name: str, definition: dict) -> dict:
             f"{nearest(definition['model'], known)}; correct `model` in its definition."
         )
     return _clip_geometry(name, read_json(folder / f"{definition['model']}.json"))
+
+
+def _tokens(name: str, merges: Path) -> int:
+    """The number of open_clip's tokens: two for each byte, one for each merge, start and end."""
+    if not merges.is_file():
+        return CLIP_TOKENS
+    try:
+        lines = gzip.decompress(merges.read_bytes()).decode("utf-8").split("\n")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UserError(f"Encoder {name}: {merges} cannot be read ({error}); mend it.") from None
+    return min(CLIP_TOKENS, 512 + len(lines) - 1 + 2)
 
 
 def _own_json(name: str, path: Path) -> dict:
