@@ -98,7 +98,7 @@ def test_what_the_jobs_compute_adds_up_to_what_plan_says(overlays):
             job("negation", encoder, mode, task, seeds)
             if not config["definitions"]["modes"][mode]["linearized"]:
                 job("kernel", encoder, mode, task, seeds)
-    # Jobs of pairs ask for what the larger pair needs, and for a cell more on each row of the grid.
+    # Jobs of pairs ask for what the larger pair needs.
     exact = {key: amount for key, amount in planned.items() if key[0] != "disentanglement"}
     assert found == exact
     found.clear()

@@ -11,8 +11,6 @@ import textwrap
 from collections import Counter
 from typing import NamedTuple
 
-import numpy as np
-
 from . import settings
 from .arrays import RESOLUTION, TRAIN_SIDE
 from .config import ROOT, alpha_grid, read_config
@@ -20,6 +18,7 @@ from .device import uses_bf16
 from .disentanglement import REFERENCE_BATCH, REFERENCE_BATCHES
 from .efficiency import WARM_UP
 from .geometry import parameters, read_geometry, shapes_of
+from .resources import models_evaluated
 from .speed import (
     Key,
     device_at_hand,
@@ -272,17 +271,15 @@ def _work(config: dict, part: dict, auto: str) -> list[Item]:
 
 
 def _grid(config: dict, count) -> tuple[int, int | None]:
-    """Cells of the grid of the disentanglement error, and images of all seeds, pairs and tasks;
-    count: function task → number of test images."""
+    """Models that an image of the disentanglement error goes through, and images of all seeds,
+    pairs and tasks; count: function task → number of test images."""
     grid = config["disentanglement"]
-    coefficients = np.linspace(grid["low"], grid["high"], grid["points"]).round(12)
-    cells = grid["points"] ** 2 + (0 if 0 in coefficients else grid["points"])
     samples = grid["samples"]
     if grid.get("reference_scaling", False):
         samples = REFERENCE_BATCH * REFERENCE_BATCHES
     counts = [count(task) for pair in grid["pairs"].values() for task in pair]
     sample = add_up(n and min(n, samples) for n in counts)
-    return cells, times(len(config["seeds"]), sample)
+    return models_evaluated(grid), times(len(config["seeds"]), sample)
 
 
 # --- Text ----------------------------------------------------------------------------------------

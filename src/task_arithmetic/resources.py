@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from . import settings
 from .arrays import RESOLUTION
 from .config import ROOT, alpha_grid, mode_of, part_of
@@ -164,7 +166,7 @@ def work(config: dict, stage: str, counts, encoder: str, mode=None, task=None) -
         sample = max(sum(min(count("test", [t]), samples) for t in pair) for pair in pairs)
         if linearized:  # a tangent of each of the two vectors
             return "linearized", vectors, 2 * sample
-        return "image", None, grid["points"] * (grid["points"] + 1) * sample
+        return "image", None, models_evaluated(grid) * sample
     names = _tasks_of(config, stage, part, task)
     validation, test = count("validation", names), count("test", names)
     if stage == "addition" and part.get("reference_selection", False):
@@ -174,6 +176,13 @@ def work(config: dict, stage: str, counts, encoder: str, mode=None, task=None) -
     if stage in ("addition", "negation"):
         validation *= len(alpha_grid(config["alphas"]))
     return unit, None, validation + test
+
+
+def models_evaluated(grid: dict) -> int:
+    """Models that each image of the disentanglement error goes through: a unified one for each cell
+    but those whose other coefficient is 0, and an individual one for each value of its own."""
+    coefficients = np.linspace(grid["low"], grid["high"], grid["points"]).round(12)
+    return grid["points"] * (grid["points"] + 1 - int(0 in coefficients))
 
 
 def _tasks_of(config: dict, stage: str, part: dict, task: str | None) -> list[str]:
