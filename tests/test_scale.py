@@ -52,8 +52,9 @@ def test_4500_fine_tunings_are_planned(hundred, snakemake):
     assert done.returncode == 0, done.stdout[-3000:]
     counts = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
     assert counts["finetune"] == counts["vector"] == "4500"
-    assert counts["addition"] == counts["single_task"] == counts["cosine"] == "45"
-    assert counts["head"] == str(3 * (TASKS + 1))
+    assert counts["single_task"] == counts["negation"] == "4500" and counts["kernel"] == "3000"
+    assert counts["addition"] == counts["cosine"] == "45"
+    assert counts["head"] == counts["pretrained"] == str(3 * (TASKS + 1))
 
 
 @pytest.fixture
