@@ -15,8 +15,9 @@ import tiny
 import tiny_texts
 import views
 
-from task_arithmetic import code, figures
+from task_arithmetic import code
 from task_arithmetic.artifacts import UserError
+from task_arithmetic.available import figure_names
 from task_arithmetic.cli import COMMANDS, STAGES
 from task_arithmetic.code import changes, code_hash, code_parts, package_versions
 from task_arithmetic.metrics import write_rows
@@ -272,7 +273,7 @@ def test_an_unknown_entry_and_a_file_that_is_not_python_are_named(toy):
 )  # fmt: skip
 def test_a_changed_line_concerns_the_stages_that_can_reach_it(tmp_path, file, old, new, changed):
     variants = {command: [None] for command in STAGES}
-    variants |= {"figure": [*figures.FIGURES, "fig9_language"]}
+    variants |= {"figure": [*figure_names(views.make_settings()), "fig9_language"]}
     modal = [c for c, (entry, *_) in STAGES.items() if isinstance(entry, dict)]
     variants |= dict.fromkeys([*modal, *FUNCTIONS], MODALITIES)
     starts = {(c, v): entries(c, v) for c, several in variants.items() for v in several}
@@ -343,7 +344,7 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
     settings = {"encoder": {"path": str(tiny.checkpoint(tmp_path / "open_clip"))}, "figure": view}
     settings["data"] = {"path": test_data.source(tmp_path / "source"), "validation": 12}
     settings["table"] = view
-    names = {"table": ["table1", "table4", "tasks"], "figure": figures.FIGURES}
+    names = {"table": ["table1", "table4", "tasks"], "figure": figure_names(view)}
     names |= {"embedded": ["shapes", "signs", "landcover", "textures"], "download": []}
     names |= dict.fromkeys((*names, "report"), []) if mode == "ntk" else {}
     made = {command: tmp_path / command for command in STAGES}

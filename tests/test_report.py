@@ -15,8 +15,9 @@ import matplotlib.image
 import pytest
 import views
 
-from task_arithmetic import figures, findings, report, tables, targets
+from task_arithmetic import available, findings, report, tables
 from task_arithmetic.artifacts import UserError
+from task_arithmetic.available import OWN_FIGURES
 from task_arithmetic.cells import load_metrics
 from task_arithmetic.locks import node
 
@@ -31,10 +32,10 @@ def make_run(folder, settings, **sizes):
     if settings["suite"] == "paper":
         rows = views.near_published(rows, settings, tables.read_targets(TARGETS))
     path = views.write_metrics(folder / "metrics.csv", rows)
-    for name in targets.table_names(settings):
+    for name in available.table_names(settings):
         reference = TARGETS if name == "targets" else REFERENCE
         tables.write(name, path, reference, settings, folder)
-    for name in figures.FIGURES:  # a pixel: the report only embeds them
+    for name in available.figure_names(settings):  # a pixel: the report only embeds them
         matplotlib.image.imsave(folder / f"{name}.png", [[[0.5, 0.5, 0.5]]])
     write_records(folder / "results/synthetic")
     return folder
@@ -107,7 +108,7 @@ def test_the_page_holds_all_parts(run, text):
     folder, settings = run
     for title in ("What this run is", "Findings", "Tables", "Figures", "Configuration"):
         assert f"<h2>{title}</h2>" in text
-    for name in [*targets.table_names(settings), *figures.FIGURES]:
+    for name in [*available.table_names(settings), *available.figure_names(settings)]:
         assert f'id="{name}"' in text
     assert "run: synthetic  # &lt;&amp;&gt;" in text
     for package in ("python", "torch", "open_clip_torch", "snakemake", "datasets", "pandas"):
@@ -143,7 +144,7 @@ def test_a_report_by_hand_has_no_timings(run):
 
 def test_the_page_prints_the_tables_numbers(run, text):
     folder, settings = run
-    for name in targets.table_names(settings):
+    for name in available.table_names(settings):
         _, rows, _ = tables.read_printed(folder / f"{name}.md")
         assert all(f">{cell}</td>" in text for row in rows for cell in row)
 
@@ -270,7 +271,8 @@ def test_captions_of_snakemakes_report_are_clean_restructured_text(path, suite):
         "negation": {"control": "scenes", "keep": 0.95},
     }
     template = jinja2.Template(path.read_text(), undefined=jinja2.StrictUndefined)
-    text = template.render(snakemake=SimpleNamespace(config=config))
+    job = SimpleNamespace(config=config, params=SimpleNamespace(name="fig6"))
+    text = template.render(snakemake=job)
     strict = {"halt_level": 2, "report_level": 2}  # warnings are errors
     docutils.publish_doctree(text, settings_overrides=strict)
     assert ("embedded" in text) == (suite == "embedded" and path.stem not in ("metrics", "report"))
@@ -278,4 +280,4 @@ def test_captions_of_snakemakes_report_are_clean_restructured_text(path, suite):
 
 def test_every_table_and_figure_has_a_caption_for_snakemakes_report():
     names = {path.stem for path in (ROOT / "workflow/report").glob("*.rst")}
-    assert {*tables.ROWS, *figures.FIGURES, "fig6", "fig8", "workflow"} <= names
+    assert {*tables.ROWS, *OWN_FIGURES, "heatmap", "workflow"} <= names

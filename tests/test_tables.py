@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import views
 
-from task_arithmetic import figures, tables, targets
+from task_arithmetic import available, figures, tables, targets
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.config import ROOT, read_yaml, validate_config
 from task_arithmetic.settings import view_settings
@@ -399,11 +399,11 @@ def test_targets_are_written_like_any_table(tmp_path):
 
 
 def test_only_a_run_with_published_accuracies_has_targets():
-    assert targets.table_names(paper_settings()) == [*OTHERS, "targets"]
-    assert targets.table_names(paper_settings(["cars", "my-task"])) == [*OTHERS, "targets"]
-    assert targets.table_names(paper_settings(["boats", "my-task"])) == OTHERS
-    assert targets.table_names(paper_settings() | {"encoders": {"large": None}}) == OTHERS
-    assert targets.table_names(paper_settings() | {"suite": "embedded"}) == OTHERS
+    assert available.table_names(paper_settings()) == [*OTHERS, "targets"]
+    assert available.table_names(paper_settings(["cars", "my-task"])) == [*OTHERS, "targets"]
+    assert available.table_names(paper_settings(["boats", "my-task"])) == OTHERS
+    assert available.table_names(paper_settings() | {"encoders": {"large": None}}) == OTHERS
+    assert available.table_names(paper_settings() | {"suite": "embedded"}) == OTHERS
 
 
 def test_tasks_encoders_and_modes_without_published_accuracies_are_left_out(tmp_path):
@@ -541,9 +541,9 @@ def test_efficiency_is_that_of_images_and_texts_in_one_table(tmp_path):
 def test_a_run_on_texts_alone_has_no_tables_or_figures_of_images():
     settings, _ = of_texts()
     alone = settings | {"encoders": {}}
-    assert targets.table_names(alone) == ["table3", "table4", "tasks_language"]
-    assert targets.figure_names(alone) == ["fig7_language", "fig9_language", "fig10_language"]
-    assert {*OF_TEXTS, *OTHERS} == set(targets.table_names(settings))
+    assert available.table_names(alone) == ["table3", "table4", "tasks_language"]
+    assert available.figure_names(alone) == ["fig7_language", "fig9_language", "fig10_language"]
+    assert {*OF_TEXTS, *OTHERS} == set(available.table_names(settings))
 
 
 def test_the_caption_of_table_3_says_how_alpha_was_chosen_and_whose_the_papers_rows_are():

@@ -64,6 +64,8 @@ def make_settings(tasks=8, encoders=2, seeds=1, suite="embedded", **changes) -> 
         "seeds": list(range(seeds)),
         "pairs": {"fig6": names[:2], "fig8": names[:-3:-1]},
         "keep": 0.95,
+        "kernel_modes": ["nonlinear", "attention"],
+        "paper_beside": True,
         "language": NO_TEXTS,
         "recipes": {"vision": [RECIPE]},
     } | changes

@@ -15,9 +15,7 @@ TABLES = {
     "words{scores}. α is chosen {selection}, for each mode by itself.",
     "table4": "Efficiency. Parameters held and trained, size of the parameters held (4 bytes "
     "each, MB of 10⁶ bytes), peak memory (on a CPU: above that of the loaded libraries) and "
-    "median time of a training step, time to fine-tune one task{first}. "
-    "The paper's columns are for T5-base on GLUE; its NTK linearization counts the embedding that "
-    "the head shares once more. They compare modes, not encoders.",
+    "median time of a training step, time to fine-tune one task{first}.{table4_paper}",
     "table5": "Ablation. What is fine-tuned besides the attention weights: single-task accuracy "
     "and accuracy of the unified model, averaged over tasks. Encoder: {focus}.",
     "negation": "Task negation. θ0 − α τ for each task by itself: mean accuracy on the task to "
@@ -63,6 +61,10 @@ FIGURES = {
     "all modes, light at 0, to the largest size of the entries off the diagonal on both sides; the "
     "diagonal is 1 by definition.",
 }
+TABLE4_PAPER = (
+    " The paper's columns are for T5-base on GLUE; its NTK linearization counts the embedding that "
+    "the head shares once more. They compare modes, not encoders."
+)
 REFERENCE_SCALING = (
     "Normalised as in the published code: of the first 2,048 test images in this dataset's order "
     "(its own ones only if that is the published order), divided by the number of all batches, "
@@ -120,7 +122,8 @@ def table_caption(name, settings) -> str:
         else f" ({''.join(first)}, the first)",
         "focus": settings["focus"],
         "control": settings["control"],
-        "keep": 100 * settings["keep"],
+        "keep": 100 * (settings["keep"] or 0),
+        "table4_paper": TABLE4_PAPER * (settings["suite"] in ("paper", "embedded")),
         "language_focus": texts["focus"],
         "scores": f"; of {', '.join(scores)}, Spearman's ρ × 100" if scores else "",
         "selection": "on the test scores that are shown, as in published code"
@@ -132,7 +135,8 @@ def table_caption(name, settings) -> str:
     spread = f"Mean ± sample standard deviation over {n} seeds." if n > 1 else ""
     own = texts if name in ("table3", "tasks_language") else settings
     shown = [own["focus"]] if name in FOCUS_ONLY else encoders_of(own)
-    note = suite_note(own, [] if name in WITHOUT_PAPER else shown)
+    beside = settings["paper_beside"] and name not in WITHOUT_PAPER
+    note = suite_note(own, shown if beside else [])
     if name == "table4" and note:
         note = f"This is the embedded suite on {small_ones(settings, both=True)}."
     beside = table3_note(texts) if name == "table3" and any(texts["paper_tasks"].values()) else ""
@@ -155,12 +159,3 @@ def figure_caption(name, settings) -> str:
         scores = f"Of {', '.join(settings['scores'])}: Spearman's ρ."
     notes = [title, scores, scaled, seeds, suite_note(settings, [])]
     return " ".join(note for note in notes if note)
-
-
-def title_of(name) -> str:
-    """Table 2, Figure 10, Figure 9 on texts, Table negation …"""
-    base, texts = name.removesuffix("_language"), " on texts" * name.endswith("_language")
-    for start, word in (("table", "Table "), ("fig", "Figure ")):
-        if base.startswith(start):
-            return word + base.removeprefix(start) + texts
-    return f"Table {base}{texts}"

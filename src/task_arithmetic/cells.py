@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from task_arithmetic.artifacts import UserError, check_file
+from task_arithmetic.available import PAPER_MODES
 
 # ---------------------------------------------------------------- names, labels, their order
 
-PAPER_MODES = ["nonlinear", "ntk", "attention"]  # the paper's order; other modes follow
 LABELS = {"pretrained": "Pre-trained", "posthoc": "Post-hoc linearization"}
 
 
@@ -47,12 +47,9 @@ def unified_modes_of(settings) -> list[str]:
     return modes_of(settings) + ["posthoc"] * posthoc
 
 
-def kernel_modes_of(settings, metrics) -> list[str]:
-    """Modes with a kernel behaviour test: nonlinear, attention, and any other that was measured; of
-    texts none has one."""
-    if is_language(settings):
-        return []
-    tested = set(metrics[metrics.metric == "posthoc_accuracy"]["mode"]) | {"nonlinear", "attention"}
+def kernel_modes_of(settings) -> list[str]:
+    """Modes with a kernel behaviour test; of texts none has one."""
+    tested = [] if is_language(settings) else settings["kernel_modes"]
     return [mode for mode in modes_of(settings) if mode in tested]
 
 

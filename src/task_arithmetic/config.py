@@ -5,6 +5,7 @@ with the configuration is a UserError of one sentence. Nothing here imports torc
 """
 
 import glob
+import json
 import os
 import sys
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 import yaml
 
 from .artifacts import UserError
+from .available import RESERVED_PAIRS, left_out
 from .recipes import check_names, check_recipes, differing, models_of, recipes_of, used_for
 from .schema import check_schema, composed, found, nearest
 
@@ -114,10 +116,11 @@ def check(*paths, basedir=ROOT) -> None:
     print(f"run        {config['run']}: results/{config['run']}/")
     print(f"alphas     {alphas[0]:g} to {alphas[-1]:g}, {len(alphas)} values")
     for modality, part in config["parts"].items():
-        control = f"; control {config['negation']['control']}" if modality == "vision" else ""
+        control = control_of(config) if modality == "vision" else None
         per_seed, rows = len(part["tasks"]) * len(models_of(part)), recipes_of(part)
         print(f"{modality}")
-        print(f"  tasks      {', '.join(part['tasks'])}{control}")
+        beside = f"; control {control}" if control else ""
+        print(f"  tasks      {', '.join(part['tasks'])}{beside}")
         print(f"  encoders   {', '.join(part['encoders'])}; focus {part['focus']}")
         print(f"  modes      {', '.join(part['modes'])}")
         if part["ablations"]:
@@ -129,7 +132,10 @@ def check(*paths, basedir=ROOT) -> None:
         for row in rows[len(rows) == 1 :]:
             special = ", ".join(f"{key} {row['recipe'].get(key)}" for key in differing(rows))
             print(f"  recipe     {used_for(row)}: {special}")
-    for line in _local_data(config):
+    from .settings import view_settings
+
+    missing = left_out(json.loads(view_settings(config)))
+    for line in [*_local_data(config), *_titled("left out", missing)]:
         print(line)
 
 
@@ -139,12 +145,16 @@ def _local_data(config: dict) -> list[str]:
 
     tasks = config["definitions"]["tasks"]
     own = {name: task for name, task in tasks.items() if "path" in task}
-    lines = [f"  {name}: {outline(find(name, task))}" for name, task in own.items()]
+    lines = [f"{name}: {outline(find(name, task))}" for name, task in own.items()]
     places: dict[str, list[str]] = {}
     for name, task in own.items():
         places.setdefault(os.path.realpath(task["path"]), []).append(name)
-    lines += [f"  {' and '.join(x)} read the same data" for x in places.values() if len(x) > 1]
-    return ["local data", *lines] if lines else []
+    lines += [f"{' and '.join(x)} read the same data" for x in places.values() if len(x) > 1]
+    return _titled("local data", lines)
+
+
+def _titled(title: str, lines: list[str]) -> list[str]:
+    return [title, *(f"  {line}" for line in lines)] if lines else []
 
 
 # ------------------------------------------------------------------------- checking
@@ -217,6 +227,20 @@ def mode_of(config: dict, mode: str, encoder: str) -> dict:
     return {**definition, "train": patterns(definition, modality)}
 
 
+def control_of(config: dict) -> str | None:
+    """The control task of negation; None: nothing is negated."""
+    vision = "vision" in config["parts"]
+    return (config["negation"] or {}).get("control") if vision else None
+
+
+def pairs_of(config: dict) -> dict[str, list[str]]:
+    """Heatmap → its two tasks; those that are null are none."""
+    pairs = (config["disentanglement"] or {}).get("pairs") or {}
+    return (
+        {name: pair for name, pair in pairs.items() if pair} if "vision" in config["parts"] else {}
+    )
+
+
 def patterns(definition: dict, modality: str) -> list[str]:
     """The patterns of a mode's definition, which may be different for each modality."""
     train = definition["train"]
@@ -233,8 +257,8 @@ def _definitions(config: dict, basedir=ROOT) -> dict[str, dict[str, dict]]:
             "encoders": [(name, f"{where}encoders") for name in part["encoders"]],
             "modes": [(name, where + key) for key in ("modes", "ablations") for name in part[key]],
         }
-        if modality == "vision":
-            named["tasks"].append((config["negation"]["control"], "negation.control"))
+        if modality == "vision" and (control := control_of(config)):
+            named["tasks"].append((control, "negation.control"))
         for kind, names in named.items():
             for name, key in names:
                 found[kind][name] = load_definition(kind, name, key, basedir, modality)
@@ -425,10 +449,9 @@ def _check_names(config: dict) -> None:
     vision, language = (config["parts"].get(modality) for modality in ("vision", "language"))
     for modality, part in config["parts"].items():
         where = WHERE[modality]
-        if len(part["tasks"]) < 2:
+        if not part["tasks"]:
             raise UserError(
-                f"{where}tasks in the configuration must have at least 2 entries; found "
-                f"{len(part['tasks'])}."
+                f"{where}tasks in the configuration must have at least 1 entry; found none."
             )
         if part["focus"] not in part["encoders"]:
             raise UserError(
@@ -444,7 +467,7 @@ def _check_names(config: dict) -> None:
         )
     if vision and language:
         for kind in ("tasks", "encoders"):
-            others = [*vision[kind], *[config["negation"]["control"]] * (kind == "tasks")]
+            others = [*vision[kind], control_of(config) if kind == "tasks" else None]
             for name in language[kind]:
                 if name in others:
                     raise UserError(
@@ -454,34 +477,35 @@ def _check_names(config: dict) -> None:
 
 
 def _check_vision_names(config: dict) -> None:
-    tasks, control = config["tasks"], config["negation"]["control"]
+    tasks, control, pairs = config["tasks"], control_of(config), pairs_of(config)
     if control in tasks:
         raise UserError(
             f"negation.control is {control!r}, which is among tasks; choose another task, whose "
-            "accuracy is to be kept."
-        )
-    if "nonlinear" not in config["modes"]:
-        raise UserError(
-            "modes must have nonlinear, which the non-linear advantage and post-hoc linearization "
-            "compare with."
+            "accuracy is to be kept, or null."
         )
     for mode in config["ablations"]:
         if mode in config["modes"]:
             raise UserError(f"{mode!r} is in modes and in ablations; remove it from one of them.")
-    for place, (name, pair) in enumerate(config["disentanglement"]["pairs"].items()):
+    for place, (name, pair) in enumerate(pairs.items()):
         key = f"disentanglement.pairs.{name}"
+        if name in RESERVED_PAIRS or name.endswith("_language"):
+            raise UserError(f"{key} has the name of another figure; call the pair otherwise.")
         for task in pair:
             if task not in tasks:
                 raise UserError(
-                    f"{key} has {task!r}, which is not among tasks{nearest(task, tasks)}."
+                    f"{key} has {task!r}, which is not among tasks{nearest(task, tasks)}; name two "
+                    f"of them, or set {name} to null for no such heatmap."
                 )
         if pair[0] == pair[1]:
             raise UserError(f"{key} must be two different tasks; found {pair[0]!r} twice.")
-        if pair in list(config["disentanglement"]["pairs"].values())[:place]:
+        if pair in list(pairs.values())[:place]:
             raise UserError(f"{key} repeats an earlier pair, {pair[0]} and {pair[1]}; change one.")
-    low, high = config["disentanglement"]["low"], config["disentanglement"]["high"]
-    if low >= high:
-        raise UserError(f"disentanglement.low ({low}) must be below disentanglement.high ({high}).")
+    grid = config["disentanglement"] or {"low": 0, "high": 1}
+    if grid["low"] >= grid["high"]:
+        raise UserError(
+            f"disentanglement.low ({grid['low']}) must be below disentanglement.high "
+            f"({grid['high']})."
+        )
 
 
 def alpha_grid(alphas: dict) -> list[float]:

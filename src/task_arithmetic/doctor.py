@@ -14,7 +14,7 @@ import numpy as np
 
 from .arrays import DIGEST, FORMAT, RESOLUTION, SPLITS
 from .artifacts import UserError, open_tensors, read_json, read_made_by
-from .config import ROOT, read_config
+from .config import ROOT, control_of, read_config
 from .settings import data_settings
 from .source import class_names, has_scores, noun, too_many_shared
 
@@ -40,7 +40,7 @@ def doctor(*paths, basedir=ROOT) -> None:
     config = read_config(*paths, basedir=basedir)
     rows, problems, sizes, missing, notes = [COLUMNS], [], [], [], []
     parts = config["parts"]
-    control = [config["negation"]["control"]] if "vision" in parts else []
+    control = [control_of(config)] if control_of(config) else []
     tasks = {modality: part["tasks"] for modality, part in parts.items()}
     for task in [*tasks.get("vision", []), *control, *tasks.get("language", [])]:
         try:

@@ -19,6 +19,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from task_arithmetic.artifacts import UserError, atomic_path
+from task_arithmetic.available import OWN_FIGURES
 from task_arithmetic.cells import (
     cells,
     chosen_alpha,
@@ -187,7 +188,7 @@ def fig3(metrics, settings):
     """Kernel behaviour test: post-hoc linearized against non-linear accuracy, a panel for each
     encoder."""
     seeds, tasks, encoders = seeds_of(settings), settings["tasks"], encoders_of(settings)
-    modes = kernel_modes_of(settings, metrics)
+    modes = kernel_modes_of(settings)
     columns = min(3, len(encoders))
     rows = -(-len(encoders) // columns)
     figure, axes = new_figure(0.6 + 2.9 * columns, 0.9 + 2.8 * rows, rows, columns)
@@ -266,16 +267,6 @@ def fig5(metrics, settings):
     legend_above(figure, handles, [str(handle.get_label()) for handle in handles])
     number_tasks(figure, panels, tasks)
     return figure
-
-
-def fig6(metrics, settings):
-    """Disentanglement error of the first pair of tasks."""
-    return heatmaps(metrics, settings, settings["pairs"]["fig6"])
-
-
-def fig8(metrics, settings):
-    """Disentanglement error of the second pair of tasks."""
-    return heatmaps(metrics, settings, settings["pairs"]["fig8"])
 
 
 def heatmaps(metrics, settings, pair):
@@ -427,25 +418,25 @@ def fig10(metrics, settings):
     return figure
 
 
-# Named, not referred to: so that code.py can tell which figures a changed line belongs to.
-FIGURES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]  # some also …_language
-
-
 def draw(name, metrics, settings) -> Figure:
     """One figure.
 
     Args:
-        name: one of FIGURES; fig7_language is fig7 of the part on texts.
+        name: one of available.OWN_FIGURES, of which fig7_language is fig7 of the part on texts; or
+            a pair of tasks, whose heatmaps it is.
         metrics: what load_metrics returns.
     Raises:
         UserError: unknown figure, a cell that is missing or not unique.
     """
     base, settings = view_of(name, settings)
-    if base not in FIGURES:
-        raise UserError(f"There is no figure {name}: take one of {', '.join(FIGURES)}.")
-    function = getattr(sys.modules[__name__], base)
+    if base not in OWN_FIGURES and base not in settings["pairs"]:
+        known = [*OWN_FIGURES, *settings["pairs"]]
+        raise UserError(f"There is no figure {name}: take one of {', '.join(known)}.")
+    # By name: so that code.py can tell which figures a changed line belongs to.
+    function = getattr(sys.modules[__name__], base if base in OWN_FIGURES else "heatmaps")
+    own = () if base in OWN_FIGURES else (settings["pairs"][base],)
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        figure = function(metrics, settings)
+        figure = function(metrics, settings, *own)
         figure.draw_without_rendering()  # places everything, once for all formats
         figure.set_layout_engine("none")
         return figure

@@ -87,7 +87,8 @@ def sentences(metrics, settings) -> list[str]:
         for encoder in encoders_of(part):
             found.append(_added(metrics, part, encoder))
             at_end += _at_end(metrics, part, encoder)
-    found += [_negated(metrics, settings, encoder) for encoder in encoders_of(settings)]
+    if settings["control"]:
+        found += [_negated(metrics, settings, encoder) for encoder in encoders_of(settings)]
     found += _cut(metrics, language_of(settings))
     place = f"at an end of its grid for {'; '.join(at_end)}" if at_end else "inside its grid"
     reference = settings["language"]["reference_selection"]

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from . import settings
 from .arrays import RESOLUTION, TRAIN_SIDE
-from .config import ROOT, alpha_grid, read_config
+from .available import figure_names, table_names
+from .config import ROOT, alpha_grid, control_of, pairs_of, read_config
 from .device import uses_bf16
 from .disentanglement import REFERENCE_BATCH, REFERENCE_BATCHES
 from .efficiency import WARM_UP
@@ -51,7 +52,6 @@ from .storage import (
     three_digits,
     times,
 )
-from .targets import figure_names, table_names
 
 START_SECONDS = 5.0  # from a job's start to its first batch, on a named device
 # Stages whose jobs hold a GPU where there is one.
@@ -149,15 +149,20 @@ def outputs(config: dict) -> dict[str, list[str]]:
         "single_task": of_models("single_task", trained),
         "kernel": of_models("kernel", of_tasks(images, nonlinear)),
         "addition": metrics("addition", of_all("models")),
-        "posthoc": metrics("addition", [(encoder, "posthoc") for encoder in images["encoders"]]),
+        "posthoc": metrics(
+            "addition", [(e, "posthoc") for e, m in images["main"] if m == "nonlinear"]
+        ),
         "negation": of_models("negation", of_tasks(images, images["main"])),
         "disentanglement": [
             f"{run}/metrics/disentanglement/{images['focus']}/{mode}/{seed}/{pair}.csv"
             for mode in images["modes"]
             for seed in seeds
-            for pair in config["disentanglement"]["pairs"]
+            for pair in pairs_of(config)
         ],
-        "cosine": metrics("cosine", own),
+        "cosine": metrics(
+            "cosine",
+            [pair for part in parts.values() if len(part["tasks"]) > 1 for pair in part["main"]],
+        ),
         "efficiency": [f"{run}/metrics/efficiency/{e}/{m}.csv" for e, m in own],
         "metrics": [f"{run}/metrics.csv"],
         "tables": [f"{run}/tables/{name}.csv" for name in table_names(views)],
@@ -230,8 +235,9 @@ def _work(config: dict, part: dict, auto: str) -> list[Item]:
                 amount = times(template_count(config, task), class_count(config, task))
                 chosen = settings.head_settings(config, task, encoder)
                 add("head", encoder, "prompt", None, amount, chosen)
-            chosen = settings.addition_settings(config, "posthoc", encoder)
-            evaluate("posthoc", encoder, "posthoc", for_grid, for_one, chosen)
+            if "nonlinear" in part["modes"]:
+                chosen = settings.addition_settings(config, "posthoc", encoder)
+                evaluate("posthoc", encoder, "posthoc", for_grid, for_one, chosen)
     for encoder, mode in part["models"]:
         for task in tasks:
             chosen = settings.finetune_settings(config, mode, encoder, task)
@@ -252,14 +258,14 @@ def _work(config: dict, part: dict, auto: str) -> list[Item]:
         if not linearized:
             chosen = settings.kernel_settings(config, encoder)
             evaluate("kernel", encoder, mode, 0, both, chosen, linearized=True)
-        control = [config["negation"]["control"]]
-        beside, beside_test = (
-            add_up([own, times(seeds * len(tasks), count(split, control))])
-            for own, split in ((for_grid, "validation"), (for_one, "test"))
-        )
-        chosen = settings.negation_settings(config, mode, encoder)
-        evaluate("negation", encoder, mode, beside, beside_test, chosen)
-        if encoder == part["focus"]:
+        if control := control_of(config):
+            beside, beside_test = (
+                add_up([own, times(seeds * len(tasks), count(split, [control]))])
+                for own, split in ((for_grid, "validation"), (for_one, "test"))
+            )
+            chosen = settings.negation_settings(config, mode, encoder)
+            evaluate("negation", encoder, mode, beside, beside_test, chosen)
+        if encoder == part["focus"] and pairs_of(config):
             cells, sample = _grid(config, lambda task: examples[task]["test"])
             chosen = settings.disentanglement_settings(config, mode)
             if linearized:  # one pass for the tangent of each of the two vectors
@@ -277,7 +283,7 @@ def _grid(config: dict, count) -> tuple[int, int | None]:
     samples = grid["samples"]
     if grid.get("reference_scaling", False):
         samples = REFERENCE_BATCH * REFERENCE_BATCHES
-    counts = [count(task) for pair in grid["pairs"].values() for task in pair]
+    counts = [count(task) for pair in pairs_of(config).values() for task in pair]
     sample = add_up(n and min(n, samples) for n in counts)
     return models_evaluated(grid), times(len(config["seeds"]), sample)
 

@@ -11,13 +11,13 @@ import matplotlib
 
 from task_arithmetic import trace
 from task_arithmetic.artifacts import UserError, atomic_path, versions
-from task_arithmetic.captions import figure_caption, suite_note, table_caption, title_of
+from task_arithmetic.available import figure_names, left_out, table_names, title_of
+from task_arithmetic.captions import figure_caption, suite_note, table_caption
 from task_arithmetic.cells import encoders_of, label_of, language_of, load_metrics, modes_of
 from task_arithmetic.figures import STYLE as FIGURE_STYLE
 from task_arithmetic.findings import beside_published, claims, sentences
 from task_arithmetic.status import read_run
 from task_arithmetic.tables import read_printed, read_table
-from task_arithmetic.targets import figure_names, table_names
 
 STYLE = """
 body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1c1c1c; background: #fff;
@@ -93,13 +93,13 @@ def about(settings) -> str:
         if not encoders:
             continue
         beside = [
-            f"{name} (the paper's {paper} beside it)" if paper else name
+            f"{name} (the paper's {paper} beside it)" if paper and part["paper_beside"] else name
             for name, paper in ((name, part["encoders"][name]) for name in encoders)
         ]
         ablations = [label_of(mode, part) for mode in sorted(part["ablations"])]
         facts[f"Tasks{of}"] = ", ".join(part["tasks"])
         if not of:
-            facts["Control task"] = part["control"]
+            facts["Control task"] = part["control"] or "none"
         facts[f"Encoders{of}"] = "; ".join(beside)
         facts[f"Modes{of}"] = "; ".join(label_of(mode, part) for mode in modes_of(part))
         if not of:
@@ -209,6 +209,12 @@ def figures(settings, figures_dir) -> str:
     )
 
 
+def listed_out(settings) -> str:
+    """The paper's tables and figures that this run's configuration does not give, and why."""
+    lines = "".join(f"<li>{escape(line)}</li>\n" for line in left_out(settings))
+    return f"<ul>\n{lines}</ul>\n" if lines else "<p>Nothing.</p>\n"
+
+
 def figure(figures_dir, name, title, caption) -> str:
     """One figure, embedded as PNG, with its caption."""
     path = Path(figures_dir) / f"{name}.png"
@@ -277,6 +283,7 @@ def page(metrics, tables_dir, figures_dir, settings, config_text, rows) -> str:
         sections["Published accuracies"] = published(settings, tables_dir)
     sections |= {
         "Figures": figures(settings, figures_dir),
+        "Left out": listed_out(settings),
         "Configuration": f"<pre>{escape(config_text)}</pre>\n",
         "Versions": html_table(["Package", "Version"], packages, ["text", "text"]),
     }

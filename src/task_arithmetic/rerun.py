@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import artifacts, modality
 from .artifacts import UserError, read_json, sha256_of, write_json
+from .available import OWN_FIGURES
 from .code import PACKAGE, changes, code_hash, code_parts, package_versions
 from .stages import STAGES
 
@@ -82,7 +83,8 @@ def entries(command: str, variant: str | None = None) -> list[str]:
         found.append(function[each] if isinstance(function, dict) else function)
         found += [f"{each}.{name}" for name in modality.FUNCTIONS.get(command, "").split()]
     if command == "figure" and variant:
-        found.append(f"figures.{variant.removesuffix('_language')}")
+        base = variant.removesuffix("_language")
+        found.append(f"figures.{base if base in OWN_FIGURES else 'heatmaps'}")
     return list(dict.fromkeys(found))
 
 

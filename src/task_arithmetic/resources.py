@@ -16,7 +16,7 @@ import numpy as np
 
 from . import settings
 from .arrays import RESOLUTION
-from .config import ROOT, alpha_grid, mode_of, part_of
+from .config import ROOT, alpha_grid, control_of, mode_of, pairs_of, part_of
 from .geometry import parameters, read_geometry, shapes_of
 from .recipes import recipe_of
 from .storage import (
@@ -162,7 +162,7 @@ def work(config: dict, stage: str, counts, encoder: str, mode=None, task=None) -
     vectors = "nonlinear" if mode == "posthoc" else mode
     if stage == "disentanglement":
         samples = 2048 if grid.get("reference_scaling", False) else grid["samples"]
-        pairs = grid["pairs"].values()
+        pairs = pairs_of(config).values()
         sample = max(sum(min(count("test", [t]), samples) for t in pair) for pair in pairs)
         if linearized:  # a tangent of each of the two vectors
             return "linearized", vectors, 2 * sample
@@ -187,7 +187,7 @@ def models_evaluated(grid: dict) -> int:
 
 def _tasks_of(config: dict, stage: str, part: dict, task: str | None) -> list[str]:
     """The tasks whose examples a job reads: its own, or all; with the control task to negate."""
-    control = [config["negation"]["control"]] if stage == "negation" else []
+    control = [control_of(config)] if stage == "negation" else []
     return [*([task] if task else part["tasks"]), *control]
 
 

@@ -11,9 +11,10 @@ import os
 import yaml
 
 from .artifacts import canonical
-from .config import ENCODER_FILES, OWN_MERGES, mode_of, part_of
+from .config import ENCODER_FILES, OWN_MERGES, control_of, mode_of, pairs_of, part_of
 from .local import listing
 from .recipes import recipe_of, recipes_of
+from .targets import paper_beside
 
 DOWNLOADS_DIR = "results/shared/downloads"
 EMBEDDED_DIR = "results/shared/embedded"  # a folder for each embedded task
@@ -180,6 +181,12 @@ def _evaluation(config: dict, encoder: str, mode: str | None = None) -> dict:
     }
 
 
+def kernel_modes(config: dict) -> list[str]:
+    """The modes of images whose task vectors are tested for kernel behaviour."""
+    modes = config["parts"].get("vision", {}).get("modes", [])
+    return [mode for mode in modes if not is_linearized(config, mode)]
+
+
 def is_linearized(config: dict, mode: str) -> bool:
     """Whether `mode` is evaluated through f_lin; `posthoc` always is."""
     return mode == "posthoc" or config["definitions"]["modes"][mode]["linearized"]
@@ -191,10 +198,12 @@ def view_settings(config: dict) -> str:
     definitions = config["definitions"]
     shared = {"run": config["run"], "suite": config["suite"], "seeds": config["seeds"]}
     vision = {
-        "control": config["negation"]["control"],
-        "pairs": config["disentanglement"]["pairs"],
-        "keep": config["negation"]["keep"],
-        "reference_scaling": config["disentanglement"].get("reference_scaling", False),
+        "control": control_of(config),
+        "pairs": pairs_of(config),
+        "keep": (config["negation"] or {}).get("keep"),
+        "reference_scaling": (config["disentanglement"] or {}).get("reference_scaling", False),
+        "kernel_modes": kernel_modes(config),
+        "paper_beside": paper_beside(config["suite"], config["tasks"]),
     }
     views = {}
     for modality, own in (("vision", vision), ("language", {})):

@@ -19,7 +19,7 @@ from statistics import fmean
 from . import settings
 from .arrays import DIGEST, RESOLUTION, SMALL, SPLITS, TRAIN_SIDE
 from .artifacts import UserError, canonical, read_json
-from .config import mode_of
+from .config import control_of, mode_of
 from .geometry import (
     flops,
     parameters,
@@ -60,7 +60,7 @@ def parts_of(config: dict) -> dict[str, dict]:
     found = {}
     for modality, unit in UNITS.items():
         part = {**NOTHING, **config["parts"].get(modality, {})}
-        control = [config["negation"]["control"]] if unit == "image" and part["tasks"] else []
+        control = [control_of(config)] if unit == "image" and control_of(config) else []
         own = {
             "unit": unit,
             "read": [*part["tasks"], *control],

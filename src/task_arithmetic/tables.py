@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from task_arithmetic.artifacts import UserError, atomic_path
-from task_arithmetic.captions import table_caption, title_of
+from task_arithmetic.available import title_of
+from task_arithmetic.captions import table_caption
 from task_arithmetic.cells import (
     cells,
     chosen_alpha,
@@ -158,7 +159,7 @@ def _tasks(metrics, settings):
             for task in normalizable(metrics, settings, encoder, mode):
                 own = cells(metrics, "normalized_accuracy", encoder, mode, seeds, [task])[0]
                 columns[mode]["normalized"][:, [tasks.index(task)]] = own
-            if mode in kernel_modes_of(settings, metrics) or mode == "posthoc":
+            if mode in kernel_modes_of(settings) or mode == "posthoc":
                 source = "nonlinear" if mode == "posthoc" else mode
                 through = cells(metrics, "posthoc_accuracy", encoder, source, seeds, tasks)[0]
                 columns[mode]["posthoc"] = through
@@ -251,7 +252,7 @@ def make_table(name, metrics, reference, settings) -> pd.DataFrame:
             if not isinstance(numbers, str) and len(numbers) > 1:
                 row[f"{column}_std"] = numbers.std(ddof=1)
         published = PUBLISHED.get(name) or settings["encoders"].get(row.get("encoder"))
-        for column in (c for c in columns if c.startswith("paper_")):
+        for column in (c for c in columns if c.startswith("paper_") and has_paper(name, settings)):
             key = published, row["mode"], column.removeprefix("paper_")
             if column == "paper_training_minutes":
                 row[column] = paper.get((*key[:2], "training_seconds"), np.nan) / 60
@@ -266,6 +267,13 @@ def make_table(name, metrics, reference, settings) -> pd.DataFrame:
         raise UserError(f"{name} would have no row: give the configuration a mode that it shows.")
     spreads = [f"{c}_std" for c in columns if any(f"{c}_std" in row for row in table)]
     return pd.DataFrame(table).reindex(columns=columns + spreads)
+
+
+def has_paper(name, settings) -> bool:
+    """Whether the paper's numbers belong beside a table's: in Table 3 its tasks say so, Table 4
+    compares modes."""
+    own = {"table3": True, "table4": settings["suite"] in ("paper", "embedded")}
+    return own.get(name, settings["paper_beside"])
 
 
 def _compared(row, published, paper, settings) -> dict:
@@ -404,6 +412,8 @@ def printed(name, table, settings) -> tuple[list[str], list[list[str]]]:
     if name == "table3":
         return printed_table3(table, settings)
     columns = [c for c in table if not c.endswith("_std")]
+    if not has_paper(name, settings):
+        columns = [c for c in columns if not c.startswith("paper_")]
     headings, rows = [], []
     for column in columns:
         heading = HEADINGS[column.removeprefix("paper_")][0]

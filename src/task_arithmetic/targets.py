@@ -1,4 +1,4 @@
-"""Which tables and figures a run has, and for which there are published single-task accuracies.
+"""For which tasks and encoders there are published single-task accuracies.
 
 The published numbers are in workflow/reference. Nothing here imports more than Python itself.
 """
@@ -7,34 +7,6 @@ TASKS = ["cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn
 ENCODERS = ["ViT-B-32", "ViT-B-16", "ViT-L-14"]
 MODES = ["pretrained", "nonlinear", "ntk", "attention"]  # of those that have published numbers
 TOLERANCE = 2  # points; a larger difference is flagged
-
-
-def table_names(settings: dict) -> list[str]:
-    """The tables of a run: of its part on images, on texts (`…_language`), or on both.
-
-    Args:
-        settings: what settings.view_settings gives, as a dictionary.
-    """
-    images, texts = bool(settings["encoders"]), bool(settings["language"]["encoders"])
-    wanted = {
-        "table1": images,
-        "table2": images,
-        "table3": texts,
-        "table4": True,
-        "table5": images,
-        "negation": images,
-        "tasks": images,
-        "tasks_language": texts,
-        "targets": has_targets(settings),
-    }
-    return [name for name, is_wanted in wanted.items() if is_wanted]
-
-
-def figure_names(settings: dict) -> list[str]:
-    """The figures of a run, as table_names."""
-    images, texts = settings["encoders"], settings["language"]["encoders"]
-    found = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"] if images else []
-    return found + (["fig7_language", "fig9_language", "fig10_language"] if texts else [])
 
 
 def has_targets(settings: dict) -> bool:
@@ -46,6 +18,12 @@ def has_targets(settings: dict) -> bool:
     """
     found = tasks_with_targets(settings) and encoders_with_targets(settings)
     return settings["suite"] == "paper" and bool(found)
+
+
+def paper_beside(suite: str, tasks: list[str]) -> bool:
+    """Whether the paper's numbers stand beside a run's: it is of the paper's eight tasks, of which
+    they are means, or of the embedded suite, where they stand for orientation."""
+    return suite == "embedded" or (suite == "paper" and set(tasks) == set(TASKS))
 
 
 def tasks_with_targets(settings: dict) -> list[str]:

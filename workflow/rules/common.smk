@@ -16,11 +16,11 @@ from task_arithmetic.rerun import stage_code
 PARTS = config["parts"]  # modality -> its tasks, encoders, modes ...
 NOTHING = {"tasks": [], "encoders": [], "modes": [], "ablations": [], "focus": []}
 VISION, LANGUAGE = PARTS.get("vision", NOTHING), PARTS.get("language", NOTHING)
-CONTROL = [config["negation"]["control"]] if "vision" in PARTS else []
+CONTROL = [task for task in [configuration.control_of(config)] if task]
 TASKS = [*VISION["tasks"], *CONTROL, *LANGUAGE["tasks"]]
 ENCODERS = [*VISION["encoders"], *LANGUAGE["encoders"]]
 REQUESTS = requested.requests(config, workflow.basedir)
-SEEDS, PAIRS = config["seeds"], config["disentanglement"]["pairs"]
+SEEDS, PAIRS = config["seeds"], configuration.pairs_of(config)
 
 DATA = "results/shared/data/{task}/manifest.json"
 ENCODER = "results/shared/encoders/{encoder}/encoder.json"

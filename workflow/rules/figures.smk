@@ -2,7 +2,7 @@
 # Snakemake's report.
 import json
 
-from task_arithmetic.targets import figure_names
+from task_arithmetic.available import figure_names
 
 FIGURES = figure_names(json.loads(settings.view_settings(config)))
 
@@ -17,7 +17,7 @@ for figure in FIGURES:
         output:
             report(
                 f"results/{{run}}/figures/{figure}.png",
-                caption=f"../report/{figure}.rst",
+                caption=f"../report/{'heatmap' if figure in PAIRS else figure}.rst",
                 category="Figures",
                 labels={"figure": figure, "format": "PNG"},
             ),

@@ -6,8 +6,11 @@ FINETUNED = [
 ]
 OF_IMAGES = {"encoder": VISION["encoders"], "mode": VISION["modes"], "seed": SEEDS}
 OF_TEXTS = {"encoder": LANGUAGE["encoders"], "mode": LANGUAGE["modes"], "seed": SEEDS}
-OF_IMAGES["task"] = VISION["tasks"]
-KERNEL_MODES = [mode for mode in VISION["modes"] if not settings.is_linearized(config, mode)]
+OF_IMAGES["task"], OF_TEXTS["task"] = VISION["tasks"], LANGUAGE["tasks"]
+KERNEL_MODES = settings.kernel_modes(config)
+POSTHOC = [mode for mode in ["posthoc"] if "nonlinear" in VISION["modes"]]
+# One vector is like itself alone.
+COMPARED = [each for each in (OF_IMAGES, OF_TEXTS) if len(each["task"]) > 1]
 
 
 rule metrics:
@@ -21,14 +24,14 @@ rule metrics:
         ],
         single_task=of_stage("single_task", *FINETUNED, name="{task}/{seed}"),
         kernel=of_stage("kernel", {**OF_IMAGES, "mode": KERNEL_MODES}, name="{task}/{seed}"),
-        addition=of_stage("addition", *FINETUNED, {**OF_IMAGES, "mode": "posthoc"}),
-        negation=of_stage("negation", OF_IMAGES, name="{task}/{seed}"),
+        addition=of_stage("addition", *FINETUNED, {**OF_IMAGES, "mode": POSTHOC}),
+        negation=of_stage("negation", *[OF_IMAGES] * bool(CONTROL), name="{task}/{seed}"),
         disentanglement=of_stage(
             "disentanglement",
             {**OF_IMAGES, "encoder": VISION["focus"], "pair": PAIRS},
             name="{seed}/{pair}",
         ),
-        cosine=of_stage("cosine", OF_IMAGES, OF_TEXTS),
+        cosine=of_stage("cosine", *COMPARED),
         efficiency=[
             expand(
                 "results/{run}/metrics/efficiency/{encoder}/{mode}.csv",

@@ -2,7 +2,7 @@
 # each has its own caption in Snakemake's report.
 import json
 
-from task_arithmetic.targets import table_names
+from task_arithmetic.available import table_names
 
 REFERENCE = os.path.relpath(os.path.join(workflow.basedir, "workflow/reference"))
 TABLES = table_names(json.loads(settings.view_settings(config)))
