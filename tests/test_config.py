@@ -160,7 +160,7 @@ def test_open_clip_ships_the_lists_that_imagenet_is_defined_by():
         ("disentanglement: {pairs: {fig6: [dtd, dtd]}}", "must be two different tasks"),
         ("disentanglement: {pairs: {fig8: [dtd, sun397]}}", "repeats an earlier pair"),
         ("disentanglement: {pairs: {fig8: [dtd, cars, mnist]}}", "must have exactly 2 entries"),
-        ("disentanglement: {pairs: {fig8: []}}", "must have at least 2 entries"),
+        ("disentanglement: {pairs: {fig8: []}}", "must have exactly 2 entries"),
         ("disentanglement: {low: 2.0}", "disentanglement.low (2.0) must be below"),
         ("focus: ViT-B-33", "focus is 'ViT-B-33', which is not among encoders"),
         ("ablations: [attention]", "'attention' is in modes and in ablations"),

@@ -145,6 +145,7 @@ def test_several_seeds_and_few_of_everything_else_are_planned(snakemake, tmp_pat
     done = snakemake("--dry-run", "--configfile", file)
     assert done.returncode == 0, done.stdout
     counts = expected(encoders=1, tasks=2, seeds=3, modes=1, ablations=0, kernel_modes=1)
+    del counts["fig5"], counts["table5"]  # which compare modes
     assert planned(done.stdout) == counts
 
 

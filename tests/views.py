@@ -90,11 +90,12 @@ def make_rows(settings, points=15, alphas=21) -> list[dict]:
     for e, encoder in enumerate(settings["encoders"]):
         zero = {task: draw("zero", task, low=0.2, high=0.7) + 0.05 * e for task in tasks}
         zero[control] = 0.62 + 0.05 * e
-        for task, split in product([*tasks, control], ["validation", "test"]):
+        for task, split in product([*tasks, *[control] * bool(control)], ["validation", "test"]):
             value = zero[task] + draw(encoder, task, split, low=-0.01, high=0.01)
             add("pretrained_accuracy", encoder, "pretrained", value, task=task, split=split)
         focus = encoder == settings["focus"]
-        modes = [*settings["modes"], "posthoc", *(settings["ablations"] if focus else [])]
+        modes = [*settings["modes"], *(settings["ablations"] if focus else [])]
+        modes += ["posthoc"] * ("nonlinear" in modes)
         for mode, seed in product(modes, seeds):
             lost, interference = QUALITY.get(mode, (0.03, 0.2))
             interference *= draw("luck", encoder, mode, seed, low=0.8, high=1.2)
@@ -106,7 +107,7 @@ def make_rows(settings, points=15, alphas=21) -> list[dict]:
                 metric = "posthoc_accuracy" if mode == "posthoc" else "single_task_accuracy"
                 owner = "nonlinear" if mode == "posthoc" else mode
                 add(metric, encoder, owner, best, seed, task, split)
-                if mode == "attention":
+                if mode in settings["kernel_modes"] and mode != "nonlinear":
                     add("posthoc_accuracy", encoder, mode, best - 0.05 * draw(task), seed, task,
                         split)  # fmt: skip
 
@@ -127,7 +128,8 @@ def make_rows(settings, points=15, alphas=21) -> list[dict]:
                                                                       normalized)):  # fmt: skip
                     add(metric, encoder, mode, value(task, split, alpha), seed, task, split, alpha)
             if mode in settings["modes"]:
-                _forgetting(add, encoder, mode, seed, tasks, control, zero, grid, interference)
+                if control:
+                    _forgetting(add, encoder, mode, seed, tasks, control, zero, grid, interference)
                 _geometry(add, encoder, mode, seed, settings, square, interference)
         for mode in settings["modes"]:
             held = 1_200_000 * (e + 1) * (2.1 if mode == "ntk" else 1)
@@ -159,7 +161,7 @@ def _texts(add, settings, seeds, grid):
                     keys = encoder, mode, value, seed, task, split, alpha
                     add("unified_accuracy", *keys)
                     add("normalized_accuracy", encoder, mode, value / best, *keys[3:])
-            for other in tasks:
+            for other in tasks if len(tasks) > 1 else []:
                 cosine = 1.0 if task == other else draw(mode, *sorted([task, other]), high=0.3)
                 add("cosine_similarity", encoder, mode, cosine, seed, task, other=(other, ""))
         for mode in modes:
@@ -191,7 +193,7 @@ def _geometry(add, encoder, mode, seed, settings, square, interference):
             keys = (seed, first, "test", a, (second, b))
             add("representation_disentanglement", encoder, mode, 0.05 * error**1.5, *keys)
             add("classification_disentanglement", encoder, mode, 2 * np.tanh(error / 2), *keys)
-    for one, two in product(settings["tasks"], repeat=2):
+    for one, two in product(settings["tasks"] if len(settings["tasks"]) > 1 else [], repeat=2):
         cosine = 1 if one == two else 0.3 * interference * draw(*sorted([one, two])) - 0.01
         if one != two:
             cosine += draw(mode, encoder, seed, *sorted([one, two]), low=-0.01, high=0.02)

@@ -1,0 +1,217 @@
+"""A configuration that is approved runs to its end: whatever it leaves out, plan, workflow, tables,
+figures, findings and report agree on what there is."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import views
+import yaml
+from runs import Nano, copy_project
+
+from task_arithmetic import figures, report, tables
+from task_arithmetic.artifacts import UserError
+from task_arithmetic.available import figure_names, left_out, table_names
+from task_arithmetic.cells import load_metrics
+from task_arithmetic.config import check, merge, read_yaml, validate_config
+from task_arithmetic.plan import outputs, work
+from task_arithmetic.resources import requests
+from task_arithmetic.settings import as_yaml, report_settings, view_settings
+from task_arithmetic.targets import TASKS, paper_beside
+
+DRAWN, DRAWN_FIGURES, PLANNED = 60, 12, 5
+OWN_MODES = {  # besides those that come with the code
+    "layernorm": "{label: Layer norms, train: ['*.ln_1.*', '*.ln_2.*'], linearized: false}",
+    "norm_ntk": "{label: Layer norms linearized, train: ['*.ln_1.*'], linearized: true}",
+}
+MODES = ["nonlinear", "ntk", "attention", *OWN_MODES]
+IMAGES = ["handwritten", "textures", "numbers", "landcover", "shapes"]
+TEXTS = ["acceptability", "sentiment", "similarity", "questions"]
+RULES = ["finetune", "vector", "pretrained", "single_task", "kernel", "addition", "posthoc"]
+RULES += ["negation", "disentanglement", "cosine", "efficiency", "metrics", "report"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The project with two modes more."""
+    folder = copy_project(tmp_path_factory.mktemp("any") / "project")
+    for name, text in OWN_MODES.items():
+        (folder / f"config/modes/{name}.yaml").write_text(text)
+    return folder
+
+
+def drawn(seed: int) -> dict:
+    """A random small overlay over config/nano.yaml."""
+    chance = random.Random(seed)
+
+    def some(names, least, most):
+        return chance.sample(names, chance.randint(least, min(most, len(names))))
+
+    tasks = some(IMAGES, 1, 3)
+    modes = some(MODES, 1, 4)
+    encoders = some(["embedded-small", "embedded-base"], 1, 2)
+    pairs: dict = {"fig6": None, "fig8": None}
+    names = ["fig6", "fig8", "mine", "zwei-drei", "画"] if len(tasks) > 1 else []
+    for name in some(names, 0, 2):
+        pair = chance.sample(tasks, 2)
+        if pair not in pairs.values():
+            pairs[name] = pair
+    config = {
+        "run": "any",
+        "suite": chance.choice(["embedded", "paper", "my own"]),
+        "tasks": tasks,
+        "encoders": encoders,
+        "focus": chance.choice(encoders),
+        "modes": modes,
+        "ablations": some(["attention_bias"], 0, 1),
+        "seeds": some([0, 1, 7], 1, 2),
+        "negation": chance.choice([None, {"control": None}, {"control": "pictures"}]),
+        "disentanglement": chance.choice(
+            [None, {"pairs": None}, {"pairs": pairs}, {"pairs": pairs}]
+        ),
+    }
+    texts = {
+        "tasks": some(TEXTS, 1, 3),
+        "encoders": ["embedded-t5"],
+        "modes": some(["nonlinear", "ntk", "attention"], 1, 3),
+    }
+    kind = chance.choice(["images", "images", "both", "texts"])
+    if kind != "images":
+        recipe = {"steps": 2, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 0}
+        recipe |= {"weight_decay": 0.0, "gradient_clip": None, "checkpoint_steps": 1}
+        config["language"] = {**texts, "finetune": recipe}
+    if kind == "texts":
+        config |= {"tasks": [], "encoders": []}
+    return config
+
+
+def over_nano(project, name: str, overlay: dict) -> None:
+    """Write config/NAME.yaml: an overlay over config/nano.yaml, as one file."""
+    content = merge(read_yaml(project / "config/nano.yaml"), overlay)
+    text = yaml.safe_dump(content, allow_unicode=True)
+    (project / f"config/{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def read(project, overlay: dict) -> dict:
+    """The checked configuration of an overlay over config.yaml and config/nano.yaml."""
+    config = merge(read_yaml(project / "config.yaml"), read_yaml(project / "config/nano.yaml"))
+    return validate_config(merge(config, json.loads(json.dumps(overlay))), project)
+
+
+@pytest.mark.parametrize("seed", range(DRAWN))
+def test_what_is_planned_is_shown_and_no_more(project, tmp_path, monkeypatch, seed):
+    monkeypatch.chdir(project)
+    config = read(project, drawn(seed))
+    settings = json.loads(view_settings(config))
+    jobs = outputs(config)
+    assert work(config, "float32")
+    ask = requests(config, project)
+    for part in config["parts"].values():
+        for encoder, mode in ((e, m) for e in part["encoders"] for m in part["modes"]):
+            assert ask("addition", encoder=encoder, mode=mode).memory_mb > 0
+    assert [Path(path).stem for path in jobs["tables"]] == table_names(settings)
+    assert [Path(path).stem for path in jobs["figures"]] == figure_names(settings)
+    metrics = views.write_metrics(tmp_path / "metrics.csv", views.make_rows(settings, 3, 3))
+    for name in table_names(settings):
+        source = "targets" if name == "targets" else "paper"
+        reference = project / f"workflow/reference/{source}.csv"
+        tables.write(name, metrics, reference, settings, tmp_path / "tables")
+    for name in figure_names(settings):
+        if seed < DRAWN_FIGURES:
+            figures.write(name, metrics, settings, tmp_path / "figures")
+        else:
+            (tmp_path / "figures").mkdir(exist_ok=True)
+            (tmp_path / f"figures/{name}.png").write_bytes(b"\x89PNG" + bytes(20))
+    folders, own = (tmp_path / "tables", tmp_path / "figures"), json.loads(report_settings(config))
+    page = report.page(load_metrics(metrics), *folders, own, as_yaml(config), [])
+    assert all(line.split(":")[0] in page for line in left_out(settings))
+    assert ("embedded suite" in page) == (config["suite"] == "embedded")
+    assert "Paper:" not in page or settings["paper_beside"] or "table4" in page
+    again = merge(read_yaml("config.yaml"), yaml.safe_load(as_yaml(config)))
+    assert outputs(validate_config(again, project)) == jobs  # what the report shows is the run
+
+
+@pytest.mark.parametrize("seed", range(100, 100 + PLANNED))
+def test_the_workflow_plans_what_plan_says(project, monkeypatch, seed):
+    monkeypatch.chdir(project)
+    overlay = drawn(seed)
+    over_nano(project, "any", overlay)
+    said = {stage: len(paths) for stage, paths in outputs(read(project, overlay)).items()}
+    planned = Nano(project, "any", "any").planned()
+    assert {rule: planned.get(rule, 0) for rule in RULES} == {rule: said[rule] for rule in RULES}
+    assert sum(planned.values()) == sum(said.values())
+
+
+SMALL = {"finetune": {"steps": 1, "warmup_steps": 0, "checkpoint_steps": 1, "batch_size": 4}}
+SMALL |= {"limit": {"train": 16, "validation": 16, "test": 16}, "efficiency": {"steps": 1}}
+RUNS = {
+    "without its usual parts": {
+        "tasks": ["shapes"], "encoders": ["embedded-small"], "modes": ["norm_ntk"],
+        "ablations": [], "negation": None, "disentanglement": None, "suite": "my own",
+    },
+    "with a mode of its own": {
+        "tasks": ["shapes", "landcover"], "encoders": ["embedded-small"],
+        "modes": ["nonlinear", "layernorm"], "ablations": [], "negation": {"control": None},
+        "disentanglement": {"pairs": {"fig6": None, "fig8": None, "mine": ["shapes", "landcover"]}},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_reaches_its_report(project, name):
+    over_nano(project, "small", RUNS[name] | SMALL | {"run": "small"})
+    run = Nano(project, "small", "small")
+    done = run.run()
+    assert done.returncode == 0, done.stdout[-4000:]
+    page = (run.results / "report.html").read_text(encoding="utf-8")
+    shown = {path.stem for path in (run.results / "figures").glob("*.png")} - {"timeline"}
+    if name == "with a mode of its own":
+        assert shown == {"fig3", "fig5", "mine", "fig7", "fig9", "fig10"}
+        assert "Table 5: needs the mode attention or an ablation." in page
+    else:
+        assert shown == {"fig7", "fig9"} and "Figure 3: needs a mode that is not linear" in page
+        assert "embedded suite" not in page and "Paper:" not in page
+
+
+def test_the_check_says_what_is_left_out(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    (project / "mine.yaml").write_text(yaml.safe_dump(RUNS["without its usual parts"]))
+    check("config/nano.yaml", "mine.yaml", basedir=project)
+    text = capsys.readouterr().out
+    assert (
+        "left out\n" in text
+        and "  Table negation: needs a control task (negation.control).\n" in text
+    )
+
+
+@pytest.mark.parametrize(
+    "overlay, says",
+    [
+        ({"disentanglement": {"pairs": {"fig9": ["textures", "landcover"]}}}, "another figure"),
+        ({"disentanglement": {"pairs": {"x_language": ["textures", "landcover"]}}}, "another fig"),
+        ({"disentanglement": {"pairs": {"a b": ["textures", "landcover"]}}}, "must be a name"),
+        ({"tasks": ["numbers"], "disentanglement": {}}, "set fig6 to null"),
+        ({"modes": []}, "modes .* must have at least 1"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(project, monkeypatch, overlay, says):
+    monkeypatch.chdir(project)
+    with pytest.raises(UserError, match=says):
+        read(project, overlay)
+
+
+def test_the_papers_numbers_stand_beside_its_own_eight_tasks_alone():
+    base = views.make_settings(suite="paper")
+    for tasks, suite, beside in (
+        (TASKS, "paper", True), (TASKS[:7], "paper", False), (TASKS, "mine", False),
+    ):  # fmt: skip
+        settings = base | {
+            "tasks": tasks,
+            "paper_beside": paper_beside(suite, tasks),
+            "suite": suite,
+        }
+        assert settings["paper_beside"] == beside
+        assert tables.has_paper("table2", settings) == beside
+        assert tables.has_paper("table4", settings) == (suite == "paper")
