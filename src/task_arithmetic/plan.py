@@ -152,7 +152,9 @@ def outputs(config: dict) -> dict[str, list[str]]:
         "posthoc": metrics(
             "addition", [(e, "posthoc") for e, m in images["main"] if m == "nonlinear"]
         ),
-        "negation": of_models("negation", of_tasks(images, images["main"])),
+        "negation": of_models(
+            "negation", of_tasks(images, images["main"] if control_of(config) else [])
+        ),
         "disentanglement": [
             f"{run}/metrics/disentanglement/{images['focus']}/{mode}/{seed}/{pair}.csv"
             for mode in images["modes"]
