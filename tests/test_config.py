@@ -569,7 +569,7 @@ NOT_VIEWS = [slice_of for name, slice_of in SLICES.items() if name != "views"]
         ("cola sentence:", "cola:", {"head"}),
         ("labels: [unacceptable, acceptable]", "labels: [bad, good]", {"head"}),
         ("input: 512", "input: 99", {"head"}),
-        ("test: validation", "test: train", {"data"}),
+        ("test: validation", "test: dev", {"data"}),
     ],
 )
 def test_a_prompt_changes_the_tokens_and_not_the_data(project, old, new, changed):

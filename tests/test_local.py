@@ -204,7 +204,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path):
     """As root may read all, in a process without its rights."""
     root = folders(tmp_path / "images")
     (root / "train" / "cat").chmod(0)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *(p for p in tmp_path.parents if p.name[:2] in ("py", "po"))):
         folder.chmod(folder.stat().st_mode | 0o755)
     pid = os.fork()
     if pid == 0:
@@ -226,11 +226,22 @@ def test_the_listing_sees_what_links_lead_to_and_outlives_lost_ones(tmp_path):
     (root / "train" / "emu").symlink_to(away / "train" / "emu")
     (root / "lost").symlink_to(tmp_path / "nowhere")
     (root / "train" / "loop").symlink_to(root)
-    before = listing(str(root))
-    assert listing(str(root)) == before
+    before = listing({"path": str(root)})
+    assert listing({"path": str(root)}) == before
     picture(5, (9, 9)).save(away / "train" / "emu" / "0.png")
-    assert listing(str(root)) != before
+    assert listing({"path": str(root)}) != before
     assert {f.problem for f in walk(root)} >= {None, "a link to a folder that it lies in"}
+
+
+def test_the_listing_sees_images_that_a_list_names_elsewhere(tmp_path):
+    (tmp_path / "lists").mkdir()
+    picture(1).save(tmp_path / "x.png")
+    for split in ("train", "test"):
+        (tmp_path / "lists" / f"{split}.csv").write_text("file,label\n../x.png,a\n")
+    definition = {"path": str(tmp_path / "lists"), "image": "file"}
+    before = listing(definition)
+    picture(2, (9, 9)).save(tmp_path / "x.png")
+    assert listing(definition) != before
 
 
 def test_a_line_says_what_is_read(tmp_path):
@@ -324,7 +335,18 @@ def one_list(root):
     return definition | {"path": str(root / "all.csv"), "split": "fold"}
 
 
+def saved_without_test(root):
+    datasets.DatasetDict(train=dataset(39), other=dataset(3, 500)).save_to_disk(root)
+    return {"path": str(root), "test": 9 / 39}
+
+
+def folder_without_test(root):
+    folders(root, counts={"train": 13, "val": 2})
+    return {"path": str(root), "test": 9 / 39}
+
+
 TABLES = [
+    saved_without_test, folder_without_test,
     parquet_shards, parquet_folders, saved_apart, saved_whole, parquet_whole, lists, json_lines,
     tabbed, one_list,
 ]  # fmt: skip
@@ -383,6 +405,22 @@ def numbers_for_images(root):
     return "'image' of its dataset holds int64 instead of images.*images may be in photo"
 
 
+def whole_with_a_validation_split(root):
+    dataset(30).save_to_disk(root)
+    return "not cut into splits, of which `validation` names one", {"test": 0.2, "validation": "v"}
+
+
+def column_of_splits_that_are_there(root):
+    folders(root)
+    return "is cut into splits, so that none can be named by a column", {"split": "fold"}
+
+
+def damaged_splits(root):
+    datasets.DatasetDict(train=dataset(30), test=dataset(9, 900)).save_to_disk(root)
+    (root / "dataset_dict.json").write_text("{")
+    return "dataset_dict.json in .* is damaged"
+
+
 def whole_and_nothing_said(root):
     dataset(30).save_to_disk(root)
     return "not cut into splits; set `test` to the share .* or `split`"
@@ -404,14 +442,16 @@ def damaged_parquet(root):
     "make",
     [
         saved_apart_without_a_class, parquet_in_reverse, shards_that_differ, names_in_one_split,
-        numbers_for_images, whole_and_nothing_said, ragged_list, damaged_parquet,
+        numbers_for_images, whole_and_nothing_said, whole_with_a_validation_split,
+        column_of_splits_that_are_there, damaged_splits, ragged_list, damaged_parquet,
     ],
     ids=lambda make: make.__name__,
 )  # fmt: skip
 def test_tables_that_would_give_wrong_numbers_are_one_sentence(tmp_path, make):
-    says = make(tmp_path / "source")
+    found = make(tmp_path / "source")
+    says, more = (found, {}) if isinstance(found, str) else found
     with pytest.raises(UserError, match=says) as caught:
-        made(tmp_path, tmp_path / "source")
+        made(tmp_path, tmp_path / "source", **more)
     assert "\n" not in str(caught.value) and not (tmp_path / "data").exists()
 
 

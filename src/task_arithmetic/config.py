@@ -347,6 +347,13 @@ def _check_source(definition: dict, where: str) -> None:
         raise UserError(f"{where}: {given[0]} as it stands there is for a local `path`; mend it.")
     if definition.get("train", "") is None and "test" in whole:
         raise UserError(f"{where}: without train there is nothing to draw test from; name a split.")
+    names = [definition.get("train", "train"), definition.get("test", "test")]
+    names += [definition.get("validation")] if isinstance(definition.get("validation"), str) else []
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"{where}: train, validation and test must be different splits; found "
+            f"{', '.join(map(str, names))}."
+        )
     if "hub" not in definition:
         for key in {"config", "revision"} & set(definition):
             raise UserError(f"{where}: {key} belongs to a hub's dataset; remove it.")

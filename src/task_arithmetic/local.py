@@ -106,25 +106,29 @@ def lost_link(path: str) -> str:
     return f"a link to {os.readlink(path)}, which is not there"
 
 
-def listing(path: str, column: str = "image") -> str:
+def listing(definition: dict) -> str:
     """A hash of the names, sizes and times of the files of a definition's `path`, and of those that
-    a list names: the folder's own time says nothing of what changes deeper in it."""
-    found = [(os.path.relpath(f.path, path), *f[1:]) for f in walk(path)]
-    if not os.path.isdir(path):
+    its lists name: the folder's own time says nothing of what changes deeper in it."""
+    path = definition["path"]
+    if os.path.isdir(path):
+        found = [(os.path.relpath(f.path, path), *f[1:]) for f in walk(path)]
+        splits = [files[0] for n in wanted_splits(definition) for files in _forms(path, n)]
+    else:
         about = os.stat(path)
-        found = [("", about.st_size, about.st_mtime_ns, None)]
-    for file in [path] if os.path.isfile(path) else sorted(glob.glob(f"{glob.escape(path)}/*")):
-        if file.endswith(LISTS):
-            for image in listed_images(file, column):
-                with suppress(OSError, ValueError):
-                    about = os.stat(image)
-                    found.append((image, about.st_size, about.st_mtime_ns, None))
+        found, splits = [("", about.st_size, about.st_mtime_ns, None)], [path]
+    for file in splits:
+        for image in listed_images(file, definition.get("image", "image")):
+            with suppress(OSError, ValueError):
+                about = os.stat(image)
+                found.append((image, about.st_size, about.st_mtime_ns, None))
     return sha256_of(found)
 
 
 def listed_images(file: str, column: str) -> list[str]:
-    """The paths that a list names in a column, which are relative to its folder; none if it cannot
-    be read: the data stage says why."""
+    """The paths that a list names in a column, which are relative to its folder; none if it is none
+    or cannot be read: the data stage says why."""
+    if not file.endswith(LISTS):
+        return []
     folder = os.path.dirname(file)
     try:
         return [os.path.join(folder, str(value)) for value in read_list(file).get(column, [])]
@@ -145,6 +149,8 @@ def is_image(path: str) -> bool:
         Image.open(path, formats=SNIFFED).close()
     except UnidentifiedImageError:
         return False
+    except Image.DecompressionBombError:  # an image, and too large a one
+        return True
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}).") from None
     return True
@@ -154,28 +160,42 @@ def is_image(path: str) -> bool:
 
 
 def find(task: str, definition: dict) -> Local:
-    """What a definition's `path` holds of its splits.
+    """What a definition's `path` holds of its splits; those that a column names, and test if it is
+    to be drawn, are rows of another.
 
     Raises:
         UserError: a split that is not there, that is there in two forms, or that holds no image; a
             file or folder that cannot be read; data that are not cut into splits where nothing says
             which rows are test.
     """
-    path, names = definition["path"], wanted_splits(definition)
+    path = definition["path"]
     if not os.path.exists(path):
         raise UserError(
             f"Task {task}: there is nothing at {path}, its `path`; correct it in its definition."
         )
-    if _is_file(path, "dataset_dict.json"):
-        known = _saved_splits(path)
-        for name in names:
-            if name not in known:
-                raise _no_split(task, name, path, known)
-        unused = [f"the split {name!r}" for name in known if name not in names]
-        return Local({n: Table("saved", [os.path.join(path, n)]) for n in names}, unused)
-    whole = os.path.isfile(path) or _is_file(path, "state.json")
-    if whole or "split" in definition or isinstance(definition.get("test"), float):
+    try:
+        return _find(task, definition, path)
+    except OSError as error:
+        where = error.filename or path
+        raise UserError(f"Task {task}: {where} cannot be read ({error.strerror}).") from None
+
+
+def _find(task: str, definition: dict, path: str) -> Local:
+    names = wanted_splits(definition)
+    saved = _saved_splits(task, path) if _is_file(path, "dataset_dict.json") else None
+    if saved is None and not names or _in_one_piece(definition, path):
         return _whole(task, definition, path)
+    if "split" in definition:
+        raise UserError(
+            f"Task {task}: {path} is cut into splits, so that none can be named by a column; "
+            "remove `split` from its definition."
+        )
+    if saved is not None:
+        for name in names:
+            if name not in saved:
+                raise _no_split(task, name, path, saved)
+        unused = [f"the split {name!r}" for name in saved if name not in names]
+        return Local({n: Table("saved", [os.path.join(path, n)]) for n in names}, unused)
     splits, unused, used = {}, [], set()
     for name in names:
         forms = _forms(path, name)
@@ -198,6 +218,24 @@ def find(task: str, definition: dict) -> Local:
                 if splits[name].kind == "list":
                     used.update(listed_images(files[0], definition.get("image", "image")))
     return Local(_same_classes(splits), _relative(path, [*_others(path, used), *unused]))
+
+
+def _in_one_piece(definition: dict, path: str) -> bool:
+    """Whether data are not cut into splits: a file, a saved Dataset; or a folder of which the
+    definition says so, without a folder or file of the name of its train split in it."""
+    if os.path.isfile(path) or _is_file(path, "state.json"):
+        return True
+    drawn = "split" in definition or isinstance(definition.get("test"), float)
+    if not drawn or _is_file(path, "dataset_dict.json"):
+        return False
+    forms = _forms(path, definition.get("train") or "train")
+    return not any(_holds_rows(files[0]) for files in forms)
+
+
+def _holds_rows(path: str) -> bool:
+    """Whether a file or folder is a split, and no class that is called as one."""
+    return os.path.isfile(path) or _is_file(path, "state.json") or holds_folders(path) or bool(
+        glob.glob(f"{glob.escape(path)}/*.parquet"))  # fmt: skip
 
 
 def _same_classes(splits: dict[str, "Table | Classes"]) -> dict[str, "Table | Classes"]:
@@ -250,8 +288,15 @@ def _is_file(folder: str, name: str) -> bool:
     return os.path.isfile(os.path.join(folder, name))
 
 
-def _saved_splits(path: str) -> list[str]:
-    return json.loads(Path(path, "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+def _saved_splits(task: str, path: str) -> list[str]:
+    """The splits of a saved DatasetDict."""
+    try:
+        content = Path(path, "dataset_dict.json").read_text(encoding="utf-8")
+        return json.loads(content)["splits"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"Task {task}: dataset_dict.json in {path} is damaged ({error}); save the dataset anew."
+        ) from None
 
 
 def _forms(path: str, name: str) -> list[list[str]]:
@@ -269,13 +314,17 @@ def _forms(path: str, name: str) -> list[list[str]]:
 
 def _whole(task: str, definition: dict, path: str) -> Local:
     """Data that are not cut into splits: a file, a saved Dataset, parquet files, class folders."""
-    if "split" not in definition and definition.get("train", "train") is not None:
-        if not isinstance(definition.get("test"), float):
-            raise UserError(
-                f"Task {task}: {path} is not cut into splits; set `test` to the share of its rows "
-                "to be drawn for test (such as 0.2), or `split` to the column that names each "
-                "row's split."
-            )
+    drawn = isinstance(definition.get("test"), float) or definition.get("train", "train") is None
+    if "split" not in definition and not drawn:
+        raise UserError(
+            f"Task {task}: {path} is not cut into splits; set `test` to the share of its rows to "
+            "be drawn for test (such as 0.2), or `split` to the column that names each row's split."
+        )
+    if "split" not in definition and isinstance(definition.get("validation"), str):
+        raise UserError(
+            f"Task {task}: {path} is not cut into splits, of which `validation` names one; give "
+            "the number of rows to hold out, or `split`: the column that names each row's split."
+        )
     if os.path.isfile(path):
         return Local({WHOLE: _table([path])}, [])
     found, unused = _read_folder(task, path)

@@ -52,7 +52,7 @@ def data_settings(config: dict, task: str) -> str:
     if "embedded" in definition:
         definition["path"] = source_dir(config, task)
     elif "path" in definition:
-        definition["files"] = listing(definition["path"], definition.get("image", "image"))
+        definition["files"] = listing(definition)
     return canonical(definition)
 
 

@@ -191,30 +191,10 @@ def _roles(task: str, definition: dict, record, cache: Path) -> tuple[dict, list
     roles = {"train": "train", "test": "test"} | definition
     names = {role: roles.get(role) for role in SPLITS}
     names = {role: name for role, name in names.items() if isinstance(name, str)}
+    if WHOLE in splits and "split" in definition:
+        return _named_rows(task, definition, splits[WHOLE], names), notes
     if WHOLE in splits:
-        dataset = splits[WHOLE]
-        _check_columns(task, dataset, definition)
-        if "split" in definition:
-            values = np.asarray([str(value) for value in dataset[definition["split"]][:]])
-            rows = {name: np.flatnonzero(values == name) for name in names.values()}
-            known = {str(value): len(found) for value, found in rows.items()}
-            if empty := [name for name, count in known.items() if not count]:
-                raise UserError(
-                    f"Task {task}: no row has {empty[0]!r} in its column {definition['split']!r} "
-                    f"(it has {first(sorted(set(values)), 5)}); set `train` and `test` in its "
-                    "definition."
-                )
-            return {role: (dataset, rows[name]) for role, name in names.items()}, notes
-        if definition.get("train", "train") is None:
-            return {"test": (dataset, np.arange(len(dataset)))}, notes
-        size = round(definition["test"] * len(dataset))
-        stratify = not has_scores(definition) and definition.get("stratified", True)
-        strata = _strata(_column(dataset, definition)) if stratify else None
-        try:
-            train, test = hold_out(len(dataset), size, strata, TEST_SEED)
-        except UserError as error:
-            raise UserError(f"Task {task}: {error} (`test` asks for {size}.)") from None
-        return {"train": (dataset, train), "test": (dataset, test)}, notes
+        names = {role: WHOLE for role in ["train" if "train" in names else "test"]}
     for name in names.values():
         if name not in splits:
             raise UserError(
@@ -224,9 +204,33 @@ def _roles(task: str, definition: dict, record, cache: Path) -> tuple[dict, list
         if len(splits[name]) == 0:
             raise _empty(task, name)
         _check_columns(task, splits[name], definition)
-    return {
-        role: (splits[name], np.arange(len(splits[name]))) for role, name in names.items()
-    }, notes
+    found = {role: (splits[name], np.arange(len(splits[name]))) for role, name in names.items()}
+    if "test" not in found:  # to be drawn
+        dataset, _ = found["train"]
+        size = round(definition["test"] * len(dataset))
+        stratify = not has_scores(definition) and definition.get("stratified", True)
+        strata = _strata(_column(dataset, definition)) if stratify else None
+        try:
+            train, test = hold_out(len(dataset), size, strata, TEST_SEED)
+        except UserError as error:
+            raise UserError(f"Task {task}: {error} (`test` asks for {size}.)") from None
+        found |= {"train": (dataset, train), "test": (dataset, test)}
+    return found, notes
+
+
+def _named_rows(task: str, definition: dict, dataset, names: dict[str, str]) -> dict:
+    """train, validation and test of rows that a column puts into splits."""
+    _check_columns(task, dataset, definition)
+    values = np.asarray([str(value) for value in dataset[definition["split"]][:]])
+    rows = {role: np.flatnonzero(values == name) for role, name in names.items()}
+    for role, found in rows.items():
+        if not len(found):
+            raise UserError(
+                f"Task {task}: no row has {names[role]!r} in its column {definition['split']!r} "
+                f"(it has {first(sorted(set(values)), 5)}); set `train` and `test` in its "
+                "definition."
+            )
+    return {role: (dataset, found) for role, found in rows.items()}
 
 
 def _open(task: str, definition: dict, record: dict | None, cache: Path):
