@@ -15,14 +15,13 @@ configfile: os.path.join(workflow.basedir, "config.yaml")
 sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 from task_arithmetic import run
 from task_arithmetic.artifacts import UserError
-from task_arithmetic.config import merge, read_yaml, typed, validate_config
+from task_arithmetic.config import read_config, typed
 from task_arithmetic.rerun import check_plan
 
 try:
-    for path in workflow.configfiles:  # Snakemake merged them, but overlooks a key written twice
-        read_yaml(path)
-    config = merge(config, typed(workflow.config_settings.config))  # snakemake --config KEY=VALUE
-    config = validate_config(config, workflow.basedir)
+    # Read again: Snakemake's merging overlooks a key written twice, and cannot empty a mapping.
+    given = workflow.config_settings
+    config = read_config(*given.configfiles, typed(dict(given.config)), basedir=workflow.basedir)
     check_plan(config)
 except UserError as error:
     sys.exit(str(error))

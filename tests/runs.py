@@ -53,7 +53,7 @@ class Nano:
         if "Nothing to be done" in done.stdout:
             return {}
         table = done.stdout.split("Job stats:")[1].split("\n\n")[0]
-        counts = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+        counts = {rule: int(count) for rule, count in re.findall(r"^(\S+) +(\d+)$", table, re.M)}
         del counts["total"]
         return {rule: count for rule, count in counts.items() if rule != "all"}
 

@@ -1,20 +1,25 @@
 """A configuration that is approved runs to its end: whatever it leaves out, plan, workflow, tables,
 figures, findings and report agree on what there is."""
 
+import itertools
 import json
 import random
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import views
 import yaml
-from runs import Nano, copy_project
+from PIL import Image
+from runs import ROOT, Nano, copy_project
 
 from task_arithmetic import figures, report, tables
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.available import figure_names, left_out, table_names
+from task_arithmetic.captions import table_caption
 from task_arithmetic.cells import load_metrics
-from task_arithmetic.config import check, merge, read_yaml, validate_config
+from task_arithmetic.config import check, merge, read_config, read_yaml, validate_config
+from task_arithmetic.findings import claims
 from task_arithmetic.plan import outputs, work
 from task_arithmetic.resources import requests
 from task_arithmetic.settings import as_yaml, report_settings, view_settings
@@ -28,6 +33,7 @@ OWN_MODES = {  # besides those that come with the code
 MODES = ["nonlinear", "ntk", "attention", *OWN_MODES]
 IMAGES = ["handwritten", "textures", "numbers", "landcover", "shapes"]
 TEXTS = ["acceptability", "sentiment", "similarity", "questions"]
+NO_PAIRS = {"disentanglement": None}
 RULES = ["finetune", "vector", "pretrained", "single_task", "kernel", "addition", "posthoc"]
 RULES += ["negation", "disentanglement", "cosine", "efficiency", "metrics", "report"]
 
@@ -215,3 +221,84 @@ def test_the_papers_numbers_stand_beside_its_own_eight_tasks_alone():
         assert settings["paper_beside"] == beside
         assert tables.has_paper("table2", settings) == beside
         assert tables.has_paper("table4", settings) == (suite == "paper")
+
+
+NAMED = ["data", "report", "metrics", "all", "embedded", "a.b", "größe"]  # some are rules' names
+
+
+def test_a_pair_may_have_the_name_of_a_rule_or_of_a_stage(project):
+    tasks = ["textures", "landcover", "shapes", "numbers", "letters"]
+    pairs = dict(zip(NAMED, map(list, itertools.permutations(tasks, 2)), strict=False))
+    pairs = {"disentanglement": {"pairs": {"fig6": None, "fig8": None, **pairs}}}
+    over_nano(project, "named", {"run": "named", "tasks": tasks, "ablations": [], **pairs})
+    planned = Nano(project, "named", "named").planned()
+    assert planned["disentanglement"] == 3 * len(NAMED)
+    assert sum(count for rule, count in planned.items() if rule.startswith("heatmap")) == len(NAMED)
+
+
+def test_empty_pairs_are_no_pairs_for_check_and_workflow(project, monkeypatch):
+    (project / "none.yaml").write_text("{run: none, disentanglement: {pairs: {}}}")
+    monkeypatch.chdir(project)
+    config = read_config("config/nano.yaml", "none.yaml", basedir=project)
+    assert outputs(config)["disentanglement"] == []
+    option = "disentanglement={pairs: {}}"
+    assert "disentanglement" not in Nano(project).planned("--config", option)
+
+
+def test_own_tasks_are_not_called_the_embedded_suite(project, monkeypatch):
+    """As in the README's example, over config/mini.yaml."""
+    folder = project / "own" / "train"
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / label / f"{number}.png")
+    text = "{path: own, test: 0.3, validation: 1, templates: ['a {}.']}"
+    (project / "config/tasks/balls.yaml").write_text(text)
+    monkeypatch.chdir(project)
+    settings = json.loads(view_settings(read(project, {"tasks": ["shapes", "balls"], **NO_PAIRS})))
+    assert not settings["paper_beside"]
+    for name in table_names(settings):
+        assert "embedded suite" not in table_caption(name, settings)
+        assert "paper" not in table_caption(name, settings) or name == "negation"
+    assert "embedded suite" not in report.about(settings) and "the paper's" not in report.about(
+        settings
+    )
+    settings = json.loads(view_settings(read(project, {"tasks": ["shapes"], **NO_PAIRS})))
+    assert "embedded suite" in table_caption("table2", settings)
+
+
+def test_the_papers_numbers_are_not_said_to_be_nan(tmp_path):
+    settings = views.make_settings(tasks=2, encoders=1, suite="mine", paper_beside=False)
+    metrics = views.write_metrics(tmp_path / "metrics.csv", views.make_rows(settings, 3, 3))
+    tables.write("table4", metrics, ROOT / "workflow/reference/paper.csv", settings, tmp_path)
+    table4 = tables.read_table(tmp_path / "table4.csv")
+    assert table4["paper_held_parameters"].isna().all()
+    rows = claims(load_metrics(metrics), settings, table4)
+    texts = [text for claim, _, text, _ in rows if claim.startswith("Efficiency")]
+    assert texts and not any("paper" in text or "nan" in text for text in texts)
+
+
+@pytest.mark.parametrize("task", ["average", "mode", "paper_cola", "cola_std"])
+def test_a_task_of_texts_cannot_take_another_column_of_table_3(project, monkeypatch, task):
+    monkeypatch.chdir(project)
+    definition = (project / "config/tasks/sentiment.yaml").read_text()
+    (project / f"config/tasks/{task}.yaml").write_text(
+        "\n".join(line for line in definition.splitlines() if "paper_task" not in line)
+    )
+    overlay = drawn(next(seed for seed in range(99) if "language" in drawn(seed)))
+    overlay["language"]["tasks"] = ["acceptability", task]
+    with pytest.raises(UserError, match=f"{task} cannot stand in Table 3"):
+        read(project, overlay)
+
+
+def test_a_task_of_texts_may_be_called_as_a_column_of_other_tables():
+    table = pd.DataFrame({"mode": ["ntk"], "alpha": [71.4286], "flag": [50.0], "average": [60.7]})
+    assert tables.to_csv(table, "table3").splitlines()[1] == "ntk,71.43,50.00,60.70"
+
+
+def test_negation_has_the_alpha_that_always_keeps_the_control_task(project, monkeypatch):
+    monkeypatch.chdir(project)
+    overlay = {"alphas": {"start": 0.5}}
+    with pytest.raises(UserError, match=r"alphas.start is 0.5, but negation needs 0"):
+        read(project, overlay)
+    assert read(project, {**overlay, "negation": None})

@@ -14,7 +14,8 @@ TABLES += ["targets"]
 OWN_FIGURES = ["fig3", "fig5", "fig7", "fig9", "fig10"]  # the others are of pairs of tasks
 PAPER_PAIRS = {"fig6", "fig8"}  # those of the paper
 TEXT_FIGURES = ["fig7_language", "fig9_language", "fig10_language"]
-RESERVED_PAIRS = {*OWN_FIGURES, "fig1", "fig2", "fig4", "timeline"}  # names of other pictures
+PAPER_FIGURES = {*OWN_FIGURES, *TEXT_FIGURES, *PAPER_PAIRS}
+RESERVED_PAIRS = {*OWN_FIGURES, *TABLES, "fig1", "fig2", "fig4", "timeline"}  # other views' names
 
 
 def table_names(settings: dict) -> list[str]:

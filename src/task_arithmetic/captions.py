@@ -96,7 +96,8 @@ def suite_note(settings, paper_beside) -> str:
 
 def small_ones(settings, both=False) -> str:
     """What the embedded suite is of: images, texts, or both."""
-    texts = is_language(settings) or both and settings["language"]["encoders"]
+    also = both and language_of(settings)
+    texts = is_language(settings) or also and also["encoders"] and also["suite"] == "embedded"
     images = not is_language(settings) and (settings["encoders"] or not both)
     return " and ".join(["small images"] * bool(images) + ["short texts"] * bool(texts))
 

@@ -74,20 +74,22 @@ def read_yaml(path) -> dict[str, Any]:
 
 
 def merge(base: dict, overlay: dict) -> dict:
-    """`base` with `overlay` over it: mappings merge key by key, everything else is replaced."""
+    """`base` with `overlay` over it: mappings merge key by key, everything else is replaced, and
+    `pairs: {}` is no pairs, not all of the base's."""
     merged = dict(base)
     for key, value in overlay.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
+        emptied = key == "pairs" and value == {}
+        merged[key] = merge(merged[key], value) if both and not emptied else value
     return merged
 
 
-def read_config(*paths, basedir=ROOT) -> dict:
-    """The checked configuration of files, each over the one before and the first over config.yaml,
-    as `snakemake --configfile` merges them."""
+def read_config(*overlays, basedir=ROOT) -> dict:
+    """The checked configuration of overlays, files or mappings, each over the one before and the
+    first over config.yaml: what `snakemake` is given by --configfile and --config."""
     config = read_yaml(Path(basedir) / "config.yaml")
-    for path in paths:
-        config = merge(config, read_yaml(path))
+    for overlay in overlays:
+        config = merge(config, overlay if isinstance(overlay, dict) else read_yaml(overlay))
     return validate_config(config, basedir)
 
 
@@ -442,6 +444,11 @@ def _check_columns(tasks: list[str], definitions: dict) -> None:
     """Table 3 has one column for each task of texts."""
     columns = [definitions[task].get("paper_task") or task for task in tasks]
     for task, column in zip(tasks, columns, strict=True):
+        if column in ("mode", "average") or column[:6] == "paper_" or column[-4:] == "_std":
+            raise UserError(
+                f"Task {task} cannot stand in Table 3, where the column {column} is another: "
+                "rename it."
+            )
         if columns.count(column) > 1:
             raise UserError(
                 f"Task {task} and another one stand in the column {column} of Table 3, as their "
@@ -463,7 +470,7 @@ def _check_names(config: dict) -> None:
         if part["focus"] not in part["encoders"]:
             raise UserError(
                 f"{where}focus is {part['focus']!r}, which is not among {where}encoders"
-                f"{nearest(part['focus'], part['encoders'])}."
+                f"{nearest(part['focus'], part['encoders'])}; name one of them."
             )
     if vision:
         _check_vision_names(config)
@@ -490,13 +497,20 @@ def _check_vision_names(config: dict) -> None:
             f"negation.control is {control!r}, which is among tasks; choose another task, whose "
             "accuracy is to be kept, or null."
         )
+    if control and config["alphas"]["start"] > 0:
+        raise UserError(
+            f"alphas.start is {config['alphas']['start']}, but negation needs 0, where the control "
+            "task surely keeps its accuracy: start there, or set negation to null."
+        )
     for mode in config["ablations"]:
         if mode in config["modes"]:
             raise UserError(f"{mode!r} is in modes and in ablations; remove it from one of them.")
     for place, (name, pair) in enumerate(pairs.items()):
         key = f"disentanglement.pairs.{name}"
         if name in RESERVED_PAIRS or name.endswith("_language"):
-            raise UserError(f"{key} has the name of another figure; call the pair otherwise.")
+            raise UserError(
+                f"{key} has the name of another figure or table; call the pair otherwise."
+            )
         for task in pair:
             if task not in tasks:
                 raise UserError(

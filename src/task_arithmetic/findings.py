@@ -204,7 +204,8 @@ def _addition(metrics, settings):
 
 def _kernel(metrics, settings):
     where = seeds_of(settings), settings["tasks"]
-    for encoder in encoders_of(settings):
+    tested = {"nonlinear", "attention"} <= {*settings["kernel_modes"]}
+    for encoder in encoders_of(settings) if tested else []:
         distance = {}
         for mode in ("nonlinear", "attention"):
             linear = cells(metrics, "posthoc_accuracy", encoder, mode, *where)[0]
@@ -296,7 +297,9 @@ def _efficiency(settings, table4):
             rows = table4[table4["encoder"] == encoder].set_index("mode").drop(columns="encoder")
             ratio = rows.loc[mode] / rows.loc["nonlinear"]
             text = "; ".join(
-                f"{name} {ratio[ours]:.2f} × (paper {ratio[f'paper_{paper}']:.2f} ×)"
+                f"{name} {ratio[ours]:.2f} ×"
+                + f" (paper {ratio[f'paper_{paper}']:.2f} ×)"
+                * bool(ratio.notna()[f"paper_{paper}"])
                 for name, (ours, paper) in shown_ratios.items()
             )
             claim = (

@@ -87,7 +87,8 @@ def about(settings) -> str:
     """What this run is."""
     seeds = ", ".join(map(str, settings["seeds"]))
     several = len(settings["seeds"]) > 1
-    facts, notes = {"Run": f"{settings['run']} ({settings['suite']} suite)"}, []
+    suite = f" ({settings['suite']} suite)" * bool(settings["suite"])
+    facts, notes = {"Run": settings["run"] + suite}, []
     for part, of in ((settings, ""), (language_of(settings), " of texts")):
         encoders = encoders_of(part)
         if not encoders:
@@ -110,7 +111,13 @@ def about(settings) -> str:
     text = (
         "Every encoder was fine-tuned on every task in every mode; what moved is the task vector "
         "τ. The tables and figures below are those of <i>Fine-Tuning Attention Modules Only</i>, "
-        "computed from this run's task vectors, beside the paper's numbers where it prints them."
+        "computed from this run's task vectors"
+    )
+    suites = {part["suite"] for part in (settings, language_of(settings)) if encoders_of(part)}
+    text += (
+        ", beside the paper's numbers where it prints them."
+        if suites & {"paper", "embedded"}
+        else "."
     )
     shown = "".join(f'<p class="note">{escape(note)}</p>\n' for note in notes)
     return f"<p>{text}</p>\n{shown}\n<dl>\n{listed}</dl>\n"

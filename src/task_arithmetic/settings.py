@@ -192,18 +192,25 @@ def is_linearized(config: dict, mode: str) -> bool:
     return mode == "posthoc" or config["definitions"]["modes"][mode]["linearized"]
 
 
+def _suite(config: dict, tasks: list[str]) -> str:
+    """The suite that tasks are of: not the embedded one, whatever the configuration says, if any of
+    them does not come with the code."""
+    own = any("embedded" not in config["definitions"]["tasks"].get(task, {}) for task in tasks)
+    return "" if own and config["suite"] == "embedded" else config["suite"]
+
+
 def view_settings(config: dict) -> str:
     """What tables, figures and the report depend on, besides the metrics: of the part on images
     and, as `language`, of that on texts. A part that the run has not has no encoders."""
     definitions = config["definitions"]
-    shared = {"run": config["run"], "suite": config["suite"], "seeds": config["seeds"]}
+    shared = {"run": config["run"], "seeds": config["seeds"]}
     vision = {
         "control": control_of(config),
         "pairs": pairs_of(config),
         "keep": (config["negation"] or {}).get("keep"),
         "reference_scaling": (config["disentanglement"] or {}).get("reference_scaling", False),
         "kernel_modes": kernel_modes(config),
-        "paper_beside": paper_beside(config["suite"], config["tasks"]),
+        "paper_beside": paper_beside(_suite(config, config["tasks"]), config["tasks"]),
     }
     views = {}
     for modality, own in (("vision", vision), ("language", {})):
@@ -212,6 +219,7 @@ def view_settings(config: dict) -> str:
         encoders = {name: definitions["encoders"][name] for name in part.get("encoders", [])}
         views[modality] = {
             **shared,
+            "suite": _suite(config, part.get("tasks", [])),
             "tasks": part.get("tasks", []),
             "encoders": {name: encoder.get("paper_encoder") for name, encoder in encoders.items()},
             "modes": {name: labels[name] for name in part.get("modes", [])},

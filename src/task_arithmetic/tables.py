@@ -435,11 +435,11 @@ def printed(name, table, settings) -> tuple[list[str], list[list[str]]]:
 # ---------------------------------------------------------------- files
 
 
-def to_csv(table) -> str:
+def to_csv(table, name="") -> str:
     """Numbers in percent with two decimals, empty where there is none."""
     text = table.astype(object)
     for column in table:
-        kind = kind_of(column)
+        kind = "percent" if name == "table3" and column != "mode" else kind_of(column)
         if kind not in ("text", "flag"):
             form = CSV_FORMAT[kind]
             text[column] = ["" if pd.isna(x) else format(round(x, 9), form) for x in table[column]]
@@ -508,7 +508,7 @@ def write(name, metrics, reference, settings: dict, output_dir) -> None:
     published = (read_targets if name == "targets" else read_reference)(reference)
     table = make_table(name, load_metrics(metrics), published, settings)
     contents = {
-        "csv": to_csv(table),
+        "csv": to_csv(table, name),
         "md": to_markdown(name, table, settings),
         "tex": to_latex(name, table, settings),
     }

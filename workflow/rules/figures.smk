@@ -2,7 +2,7 @@
 # Snakemake's report.
 import json
 
-from task_arithmetic.available import figure_names
+from task_arithmetic.available import PAPER_FIGURES, figure_names
 
 FIGURES = figure_names(json.loads(settings.view_settings(config)))
 
@@ -11,7 +11,7 @@ for figure in FIGURES:
 
     rule:
         name:
-            figure
+            figure if figure in PAPER_FIGURES else f"heatmap_{figure}"
         input:
             metrics="results/{run}/metrics.csv",
         output:
