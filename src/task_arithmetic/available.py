@@ -87,3 +87,25 @@ def title_of(name: str) -> str:
     if found := re.fullmatch(r"(table|fig)(\d+)", base):
         return f"{'Table' if found[1] == 'table' else 'Figure'} {found[2]}{texts}"
     return f"Table {base}{texts}" if name in TABLES else f"Heatmap {name}"
+
+
+def view_of(name, settings) -> tuple[str, dict]:
+    """A table or figure such as fig9_language: fig9 of the settings of the part on texts."""
+    if name.endswith("_language"):
+        return name.removesuffix("_language"), language_of(settings)
+    return name, settings
+
+
+def language_of(settings) -> dict:
+    """The settings of the part on texts, in the form of those of the part on images."""
+    return {**settings, **settings["language"], "language": None}
+
+
+def encoders_of(settings) -> list[str]:
+    """Names of the encoders in the configuration's order."""
+    return list(settings["encoders"])
+
+
+def is_language(settings) -> bool:
+    """Whether these settings are those of the part on texts."""
+    return settings["language"] is None

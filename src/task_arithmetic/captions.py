@@ -1,6 +1,6 @@
 """Captions of tables and figures: what is shown, over which seeds, on which suite."""
 
-from task_arithmetic.cells import encoders_of, is_language, language_of, view_of
+from task_arithmetic.available import encoders_of, is_language, language_of, view_of
 from task_arithmetic.targets import TOLERANCE
 
 TABLES = {

@@ -10,28 +10,14 @@ import numpy as np
 import pandas as pd
 
 from task_arithmetic.artifacts import UserError, check_file
-from task_arithmetic.available import PAPER_MODES
+from task_arithmetic.available import (
+    PAPER_MODES,
+    is_language,
+)
 
 # ---------------------------------------------------------------- names, labels, their order
 
 LABELS = {"pretrained": "Pre-trained", "posthoc": "Post-hoc linearization"}
-
-
-def view_of(name, settings) -> tuple[str, dict]:
-    """A table or figure such as fig9_language: fig9 of the settings of the part on texts."""
-    if name.endswith("_language"):
-        return name.removesuffix("_language"), language_of(settings)
-    return name, settings
-
-
-def language_of(settings) -> dict:
-    """The settings of the part on texts, in the form of those of the part on images."""
-    return {**settings, **settings["language"], "language": None}
-
-
-def encoders_of(settings) -> list[str]:
-    """Names of the encoders in the configuration's order."""
-    return list(settings["encoders"])
 
 
 def modes_of(settings) -> list[str]:
@@ -57,11 +43,6 @@ def label_of(mode, settings) -> str:
     """What tables and figures call a mode."""
     language = (settings["language"] or {}).get("modes", {})
     return {**LABELS, **language, **settings["modes"], **settings["ablations"]}.get(mode, mode)
-
-
-def is_language(settings) -> bool:
-    """Whether these settings are those of the part on texts."""
-    return settings["language"] is None
 
 
 # ---------------------------------------------------------------- reading metrics

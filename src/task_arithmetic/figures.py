@@ -19,13 +19,16 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from task_arithmetic.artifacts import UserError, atomic_path
-from task_arithmetic.available import OWN_FIGURES
+from task_arithmetic.available import (
+    OWN_FIGURES,
+    encoders_of,
+    view_of,
+)
 from task_arithmetic.cells import (
     cells,
     chosen_alpha,
     cosines,
     curve,
-    encoders_of,
     individual,
     kernel_modes_of,
     label_of,
@@ -36,7 +39,6 @@ from task_arithmetic.cells import (
     seeds_of,
     surface,
     unified_modes_of,
-    view_of,
 )
 
 STYLE = {

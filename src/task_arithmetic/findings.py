@@ -8,16 +8,14 @@ from itertools import product
 
 import numpy as np
 
+from task_arithmetic.available import encoders_of, is_language, language_of
 from task_arithmetic.cells import (
     cells,
     chosen_alpha,
     cosines,
     curve,
-    encoders_of,
     individual,
-    is_language,
     label_of,
-    language_of,
     modes_of,
     pretrained,
     seeds_of,

@@ -11,9 +11,20 @@ import matplotlib
 
 from task_arithmetic import trace
 from task_arithmetic.artifacts import UserError, atomic_path, versions
-from task_arithmetic.available import figure_names, left_out, table_names, title_of
+from task_arithmetic.available import (
+    encoders_of,
+    figure_names,
+    language_of,
+    left_out,
+    table_names,
+    title_of,
+)
 from task_arithmetic.captions import figure_caption, suite_note, table_caption
-from task_arithmetic.cells import encoders_of, label_of, language_of, load_metrics, modes_of
+from task_arithmetic.cells import (
+    label_of,
+    load_metrics,
+    modes_of,
+)
 from task_arithmetic.figures import STYLE as FIGURE_STYLE
 from task_arithmetic.findings import beside_published, claims, sentences
 from task_arithmetic.status import read_run

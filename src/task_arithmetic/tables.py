@@ -13,16 +13,19 @@ import numpy as np
 import pandas as pd
 
 from task_arithmetic.artifacts import UserError, atomic_path
-from task_arithmetic.available import title_of
+from task_arithmetic.available import (
+    encoders_of,
+    language_of,
+    title_of,
+    view_of,
+)
 from task_arithmetic.captions import table_caption
 from task_arithmetic.cells import (
     cells,
     chosen_alpha,
-    encoders_of,
     individual,
     kernel_modes_of,
     label_of,
-    language_of,
     load_metrics,
     missing_cell,
     modes_of,
@@ -30,7 +33,6 @@ from task_arithmetic.cells import (
     pretrained,
     seeds_of,
     unified_modes_of,
-    view_of,
 )
 from task_arithmetic.targets import (
     MODES,

@@ -1,10 +1,9 @@
 # The paper's figures as PNG and PDF: one rule for each, because each has its own caption in
 # Snakemake's report.
-import json
+from task_arithmetic.available import PAPER_FIGURES, figure_names, title_of
+from task_arithmetic.captions import figure_caption
 
-from task_arithmetic.available import PAPER_FIGURES, figure_names
-
-FIGURES = figure_names(json.loads(settings.view_settings(config)))
+FIGURES = figure_names(VIEW)
 
 
 for figure in FIGURES:
@@ -17,7 +16,7 @@ for figure in FIGURES:
         output:
             report(
                 f"results/{{run}}/figures/{figure}.png",
-                caption=f"../report/{'heatmap' if figure in PAIRS else figure}.rst",
+                caption="../report/view.rst",
                 category="Figures",
                 labels={"figure": figure, "format": "PNG"},
             ),
@@ -30,6 +29,7 @@ for figure in FIGURES:
         params:
             code=stage_code("figure", figure),
             name=figure,
+            caption=f"{title_of(figure)}. {figure_caption(figure, VIEW)}",
             settings=settings.view_settings(config),
         message:
             f"Draw figure {figure}"

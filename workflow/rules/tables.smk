@@ -1,11 +1,10 @@
 # The paper's tables, and ours beside them, as CSV, Markdown and LaTeX: one rule for each, because
 # each has its own caption in Snakemake's report.
-import json
-
-from task_arithmetic.available import table_names
+from task_arithmetic.available import table_names, title_of
+from task_arithmetic.captions import table_caption
 
 REFERENCE = os.path.relpath(os.path.join(workflow.basedir, "workflow/reference"))
-TABLES = table_names(json.loads(settings.view_settings(config)))
+TABLES = table_names(VIEW)
 
 
 for table in TABLES:
@@ -19,7 +18,7 @@ for table in TABLES:
         output:
             report(
                 f"results/{{run}}/tables/{table}.csv",
-                caption=f"../report/{table}.rst",
+                caption="../report/view.rst",
                 category="Tables",
                 labels={"table": table, "format": "CSV"},
             ),
@@ -33,6 +32,7 @@ for table in TABLES:
         params:
             code=stage_code("table"),
             name=table,
+            caption=f"{title_of(table)}. {table_caption(table, VIEW)}",
             settings=settings.view_settings(config),
         message:
             f"Make table {table}"
