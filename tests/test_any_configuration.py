@@ -70,7 +70,7 @@ def drawn(seed: int) -> dict:
         "encoders": encoders,
         "focus": chance.choice(encoders),
         "modes": modes,
-        "ablations": some(["attention_bias"], 0, 1),
+        "ablations": some([m for m in [*MODES, "attention_bias"] if m not in modes], 0, 2),
         "seeds": some([0, 1, 7], 1, 2),
         "negation": chance.choice([None, {"control": None}, {"control": "pictures"}]),
         "disentanglement": chance.choice(
