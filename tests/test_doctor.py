@@ -143,8 +143,8 @@ def test_test_images_of_one_task_in_another_ones_train_are_counted(project, caps
     np.save(path, np.concatenate([boats[:3], boats[:1], np.load(path)[4:]]))
     doctor("overlay.yaml", basedir=project)
     text = capsys.readouterr().out
-    assert "Test images of cats that are among boats's train: 3\n" in text
-    assert "Test images of boats" not in text and len(cats) == 7
+    assert "Rows of cats's test that are in boats's train: 3\n" in text
+    assert "Rows of boats" not in text and len(cats) == 7
 
 
 def test_what_the_data_stage_had_to_say_is_repeated(project, capsys):

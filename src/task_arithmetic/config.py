@@ -347,6 +347,10 @@ def _check_source(definition: dict, where: str) -> None:
     whole = {"split", "test"} if isinstance(definition.get("test"), float) else {"split"}
     if "path" not in definition and (given := sorted(whole & set(definition))):
         raise UserError(f"{where}: {given[0]} as it stands there is for a local `path`; mend it.")
+    if whole <= set(definition) and len(whole) > 1:
+        raise UserError(
+            f"{where}: either split names the rows of test, or test a share; remove one."
+        )
     if definition.get("train", "") is None and "test" in whole:
         raise UserError(f"{where}: without train there is nothing to draw test from; name a split.")
     names = [definition.get("train", "train"), definition.get("test", "test")]

@@ -21,6 +21,7 @@ from .local import first
 from .pictures import open_picture, to_rgb
 from .source import (
     check_counts,
+    check_unchanged,
     count_overlap,
     read_source,
     say_notes,
@@ -89,6 +90,7 @@ def _write_task(task, definition, output_dir: Path, working: Path, download, thr
     sizes = {split: _joined(paths[split], "sizes").reshape(-1, 2) for split in SPLITS}
     side = _evaluated_side(np.concatenate([sizes["validation"], sizes["test"]]))
     say_notes(task, notes)
+    check_unchanged(task, definition)
     with atomic_path(output_dir) as folder:
         folder.mkdir()
         np.save(folder / "train_sizes.npy", sizes["train"].astype(np.int32))
@@ -165,13 +167,15 @@ def _notes(task: str, definition: dict, remarks: dict[str, list[dict]]) -> list[
                 "the dataset."
             )
     notes = [f"{len(bad):,} of {images:,} images were skipped: {first(bad)}"] * bool(bad)
-    kinds = {kind: sum(block[kind] for block in every) for kind in ("transparent", "frames")}
+    kinds = {k: sum(block[k] for block in every) for k in ("transparent", "frames", "deep")}
     ground = definition.get("transparent", "white")
     if count := kinds["transparent"]:
         how = "taken without it" if ground == "drop" else f"laid on {ground}"
         notes.append(f"{count:,} images are transparent and were {how} (`transparent`)")
     if count := kinds["frames"]:
         notes.append(f"{count:,} images have several frames, of which the first was read")
+    if count := kinds["deep"]:
+        notes.append(f"{count:,} images have 16 bits a colour, of which the upper 8 were read")
     levels = [block["level"] for block in every if block["level"] is not None]
     if levels:
         notes.append(
@@ -221,7 +225,14 @@ def _decode_block(number: int) -> int:
     start = int(path.stem.rsplit("-", 1)[1]) * BLOCK
     options = {key: definition[key] for key in ("transparent", "levels") if key in definition}
     kept, arrays, digests = [], [], []
-    remarks: dict = {"images": len(rows), "bad": [], "transparent": 0, "frames": 0, "level": None}
+    remarks: dict = {
+        "images": len(rows),
+        "bad": [],
+        "transparent": 0,
+        "frames": 0,
+        "deep": 0,
+        "level": None,
+    }
     for place, (row, value) in enumerate(zip(rows, dataset[rows][column], strict=True)):
         try:
             picture, note = to_rgb(open_picture(value), **options)
@@ -313,6 +324,8 @@ def _write_images(target: Path, shape: tuple, paths: list[Path], side: int) -> N
     for path in paths:
         with np.load(path) as block:
             pixels, sizes = block["pixels"], block["sizes"]
+        if len(sizes) == 0:  # none of its images could be read
+            continue
         if len(shape) == 4:
             pieces = np.split(pixels, np.cumsum(sizes.prod(axis=1))[:-1])
             pictures = [p.reshape(*size, 3) for p, size in zip(pieces, sizes, strict=True)]

@@ -77,7 +77,8 @@ def doctor(*paths, basedir=ROOT) -> None:
         targets = " ".join(str(DATA_DIR / task / "manifest.json") for task in missing)
         print(f"Not made yet: {', '.join(missing)}. To make them:")
         print(f"  snakemake --cores all {given}-- {targets}")
-    for line in [*shared_between_tasks(tasks.get("vision", [])), *notes]:
+    every = [*tasks.get("vision", []), *control, *tasks.get("language", [])]
+    for line in [*shared_between_tasks(every), *notes]:
         print(line)
     for problem in problems:
         print(f"- {problem}")
@@ -87,18 +88,23 @@ def doctor(*paths, basedir=ROOT) -> None:
 
 
 def shared_between_tasks(tasks: list[str]) -> list[str]:
-    """Of each two tasks of images, how many different test images of one stand in train of the
-    other: what one task vector has learnt is then tested under another task's name."""
+    """Of each two tasks, how many different rows stand in test of one and in train or validation of
+    the other, or in validation of one and train of the other: what one task has learnt, or α was
+    chosen on, is then measured under another one's name. Texts count with their labels."""
     found: dict[tuple[str, str], set] = {}
-    for task, split in itertools.product(tasks, ("train", "test")):
-        path = DATA_DIR / task / f"{split}_digests.npy"
-        if path.is_file():
-            found[task, split] = set(map(bytes, np.load(path)))
+    for task, split in itertools.product(tasks, SPLITS):
+        images, texts = (DATA_DIR / task / f"{split}{end}" for end in ("_digests.npy", ".jsonl"))
+        if images.is_file():
+            found[task, split] = set(map(bytes, np.load(images)))
+        elif texts.is_file():
+            found[task, split] = set(texts.read_bytes().split(b"\n")) - {b""}
     lines = []
-    for tested, trained in itertools.permutations(tasks, 2):
-        both = found.get((tested, "test"), set()) & found.get((trained, "train"), set())
-        if both:
-            lines.append(f"Test images of {tested} that are among {trained}'s train: {len(both):,}")
+    for one, other in itertools.permutations(tasks, 2):
+        for split, learnt in (("test", "train"), ("test", "validation"), ("validation", "train")):
+            if both := found.get((one, split), set()) & found.get((other, learnt), set()):
+                lines.append(
+                    f"Rows of {one}'s {split} that are in {other}'s {learnt}: {len(both):,}"
+                )
     return lines
 
 

@@ -185,7 +185,7 @@ def _paths(arguments: dict, key: str) -> list[str]:
 def _identity(path: Path) -> str:
     if (path / "manifest.json").is_file():
         about = read_json(path / "manifest.json")
-        return sha256_of([about.get(key) for key in ("classes", "files")])
+        return sha256_of([about.get(key) for key in ("task", "classes", "files")])
     if (path / "encoder.json").is_file():
         about = read_json(path / "encoder.json")
         return sha256_of({key: value for key, value in about.items() if key != "seal"})

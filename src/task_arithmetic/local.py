@@ -375,16 +375,21 @@ def _class_folders(task: str, folder: str) -> tuple[Classes, list[str]]:
             unused.append(entry.path)
         else:
             lost.append(f"{entry.path} ({lost_link(entry.path)})")
-    names = sorted(classes)
-    for label, name in enumerate(names):
+    names = []
+    for name in sorted(classes):
+        names.append(name)
+        before = len(paths), len(unused), len(lost)
         for file in walk(classes[name]):
             if file.problem and not (os.path.islink(file.path) and is_image_name(file.path)):
                 lost.append(f"{file.path} ({file.problem})")
             elif file.problem or is_image(file.path):  # one that is lost is a bad image
                 paths.append(file.path)
-                labels.append(label)
+                labels.append(len(names) - 1)
             else:
                 unused.append(file.path)
+        if before[0] == len(paths) and before[2] == len(lost):  # no image: no class
+            names.pop()
+            unused[before[1] :] = [classes[name] + os.sep]
     if lost:
         raise UserError(f"Task {task}: {first(lost)} cannot be read; mend that, or move it away.")
     if not paths:
@@ -444,7 +449,7 @@ def read_list(path: str, label: str | None = None) -> dict[str, list]:
                 rows = [dict(zip(header, line, strict=True)) for line in lines]
             else:
                 text = file.read()
-                lines = [line for line in text.splitlines() if line.strip()]
+                lines = [line for line in text.split("\n") if line.strip()]
                 rows = json.loads(text) if text[:1] == "[" else [json.loads(x) for x in lines]
         columns = list(rows[0])
         if any(list(row) != columns and set(row) != set(columns) for row in rows):

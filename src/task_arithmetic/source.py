@@ -24,7 +24,17 @@ from .artifacts import (
     sha256_of_file,
     write_json,
 )
-from .local import WHOLE, Classes, Table, find, first, holds_folders, read_list, wanted_splits
+from .local import (
+    WHOLE,
+    Classes,
+    Table,
+    find,
+    first,
+    holds_folders,
+    listing,
+    read_list,
+    wanted_splits,
+)
 
 VALIDATION_FRACTION, VALIDATION_MAX, SPLIT_SEED, TEST_SEED = 0.1, 5000, 0, 1
 HIDDEN = -1  # the label by which hubs mark rows whose labels are secret
@@ -39,6 +49,7 @@ class Source(NamedTuple):
         labels: split → int64 (N,) below the number of classes, or float32 (N,) scores.
         own: the dataset's own class names, if it has any.
         classes: the class names in label order; none if labels are scores.
+        in_words: whether the labels are words, whose order nobody has given.
         record: what hub.download recorded, if it is a hub's.
         notes: sentences on what a person should know of the data.
     """
@@ -50,6 +61,7 @@ class Source(NamedTuple):
     labels: dict[str, np.ndarray]
     own: list[str] | None
     classes: list[str]
+    in_words: bool
     notes: list[str]
 
     def counts(self) -> dict[str, int]:
@@ -78,6 +90,7 @@ def read_source(task: str, definition: dict, download, cache: Path) -> Source:
         UserError: a missing split or column, an empty split, class names that differ between splits
             or from the definition's, a bad label, a class that is only trained on or only tested.
     """
+    check_unchanged(task, definition)
     record = None if download is None else read_json(download)
     parts, notes = _roles(task, definition, record, cache)
     scores, classes = has_scores(definition), []
@@ -103,7 +116,9 @@ def read_source(task: str, definition: dict, download, cache: Path) -> Source:
     parts.setdefault("train", (parts["test"][0], nothing))
     labels.setdefault("train", labels["test"][nothing])
     parts, labels = ({split: of[split] for split in SPLITS} for of in (parts, labels))
-    return Source(task, definition, record, parts, labels, own, classes, notes)
+    named = {"classes", "source_classes"} & set(definition)
+    in_words = bool(own) and not named and any(_is_word(v) for v in found["test"])
+    return Source(task, definition, record, parts, labels, own, classes, in_words, notes)
 
 
 def check_counts(source: Source, labels: dict[str, np.ndarray]) -> list[str]:
@@ -125,8 +140,8 @@ def check_counts(source: Source, labels: dict[str, np.ndarray]) -> list[str]:
     if not classes:
         return []
     has = {split: np.bincount(each, minlength=len(classes)) > 0 for split, each in labels.items()}
-    learnt, kind = has["train"] | has["validation"], noun(definition)
-    one_sided = learnt != has["test"] if has["train"].any() else np.zeros_like(learnt)
+    learnt, kind = has["train"], noun(definition)
+    one_sided = learnt != has["test"] if learnt.any() else np.zeros_like(learnt)
     if one_sided.any() and definition.get("missing_classes", "error") == "error":
         lacks = [
             f"{classes[i]!r} (no {'test' if learnt[i] else 'train'} {kind})"
@@ -164,6 +179,7 @@ def write_manifest(
         "source": record and {k: record[k] for k in ("repo", "revision", "commit", "files")},
         "classes": source.classes,
         "source_classes": source.own,
+        "in_words": source.in_words,
         "validation_indices_sha256": sha256_of(held.tolist()),
         "counts": counts,
         "sha256": hashes,
@@ -173,6 +189,15 @@ def write_manifest(
         "files": files,
     }
     write_json(folder / "manifest.json", sealed(manifest))
+
+
+def check_unchanged(task: str, definition: dict) -> None:
+    """The files at a definition's `path` are those that the run was planned with."""
+    if "files" in definition and definition["files"] != listing(definition):
+        raise UserError(
+            f"Task {task}: {definition['path']} changed since this run was planned: run the same "
+            "snakemake command again, which takes it as it is now."
+        )
 
 
 def say_notes(task: str, notes: list[str]) -> None:
@@ -192,7 +217,7 @@ def _roles(task: str, definition: dict, record, cache: Path) -> tuple[dict, list
     names = {role: roles.get(role) for role in SPLITS}
     names = {role: name for role, name in names.items() if isinstance(name, str)}
     if WHOLE in splits and "split" in definition:
-        return _named_rows(task, definition, splits[WHOLE], names), notes
+        return _named_rows(task, definition, splits[WHOLE], names, notes), notes
     if WHOLE in splits:
         names = {role: WHOLE for role in ["train" if "train" in names else "test"]}
     for name in names.values():
@@ -218,8 +243,8 @@ def _roles(task: str, definition: dict, record, cache: Path) -> tuple[dict, list
     return found, notes
 
 
-def _named_rows(task: str, definition: dict, dataset, names: dict[str, str]) -> dict:
-    """train, validation and test of rows that a column puts into splits."""
+def _named_rows(task: str, definition: dict, dataset, names: dict[str, str], notes) -> dict:
+    """train, validation and test of rows that a column puts into splits; others are noted."""
     _check_columns(task, dataset, definition)
     values = np.asarray([str(value) for value in dataset[definition["split"]][:]])
     rows = {role: np.flatnonzero(values == name) for role, name in names.items()}
@@ -230,6 +255,13 @@ def _named_rows(task: str, definition: dict, dataset, names: dict[str, str]) -> 
                 f"(it has {first(sorted(set(values)), 5)}); set `train` and `test` in its "
                 "definition."
             )
+    others = {str(value) for value in values} - set(names.values())
+    unused = [f"{value} ({(values == value).sum():,} rows)" for value in sorted(others)]
+    looks = [value for value in sorted(others) if value.lower() in OTHER_NAMES]
+    hint = f"; set `validation: {looks[0]}` to validate on it" if looks else ""
+    if unused:
+        column = definition["split"]
+        notes.append(f"rows of other splits in {column!r} are not read: {first(unused)}{hint}")
     return {role: (dataset, found) for role, found in rows.items()}
 
 
@@ -283,7 +315,7 @@ def _opened(task: str, definition: dict, found: Table | Classes, cache: Path):
 
     image, label = definition.get("image", "image"), definition.get("label", "label")
     if isinstance(found, Classes):
-        features = {image: datasets.Value("string"), label: datasets.ClassLabel(names=found.names)}
+        features = {image: datasets.Image(), label: datasets.ClassLabel(names=found.names)}
         rows = {image: found.paths, label: found.labels}
         return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
     if found.kind == "saved":
@@ -292,9 +324,14 @@ def _opened(task: str, definition: dict, found: Table | Classes, cache: Path):
             raise _empty(task, state.parent.name)
         return datasets.load_from_disk(found.files[0])
     if found.kind == "list":
+        columns: dict[str, list[Any]]
         columns, folder = read_list(found.files[0], label), Path(found.files[0]).parent
         if noun(definition) == "image" and image in columns:
-            columns[image] = [value and str(folder / str(value)) for value in columns[image]]
+            columns[image] = [
+                {"path": value and str(folder / str(value)), "bytes": None}
+                for value in columns[image]
+            ]
+            return datasets.Dataset.from_dict(columns).cast_column(image, datasets.Image())
         return datasets.Dataset.from_dict(columns)
     names = {str(file): _parquet_names(file, label) for file in found.files}
     first_file = found.files[0]
@@ -334,20 +371,20 @@ def _check_columns(task: str, dataset, definition: dict) -> None:
             raise UserError(
                 f"Task {task}: the column {column!r} of its dataset holds "
                 f"{_kind(dataset.features[column])} instead of images; set `image` to the column "
-                f"of images{also}."
+                f"of images{also}, or give a list (CSV, JSON lines) if these are paths."
             )
 
 
 def holds_images(feature) -> bool:
     """Whether a column's type is one from which images are read: an image, the bytes of its file,
-    its path, or a dictionary of these."""
+    or a dictionary with these. A path is none, outside of a list: nothing would tell that its file
+    has changed."""
     import datasets
 
     if isinstance(feature, dict):
-        return {"bytes", "path"} >= set(feature) and bool(feature)
-    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in (
-        *("string", "large_string", "binary", "large_binary"),
-    )
+        return {"bytes", "path"} >= set(feature) and "bytes" in feature
+    kinds = "binary", "large_binary"
+    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in kinds
 
 
 def _kind(feature) -> str:
@@ -363,7 +400,7 @@ def hold_out(count: int, size: int | None = None, strata=None, seed: int = SPLIT
     """The indices that stay and those that are held out, each in ascending order.
 
     Held out are the last ones of a seeded permutation: `size` in all or, of each class, its share
-    of `size` to the nearest whole, and never all of a class that has two.
+    of `size` as near as it can be without all of a class being held out.
 
     Args:
         size: min(10 % of count, 5,000) if None (paper, appendix A: "a small held-out proportion of
@@ -382,10 +419,13 @@ def hold_out(count: int, size: int | None = None, strata=None, seed: int = SPLIT
         return np.sort(order[:-size]), np.sort(order[-size:])
     strata = np.asarray(strata)
     of = np.bincount(strata)
-    share = of * size / count
-    quota = np.floor(share).astype(int)
-    fraction = np.where(quota + 1 < of, share - quota, -1.0)  # the last of a class comes last
-    quota[np.argsort(-fraction, kind="stable")[: size - quota.sum()]] += 1
+    share, first_rows = of * size / count, np.full(len(of), count)
+    np.minimum.at(first_rows, strata[order], np.arange(count))
+    quota = np.minimum(np.floor(share).astype(int), np.maximum(of - 1, 0))
+    for most in (np.maximum(of - 1, 0), of):  # all of a class only if there is no other way
+        while (lacks := size - quota.sum()) > 0 and (quota < most).any():
+            free = np.flatnonzero(quota < most)
+            quota[free[np.lexsort((first_rows[free], (quota - share)[free]))][:lacks]] += 1
     by_class = order[np.argsort(strata[order], kind="stable")]
     ends = np.cumsum(of)
     held = np.concatenate([by_class[end - n : end] for end, n in zip(ends, quota, strict=True)])
@@ -437,6 +477,10 @@ def _own_names(task: str, definition: dict, parts: dict, found: dict, notes: lis
             f"its {number} split; write both alike."
         )
     words = sorted({value for values in found.values() for value in values if _is_word(value)})
+    if all(
+        re.fullmatch(r"0|[1-9]\d*", word) for word in words
+    ):  # numbers that were written as texts
+        return None
     notes.append(f"labels are words: its {len(words)} classes are {first(words)}, in this order")
     return words
 
@@ -474,7 +518,8 @@ def _labels(task: str, definition: dict, role: str, rows, values, own, classes: 
             f"hidden; set `{role}` in its definition to a split that shows them."
         )
     if in_words:
-        places = {name: label for label, name in enumerate(own or [])}
+        numbered = {value: int(value) for value in values} if own is None else {}
+        places = numbered or {name: label for label, name in enumerate(own)}
         values = [places.get(value, value) for value in values]
     try:
         numbers = np.asarray(list(values))
@@ -537,7 +582,7 @@ def class_names(task: str, definition: dict, own: list[str] | None) -> list[str]
     if (
         not own
         or meant == "any"
-        or [_plain(name) for name in own] == list(map(str, range(len(own))))
+        or [str(name).strip() for name in own] == list(map(str, range(len(own))))
     ):
         return classes
     if len(meant) != len(own):
@@ -545,8 +590,9 @@ def class_names(task: str, definition: dict, own: list[str] | None) -> list[str]
             f"Task {task}: its definition lists {len(meant)} source_classes, its dataset has "
             f"{len(own)}; correct `source_classes`."
         )
+    keys = zip(*_keys(own, meant), strict=True)
     for i, (theirs, ours) in enumerate(zip(own, meant, strict=True)):
-        if _plain(theirs) != _plain(ours):
+        if len(set(next(keys))) > 1:
             raise UserError(
                 f"Task {task}: label {i} is {theirs!r} in its dataset and {ours!r} in its "
                 "definition; put `classes` in the dataset's order, or list the dataset's own "
@@ -569,17 +615,30 @@ def alike(names: Sequence[str]) -> tuple[str, str] | None:
 def out_of_order(words: Sequence[str], names: Sequence[str]) -> tuple[int, str] | None:
     """The first label whose word is the name of another label, and that word; None if there is
     none. Words that are no label's name mean what they may."""
-    places = {_plain(name): label for label, name in enumerate(names)}
-    for label, word in enumerate(words):
-        if places.get(_plain(word), label) != label:
+    named, said = _keys(names, words)
+    places = {name: label for label, name in enumerate(named)}
+    for label, (word, key) in enumerate(zip(words, said, strict=True)):
+        if places.get(key, label) != label:
             return label, word
     return None
 
 
+def _keys(*lists: Sequence[str]) -> list[list[str]]:
+    """Names as they are compared: without case, punctuation and a leading folder or, where that
+    makes two of a list the same (C and C++), as they are but for case."""
+    exact = [
+        [unicodedata.normalize("NFC", str(name)).casefold() for name in names] for names in lists
+    ]
+    plain = [[_plain(name) for name in names] for names in exact]
+    clear = all(all(keys) and len(set(keys)) == len(keys) for keys in plain)
+    return plain if clear else exact
+
+
 def _plain(name: str) -> str:
-    """A class name without case, punctuation and a leading folder: a/art_gallery → art gallery."""
-    name = re.sub(r"^/?[a-z]/", "", unicodedata.normalize("NFC", str(name)).lower())
-    return " ".join(re.findall(r"[^\W_]+", name))
+    """A class name without punctuation and a leading folder: a/art_gallery → art gallery."""
+    name = re.sub(r"^/?[a-z]/", "", name)
+    kept = [c if unicodedata.category(c)[0] in "LMN" else " " for c in name]
+    return " ".join("".join(kept).split())
 
 
 # --- Rows in two splits --------------------------------------------------------------------------

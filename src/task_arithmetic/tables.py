@@ -254,7 +254,9 @@ def make_table(name, metrics, reference, settings) -> pd.DataFrame:
             if not isinstance(numbers, str) and len(numbers) > 1:
                 row[f"{column}_std"] = numbers.std(ddof=1)
         published = PUBLISHED.get(name) or settings["encoders"].get(row.get("encoder"))
-        for column in (c for c in columns if c.startswith("paper_") and has_paper(name, settings)):
+        for column in (
+            c for c in columns if c.startswith("paper_") and has_paper(name, settings, c)
+        ):
             key = published, row["mode"], column.removeprefix("paper_")
             if column == "paper_training_minutes":
                 row[column] = paper.get((*key[:2], "training_seconds"), np.nan) / 60
@@ -271,10 +273,13 @@ def make_table(name, metrics, reference, settings) -> pd.DataFrame:
     return pd.DataFrame(table).reindex(columns=columns + spreads)
 
 
-def has_paper(name, settings) -> bool:
-    """Whether the paper's numbers belong beside a table's: in Table 3 its tasks say so, Table 4
-    compares modes."""
-    own = {"table3": True, "table4": settings["suite"] in ("paper", "embedded")}
+def has_paper(name, settings, column="") -> bool:
+    """Whether the paper's numbers belong beside a table's, or in a column of Table 3: there the
+    definitions of tasks say so. Table 4 compares modes."""
+    if name == "table3":
+        asked = [*filter(None, settings["language"]["paper_tasks"].values()), "average"]
+        return not column or column.removeprefix("paper_") in asked
+    own = {"table4": settings["suite"] in ("paper", "embedded")}
     return own.get(name, settings["paper_beside"])
 
 

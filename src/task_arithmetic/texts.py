@@ -259,6 +259,12 @@ def write_tokens(encoder_dir, data_dir, settings: dict, output) -> None:
                 f"{names[found[0]]!r}, with {found[1]!r}, the name of another label; put the "
                 "prompt's labels in the order of the classes."
             )
+    if manifest.get("in_words") and list(map(str.strip, texts)) != manifest["classes"]:
+        raise UserError(
+            f"Task {task}: its labels are words ({', '.join(manifest['classes'])}), and its prompt "
+            "has others: list the words as `classes` in its definition, in the order of the "
+            "prompt's labels."
+        )
     cut = {}
     for split in SPLITS:
         inputs = [fill(prompt["input"], row) for row in rows[split]]
