@@ -14,7 +14,7 @@ from task_arithmetic.arrays import read_manifest, read_split
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.data import write_task
 from task_arithmetic.local import find, first, listing, outline, read_list, walk
-from task_arithmetic.source import alike, hold_out, out_of_order
+from task_arithmetic.source import alike, class_names, hold_out, out_of_order
 
 NAMES = ["cat", "dog", "hen"]
 
@@ -508,3 +508,91 @@ def test_classes_of_one_side_may_be_allowed_and_are_named(tmp_path):
     _, root = class_of_train_alone(tmp_path / "images")
     notes = made(tmp_path, root, missing_classes="allow")["notes"]
     assert "one class has no test image: 'pig'" in notes
+
+
+# --- What would give wrong numbers in silence ----------------------------------------------------
+
+
+def test_numbers_written_as_texts_are_numbers(tmp_path):
+    """Sorted by characters, 10 would be label 2."""
+    words = [str(i % 11) for i in range(44)]
+    pictures, kinds = [picture(i) for i in range(44)], datasets.Value("string")
+    features = datasets.Features({"image": datasets.Image(), "label": kinds})
+    rows = datasets.Dataset.from_dict({"image": pictures, "label": words}, features=features)
+    rows.save_to_disk(tmp_path / "source")
+    definition = {"path": str(tmp_path / "source"), "test": 0.25, "validation": 11}
+    with pytest.raises(UserError, match="its labels have no names; list them"):
+        write_task("mine", definition, tmp_path / "data")
+    names = [f"number {i}" for i in range(11)]
+    write_task("mine", definition | {"classes": names}, tmp_path / "data")
+    images, labels = read_split(tmp_path / "data", "test")
+    expected = {np.asarray(p).tobytes(): int(word) for p, word in zip(pictures, words, strict=True)}
+    assert [expected[image.tobytes()] for image in images] == labels.tolist()
+
+
+def test_paths_in_a_table_are_refused_since_nothing_tells_that_their_files_changed(tmp_path):
+    picture(1).save(tmp_path / "x.png")
+    rows = {"image": [str(tmp_path / "x.png")] * 20, "label": ["a", "b"] * 10}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match="holds string instead of images.*give a list"):
+        made(tmp_path, tmp_path / "rows.parquet", test=0.2)
+
+
+def test_a_folder_without_images_is_no_class_and_is_named(tmp_path):
+    root = folders(tmp_path / "images")
+    for split in ("train", "test"):
+        (root / split / ".ipynb_checkpoints" / "deeper").mkdir(parents=True)
+    manifest = made(tmp_path, root)
+    assert manifest["classes"] == NAMES and "test/.ipynb_checkpoints/" in manifest["notes"][0]
+
+
+def test_rows_of_a_split_that_nobody_names_are_named(tmp_path):
+    definition = one_list(tmp_path / "source")
+    path = Path(definition["path"])
+    path.write_text(path.read_text().replace(",train", ",val", 4))
+    notes = made(tmp_path, **{"root": "", **definition})["notes"]
+    assert any("not read: val (4 rows); set `validation: val`" in note for note in notes)
+
+
+def test_data_that_changed_since_they_were_planned_are_refused(tmp_path):
+    root = folders(tmp_path / "images")
+    planned = listing({"path": str(root)})
+    made(tmp_path, root, files=planned)
+    picture(99).save(root / "train" / "cat" / "new.png")
+    with pytest.raises(UserError, match="changed since this run was planned"):
+        made(tmp_path, root, files=planned)
+
+
+def test_a_last_block_of_bad_images_alone_is_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr("task_arithmetic.data.BLOCK", 4)
+    root = folders(tmp_path / "images", counts={"train": 8, "test": 3})
+    (root / "test" / "hen" / "2.png").write_bytes(b"")
+    assert made(tmp_path, root, bad_images="skip")["counts"]["test"] == 8
+
+
+@pytest.mark.parametrize(
+    "own, meant",
+    [(["का", "कि"], ["कि", "का"]), (["C#", "C++"], ["C++", "C#"]), (["🙂", "🙁"], ["🙁", "🙂"])],
+)
+def test_names_of_signs_are_compared_sign_by_sign(own, meant):
+    assert class_names("mine", {"classes": own}, own) == own
+    with pytest.raises(UserError, match="label 0 is"):
+        class_names("mine", {"classes": meant}, own)
+    assert out_of_order(own, own) is None and out_of_order(meant, own) == (0, meant[0])
+
+
+def test_a_draw_takes_no_class_whole_while_others_can_give():
+    strata = np.array([0] * 90 + list(range(1, 41)))
+    kept, held = hold_out(len(strata), None, strata)
+    assert len(np.unique(held)) == len(held) == 13 and set(strata[kept]) == set(strata)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_draws_of_rare_and_missing_classes_are_whole(seed):
+    generator = np.random.default_rng(seed)
+    strata = generator.choice([0, 2, 3, 5, 9, 40], generator.integers(3, 60), p=[0.6, *[0.08] * 5])
+    size = int(generator.integers(1, len(strata)))
+    kept, held = hold_out(len(strata), size, strata)
+    assert sorted([*kept, *held]) == list(range(len(strata))) and len(held) == size
+    of, drawn = (np.bincount(each, minlength=41) for each in (strata, strata[held]))
+    assert (drawn < of)[of > 0].all() or size > len(strata) - np.count_nonzero(of)

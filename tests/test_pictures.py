@@ -1,6 +1,8 @@
 """From image files of every kind to 8 bits of red, green and blue."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -124,3 +126,32 @@ def test_nothing_is_no_image():
     for value in (None, {"bytes": None, "path": None}):
         with pytest.raises(ValueError, match="empty"):
             open_picture(value)
+
+
+def test_16_bits_a_colour_are_said_and_have_no_levels():
+    """PIL reads their upper 8 bits, whatever the range that is used."""
+    cells = np.full((4, 4), 4095, np.uint16)
+    buffer = io.BytesIO()
+    rows = b"".join(b"\0" + np.repeat(row, 3).astype(">u2").tobytes() for row in cells)
+
+    def chunk(kind, content):
+        sum_ = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", sum_)
+
+    buffer.write(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0))
+    )
+    buffer.write(chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    colour = open_picture(buffer.getvalue())
+    rgb, note = to_rgb(colour)
+    assert note == "deep" and np.asarray(rgb)[0, 0].tolist() == [15] * 3
+    with pytest.raises(UserError, match="16 bits a colour"):
+        to_rgb(colour, levels=[0, 4095])
+
+
+def test_a_tiff_whose_white_is_0_is_not_inverted():
+    buffer = io.BytesIO()
+    Image.fromarray(RAMP).save(buffer, "TIFF", tiffinfo={262: 0})
+    picture = open_picture(buffer.getvalue())
+    if picture.info["min_is_white"]:  # as PIL wrote it
+        assert np.array_equal(grey(picture), np.floor((65535 - RAMP.astype(float)) / 257 + 0.5))
