@@ -103,7 +103,7 @@ def test_a_finished_job_records_what_it_made_of_what(tmp_path):
     }
     suite = tiny.shared_suite()
     manifest = read_json(suite["data_dirs"][0] / "manifest.json")
-    identity = sha256_of([manifest["classes"], manifest["files"]])
+    identity = sha256_of([manifest["task"], manifest["classes"], manifest["files"]])
     assert made["inputs"][str(suite["data_dirs"][0])] == identity
     about = read_json(suite["encoder_dir"] / "encoder.json")
     assert made["inputs"][str(suite["encoder_dir"])] == about["seal"]

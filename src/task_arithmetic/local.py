@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .artifacts import UserError, sha256_of
+from .schema import nearest
 
 LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 SHARD = r"([-_.]?\d+(-of-\d+)?(-[0-9a-f]+)?)?\.parquet"  # after a split's name
@@ -265,11 +266,12 @@ def _relative(path: str, unused: list[str]) -> list[str]:
 
 
 def _no_split(task: str, name: str, path: str, known: list[str]) -> UserError:
+    splits = [entry.rstrip(os.sep) for entry in known]
     has = f"it has {first(known, 8)}" if known else "it is empty"
     return UserError(
-        f"Task {task}: its dataset in {path} has no split {name!r} ({has}); set `train` and `test` "
-        "in its definition to the names of its splits, or `test` to the share of its rows to be "
-        "drawn (such as 0.2) if it is not cut into any."
+        f"Task {task}: its dataset in {path} has no split {name!r} ({has}){nearest(name, splits)}; "
+        "set `train`, `test` and, if it has one, `validation` in its definition to its splits' "
+        "names, or `test` to the share of its rows to be drawn (such as 0.2) if it has none."
     )
 
 
@@ -417,7 +419,7 @@ def outline(local: Local) -> str:
     parts = []
     for name, found in local.splits.items():
         if isinstance(found, Classes):
-            about = f"{len(found.paths):,} images of {len(found.names)} classes"
+            about = f"{len(found.paths):,} images of {len(set(found.labels))} classes"
         else:
             about = found.kind if len(found.files) == 1 else f"{len(found.files)} parquet files"
         parts.append(f"{name} {about}".lstrip())

@@ -412,7 +412,7 @@ def hold_out(count: int, size: int | None = None, strata=None, seed: int = SPLIT
     if not 0 < size < count:
         raise UserError(
             f"cannot hold out {size} of {count} rows for validation; set `validation` in the "
-            "definition to a number between them."
+            f"definition to a number from 1 to {count - 1}."
         )
     order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
     if strata is None:
@@ -514,8 +514,12 @@ def _labels(task: str, definition: dict, role: str, rows, values, own, classes: 
     if any(hidden) and (not scores or all(hidden) or None in values):
         row = hidden.index(True)
         raise UserError(
-            f"Task {task}: row {rows[row]} of the {what} has label {values[row]}: its labels are "
-            f"hidden; set `{role}` in its definition to a split that shows them."
+            f"Task {task}: row {rows[row]} of the {what} has label {values[row]}: "
+            + (
+                f"its labels are hidden; set `{role}` in its definition to a split that shows them."
+                if all(hidden)
+                else f"{sum(hidden):,} of {len(hidden):,} labels are missing; complete the dataset."
+            )
         )
     if in_words:
         numbered = {value: int(value) for value in values} if own is None else {}
