@@ -19,7 +19,8 @@ from task_arithmetic import data as module
 from task_arithmetic.arrays import RESOLUTION, TRAIN_SIDE, read_manifest, read_split, sample_indices
 from task_arithmetic.artifacts import UserError, read_json, sha256_of
 from task_arithmetic.data import write_task
-from task_arithmetic.source import class_names, hold_out
+from task_arithmetic.labels import class_names
+from task_arithmetic.source import hold_out
 
 CLASSES = ["circle", "square", "star"]
 COUNTS = {"train": 40, "test": 12}

@@ -13,8 +13,9 @@ from PIL import Image
 from task_arithmetic.arrays import read_manifest, read_split
 from task_arithmetic.artifacts import UserError
 from task_arithmetic.data import write_task
+from task_arithmetic.labels import alike, class_names, out_of_order
 from task_arithmetic.local import find, first, listing, outline, read_list, walk
-from task_arithmetic.source import alike, class_names, hold_out, out_of_order
+from task_arithmetic.source import hold_out
 
 NAMES = ["cat", "dog", "hen"]
 
@@ -561,6 +562,23 @@ def test_data_that_changed_since_they_were_planned_are_refused(tmp_path):
     picture(99).save(root / "train" / "cat" / "new.png")
     with pytest.raises(UserError, match="changed since this run was planned"):
         made(tmp_path, root, files=planned)
+
+
+def test_images_with_two_labels_are_counted_even_where_some_may_be_shared(tmp_path, capsys):
+    root = folders(tmp_path / "images")
+    for i in range(3):
+        picture(i).save(root / "test" / "dog" / f"cat {i}.png")  # those of train/cat
+    with pytest.raises(UserError, match="in common"):
+        made(tmp_path, root)
+    assert "3 images with more than one label" in capsys.readouterr().err
+    assert "3 images with more than one label" in made(tmp_path, root, shared_images=1)["notes"]
+
+
+def test_a_saved_validation_split_that_is_not_read_is_named(tmp_path):
+    parts = {"train": dataset(30), "test": dataset(9, 900), "validation": dataset(6, 950)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "source")
+    (note,) = made(tmp_path, tmp_path / "source")["notes"]
+    assert "is not read: validation/; set `validation: validation`" in note
 
 
 def test_a_last_block_of_bad_images_alone_is_skipped(tmp_path, monkeypatch):

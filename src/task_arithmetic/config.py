@@ -379,7 +379,7 @@ def _check_task(definition: dict, where: str) -> None:
                 f"found {template!r}."
             )
     classes = definition.get("classes", [])
-    from .source import alike
+    from .labels import alike
 
     allowed = definition.get("alike_classes", "error") == "allow"
     if isinstance(classes, list) and not allowed and (same := alike(classes)):

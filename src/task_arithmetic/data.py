@@ -22,6 +22,7 @@ from .pictures import open_picture, to_rgb
 from .source import (
     check_counts,
     check_unchanged,
+    contradictions,
     count_overlap,
     read_source,
     say_notes,
@@ -82,6 +83,8 @@ def _write_task(task, definition, output_dir: Path, working: Path, download, thr
         for split in SPLITS
     }
     named = {split: [row.tobytes() for row in digests[split]] for split in SPLITS}
+    notes += contradictions(named, labels, "image")
+    say_notes(task, notes)
     overlap = count_overlap(named)
     problem = too_many_shared(task, definition, counts, overlap["shared_between_splits"])
     if problem:
@@ -89,7 +92,6 @@ def _write_task(task, definition, output_dir: Path, working: Path, download, thr
         raise UserError(f"{problem.removesuffix('.')} ({example}).")
     sizes = {split: _joined(paths[split], "sizes").reshape(-1, 2) for split in SPLITS}
     side = _evaluated_side(np.concatenate([sizes["validation"], sizes["test"]]))
-    say_notes(task, notes)
     check_unchanged(task, definition)
     with atomic_path(output_dir) as folder:
         folder.mkdir()

@@ -15,8 +15,9 @@ import numpy as np
 from .arrays import DIGEST, FORMAT, RESOLUTION, SPLITS
 from .artifacts import UserError, open_tensors, read_json, read_made_by
 from .config import ROOT, control_of, read_config
+from .labels import class_names, has_scores, noun
 from .settings import data_settings
-from .source import class_names, has_scores, noun, too_many_shared
+from .source import too_many_shared
 
 DATA_DIR = Path("results/shared/data")  # a folder for each task
 COLUMNS = [

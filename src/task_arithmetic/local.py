@@ -142,7 +142,7 @@ def is_image(path: str) -> bool:
     beside others (._NAME) are none."""
     if os.path.basename(path).startswith("._"):
         return False
-    if (_types.guess_type(path, strict=False)[0] or "").startswith("image/"):
+    if is_image_name(path):
         return True
     from PIL import Image, UnidentifiedImageError
 
@@ -184,7 +184,7 @@ def find(task: str, definition: dict) -> Local:
 def _find(task: str, definition: dict, path: str) -> Local:
     names = wanted_splits(definition)
     saved = _saved_splits(task, path) if _is_file(path, "dataset_dict.json") else None
-    if saved is None and not names or _in_one_piece(definition, path):
+    if _in_one_piece(definition, path):
         return _whole(task, definition, path)
     if "split" in definition:
         raise UserError(
@@ -195,7 +195,7 @@ def _find(task: str, definition: dict, path: str) -> Local:
         for name in names:
             if name not in saved:
                 raise _no_split(task, name, path, saved)
-        unused = [f"the split {name!r}" for name in saved if name not in names]
+        unused = [name + os.sep for name in saved if name not in names]
         return Local({n: Table("saved", [os.path.join(path, n)]) for n in names}, unused)
     splits, unused, used = {}, [], set()
     for name in names:
@@ -242,12 +242,12 @@ def _holds_rows(path: str) -> bool:
 def _same_classes(splits: dict[str, "Table | Classes"]) -> dict[str, "Table | Classes"]:
     """Splits of class folders, numbered by the classes of all."""
     names = sorted({x for of in splits.values() if isinstance(of, Classes) for x in of.names})
-    return {
-        split: Classes(names, of.paths, [names.index(of.names[label]) for label in of.labels])
-        if isinstance(of, Classes)
-        else of
-        for split, of in splits.items()
-    }
+    places = {name: label for label, name in enumerate(names)}
+    for split, of in splits.items():
+        if isinstance(of, Classes):
+            labels = [places[of.names[label]] for label in of.labels]
+            splits[split] = Classes(names, of.paths, labels)
+    return splits
 
 
 def _others(folder: str, used: set[str]) -> Iterator[str]:
@@ -443,11 +443,9 @@ def read_list(path: str, label: str | None = None) -> dict[str, list]:
     lines: list[Any]
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            if path.endswith((".csv", ".tsv")):
-                reader = csv.reader(
-                    file, delimiter="\t" if path.endswith(".tsv") else ",", strict=True
-                )
-                header, *lines = [line for line in reader if line]
+            if table:
+                mark = "\t" if path.endswith(".tsv") else ","
+                header, *lines = [x for x in csv.reader(file, delimiter=mark, strict=True) if x]
                 rows = [dict(zip(header, line, strict=True)) for line in lines]
             else:
                 text = file.read()

@@ -29,11 +29,11 @@ from .artifacts import (
     read_sealed,
     sha256_of_file,
 )
+from .labels import has_scores, out_of_order
 from .source import (
     check_counts,
+    contradictions,
     count_overlap,
-    has_scores,
-    out_of_order,
     read_source,
     say_notes,
     too_many_shared,
@@ -78,11 +78,12 @@ def write_texts(task: str, settings: dict, output, download=None, threads: int =
         shutil.rmtree(working, ignore_errors=True)
     notes = [*source.notes, *check_counts(source, source.labels)]
     labels = {split: source.labels[split].tolist() for split in SPLITS}
+    notes += [] if has_scores(settings) else contradictions(texts, labels, "text")
+    say_notes(task, notes)
     overlap = count_overlap(texts)
     shared = overlap["shared_between_splits"]
     if problem := too_many_shared(task, settings, source.counts(), shared):
         raise UserError(problem)
-    say_notes(task, notes)
     with atomic_path(output) as folder:
         folder.mkdir()
         for split in SPLITS:
