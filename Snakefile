@@ -13,10 +13,10 @@ configfile: os.path.join(workflow.basedir, "config.yaml")
 
 
 sys.path.insert(0, os.path.join(workflow.basedir, "src"))
-from task_arithmetic import run
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.config import read_config, typed
-from task_arithmetic.rerun import check_plan
+from task_arithmetic.pipeline import run
+from task_arithmetic.errors import UserError
+from task_arithmetic.config.experiment import read_config, typed
+from task_arithmetic.pipeline.rerun import check_plan
 
 try:
     # Read again: Snakemake's merging overlooks a key written twice, and cannot empty a mapping.

@@ -22,27 +22,24 @@ import torch
 import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from task_arithmetic.arrays import FORMAT
-from task_arithmetic.artifacts import (
-    now,
-    read_json,
-    read_tensors,
-    sha256_of_file,
-    versions,
-    write_json,
-    write_tensors,
-)
-from task_arithmetic.config import patterns
-from task_arithmetic.device import in_parts, torch_device, uses_bf16
-from task_arithmetic.disentanglement import disentanglement_errors
-from task_arithmetic.efficiency import peak_memory, start_memory, wait
-from task_arithmetic.encoder import encode, encode_linearized
-from task_arithmetic.finetune import start, step
-from task_arithmetic.geometry import flops, image_tower_shapes, t5_geometry, t5_shapes
-from task_arithmetic.pixels import to_pixels
-from task_arithmetic.t5 import generate
-from task_arithmetic.vector import TaskVector
-from task_arithmetic.vision import accuracies
+from task_arithmetic.config.experiment import patterns
+from task_arithmetic.core.disentanglement import disentanglement_errors
+from task_arithmetic.core.precision import in_parts, uses_bf16
+from task_arithmetic.core.training import start, step
+from task_arithmetic.core.vectors import TaskVector
+from task_arithmetic.files.hashes import now, sha256_of_file, versions
+from task_arithmetic.files.manifest import FORMAT
+from task_arithmetic.files.paths import read_json, write_json
+from task_arithmetic.files.tensors import read_tensors, write_tensors
+from task_arithmetic.language.geometry import t5_geometry, t5_shapes
+from task_arithmetic.language.t5 import generate
+from task_arithmetic.pipeline.gpu import torch_device
+from task_arithmetic.planning.operations import flops
+from task_arithmetic.stages.efficiency import peak_memory, start_memory, wait
+from task_arithmetic.vision.clip import encode, encode_linearized
+from task_arithmetic.vision.geometry import image_tower_shapes
+from task_arithmetic.vision.modality import accuracies
+from task_arithmetic.vision.pixels import to_pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("nonlinear", "ntk", "attention")

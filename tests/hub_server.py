@@ -460,7 +460,7 @@ def checkpoint_files(model: dict, dtype: str = "float16") -> tuple[dict[str, byt
     import numpy as np
     from safetensors.numpy import save
 
-    from task_arithmetic.encoder import image_tower_shapes
+    from task_arithmetic.vision.geometry import image_tower_shapes
 
     vision, text, embed_dim = model["vision_cfg"], model["text_cfg"], model["embed_dim"]
     mlp_width = {"mlp_width": 4 * vision["width"], "embed_dim": embed_dim}

@@ -13,17 +13,17 @@ import yaml
 from PIL import Image
 from runs import ROOT, Nano, copy_project
 
-from task_arithmetic import figures, report, tables
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.available import figure_names, left_out, table_names
-from task_arithmetic.captions import table_caption
-from task_arithmetic.cells import load_metrics
-from task_arithmetic.config import check, merge, read_config, read_yaml, validate_config
-from task_arithmetic.findings import claims
-from task_arithmetic.plan import outputs, work
-from task_arithmetic.resources import requests
-from task_arithmetic.settings import as_yaml, report_settings, view_settings
-from task_arithmetic.targets import TASKS, paper_beside
+from task_arithmetic.config.available import figure_names, left_out, table_names
+from task_arithmetic.config.experiment import check, merge, read_config, read_yaml, validate_config
+from task_arithmetic.config.settings import as_yaml, report_settings, view_settings
+from task_arithmetic.config.targets import TASKS, paper_beside
+from task_arithmetic.errors import UserError
+from task_arithmetic.planning.plan import outputs, work
+from task_arithmetic.planning.requests import requests
+from task_arithmetic.report import figures, page, tables
+from task_arithmetic.report.captions import table_caption
+from task_arithmetic.report.cells import load_metrics
+from task_arithmetic.report.findings import claims
 
 DRAWN, DRAWN_FIGURES, PLANNED = 60, 12, 5
 OWN_MODES = {  # besides those that come with the code
@@ -130,10 +130,10 @@ def test_what_is_planned_is_shown_and_no_more(project, tmp_path, monkeypatch, se
             (tmp_path / "figures").mkdir(exist_ok=True)
             (tmp_path / f"figures/{name}.png").write_bytes(b"\x89PNG" + bytes(20))
     folders, own = (tmp_path / "tables", tmp_path / "figures"), json.loads(report_settings(config))
-    page = report.page(load_metrics(metrics), *folders, own, as_yaml(config), [])
-    assert all(line.split(":")[0] in page for line in left_out(settings))
-    assert ("embedded suite" in page) == (config["suite"] == "embedded")
-    assert "Paper:" not in page or settings["paper_beside"] or "table4" in page
+    shown = page.page(load_metrics(metrics), *folders, own, as_yaml(config), [])
+    assert all(line.split(":")[0] in shown for line in left_out(settings))
+    assert ("embedded suite" in shown) == (config["suite"] == "embedded")
+    assert "Paper:" not in shown or settings["paper_beside"] or "table4" in shown
     again = merge(read_yaml("config.yaml"), yaml.safe_load(as_yaml(config)))
     assert outputs(validate_config(again, project)) == jobs  # what the report shows is the run
 
@@ -260,7 +260,7 @@ def test_own_tasks_are_not_called_the_embedded_suite(project, monkeypatch):
     for name in table_names(settings):
         assert "embedded suite" not in table_caption(name, settings)
         assert "paper" not in table_caption(name, settings) or name == "negation"
-    assert "embedded suite" not in report.about(settings) and "the paper's" not in report.about(
+    assert "embedded suite" not in page.about(settings) and "the paper's" not in page.about(
         settings
     )
     settings = json.loads(view_settings(read(project, {"tasks": ["shapes"], **NO_PAIRS})))

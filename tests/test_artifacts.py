@@ -13,22 +13,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from task_arithmetic.artifacts import (
-    UserError,
+from task_arithmetic.errors import UserError, is_disk_full
+from task_arithmetic.files.hashes import canonical, sha256_of, sha256_of_file
+from task_arithmetic.files.paths import (
     atomic_path,
-    canonical,
-    check_tensors,
-    is_disk_full,
     place_of_log,
     read_json,
-    read_made_by,
-    read_tensors,
     remove_partial,
-    sha256_of,
-    sha256_of_file,
     write_json,
-    write_tensors,
 )
+from task_arithmetic.files.tensors import check_tensors, read_made_by, read_tensors, write_tensors
 
 # --- Atomic writing ------------------------------------------------------------------------------
 

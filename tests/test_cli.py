@@ -16,8 +16,9 @@ from test_data import COUNTS, source
 
 import task_arithmetic
 from task_arithmetic import cli
-from task_arithmetic import vector as module
-from task_arithmetic.artifacts import UserError, read_tensors
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.tensors import read_tensors
+from task_arithmetic.stages import vector as module
 
 SRC = str(Path(task_arithmetic.__file__).parents[1])
 

@@ -15,14 +15,14 @@ import tiny
 import tiny_texts
 import views
 
-from task_arithmetic import code
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.available import figure_names
 from task_arithmetic.cli import COMMANDS, STAGES
-from task_arithmetic.code import changes, code_hash, code_parts, package_versions
-from task_arithmetic.metrics import write_rows
-from task_arithmetic.modality import FUNCTIONS, MODALITIES
-from task_arithmetic.rerun import entries
+from task_arithmetic.config.available import figure_names
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.metrics import write_rows
+from task_arithmetic.pipeline import code
+from task_arithmetic.pipeline.code import changes, code_hash, code_parts, package_versions
+from task_arithmetic.pipeline.rerun import entries
+from task_arithmetic.stages.modalities import FUNCTIONS, MODALITIES
 
 TRAINING = ["finetune", "efficiency"]
 EVALUATION = [stage for stage in FUNCTIONS if stage not in TRAINING]
@@ -290,7 +290,8 @@ def test_reading_the_code_of_all_commands_imports_nothing_heavy():
     found = [entry for entry, *_ in COMMANDS.values()]
     found = [each for e in found for each in (e.values() if isinstance(e, dict) else [e])]
     assert code_hash(*found)
-    use = "import sys; from task_arithmetic.code import code_hash; code_hash('finetune.finetune')"
+    use = "import sys; from task_arithmetic.pipeline.code import code_hash"
+    use += "; code_hash('stages.finetune.finetune')"
     check = f"{use}; assert not {{'torch', 'numpy', 'pandas', 'open_clip'}} & {{*sys.modules}}"
     subprocess.run([sys.executable, "-c", check], check=True)
 

@@ -6,10 +6,8 @@ from itertools import product
 import pytest
 import yaml
 
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.config import (
+from task_arithmetic.config.experiment import (
     ROOT,
-    alpha_grid,
     check,
     load_definition,
     merge,
@@ -18,7 +16,7 @@ from task_arithmetic.config import (
     typed,
     validate_config,
 )
-from task_arithmetic.settings import (
+from task_arithmetic.config.settings import (
     addition_settings,
     as_yaml,
     data_settings,
@@ -28,6 +26,8 @@ from task_arithmetic.settings import (
     negation_settings,
     view_settings,
 )
+from task_arithmetic.core.arithmetic import alpha_grid
+from task_arithmetic.errors import UserError
 
 
 def configuration(text: str = "") -> dict:

@@ -15,12 +15,15 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from task_arithmetic import data as module
-from task_arithmetic.arrays import RESOLUTION, TRAIN_SIDE, read_manifest, read_split, sample_indices
-from task_arithmetic.artifacts import UserError, read_json, sha256_of
-from task_arithmetic.data import write_task
-from task_arithmetic.labels import class_names
-from task_arithmetic.source import hold_out
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.hashes import sha256_of
+from task_arithmetic.files.labels import class_names
+from task_arithmetic.files.manifest import read_manifest, sample_indices
+from task_arithmetic.files.paths import read_json
+from task_arithmetic.files.source import hold_out
+from task_arithmetic.vision import prepare as module
+from task_arithmetic.vision.images import RESOLUTION, TRAIN_SIDE, read_split
+from task_arithmetic.vision.prepare import write_task
 
 CLASSES = ["circle", "square", "star"]
 COUNTS = {"train": 40, "test": 12}
@@ -716,7 +719,7 @@ def test_a_killed_stage_leaves_no_process_behind_and_goes_on(tmp_path, uneven):
     """SIGKILL in the middle; then the same command gives the files of an undisturbed one."""
     code = (
         "import sys, time, json\n"
-        "from task_arithmetic import data\n"
+        "from task_arithmetic.vision import prepare as data\n"
         "data.BLOCK, original = 2, data._decode_block\n"
         "def slow(number):\n"
         "    time.sleep(0.1)\n"

@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 
-from task_arithmetic.config import load_definition
+from task_arithmetic.config.experiment import load_definition
 
 # task → train, validation and test images, classes, templates, the hub's dataset
 PROTOCOL = {

@@ -16,8 +16,10 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from task_arithmetic import config, device
-from task_arithmetic.artifacts import UserError
+from task_arithmetic.config import experiment
+from task_arithmetic.core import precision
+from task_arithmetic.errors import UserError
+from task_arithmetic.pipeline import gpu
 
 A, B, C = (f"GPU-{letter * 8}-0000-0000-0000-000000000000" for letter in "abc")
 MIG = [f"MIG-{digit * 8}-0000-0000-0000-000000000000" for digit in "12"]
@@ -51,15 +53,15 @@ def environment(tmp_path, locks):
             script.write_text("#!/bin/sh\n" + "".join(f"echo '{x}'\n" for x in lines))
             script.chmod(0o755)
         variables = {"PATH": str(folder), "TASK_ARITHMETIC_LOCKS": str(locks), **more}
-        return variables if visible is None else {**variables, device.VISIBLE: visible}
+        return variables if visible is None else {**variables, gpu.VISIBLE: visible}
 
     return make
 
 
 def reset():
-    device._forget()
-    device._lease.clear()
-    for cached in (device._nvidia_smi, device._gpu_has_bf16, device.torch_device):
+    gpu._forget()
+    gpu._lease.clear()
+    for cached in (gpu._nvidia_smi, precision._gpu_has_bf16, gpu.torch_device):
         cached.cache_clear()
 
 
@@ -68,12 +70,12 @@ def machine(environment, monkeypatch):
     """machine(lines, visible, driver) puts this process on such a machine."""
 
     def enter(lines, visible=None, driver=True):
-        monkeypatch.setenv(device.VISIBLE, "")  # so that it is restored whatever claim() sets
-        monkeypatch.delenv(device.VISIBLE)
+        monkeypatch.setenv(gpu.VISIBLE, "")  # so that it is restored whatever claim() sets
+        monkeypatch.delenv(gpu.VISIBLE)
         monkeypatch.delenv("SLURM_JOB_ID", raising=False)
         for name, value in environment(lines, visible).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(config, "has_gpu", lambda: driver)
+        monkeypatch.setattr(gpu, "has_gpu", lambda: driver)
 
     reset()
     yield enter
@@ -114,7 +116,7 @@ def is_free(path) -> bool:
 )
 def test_pool_is_what_cuda_would_see(machine, visible, expected):
     machine(THREE, visible)
-    assert device.pool() == expected
+    assert gpu.pool() == expected
 
 
 @pytest.mark.parametrize("lines", [None, BROKEN])
@@ -131,7 +133,7 @@ def test_pool_takes_entries_as_they_are_where_nvidia_smi_is_silent(
     machine, lines, visible, expected
 ):
     machine(lines, visible)
-    assert device.pool() == expected
+    assert gpu.pool() == expected
 
 
 @pytest.mark.parametrize(
@@ -147,16 +149,16 @@ def test_pool_without_nvidia_smi_counts_what_the_driver_shows(
 ):
     machine(None, driver=driver)
     monkeypatch.setattr(
-        device.glob,
+        gpu.glob,
         "glob",
         lambda pattern: [path for path in shown if path.startswith(pattern.split("[")[0][:-2])],
     )
-    assert device.pool() == expected
+    assert gpu.pool() == expected
 
 
 def test_a_gpu_split_by_mig_counts_as_its_parts(machine):
     machine(SPLIT)
-    assert device.pool() == [*MIG, B]
+    assert gpu.pool() == [*MIG, B]
 
 
 @pytest.mark.parametrize(
@@ -165,16 +167,16 @@ def test_a_gpu_split_by_mig_counts_as_its_parts(machine):
 )
 def test_an_entry_of_a_split_gpu_is_the_part_that_cuda_would_use(machine, visible, expected):
     machine(SPLIT, visible)
-    assert device.claim() == expected
+    assert gpu.claim() == expected
 
 
 def test_a_gpu_that_nvidia_smi_cannot_reach_is_left_out(machine):
     lost = "Unable to determine the device handle for GPU1: 0000:3B:00.0: GPU is lost."
     machine([THREE[0], lost, THREE[2]])
-    assert device.pool() == [A, C]
-    os.environ[device.VISIBLE] = "2,1,0"
-    assert device.pool() == ["2"]
-    assert device.claim() == C  # an index is the one that nvidia-smi prints
+    assert gpu.pool() == [A, C]
+    os.environ[gpu.VISIBLE] = "2,1,0"
+    assert gpu.pool() == ["2"]
+    assert gpu.claim() == C  # an index is the one that nvidia-smi prints
 
 
 # --- Claims in one process ------------------------------------------------------------------------
@@ -182,7 +184,7 @@ def test_a_gpu_that_nvidia_smi_cannot_reach_is_left_out(machine):
 
 def test_a_claim_leaves_one_gpu_visible_and_keeps_its_lock(machine, locks):
     machine(THREE, "1,2")
-    assert device.claim() == B == os.environ[device.VISIBLE]
+    assert gpu.claim() == B == os.environ[gpu.VISIBLE]
     (lock,) = locks.iterdir()
     assert not is_free(lock)
     assert lock.read_text().startswith(f"process {os.getpid()} on ")
@@ -191,15 +193,15 @@ def test_a_claim_leaves_one_gpu_visible_and_keeps_its_lock(machine, locks):
 
 def test_a_second_claim_is_the_first(machine, monkeypatch, locks):
     machine(THREE)
-    monkeypatch.setattr(device, "POLL", None)  # to wait for itself is an error, not for ever
-    assert device.claim() == device.claim("cuda") == A
+    monkeypatch.setattr(gpu, "POLL", None)  # to wait for itself is an error, not for ever
+    assert gpu.claim() == gpu.claim("cuda") == A
     assert len(list(locks.iterdir())) == 1
 
 
 def test_cpu_hides_every_gpu_and_takes_no_lock(machine, locks, capsys):
     machine(THREE)
-    assert device.claim("cpu") is None
-    assert os.environ[device.VISIBLE] == ""
+    assert gpu.claim("cpu") is None
+    assert os.environ[gpu.VISIBLE] == ""
     assert not locks.exists() and capsys.readouterr().err == ""
 
 
@@ -221,17 +223,17 @@ WITHOUT = pytest.mark.parametrize(
 @WITHOUT
 def test_auto_without_a_gpu_says_why_in_one_line(machine, capsys, lines, visible, driver, why):
     machine(lines, visible, driver)
-    assert device.claim("auto") is None
+    assert gpu.claim("auto") is None
     said = capsys.readouterr().err
     assert why in said and "runs on the CPU" in said and said.count("\n") == 1
-    assert os.environ[device.VISIBLE] == ""
+    assert os.environ[gpu.VISIBLE] == ""
 
 
 @WITHOUT
 def test_cuda_without_a_gpu_is_an_error(machine, lines, visible, driver, why):
     machine(lines, visible, driver)
     with pytest.raises(UserError, match="`device: cuda`") as caught:
-        device.claim("cuda")
+        gpu.claim("cuda")
     assert why in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -248,15 +250,15 @@ def test_a_folder_that_cannot_keep_locks_is_an_error(machine, locks, tmp_path, h
         if how == "a file as parent":
             parent.touch()
     with pytest.raises(UserError, match="TMPDIR") as caught:
-        device.claim()
+        gpu.claim()
     assert "\n" not in str(caught.value)
 
 
 def test_another_users_folder_keeps_no_locks(machine, monkeypatch, locks):
     machine(THREE)
-    monkeypatch.setattr(device.os, "getuid", lambda: os.geteuid() + 1)
+    monkeypatch.setattr(gpu.os, "getuid", lambda: os.geteuid() + 1)
     with pytest.raises(UserError, match="a folder of your own"):
-        device.claim()
+        gpu.claim()
 
 
 def test_a_file_system_without_locks_is_an_error(machine, monkeypatch):
@@ -267,14 +269,14 @@ def test_a_file_system_without_locks_is_an_error(machine, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(UserError, match="No locks available.*TMPDIR"):
-        device.claim()
+        gpu.claim()
 
 
 def test_locks_of_each_user_are_in_the_temporary_folder(machine, monkeypatch, tmp_path):
     machine(THREE)
     monkeypatch.delenv("TASK_ARITHMETIC_LOCKS")
-    monkeypatch.setattr(device.tempfile, "gettempdir", lambda: str(tmp_path))
-    device.claim()
+    monkeypatch.setattr(gpu.tempfile, "gettempdir", lambda: str(tmp_path))
+    gpu.claim()
     assert len(list((tmp_path / f"task_arithmetic-{os.getuid()}").iterdir())) == 1
 
 
@@ -282,7 +284,7 @@ def test_locks_of_each_user_are_in_the_temporary_folder(machine, monkeypatch, tm
 
 HOLD = """
 import signal, sys
-from task_arithmetic import device
+from task_arithmetic.pipeline import gpu as device
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may ignore it
 device.POLL = (0.01, 0.03)
@@ -297,7 +299,7 @@ class Job:
     """A child process that claims a GPU, and holds it until its input is closed."""
 
     def __init__(self, variables, then="", script=HOLD):
-        path = os.pathsep.join(p for p in [str(config.ROOT / "src"), *sys.path] if p)
+        path = os.pathsep.join(p for p in [str(experiment.ROOT / "src"), *sys.path] if p)
         self.process = subprocess.Popen(
             [sys.executable, "-c", script.replace("{then}", then)],
             stdin=subprocess.PIPE,
@@ -370,9 +372,9 @@ print(began, time.monotonic(), flush=True)
 
 def test_each_job_takes_the_first_free_gpu(environment, job):
     jobs = []
-    for gpu in (A, B, C):
+    for each in (A, B, C):
         jobs.append(job(environment(THREE)))
-        assert jobs[-1].says() == ["claimed", gpu]
+        assert jobs[-1].says() == ["claimed", each]
     assert jobs[1].ends() == 0
     assert job(environment(THREE)).says() == ["claimed", B]
 
@@ -473,15 +475,15 @@ def without_cuda(monkeypatch):
 def test_torch_device_is_the_cpu_without_a_gpu(machine, monkeypatch, capsys):
     machine(None, driver=False)
     without_cuda(monkeypatch)
-    assert device.torch_device() == torch.device("cpu")
+    assert gpu.torch_device() == torch.device("cpu")
     assert capsys.readouterr().err == ""
 
 
 def test_a_torch_that_cannot_use_the_gpu_says_so_and_frees_it(machine, monkeypatch, capsys, locks):
     machine(THREE)
     without_cuda(monkeypatch)
-    device.claim("auto")
-    assert [device.torch_device().type, device.torch_device().type] == ["cpu", "cpu"]
+    gpu.claim("auto")
+    assert [gpu.torch_device().type, gpu.torch_device().type] == ["cpu", "cpu"]
     said = capsys.readouterr().err
     assert A in said and "runs on the CPU" in said and said.count("\n") == 1
     assert is_free(*locks.iterdir())
@@ -490,9 +492,9 @@ def test_a_torch_that_cannot_use_the_gpu_says_so_and_frees_it(machine, monkeypat
 def test_a_torch_that_cannot_use_the_gpu_is_an_error_where_cuda_is_asked(machine, monkeypatch):
     machine(THREE)
     without_cuda(monkeypatch)
-    device.claim("cuda")
+    gpu.claim("cuda")
     with pytest.raises(UserError, match="`device: cuda`.*cannot use the GPU GPU-aaaa"):
-        device.torch_device()
+        gpu.torch_device()
 
 
 @pytest.mark.parametrize(
@@ -505,7 +507,7 @@ def test_a_torch_that_cannot_use_the_gpu_is_an_error_where_cuda_is_asked(machine
 )
 def test_a_gpu_that_fails_at_its_first_use_is_an_error(machine, monkeypatch, message, shown):
     machine(THREE)
-    device.claim()
+    gpu.claim()
 
     def fails(*_, **__):
         raise RuntimeError(message)
@@ -513,18 +515,18 @@ def test_a_gpu_that_fails_at_its_first_use_is_an_error(machine, monkeypatch, mes
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "ones", fails)
     with pytest.raises(UserError) as caught:
-        device.torch_device()
+        gpu.torch_device()
     assert f"{shown}:" in str(caught.value) and "\n" not in str(caught.value)
     assert A in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("precision", "expected"),
+    ("wanted", "expected"),
     [("auto", torch.float32), ("float32", torch.float32), ("bf16", torch.bfloat16)],
 )
-def test_precision_of_forward_passes_on_the_cpu(precision, expected):
+def test_precision_of_forward_passes_on_the_cpu(wanted, expected):
     layer, pixels = torch.nn.Linear(4, 2), torch.randn(3, 4)
-    with device.autocast(precision, torch.device("cpu")):
+    with precision.autocast(wanted, torch.device("cpu")):
         features = layer(pixels)
     assert features.dtype == expected
     features.float().sum().backward()
@@ -534,7 +536,7 @@ def test_precision_of_forward_passes_on_the_cpu(precision, expected):
 
 def test_float32_holds_within_another_autocast():
     layer, pixels = torch.nn.Linear(4, 2), torch.randn(3, 4)
-    with device.autocast("bf16", "cpu"), device.autocast("float32", "cpu"):
+    with precision.autocast("bf16", "cpu"), precision.autocast("float32", "cpu"):
         assert layer(pixels).dtype == torch.float32
 
 
@@ -548,22 +550,24 @@ def test_auto_precision_on_cuda_is_what_the_gpu_computes_in(
         return supported or including_emulation
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
-    assert [device.uses_bf16("auto", torch.device("cuda", 0)) for _ in range(2)] == [supported] * 2
+    assert [precision.uses_bf16("auto", torch.device("cuda", 0)) for _ in range(2)] == [
+        supported
+    ] * 2
     assert capsys.readouterr().err.count("float32") == (not supported)
-    assert device.uses_bf16("bf16", "cuda") and not device.uses_bf16("float32", "cuda")
+    assert precision.uses_bf16("bf16", "cuda") and not precision.uses_bf16("float32", "cuda")
 
 
 def test_an_unknown_precision_is_an_error():
     with pytest.raises(UserError, match="auto, bf16 or float32; found 'fp16'"):
-        device.autocast("fp16", "cpu")
+        precision.autocast("fp16", "cpu")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_bf16_on_a_gpu(machine):
-    kind = device.torch_device()
+    kind = gpu.torch_device()
     assert kind.type == "cuda"
     layer, pixels = torch.nn.Linear(4, 2, device=kind), torch.randn(3, 4, device=kind)
-    with device.autocast("auto", kind):
+    with precision.autocast("auto", kind):
         features = layer(pixels)
     assert (features.dtype == torch.bfloat16) == torch.cuda.is_bf16_supported(False)
 
@@ -584,14 +588,14 @@ def test_bf16_on_a_gpu(machine):
     ],
 )
 def test_errors_of_a_gpu_that_is_gone_are_known(message):
-    assert device.lost_gpu(RuntimeError(message))
+    assert gpu.lost_gpu(RuntimeError(message))
     wrapped = RuntimeError("the data loader stopped")
     wrapped.__cause__ = RuntimeError(message)
-    assert device.lost_gpu(wrapped)
+    assert gpu.lost_gpu(wrapped)
 
 
 def test_torchs_own_error_of_an_accelerator_is_known():
-    assert device.lost_gpu(torch.AcceleratorError("anything"))
+    assert gpu.lost_gpu(torch.AcceleratorError("anything"))
 
 
 @pytest.mark.parametrize(
@@ -607,4 +611,4 @@ def test_torchs_own_error_of_an_accelerator_is_known():
     ],
 )
 def test_other_errors_are_not_taken_for_a_lost_gpu(error):
-    assert not device.lost_gpu(error)
+    assert not gpu.lost_gpu(error)

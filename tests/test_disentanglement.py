@@ -6,16 +6,12 @@ import tiny
 import torch
 from test_evaluate import images_of, naive_features, summed
 
-from task_arithmetic import disentanglement as module
-from task_arithmetic import vision
-from task_arithmetic.arrays import sample_indices
-from task_arithmetic.artifacts import read_tensors
-from task_arithmetic.disentanglement import (
-    changed,
-    disentanglement,
-    divergence,
-    reference_weights,
-)
+from task_arithmetic.core.disentanglement import changed, divergence
+from task_arithmetic.files.manifest import sample_indices
+from task_arithmetic.files.tensors import read_tensors
+from task_arithmetic.stages import disentanglement as module
+from task_arithmetic.stages.disentanglement import disentanglement, reference_weights
+from task_arithmetic.vision import modality as vision
 
 GRID = {"low": -2.0, "high": 2.0, "points": 5}
 ALPHAS = [-2.0, -1.0, 0.0, 1.0, 2.0]
@@ -214,7 +210,7 @@ def test_batches_change_nothing_but_rounding(ours, tmp_path, monkeypatch):
 
 
 def test_only_the_sampled_test_images_are_read(tmp_path, monkeypatch):
-    seen, original = [], module.disentanglement_errors
+    seen, original = [], disentanglement.disentanglement_errors
 
     def remember(theta0, about, taus, parts, *rest, **options):
         seen.extend(images for images, *_ in parts)

@@ -14,13 +14,21 @@ import yaml
 from PIL import Image
 from safetensors.numpy import save_file
 
-from task_arithmetic.artifacts import UserError, header, read_json, write_json
-from task_arithmetic.config import ROOT, load_definition, merge, read_yaml, validate_config
-from task_arithmetic.data import write_task
-from task_arithmetic.doctor import doctor, own_names
-from task_arithmetic.settings import data_settings
-from task_arithmetic.source import hold_out
-from task_arithmetic.texts import write_texts
+from task_arithmetic.config.experiment import (
+    ROOT,
+    load_definition,
+    merge,
+    read_yaml,
+    validate_config,
+)
+from task_arithmetic.config.settings import data_settings
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.paths import read_json, write_json
+from task_arithmetic.files.source import hold_out
+from task_arithmetic.files.tensors import header
+from task_arithmetic.language.prepare import write_texts
+from task_arithmetic.planning.doctor import doctor, own_names
+from task_arithmetic.vision.prepare import write_task
 
 TASKS = ["boats", "cats", "maps"]  # maps is the control task, which has no train images
 OVERLAY = """
@@ -277,7 +285,7 @@ def test_the_paper_s_tasks_before_any_is_made(tmp_path, monkeypatch, capsys):
 
 def test_doctor_imports_neither_torch_nor_open_clip():
     code = (
-        "import sys, task_arithmetic.doctor as d; d.doctor();"
+        "import sys, task_arithmetic.planning.doctor as d; d.doctor();"
         "sys.exit(bool({'torch', 'open_clip', 'datasets'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,11 +10,11 @@ import pytest
 import tiny
 import torch
 
-from task_arithmetic import efficiency as module
-from task_arithmetic.artifacts import read_tensors
-from task_arithmetic.efficiency import efficiency
-from task_arithmetic.finetune import finetune
-from task_arithmetic.metrics import read_rows
+from task_arithmetic.files.metrics import read_rows
+from task_arithmetic.files.tensors import read_tensors
+from task_arithmetic.stages import efficiency as module
+from task_arithmetic.stages.efficiency import efficiency
+from task_arithmetic.stages.finetune import finetune
 
 
 def measure(tmp_path, mode="attention", steps=3, **recipe):

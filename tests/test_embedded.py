@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from task_arithmetic.artifacts import UserError
 from task_arithmetic.embedded import corpus, draw, pretrain, real, tasks
+from task_arithmetic.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 ENCODERS = ("embedded-small", "embedded-base")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from task_arithmetic.artifacts import UserError
 from task_arithmetic.embedded import grammar, pretrain_t5, tasks, texts
+from task_arithmetic.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 TASKS = tuple(texts.TEXT_TASKS)

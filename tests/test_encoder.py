@@ -13,26 +13,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from task_arithmetic.artifacts import (
-    UserError,
-    read_json,
-    read_tensors,
-    sealed,
-    sha256_of_file,
-    write_json,
-)
-from task_arithmetic.clip import clip_tokenizer, import_encoder, write_head
-from task_arithmetic.encoder import (
+from task_arithmetic.config.geometries import read_geometry
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.hashes import sealed, sha256_of_file
+from task_arithmetic.files.hub import download
+from task_arithmetic.files.paths import read_json, write_json
+from task_arithmetic.files.tensors import read_tensors
+from task_arithmetic.vision.checkpoints import clip_tokenizer, import_encoder, write_head
+from task_arithmetic.vision.clip import (
     classify,
     encode,
     encode_linearized,
     encode_text,
-    image_tower_shapes,
     make_head,
-    read_encoder,
 )
-from task_arithmetic.geometry import HARMLESS, SIZES, read_geometry, weights_repository
-from task_arithmetic.hub import download
+from task_arithmetic.vision.geometry import HARMLESS, SIZES, image_tower_shapes, weights_repository
+from task_arithmetic.vision.modality import read_encoder
 
 TEMPLATES = ["a photo of a {}.", "{}", "art of the {}, don't ask!"]
 

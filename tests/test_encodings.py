@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import task_arithmetic
-from task_arithmetic.artifacts import read_json, write_json
+from task_arithmetic.files.paths import read_json, write_json
 
 PACKAGE = Path(task_arithmetic.__file__).parent
 PLAIN = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}  # no letter but ASCII's

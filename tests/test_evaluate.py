@@ -11,23 +11,18 @@ import tiny
 import torch
 from test_encoder import open_clip_jvp
 
-from task_arithmetic import evaluate, vision
-from task_arithmetic.arrays import sample_indices
-from task_arithmetic.artifacts import UserError, read_tensors, write_tensors
-from task_arithmetic.device import in_parts
-from task_arithmetic.encoder import read_encoder
-from task_arithmetic.evaluate import (
-    addition,
-    choose_alpha,
-    choose_negation,
-    kernel,
-    negation,
-    pretrained,
-    single_task,
-)
-from task_arithmetic.metrics import write_rows
-from task_arithmetic.vector import TaskVector, cosine, moved_names
-from task_arithmetic.vision import accuracies
+from task_arithmetic.core.arithmetic import choose_alpha, choose_negation
+from task_arithmetic.core.precision import in_parts
+from task_arithmetic.core.vectors import TaskVector, moved_names
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.manifest import sample_indices
+from task_arithmetic.files.metrics import write_rows
+from task_arithmetic.files.tensors import read_tensors, write_tensors
+from task_arithmetic.stages import evaluate
+from task_arithmetic.stages.evaluate import addition, kernel, negation, pretrained, single_task
+from task_arithmetic.stages.vector import cosine
+from task_arithmetic.vision import modality as vision
+from task_arithmetic.vision.modality import accuracies, read_encoder
 
 ALPHAS = {"start": 0.0, "stop": 1.0, "step": 0.25}
 GRID = [0.0, 0.25, 0.5, 0.75, 1.0]

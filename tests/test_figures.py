@@ -8,10 +8,10 @@ import pytest
 import views
 from matplotlib.text import Text
 
-from task_arithmetic import figures
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.available import figure_names, language_of
-from task_arithmetic.cells import individual, load_metrics, seeds_of
+from task_arithmetic.config.available import figure_names, language_of
+from task_arithmetic.errors import UserError
+from task_arithmetic.report import figures
+from task_arithmetic.report.cells import individual, load_metrics, seeds_of
 
 NAMES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]
 

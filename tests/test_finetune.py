@@ -21,21 +21,10 @@ import torch
 import torch.nn.functional as F
 from test_encoder import open_clip_jvp
 
-from task_arithmetic import finetune as module
-from task_arithmetic import jobs, vision
-from task_arithmetic.arrays import batch_indices, read_split
-from task_arithmetic.artifacts import (
-    UserError,
-    read_json,
-    read_made_by,
-    read_tensors,
-    sha256_of_file,
-    write_tensors,
-)
-from task_arithmetic.encoder import encode, encode_linearized, read_encoder
-from task_arithmetic.finetune import (
+from task_arithmetic.core import training
+from task_arithmetic.core.training import (
+    batch_indices,
     batches,
-    finetune,
     learning_rate_at,
     linearized_gradient,
     plain_gradient,
@@ -43,9 +32,19 @@ from task_arithmetic.finetune import (
     start,
     step,
 )
-from task_arithmetic.pixels import crop_boxes, to_pixels
-from task_arithmetic.vector import TaskVector
-from task_arithmetic.vision import accuracies, read_head
+from task_arithmetic.core.vectors import TaskVector
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.hashes import sha256_of_file
+from task_arithmetic.files.paths import read_json
+from task_arithmetic.files.tensors import read_made_by, read_tensors, write_tensors
+from task_arithmetic.pipeline import jobs
+from task_arithmetic.stages import finetune as module
+from task_arithmetic.stages.finetune import finetune
+from task_arithmetic.vision import modality as vision
+from task_arithmetic.vision.clip import encode, encode_linearized
+from task_arithmetic.vision.images import read_split
+from task_arithmetic.vision.modality import accuracies, read_encoder, read_head
+from task_arithmetic.vision.pixels import crop_boxes, to_pixels
 
 # --- One step, in float64, against open_clip's module and torch's own autograd -------------------
 
@@ -184,7 +183,7 @@ def test_too_little_gpu_memory_halves_the_micro_batch_and_keeps_the_step(
 ):
     """The gradient of the whole batch, although no more than two images fit; for good."""
     name = "linearized_gradient" if mode == "ntk" else "plain_gradient"
-    original, sizes = getattr(module, name), []
+    original, sizes = getattr(training, name), []
 
     def two_at_most(run, pixels, labels, share):
         sizes.append(len(pixels))
@@ -197,7 +196,7 @@ def test_too_little_gpu_memory_halves_the_micro_batch_and_keeps_the_step(
     run, _, batches = prepare(mode)
     loss = step(run, *batches[0], 0.0)
     whole = {key: tensor.grad for key, tensor in run["theta"].items()}
-    monkeypatch.setattr(module, name, two_at_most)
+    monkeypatch.setattr(training, name, two_at_most)
     count = len(batches[0][1])
     assert step(run, *batches[0], 0.0) == pytest.approx(loss, rel=1e-10)
     for key, tensor in run["theta"].items():
@@ -215,7 +214,7 @@ def test_one_image_that_does_not_fit_is_one_sentence(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     run, _, batches = prepare("attention")
-    monkeypatch.setattr(module, "plain_gradient", never)
+    monkeypatch.setattr(training, "plain_gradient", never)
     with pytest.raises(UserError, match="One example alone does not fit into the GPU's memory"):
         step(run, *batches[0], 0.0)
 
@@ -225,7 +224,7 @@ def test_another_failure_of_the_gpu_is_no_lack_of_memory(monkeypatch):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     run, _, batches = prepare("attention")
-    monkeypatch.setattr(module, "plain_gradient", broken)
+    monkeypatch.setattr(training, "plain_gradient", broken)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         step(run, *batches[0], 0.0)
 
@@ -511,7 +510,7 @@ def test_a_finetuned_file_says_what_made_it(whole):
 @pytest.mark.parametrize("mode", tiny.MODES)
 def test_theta0_plus_tau_predicts_as_the_finetuned_model_did(mode):
     """θ0 + 1·τ is the individual model (paper, after Definition 1)."""
-    from task_arithmetic.vector import TaskVector
+    from task_arithmetic.core.vectors import TaskVector
 
     suite = tiny.shared_suite()
     theta0, about = read_encoder(suite["encoder_dir"])
@@ -687,7 +686,7 @@ def command(folder, **recipe):
 
 
 def begin(folder, **recipe):
-    source = str(Path(module.__file__).parents[1])
+    source = str(Path(module.__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": source, "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
         [str(word) for word in command(folder, **recipe)],
@@ -784,7 +783,7 @@ def test_pretrained_weights_that_are_not_finite_stop_at_step_1(mode, tmp_path):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(bad, tmp_path, monkeypatch):
     """Else the state that is kept is already spoilt, and after the last step so is the result."""
-    original, count = module.plain_gradient, [0]
+    original, count = training.plain_gradient, [0]
 
     def spoilt(run, *arguments):
         loss = original(run, *arguments)
@@ -793,7 +792,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(bad, tmp_path, 
             run["theta"]["transformer.resblocks.1.attn.out_proj.weight"].grad[0, 0] = bad
         return loss
 
-    monkeypatch.setattr(module, "plain_gradient", spoilt)
+    monkeypatch.setattr(training, "plain_gradient", spoilt)
     with pytest.raises(UserError, match="at step 3 of"):
         train(tmp_path, steps=3, checkpoint_steps=1)
     (state,) = states(tmp_path)
@@ -803,7 +802,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(bad, tmp_path, 
 
 def test_a_mode_whose_patterns_match_nothing_is_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.setitem(tiny.MODES, "typo", {"train": ["*.attn.q.weight"], "linearized": False})
-    monkeypatch.setattr(module, "step", lambda *a: pytest.fail("trained nothing"))
+    monkeypatch.setattr(training, "step", lambda *a: pytest.fail("trained nothing"))
     with pytest.raises(UserError, match=r"Mode typo: the pattern '\*\.attn\.q\.weight' matches no"):
         train(tmp_path, "typo")
     assert list(tmp_path.iterdir()) == []

@@ -12,18 +12,19 @@ from hub_server import GLUE, GLUE_ROWS, Fault, Hub, glue_files, glue_rows, glue_
 from safetensors.numpy import load, load_file
 from test_hub import UNKNOWN, User
 
-from task_arithmetic.arrays import SPLITS, read_manifest
-from task_arithmetic.artifacts import read_json, read_sealed
-from task_arithmetic.config import load_definition
-from task_arithmetic.source import hold_out
-from task_arithmetic.texts import read_tokens
+from task_arithmetic.config.experiment import load_definition
+from task_arithmetic.files.hashes import read_sealed
+from task_arithmetic.files.manifest import SPLITS, read_manifest
+from task_arithmetic.files.paths import read_json
+from task_arithmetic.files.source import hold_out
+from task_arithmetic.language.tokens import read_tokens
 
 T5 = "google-t5/t5-base"
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 # Functions of ours in one process: a line of JSON each in, the UserError's sentence out, or null.
 CALLS = """
 import importlib, json, sys
-from task_arithmetic.artifacts import UserError
+from task_arithmetic.errors import UserError
 for line in sys.stdin:
     name, arguments = json.loads(line)
     module, _, function = name.rpartition(".")
@@ -58,11 +59,11 @@ class Reader(User):
         keys = ("hub", "config", "train", "test")
         settings = {key: value for key, value in define(task).items() if key in keys}
         settings = {"kind": "task", "name": task, **settings, **changes}
-        return self.call("hub.download", settings, self.at(task))
+        return self.call("files.hub.download", settings, self.at(task))
 
     def get_model(self, **changes) -> str | None:
         settings = {"kind": "encoder", "name": "t5", "hub": T5, **changes}
-        return self.call("hub.download", settings, self.at(settings["name"]))
+        return self.call("files.hub.download", settings, self.at(settings["name"]))
 
     def at(self, name: str):
         """Where a download is recorded."""
@@ -142,12 +143,14 @@ def made(tmp_path_factory, glue, model, root):
 
 
 def make_data(user, config, output):
-    said = user.call("texts.write_texts", config, data_settings(config), output, user.at(config))
+    said = user.call(
+        "language.prepare.write_texts", config, data_settings(config), output, user.at(config)
+    )
     assert said is None, said
 
 
 def make_encoder(user, name, repo, output):
-    said = user.call("pretrained_t5.import_t5", name, {"hub": repo}, output, user.at(name))
+    said = user.call("language.checkpoints.import_t5", name, {"hub": repo}, output, user.at(name))
     assert said is None, said
 
 
@@ -157,7 +160,7 @@ def make_head(user, config, folder, prompts="peta"):
     settings["max_tokens"] = {"target": 20}
     output = folder / f"heads/{config}.safetensors"
     arguments = folder / "encoder", folder / f"data/{config}", settings, output
-    said = user.call("texts.write_tokens", *arguments)
+    said = user.call("language.tokens.write_tokens", *arguments)
     assert said is None, said
 
 
@@ -239,11 +242,15 @@ def test_what_the_hub_does_not_give_is_one_sentence(user, hub):
         assert said.startswith("Task cola: nyu-mll/glue on the hub has no config 'colla'")
         assert user.get("cola", test="test") is None
         settings = data_settings("cola", test="test")
-        said = user.call("texts.write_texts", "cola", settings, user.data, user.at("cola"))
+        said = user.call(
+            "language.prepare.write_texts", "cola", settings, user.data, user.at("cola")
+        )
         assert "row 0 of the test texts has label -1: its labels are hidden; set `test`" in said
         assert user.get("stsb", test="test") is None
         settings = data_settings("stsb", test="test")
-        said = user.call("texts.write_texts", "stsb", settings, user.data, user.at("stsb"))
+        said = user.call(
+            "language.prepare.write_texts", "stsb", settings, user.data, user.at("stsb")
+        )
         assert "has label -1.0: its labels are hidden; set `test`" in said
         assert not user.data.exists()
 

@@ -14,19 +14,13 @@ import pytest
 import tiny
 import torch
 
-from task_arithmetic import finetune as module
-from task_arithmetic import jobs, rerun
-from task_arithmetic.artifacts import (
-    check_file,
-    read_json,
-    read_sha256,
-    read_tensors,
-    sha256_of,
-    sha256_of_file,
-    write_tensors,
-)
 from task_arithmetic.cli import main
-from task_arithmetic.stages import STAGES
+from task_arithmetic.files.hashes import check_file, read_sha256, sha256_of, sha256_of_file
+from task_arithmetic.files.paths import read_json
+from task_arithmetic.files.tensors import read_tensors, write_tensors
+from task_arithmetic.pipeline import jobs, rerun
+from task_arithmetic.stages import finetune as module
+from task_arithmetic.stages.declared import STAGES
 
 SOURCE = Path(jobs.__file__).parents[1]
 LIMIT = 10.0  # seconds from SIGTERM to the end of the process
@@ -91,7 +85,7 @@ def test_a_finished_job_records_what_it_made_of_what(tmp_path):
     assert main(finetune(tmp_path)) == 0
     found, moved = record(tmp_path), output(tmp_path)
     (attempt,) = found["attempts"]
-    assert (found["stage"], found["job"]) == ("finetune", "finetune/0")
+    assert (found["stage"], found["job"]) == ("stages.finetune", "finetune/0")
     assert (attempt["exit"], attempt["error"], attempt["from_store"]) == (0, None, False)
     assert attempt["device"] == "cpu" and attempt["pid"] == os.getpid()
     assert attempt["progress"]["done"] == attempt["progress"]["total"] == 12
@@ -251,23 +245,24 @@ def started(folder):
 
 
 STUCK = """
-from task_arithmetic import {module}
 import time
-original, count = {module}.{name}, [0]
+from importlib import import_module
+module = import_module("task_arithmetic.{module}")
+original, count = module.{name}, [0]
 def stuck(*arguments, **options):
     count[0] += 1
     if count[0] == {at}:
         open({mark!r}, "w").close()
         time.sleep(600)
     return original(*arguments, **options)
-{module}.{name} = stuck
+module.{name} = stuck
 """
 MOMENTS = {
-    "reading": ("vision", "read_encoder", 1, None),
-    "in the first step": ("finetune", "_batch_gradient", 1, 0),
-    "in a later step": ("finetune", "_batch_gradient", 8, 7),
-    "writing the outputs": ("finetune", "write_tensors", 1, 12),
-    "hashing them": ("jobs", "write_sha256", 1, None),
+    "reading": ("vision.modality", "read_encoder", 1, None),
+    "in the first step": ("stages.finetune", "_batch_gradient", 1, 0),
+    "in a later step": ("stages.finetune", "_batch_gradient", 8, 7),
+    "writing the outputs": ("stages.finetune", "write_tensors", 1, 12),
+    "hashing them": ("pipeline.jobs", "write_sha256", 1, None),
 }
 
 
@@ -327,7 +322,7 @@ def test_a_stopped_evaluation_leaves_nothing(tmp_path):
         "--output",
         tmp_path / "own.csv",
     ]
-    code = STUCK.format(module="vision", name="_hits", at=2, mark=str(tmp_path / "stuck"))
+    code = STUCK.format(module="vision.modality", name="_hits", at=2, mark=str(tmp_path / "stuck"))
     process = begin([str(word) for word in words], code)
     until((tmp_path / "stuck").exists, process)
     seconds, said = stop(process)
@@ -337,7 +332,9 @@ def test_a_stopped_evaluation_leaves_nothing(tmp_path):
 
 
 def test_a_job_that_waits_for_another_one_can_be_stopped(tmp_path):
-    code = STUCK.format(module="vision", name="read_encoder", at=1, mark=str(tmp_path / "stuck"))
+    code = STUCK.format(
+        module="vision.modality", name="read_encoder", at=1, mark=str(tmp_path / "stuck")
+    )
     first = begin(finetune(tmp_path), code)
     until((tmp_path / "stuck").exists, first)
     second = begin(finetune(tmp_path))
@@ -367,7 +364,7 @@ def test_every_option_of_a_stage_is_a_file_or_says_what_is_computed():
 
 def test_an_unfinished_run_of_another_recipe_is_named_and_not_used(tmp_path, capsys):
     code = STUCK.format(
-        module="finetune", name="_batch_gradient", at=6, mark=str(tmp_path / "stuck")
+        module="stages.finetune", name="_batch_gradient", at=6, mark=str(tmp_path / "stuck")
     )
     process = begin(finetune(tmp_path), code)
     until((tmp_path / "stuck").exists, process)
@@ -381,7 +378,7 @@ def test_an_unfinished_run_of_another_recipe_is_named_and_not_used(tmp_path, cap
 def test_states_can_lie_in_a_folder_of_the_machine(tmp_path, monkeypatch, capsys):
     scratch = tmp_path / "a scratch; $(touch x)"
     code = STUCK.format(
-        module="finetune", name="_batch_gradient", at=6, mark=str(tmp_path / "stuck")
+        module="stages.finetune", name="_batch_gradient", at=6, mark=str(tmp_path / "stuck")
     )
     process = begin(finetune(tmp_path), code, TASK_ARITHMETIC_SCRATCH=str(scratch))
     until((tmp_path / "stuck").exists, process)

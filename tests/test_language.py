@@ -11,20 +11,25 @@ import tiny_texts
 import torch
 import torch.nn.functional as F
 
-from task_arithmetic import evaluate, language, vision
-from task_arithmetic.artifacts import (
-    UserError,
-    read_tensors,
-    sealed,
-    sha256_of_file,
-    write_json,
+from task_arithmetic.core.training import (
+    learning_rate_at,
+    linearized_gradient,
+    plain_gradient,
+    start,
 )
-from task_arithmetic.efficiency import efficiency
-from task_arithmetic.finetune import learning_rate_at, linearized_gradient, plain_gradient, start
-from task_arithmetic.finetune import step as take_step
-from task_arithmetic.metrics import write_rows
-from task_arithmetic.t5 import generate, logits
-from task_arithmetic.vector import TaskVector, cosine
+from task_arithmetic.core.training import step as take_step
+from task_arithmetic.core.vectors import TaskVector
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.hashes import sealed, sha256_of_file
+from task_arithmetic.files.metrics import write_rows
+from task_arithmetic.files.paths import write_json
+from task_arithmetic.files.tensors import read_tensors
+from task_arithmetic.language import modality as language
+from task_arithmetic.language.t5 import generate, logits
+from task_arithmetic.stages import evaluate
+from task_arithmetic.stages.efficiency import efficiency
+from task_arithmetic.stages.vector import cosine
+from task_arithmetic.vision import modality as vision
 
 EVALUATION = {"modality": "language", "limit": None}
 GRID = {"start": 0.0, "stop": 1.0, "step": 0.25}
@@ -283,7 +288,7 @@ def test_only_what_the_mode_names_moves(mode):
 
 @pytest.mark.parametrize("mode", tiny_texts.MODES)
 def test_a_stopped_and_resumed_run_gives_the_same_file(mode, tmp_path, monkeypatch):
-    from task_arithmetic import finetune as module
+    from task_arithmetic.stages import finetune as module
 
     tiny_texts.train(tmp_path / "whole", mode, "alike", checkpoint_steps=2)
     original, taken = module._update, []

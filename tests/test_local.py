@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from task_arithmetic.arrays import read_manifest, read_split
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.data import write_task
-from task_arithmetic.labels import alike, class_names, out_of_order
-from task_arithmetic.local import find, first, listing, outline, read_list, walk
-from task_arithmetic.source import hold_out
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.labels import alike, class_names, out_of_order
+from task_arithmetic.files.local import find, first, listing, outline, read_list, walk
+from task_arithmetic.files.manifest import read_manifest
+from task_arithmetic.files.source import hold_out
+from task_arithmetic.vision.images import read_split
+from task_arithmetic.vision.prepare import write_task
 
 NAMES = ["cat", "dog", "hen"]
 
@@ -582,7 +583,7 @@ def test_a_saved_validation_split_that_is_not_read_is_named(tmp_path):
 
 
 def test_a_last_block_of_bad_images_alone_is_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr("task_arithmetic.data.BLOCK", 4)
+    monkeypatch.setattr("task_arithmetic.vision.prepare.BLOCK", 4)
     root = folders(tmp_path / "images", counts={"train": 8, "test": 3})
     (root / "test" / "hen" / "2.png").write_bytes(b"")
     assert made(tmp_path, root, bad_images="skip")["counts"]["test"] == 8

@@ -7,14 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from task_arithmetic import locks
+from task_arithmetic.pipeline import locks
 
 HOLD = """
 import sys, time
-from task_arithmetic.locks import locked
+from task_arithmetic.pipeline.locks import locked
 with locked(sys.argv[1], "the run") as waited:
     print("held", waited, flush=True)
     time.sleep(float(sys.argv[2]))
@@ -27,7 +28,7 @@ def hold(path, seconds):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(locks.__file__))},
+        env={**os.environ, "PYTHONPATH": str(Path(locks.__file__).parents[2])},
     )
     return process
 

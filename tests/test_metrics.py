@@ -5,8 +5,8 @@ import random
 import pandas as pd
 import pytest
 
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.metrics import COLUMNS, gather, read_rows, write_rows
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.metrics import COLUMNS, gather, read_rows, write_rows
 
 
 def rows(count, seed=0):

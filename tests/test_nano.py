@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from task_arithmetic.config import ROOT, read_config
-from task_arithmetic.plan import outputs
-from task_arithmetic.storage import FILES, OTHER_FILES
+from task_arithmetic.config.experiment import ROOT, read_config
+from task_arithmetic.planning.disk import FILES, OTHER_FILES
+from task_arithmetic.planning.plan import outputs
 
 pytestmark = pytest.mark.slow
 

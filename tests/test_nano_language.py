@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from runs import Nano, copy_project
 
-from task_arithmetic.artifacts import read_made_by
-from task_arithmetic.verify import verify
+from task_arithmetic.files.tensors import read_made_by
+from task_arithmetic.pipeline.verify import verify
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.pictures import open_picture, to_rgb
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.pictures import open_picture, to_rgb
 
 
 def saved(picture, kind, **options):

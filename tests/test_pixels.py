@@ -10,10 +10,10 @@ from sklearn.datasets import load_sample_images
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from task_arithmetic.arrays import read_split
-from task_arithmetic.data import write_task
-from task_arithmetic.pixels import crop_boxes, resample, to_pixels
-from task_arithmetic.source import hold_out
+from task_arithmetic.files.source import hold_out
+from task_arithmetic.vision.images import read_split
+from task_arithmetic.vision.pixels import crop_boxes, resample, to_pixels
+from task_arithmetic.vision.prepare import write_task
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 BICUBIC = transforms.InterpolationMode.BICUBIC

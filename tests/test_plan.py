@@ -17,10 +17,7 @@ import yaml
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from task_arithmetic import plan as planning
-from task_arithmetic import speed, storage
-from task_arithmetic.artifacts import UserError, write_json
-from task_arithmetic.config import (
+from task_arithmetic.config.experiment import (
     ROOT,
     load_definition,
     merge,
@@ -29,20 +26,21 @@ from task_arithmetic.config import (
     read_yaml,
     validate_config,
 )
-from task_arithmetic.disentanglement import disentanglement_errors
-from task_arithmetic.encoder import encode, encode_linearized, image_tower_shapes
-from task_arithmetic.finetune import start, step
-from task_arithmetic.geometry import (
-    flops,
-    parameters,
-    read_geometry,
-    t5_geometry,
-    text_parameters,
-)
-from task_arithmetic.plan import outputs, plan, work
-from task_arithmetic.storage import disk_bytes
-from task_arithmetic.vector import TaskVector, moved_names
-from task_arithmetic.vision import accuracies
+from task_arithmetic.config.geometries import read_geometry
+from task_arithmetic.core.disentanglement import disentanglement_errors
+from task_arithmetic.core.training import start, step
+from task_arithmetic.core.vectors import TaskVector, moved_names
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.paths import write_json
+from task_arithmetic.language.geometry import t5_geometry
+from task_arithmetic.planning import disk, probe
+from task_arithmetic.planning import plan as planning
+from task_arithmetic.planning.disk import disk_bytes
+from task_arithmetic.planning.operations import flops
+from task_arithmetic.planning.plan import outputs, plan, work
+from task_arithmetic.vision.clip import encode, encode_linearized
+from task_arithmetic.vision.geometry import image_tower_shapes, parameters, text_parameters
+from task_arithmetic.vision.modality import accuracies
 
 NANO, MINI = ROOT / "config/nano.yaml", ROOT / "config/mini.yaml"
 REAL = ["ViT-B-32", "ViT-B-16", "ViT-L-14"]
@@ -249,7 +247,7 @@ def test_arrays_of_small_square_images_are_counted_exactly():
     ) + 2500 * 8  # labels, digests, sizes 2 × int32
     assert disk_bytes(config, geometries(config))["data"] == [per_task] * 3
     mnist = {"train": 55000, "validation": 5000, "test": 10000}
-    bytes_ = storage.data_bytes({"hub": "ylecun/mnist"}, mnist)
+    bytes_ = disk.data_bytes({"hub": "ylecun/mnist"}, mnist)
     assert bytes_ == 70000 * (28 * 28 * 3 + 8 + 16) + 55000 * 8
 
 
@@ -266,8 +264,8 @@ def test_a_t5_takes_the_papers_bytes_and_texts_the_assumed_ones():
     one = {"nonlinear": 222_903_552, "ntk": 222_903_552, "attention": 63_700_992}
     assert disk["vector"] == disk["finetune"] == [4 * n for n in one.values() for _ in range(5)]
     rows = [8551 + 1043, 3668 + 408, 2490 + 277, 5749 + 1500, 67349 + 872]  # GLUE's, with labels
-    assert disk["data"] == [storage.LINE * n for n in rows]
-    assert disk["head"] == [(4 * storage.SOURCE + 12) * n for n in rows]
+    assert disk["data"] == [disk.LINE * n for n in rows]
+    assert disk["head"] == [(4 * disk.SOURCE + 12) * n for n in rows]
 
 
 def test_counts_that_nobody_knows_are_called_unknown(project, capsys):
@@ -308,13 +306,13 @@ def test_a_folder_that_was_not_read_yet_is_known_by_a_sample(project, size, side
     (project / "config/tasks/own.yaml").write_text(yaml.safe_dump(own))
     (project / "overlay.yaml").write_text("tasks: [own, textures, landcover]")
     config = read_config(project / "config/nano.yaml", project / "overlay.yaml", basedir=project)
-    counts = storage.example_counts(config, "own")
+    counts = disk.example_counts(config, "own")
     assert counts == {"train": 61 - 11, "validation": 11, "test": 21}  # with the broken one
-    assert storage.class_count(config, "own") == 2
+    assert disk.class_count(config, "own") == 2
     area = size[0] * size[1] if side == 24 else 512 * 256
-    found = storage.data_bytes(config["definitions"]["tasks"]["own"], counts)
+    found = disk.data_bytes(config["definitions"]["tasks"]["own"], counts)
     assert found == 3 * (50 * area + 32 * side**2) + 24 * 82 + 8 * 50
-    assert storage.how_sized(config, "own") == "sample"
+    assert disk.how_sized(config, "own") == "sample"
 
 
 def test_a_saved_dataset_that_was_not_read_yet_is_known_by_a_sample(tmp_path):
@@ -331,9 +329,9 @@ def test_a_saved_dataset_that_was_not_read_yet_is_known_by_a_sample(tmp_path):
         tmp_path / "saved", num_shards={"train": 3, "test": 1}
     )
     definition = {"path": str(tmp_path / "saved")}
-    counts = storage._counted(definition)
+    counts = disk._counted(definition)
     assert counts == {"train": 27, "validation": 3, "test": 10}
-    assert storage.data_bytes(definition, counts) == 40 * (20 * 20 * 3 + 8 + 16) + 27 * 8
+    assert disk.data_bytes(definition, counts) == 40 * (20 * 20 * 3 + 8 + 16) + 27 * 8
 
 
 def test_a_large_folder_is_looked_at_in_less_than_a_second(tmp_path):
@@ -342,8 +340,8 @@ def test_a_large_folder_is_looked_at_in_less_than_a_second(tmp_path):
         for i in range(count):
             os.link(tmp_path / split / "a/0.png", tmp_path / split / f"b/{i:06d}.png")
     began = time.perf_counter()
-    counts = storage._counted({"path": str(tmp_path)})
-    assert sum(counts.values()) == 50_006 and storage.data_bytes({"path": str(tmp_path)}, counts)
+    counts = disk._counted({"path": str(tmp_path)})
+    assert sum(counts.values()) == 50_006 and disk.data_bytes({"path": str(tmp_path)}, counts)
     assert time.perf_counter() - began < 1
 
 
@@ -379,7 +377,7 @@ def line(printed: str, stage: str) -> str:
 
 
 def test_without_a_hub_the_plan_says_so_and_writes_nothing(tmp_path):
-    code = "from task_arithmetic.plan import plan; plan(device='h100')"
+    code = "from task_arithmetic.planning.plan import plan; plan(device='h100')"
     run = subprocess.run(
         [sys.executable, "-c", code],
         env={
@@ -468,7 +466,7 @@ def test_with_a_hub_the_files_of_the_splits_and_the_weights_are_added_up(monkeyp
         config = resolved(images, PAIRS, TEXTS, {"language": {"tasks": ["cola", "mnli"]}})
         record = {"files": {"train": [{"size": 50}, {"size": 7}], "test": [{"size": 1}]}}
         write_json("results/shared/downloads/tasks/svhn.json", record)
-        sizes, notes = storage.downloads(config)
+        sizes, notes = disk.downloads(config)
     finally:
         server.shutdown()
         server.server_close()
@@ -611,11 +609,11 @@ def test_a_named_device_is_called_an_estimate_and_gives_the_published_throughput
     plan(device="rtx3090")
     printed = " ".join(capsys.readouterr().out.split())
     assert "an estimate, not measured" in printed and "timm" in printed
-    device = speed.named_device("rtx3090", ROOT)
+    device = probe.named_device("rtx3090", ROOT)
     config = resolved()
     for encoder, published in zip(REAL, (1704, 391, 85), strict=True):
-        key = speed.Key(encoder, "step", "nonlinear", "bf16", 128)
-        (seconds,) = speed.rated([key], config, geometries(config), device).values()
+        key = probe.Key(encoder, "step", "nonlinear", "bf16", 128)
+        (seconds,) = probe.rated([key], config, geometries(config), device).values()
         assert 128 / seconds == pytest.approx(published, rel=0.1)
 
 
@@ -633,7 +631,7 @@ def test_hours_are_work_times_speed_and_starting_each_job(monkeypatch, capsys):
 
 
 def test_a_probe_measures_every_kind_of_work_on_this_machine(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "SECONDS", {"cpu": 0.1})
+    monkeypatch.setattr(probe, "SECONDS", {"cpu": 0.1})
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -663,26 +661,26 @@ def test_a_probe_measures_every_kind_of_work_on_this_machine(capsys, tmp_path, m
 def test_a_probe_of_texts_computes_what_is_counted(name):
     geometry = t5_geometry("tiny", TINY_T5)
     definition = mode(name, "language")
-    probe = speed._random_texts(geometry, torch.device("cpu"))
-    moved = moved_names(probe.theta0, definition["train"])
-    tau = TaskVector({name: 0.01 * probe.theta0[name] for name in moved})
+    made = probe._random_texts(geometry, torch.device("cpu"))
+    moved = moved_names(made.theta0, definition["train"])
+    tau = TaskVector({name: 0.01 * made.theta0[name] for name in moved})
     recipe = {"weight_decay": 0.1, "gradient_clip": 1.0}
     chosen = {"mode": definition, "finetune": recipe, "modality": "language"}
-    run = start(probe.theta0, probe.about, probe.head, chosen, name)
+    run = start(made.theta0, made.about, made.head, chosen, name)
     actions = {
-        "text": lambda: probe.evaluate(probe.examples(5), tau, [1.0], False, "float32"),
-        "linearized": lambda: probe.evaluate(probe.examples(5), tau, [1.0], True, "float32"),
-        "step": lambda: step(run, *probe.batch(5), 1e-5),
+        "text": lambda: made.evaluate(made.examples(5), tau, [1.0], False, "float32"),
+        "linearized": lambda: made.evaluate(made.examples(5), tau, [1.0], True, "float32"),
+        "step": lambda: step(run, *made.batch(5), 1e-5),
     }
     for kind, action in actions.items():
         with FlopCounterMode(display=False) as counter:
             action()
-        ratio = counter.get_total_flops() / (5 * storage.flops_of(kind, geometry, definition))
+        ratio = counter.get_total_flops() / (5 * disk.flops_of(kind, geometry, definition))
         assert 0.8 < ratio < 1.1, (kind, ratio)
 
 
 def test_texts_are_probed_on_this_machine(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(speed, "SECONDS", {"cpu": 0.1})
+    monkeypatch.setattr(probe, "SECONDS", {"cpu": 0.1})
     config = resolved(NANO, TEXTS, NO_IMAGES, {"language": {"encoders": ["t5-base"]}})
     config["definitions"]["encoders"]["t5-base"]["architecture"] = TINY_T5
     monkeypatch.setattr(planning, "read_config", lambda *_, **__: config)
@@ -705,36 +703,36 @@ def test_texts_are_probed_on_this_machine(monkeypatch, capsys, tmp_path):
 
 
 def test_a_t5_is_not_scaled_from_an_encoder_of_images(monkeypatch):
-    monkeypatch.setattr(speed, "SECONDS", {"cpu": 0.1})
+    monkeypatch.setattr(probe, "SECONDS", {"cpu": 0.1})
     config = resolved(NANO, TEXTS)
-    keys = [speed.Key("embedded-small", "image", None, "float32")]
-    keys.append(speed.Key("t5-base", "text", None, "float32"))
-    monkeypatch.setattr(speed, "_free_memory", lambda: 8e6)  # bytes: enough for the images'
+    keys = [probe.Key("embedded-small", "image", None, "float32")]
+    keys.append(probe.Key("t5-base", "text", None, "float32"))
+    monkeypatch.setattr(probe, "_free_memory", lambda: 8e6)  # bytes: enough for the images'
     with pytest.raises(UserError, match=r"Probing t5-base needs 7.13 GB .*--device"):
-        speed.probed(keys, config, geometries(config), "cpu")
+        probe.probed(keys, config, geometries(config), "cpu")
 
 
 def test_a_large_batch_is_extrapolated_with_the_optimizers_part_counted_once(monkeypatch):
     seconds = {2: 7.0, 6: 11.0}  # 5 s for each step and 1 s for each image
-    monkeypatch.setattr(speed, "_median", lambda action, *_: seconds[action()])
-    monkeypatch.setattr(speed, "step", lambda run, images, labels, rate: len(images))
-    found = speed._step_seconds({}, lambda n: ([0] * n, None), 128, 2, torch.device("cpu"))
+    monkeypatch.setattr(probe, "_median", lambda action, *_: seconds[action()])
+    monkeypatch.setattr(probe, "step", lambda run, images, labels, rate: len(images))
+    found = probe._step_seconds({}, lambda n: ([0] * n, None), 128, 2, torch.device("cpu"))
     assert found == pytest.approx(5 + 128)
 
 
 def test_an_encoder_that_is_too_slow_here_is_scaled_from_the_one_before(monkeypatch):
-    monkeypatch.setattr(speed, "SECONDS", {"cpu": 0.1})
+    monkeypatch.setattr(probe, "SECONDS", {"cpu": 0.1})
     config = resolved(NANO, {"encoders": ["embedded-small", "embedded-base"]})
     keys = sorted({i.key for i in work(config, "float32")}, key=planning._place(config))
     of_small = [key for key in keys if key.encoder == "embedded-small"]
     shapes = geometries(config)
-    small, _ = speed.probed(of_small, config, shapes, "cpu")
-    monkeypatch.setattr(speed, "_free_memory", lambda: 8e6)  # bytes: enough for the small one
+    small, _ = probe.probed(of_small, config, shapes, "cpu")
+    monkeypatch.setattr(probe, "_free_memory", lambda: 8e6)  # bytes: enough for the small one
     with pytest.raises(UserError, match="--device"):
-        speed.probed([k for k in keys if k not in of_small], config, shapes, "cpu")
-    speeds, how = speed.probed(keys, config, shapes, "cpu")
+        probe.probed([k for k in keys if k not in of_small], config, shapes, "cpu")
+    speeds, how = probe.probed(keys, config, shapes, "cpu")
     assert "scaled" in how[2] and set(speeds) == set(keys)
-    key = speed.Key("embedded-base", "step", "ntk", "float32", 16)
+    key = probe.Key("embedded-base", "step", "ntk", "float32", 16)
     ratio = speeds[key] / speeds[key._replace(encoder="embedded-small")]
     arithmetic = [flops("step", shapes[e], mode("ntk")) for e in config["encoders"]]
     assert ratio == pytest.approx(arithmetic[1] / arithmetic[0])

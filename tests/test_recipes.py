@@ -8,15 +8,15 @@ import test_report
 import views
 from test_config import complaint, configuration
 
-from task_arithmetic import plan, resources
-from task_arithmetic.config import check, part_of, validate_config
-from task_arithmetic.recipes import models_of, recipe_of, recipes_of
-from task_arithmetic.settings import (
+from task_arithmetic.config.experiment import check, part_of, validate_config
+from task_arithmetic.config.recipes import models_of, recipe_of, recipes_of
+from task_arithmetic.config.settings import (
     efficiency_settings,
     finetune_settings,
     report_settings,
     view_settings,
 )
+from task_arithmetic.planning import plan, requests
 
 SPECIAL = """
 finetune:
@@ -194,14 +194,14 @@ def test_work_and_requests_are_those_of_each_jobs_recipe():
     counts = dict.fromkeys(("train", "validation", "test"), 100)
 
     def amount(task, stage="finetune"):
-        return resources.work(config, stage, lambda _: counts, "ViT-B-32", "ntk", task)[2]
+        return requests.work(config, stage, lambda _: counts, "ViT-B-32", "ntk", task)[2]
 
     assert (amount("dtd"), amount("cars")) == (8000 * 256, 2000 * 128)
     assert amount(None, "efficiency") == (3 + 20) * 128  # the first task's
-    request = resources.requests(config)
+    request = requests.requests(config)
     asked = [request("finetune", "ViT-B-32", "ntk", task) for task in ("dtd", "cars")]
     assert asked[0].seconds > 2 * asked[1].seconds
-    on_cpu = resources.requests({**config, "device": "cpu"})
+    on_cpu = requests.requests({**config, "device": "cpu"})
     asked = [on_cpu("finetune", "ViT-B-32", "ntk", task) for task in ("dtd", "cars")]
     assert asked[0].memory_mb > asked[1].memory_mb
 

@@ -15,12 +15,13 @@ import matplotlib.image
 import pytest
 import views
 
-from task_arithmetic import available, findings, report, tables
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.available import figure_names, table_names
-from task_arithmetic.captions import figure_caption, table_caption
-from task_arithmetic.cells import load_metrics
-from task_arithmetic.locks import node
+from task_arithmetic.config import available
+from task_arithmetic.config.available import figure_names, table_names
+from task_arithmetic.errors import UserError
+from task_arithmetic.pipeline.locks import node
+from task_arithmetic.report import findings, page, tables
+from task_arithmetic.report.captions import figure_caption, table_caption
+from task_arithmetic.report.cells import load_metrics
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "workflow/reference/paper.csv"
@@ -70,7 +71,7 @@ def write_records(run_dir):
 
 def write(folder, settings, run_dir="results/synthetic"):
     run_dir = run_dir and folder / run_dir
-    report.write(folder / "metrics.csv", folder, folder, settings, "run: synthetic  # <&>\n",
+    page.write(folder / "metrics.csv", folder, folder, settings, "run: synthetic  # <&>\n",
                  run_dir, folder / "report.html")  # fmt: skip
     return (folder / "report.html").read_text()
 
@@ -258,7 +259,7 @@ def test_without_the_papers_three_modes_no_claim_is_judged(tmp_path):
 
 
 def test_views_import_no_torch():
-    code = "import sys, task_arithmetic.report; sys.exit('torch' in sys.modules)"
+    code = "import sys, task_arithmetic.report.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from task_arithmetic import code, rerun
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.rerun import accept, acceptances, entries, stage_code
+from task_arithmetic.errors import UserError
+from task_arithmetic.pipeline import code, rerun
+from task_arithmetic.pipeline.rerun import accept, acceptances, entries, stage_code
 
 
 def variant(stage, name):

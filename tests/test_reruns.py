@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import yaml
 
-from task_arithmetic.artifacts import sha256_of_file
+from task_arithmetic.files.hashes import sha256_of_file
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +146,7 @@ def test_a_job_of_an_older_plan_is_refused(nano):
 
 
 def test_a_run_that_shares_data_of_another_definition_waits_for_the_other(nano):
-    from task_arithmetic.locks import try_lock
+    from task_arithmetic.pipeline.locks import try_lock
 
     other = nano.folder / "results/other"
     other.mkdir()
@@ -165,7 +165,7 @@ def test_a_run_that_shares_data_of_another_definition_waits_for_the_other(nano):
 
 
 def test_two_controllers_do_not_work_on_one_run(nano):
-    from task_arithmetic.locks import try_lock
+    from task_arithmetic.pipeline.locks import try_lock
 
     fd = try_lock(nano.results / ".lock")
     try:

@@ -7,11 +7,13 @@ import sys
 
 import pytest
 
-from task_arithmetic import plan, resources
-from task_arithmetic.config import ROOT, merge, read_yaml, validate_config
-from task_arithmetic.geometry import image_tower_shapes, parameters, read_geometry
-from task_arithmetic.resources import LEARNING, requests
-from task_arithmetic.storage import data_bytes, example_counts, parts_of
+from task_arithmetic.config.experiment import ROOT, merge, read_yaml, validate_config
+from task_arithmetic.config.geometries import read_geometry
+from task_arithmetic.planning import plan
+from task_arithmetic.planning import requests as resources
+from task_arithmetic.planning.disk import data_bytes, example_counts, parts_of
+from task_arithmetic.planning.requests import LEARNING, requests
+from task_arithmetic.vision.geometry import image_tower_shapes, parameters
 
 NANO, MINI = ROOT / "config/nano.yaml", ROOT / "config/mini.yaml"
 SEVERAL = {  # each list has another length, so that no two factors can be mistaken
@@ -209,7 +211,8 @@ def test_without_open_clip_an_encoder_is_taken_to_be_large(monkeypatch):
 
 def test_ten_thousand_jobs_are_asked_about_in_no_time():
     script = (
-        "import sys, time; from task_arithmetic import config, resources\n"
+        "import sys, time\nfrom task_arithmetic.config import experiment as config\n"
+        "from task_arithmetic.planning import requests as resources\n"
         "request = resources.requests(config.read_config())\n"
         "began = time.perf_counter()\n"
         "for _ in range(10_000): request('negation', 'ViT-L-14', 'ntk', None)\n"

@@ -10,8 +10,9 @@ import tiny
 import yaml
 from safetensors.numpy import save_file
 
-from task_arithmetic import vector
-from task_arithmetic.artifacts import header, read_tensors
+from task_arithmetic.core import vectors
+from task_arithmetic.files.tensors import header, read_tensors
+from task_arithmetic.stages import vector
 
 TASKS = 100
 
@@ -86,13 +87,13 @@ def test_a_sum_holds_two_vectors_at_a_time(forty):
 
     def reading():
         for path in forty:
-            read = vector.TaskVector.read(path)
+            read = vectors.TaskVector.read(path)
             alive.append(weakref.ref(read))
             most[0] = max(most[0], sum(ref() is not None for ref in alive))
             yield read
             del read
 
-    total = vector.total(reading())
+    total = vectors.total(reading())
     assert most[0] <= 2
     expected = sum(read_tensors(path)["t2"].double() for path in forty)
     assert tiny.close(total.tensors["t2"].double(), expected) < 1e-6

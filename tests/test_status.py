@@ -9,9 +9,9 @@ from io import BytesIO, TextIOWrapper
 
 import pytest
 
-from task_arithmetic import status
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.locks import node
+from task_arithmetic.errors import UserError
+from task_arithmetic.pipeline import status
+from task_arithmetic.pipeline.locks import node
 
 NOW = time.time()
 GONE = 2**22  # no process has this number, on Linux
@@ -347,7 +347,7 @@ def test_ctrl_c_ends_watching_quietly(results, capsys, monkeypatch):
 
 def test_a_closed_pipe_is_no_error_and_nothing_heavy_is_imported(results):
     write_run(results, {f"stage{i:04}/a": [] for i in range(3000)})
-    code = "import sys; from task_arithmetic.status import status; status();"
+    code = "import sys; from task_arithmetic.pipeline.status import status; status();"
     code += (
         "sys.exit(not {*sys.modules}.isdisjoint(['torch', 'pandas', 'snakemake', 'matplotlib']))"
     )

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from task_arithmetic import store
-from task_arithmetic.artifacts import write_sha256
+from task_arithmetic.files.hashes import write_sha256
+from task_arithmetic.pipeline import store
 
 
 @pytest.fixture

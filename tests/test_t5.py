@@ -10,12 +10,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from task_arithmetic import t5 as module
-from task_arithmetic.artifacts import UserError, read_json, write_json
-from task_arithmetic.geometry import parameters, t5_flops, t5_geometry, t5_shapes
-from task_arithmetic.pretrained_t5 import import_t5
-from task_arithmetic.t5 import generate, logits, logits_linearized, read_t5
-from task_arithmetic.vector import moved_names
+from task_arithmetic.core.vectors import moved_names
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.paths import read_json, write_json
+from task_arithmetic.language import t5 as module
+from task_arithmetic.language.checkpoints import import_t5
+from task_arithmetic.language.geometry import t5_geometry, t5_shapes
+from task_arithmetic.language.modality import read_t5
+from task_arithmetic.language.t5 import generate, logits, logits_linearized
+from task_arithmetic.planning.operations import t5_flops
+from task_arithmetic.vision.geometry import parameters
 
 SMALL = {  # no two sizes are equal: nothing passes for something else
     "vocab_size": 50,

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import views
 
-from task_arithmetic import available, figures, tables, targets
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.config import ROOT, read_yaml, validate_config
-from task_arithmetic.settings import view_settings
+from task_arithmetic.config import available, targets
+from task_arithmetic.config.experiment import ROOT, read_yaml, validate_config
+from task_arithmetic.config.settings import view_settings
+from task_arithmetic.errors import UserError
+from task_arithmetic.report import figures, tables
 
 REFERENCE = Path(__file__).parents[1] / "workflow/reference/paper.csv"
 TARGETS = REFERENCE.with_name("targets.csv")

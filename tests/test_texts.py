@@ -11,19 +11,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from task_arithmetic.arrays import read_manifest, sample_indices
-from task_arithmetic.artifacts import (
-    UserError,
-    read_json,
-    read_made_by,
-    read_sealed,
-    sealed,
-    sha256_of_file,
-    write_json,
-)
-from task_arithmetic.config import load_definition
-from task_arithmetic.source import hold_out
-from task_arithmetic.texts import check_text_task, fill, read_tokens, write_texts, write_tokens
+from task_arithmetic.config.experiment import load_definition
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.hashes import read_sealed, sealed, sha256_of_file
+from task_arithmetic.files.manifest import read_manifest, sample_indices
+from task_arithmetic.files.paths import read_json, write_json
+from task_arithmetic.files.source import hold_out
+from task_arithmetic.files.tensors import read_made_by
+from task_arithmetic.language.prepare import check_text_task, fill, write_texts
+from task_arithmetic.language.tokens import read_tokens, write_tokens
 
 COUNTS = {"train": 40, "test": 12}
 SPLITS = ("train", "validation", "test")
@@ -626,7 +622,7 @@ def test_an_older_folder_is_named_as_such(tmp_path, encoder):
 def test_reading_texts_and_tokens_needs_neither_torch_nor_transformers(tmp_path, encoder):
     data = written(tmp_path)
     code = (
-        "import sys; from task_arithmetic.texts import write_tokens\n"
+        "import sys; from task_arithmetic.language.tokens import write_tokens\n"
         f"settings = {{'prompt': {PROMPT}, 'metric': 'exact_match'}}\n"
         "write_tokens(*sys.argv[1:3], settings, sys.argv[3])\n"
         "sys.exit(bool({'torch', 'transformers', 'datasets'} & set(sys.modules)))"

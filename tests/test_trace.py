@@ -12,8 +12,8 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 
-from task_arithmetic import trace
-from task_arithmetic.locks import node
+from task_arithmetic.pipeline import trace
+from task_arithmetic.pipeline.locks import node
 
 START = 1_790_000_000.0
 

@@ -7,9 +7,10 @@ import traceback
 
 import pytest
 
-from task_arithmetic import locks, store
-from task_arithmetic.artifacts import atomic_path, write_json, write_sha256
-from task_arithmetic.run import start
+from task_arithmetic.files.hashes import write_sha256
+from task_arithmetic.files.paths import atomic_path, write_json
+from task_arithmetic.pipeline import locks, store
+from task_arithmetic.pipeline.run import start
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes two other users")
 ALICE, BOB, GROUP = 61001, 61002, 61003

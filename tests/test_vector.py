@@ -9,10 +9,12 @@ import tiny
 import torch
 import yaml
 
-from task_arithmetic.artifacts import UserError, read_made_by, read_tensors, write_tensors
-from task_arithmetic.config import ROOT, patterns
-from task_arithmetic.encoder import image_tower_shapes
-from task_arithmetic.vector import TaskVector, moved_names, total, write_vector
+from task_arithmetic.config.experiment import ROOT, patterns
+from task_arithmetic.core.vectors import TaskVector, moved_names, total
+from task_arithmetic.errors import UserError
+from task_arithmetic.files.tensors import read_made_by, read_tensors, write_tensors
+from task_arithmetic.stages.vector import write_vector
+from task_arithmetic.vision.geometry import image_tower_shapes
 
 
 def vector(seed, names="abc"):

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from task_arithmetic import artifacts, jobs
-from task_arithmetic.arrays import FORMAT
-from task_arithmetic.artifacts import UserError, sealed, write_json, write_sha256, write_tensors
-from task_arithmetic.verify import verify
+from task_arithmetic.errors import UserError
+from task_arithmetic.files import hashes, tensors
+from task_arithmetic.files.hashes import sealed, write_sha256
+from task_arithmetic.files.manifest import FORMAT
+from task_arithmetic.files.paths import write_json
+from task_arithmetic.files.tensors import write_tensors
+from task_arithmetic.pipeline import jobs
+from task_arithmetic.pipeline.verify import verify
 
 DRAWN = "results/shared/embedded/one"
 DATA = "results/shared/data/one"
@@ -42,7 +46,7 @@ def run(tmp_path, monkeypatch):
     for name in ("train_images", "test_labels"):
         Path(DATA).mkdir(parents=True, exist_ok=True)
         np.save(f"{DATA}/{name}.npy", np.arange(9))
-    files = {path.name: artifacts.sha256_of_file(path) for path in Path(DATA).iterdir()}
+    files = {path.name: hashes.sha256_of_file(path) for path in Path(DATA).iterdir()}
     about = {"format": FORMAT, "files": files, "data_sha256": "d"}
     write_json(f"{DATA}/manifest.json", sealed(about))
     finish("data", {"output": DATA}, [f"{DATA}/manifest.json", f"{DATA}/train_images.npy"])
@@ -51,7 +55,7 @@ def run(tmp_path, monkeypatch):
         path = f"{ENCODER}/{tower}_tower.safetensors"
         write_tensors(path, {"w": torch.ones(3)}, {})
         key = {"image": "theta0", "text": "text_tower"}[tower]
-        about[f"{key}_sha256"] = artifacts.sha256_of_file(path)
+        about[f"{key}_sha256"] = hashes.sha256_of_file(path)
     write_json(f"{ENCODER}/encoder.json", sealed(about))
     finish("encoder", {"output": ENCODER}, [f"{ENCODER}/encoder.json", path])
     write_tensors(MOVED, {"w": torch.ones(3)}, {"seed": 0})
@@ -138,7 +142,7 @@ def test_other_versions_files_are_found(capsys, monkeypatch):
     write_json(f"{DATA}/manifest.json", sealed({"format": 1, "files": {}, "data_sha256": "d"}))
     record("data", [Path(DATA)])
     assert "made by another version (format 1, not" in problems(capsys, lines=2, fine=9)
-    monkeypatch.setattr(artifacts, "FORMAT", "task_arithmetic/9")
+    monkeypatch.setattr(tensors, "FORMAT", "task_arithmetic/9")
     said = problems(capsys, lines=6, fine=5)
     assert f"{MOVED} was made by another version (task_arithmetic/2, not task_arithm" in said
 

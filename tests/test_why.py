@@ -13,9 +13,10 @@ import pytest
 from test_rerun import forget
 from test_workflow import planned
 
-from task_arithmetic import code, rerun, settings, why
-from task_arithmetic.artifacts import UserError
-from task_arithmetic.config import read_config
+from task_arithmetic.config import settings
+from task_arithmetic.config.experiment import read_config
+from task_arithmetic.errors import UserError
+from task_arithmetic.pipeline import code, rerun, why
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "embedded-small/attention"

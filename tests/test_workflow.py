@@ -179,10 +179,10 @@ def finetune_asks(root, tmp_path, monkeypatch):
     from snakemake.api import SnakemakeApi
     from snakemake.settings.types import ConfigSettings, ResourceSettings
 
-    from task_arithmetic import config
+    from task_arithmetic.pipeline import gpu
 
     def ask(device="auto", gpu_here=False, local=True):
-        monkeypatch.setattr(config, "has_gpu", lambda: gpu_here)
+        monkeypatch.setattr(gpu, "has_gpu", lambda: gpu_here)
         with SnakemakeApi() as api:
             workflow = api.workflow(
                 ResourceSettings(cores=8),

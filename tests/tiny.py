@@ -11,12 +11,13 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from task_arithmetic.arrays import FORMAT
-from task_arithmetic.artifacts import sealed, sha256_of_file, write_json
-from task_arithmetic.clip import import_encoder, write_head
-from task_arithmetic.finetune import finetune
-from task_arithmetic.metrics import COLUMNS, read_rows
-from task_arithmetic.vector import write_vector
+from task_arithmetic.files.hashes import sealed, sha256_of_file
+from task_arithmetic.files.manifest import FORMAT
+from task_arithmetic.files.metrics import COLUMNS, read_rows
+from task_arithmetic.files.paths import write_json
+from task_arithmetic.stages.finetune import finetune
+from task_arithmetic.stages.vector import write_vector
+from task_arithmetic.vision.checkpoints import import_encoder, write_head
 
 MODEL = {
     "embed_dim": 16,

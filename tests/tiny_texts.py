@@ -7,10 +7,11 @@ import numpy as np
 import tiny
 import torch
 
-from task_arithmetic.finetune import finetune
-from task_arithmetic.pretrained_t5 import import_t5
-from task_arithmetic.texts import write_texts, write_tokens
-from task_arithmetic.vector import write_vector
+from task_arithmetic.language.checkpoints import import_t5
+from task_arithmetic.language.prepare import write_texts
+from task_arithmetic.language.tokens import write_tokens
+from task_arithmetic.stages.finetune import finetune
+from task_arithmetic.stages.vector import write_vector
 
 WORDS = "red blue green dog cat bird runs sleeps sings gladly sadly not".split()
 MODES = {

@@ -13,9 +13,10 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 
-from . import __version__, jobs
-from .rerun import variant_of
-from .stages import STAGES
+from . import __version__
+from .pipeline import jobs
+from .pipeline.rerun import variant_of
+from .stages.declared import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,49 +118,49 @@ OPTIONS = {
 }
 FOR_PEOPLE = {  # command → its function, options, what it does, an example of its options
     "check": (
-        "config.check",
+        "config.experiment.check",
         "config",
         "validate a configuration and say what it would run",
         "--config config/mini.yaml mine.yaml",
     ),
     "plan": (
-        "plan.plan",
+        "planning.plan.plan",
         "config device",
         "say what a configuration costs: jobs, disk, GPU-hours",
         "--config config/mini.yaml --device h100",
     ),
     "doctor": (
-        "doctor.doctor",
+        "planning.doctor.doctor",
         "config",
         "check the data of a configuration's tasks",
         "--config config/mini.yaml",
     ),
     "status": (
-        "status.status",
+        "pipeline.status.status",
         "run watch",
         "say what a run has done, does and has left to do",
         "--run mini --watch",
     ),
     "why": (
-        "why.why",
+        "pipeline.why.why",
         "target config",
         "say why a file would be made again",
         "results/mini/tables/table2.csv",
     ),
     "verify": (
-        "verify.verify",
+        "pipeline.verify.verify",
         "run",
         "check that all files of a run are as they were made",
         "--run mini",
     ),
     "accept": (
-        "rerun.accept",
+        "pipeline.rerun.accept",
         "stage reason run code",
         "declare that a stage's changed code gives the same results",
         '--stage finetune --reason "renamed a variable"',
     ),
     "gc": (
-        "store.gc",
+        "pipeline.store.gc",
         "keep_gb",
         "make the store of finished results smaller",
         "--keep-gb 10",

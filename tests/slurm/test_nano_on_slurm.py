@@ -17,7 +17,7 @@ import importlib.util, json, os, sys, time
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name != "task_arithmetic.finetune":
+        if name != "task_arithmetic.stages.finetune":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -9,10 +9,11 @@ import shlex
 
 from snakemake.settings.types import DeploymentMethod
 
-from task_arithmetic import config as configuration
-from task_arithmetic import resources as requested
-from task_arithmetic import settings
-from task_arithmetic.rerun import stage_code
+from task_arithmetic.config import experiment as configuration
+from task_arithmetic.planning import requests as requested
+from task_arithmetic.config import settings
+from task_arithmetic.pipeline.gpu import has_gpu
+from task_arithmetic.pipeline.rerun import stage_code
 
 PARTS = config["parts"]  # modality -> its tasks, encoders, modes ...
 NOTHING = {"tasks": [], "encoders": [], "modes": [], "ablations": [], "focus": []}
@@ -80,7 +81,7 @@ def gpus(wildcards=None):
         return int(config["device"] == "cuda")
     if on_cluster():
         return 1
-    return int(configuration.has_gpu())
+    return int(has_gpu())
 
 
 def cores(wildcards=None):

@@ -1,7 +1,7 @@
 # The paper's figures as PNG and PDF: one rule for each, because each has its own caption in
 # Snakemake's report.
-from task_arithmetic.available import PAPER_FIGURES, figure_names, title_of
-from task_arithmetic.captions import figure_caption
+from task_arithmetic.config.available import PAPER_FIGURES, figure_names, title_of
+from task_arithmetic.report.captions import figure_caption
 
 FIGURES = figure_names(VIEW)
 

@@ -1,7 +1,7 @@
 # The paper's tables, and ours beside them, as CSV, Markdown and LaTeX: one rule for each, because
 # each has its own caption in Snakemake's report.
-from task_arithmetic.available import table_names, title_of
-from task_arithmetic.captions import table_caption
+from task_arithmetic.config.available import table_names, title_of
+from task_arithmetic.report.captions import table_caption
 
 REFERENCE = os.path.relpath(os.path.join(workflow.basedir, "workflow/reference"))
 TABLES = table_names(VIEW)

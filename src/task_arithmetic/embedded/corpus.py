@@ -10,7 +10,7 @@ from multiprocessing import get_context
 import numpy as np
 from PIL import ImageDraw
 
-from . import surfaces, symbols
+from ..embedded import surfaces, symbols
 from .draw import (
     CANVAS,
     COLOURS,

@@ -7,7 +7,7 @@ grounds, perspective, weak light, blur and noise.
 import numpy as np
 from PIL import Image, ImageDraw
 
-from . import surfaces, symbols
+from ..embedded import surfaces, symbols
 from .draw import (
     CANVAS,
     COLOURS,

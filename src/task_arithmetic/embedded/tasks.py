@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..artifacts import UserError, atomic_path
-from . import real, rendered, surfaces, symbols
+from ..embedded import real, rendered, surfaces, symbols
+from ..errors import UserError
+from ..files.paths import atomic_path
 
 SEED = 0
 TRAIN, TEST = 2900, 1000  # train includes the 400 validation images that the data stage carves
@@ -133,7 +134,7 @@ def save_task(task, output, seed=SEED, limit=None):
 
     It appears complete or not at all. Raises UserError for an unknown name.
     """
-    from . import texts
+    from ..embedded import texts
 
     check_task(task, (*CLASSES, *texts.TEXT_TASKS))
     build = texts.build_text_task if task in texts.TEXT_TASKS else build_task

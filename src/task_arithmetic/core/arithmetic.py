@@ -1,0 +1,64 @@
+"""The grid of α and the choice of α (paper, appendix A)."""
+
+import numpy as np
+
+from ..errors import UserError
+
+pass
+
+
+def choose_alpha(alphas, normalized) -> int:
+    """Index of the α with the largest mean normalized accuracy; the first wins a tie.
+
+    Args:
+        normalized: (alphas, tasks), validation split only (paper, appendix A).
+    """
+    return int(np.argmax(np.mean(normalized, axis=1)))
+
+
+def choose_negation(target, control, pretrained_control: float, keep: float) -> int:
+    """Index of the α with the lowest target accuracy among those whose control accuracy is at
+    least keep × the pretrained model's (paper, appendix A); the first wins a tie.
+
+    Args:
+        target, control: accuracies on validation, one for each α.
+    Raises:
+        UserError: no α keeps the control accuracy (α = 0 always does).
+    """
+    target, control = np.asarray(target), np.asarray(control)
+    kept = control >= keep * pretrained_control - 1e-9  # "at least" includes rounded equality
+    if not kept.any():
+        raise UserError(
+            f"No α of the grid keeps {keep:.0%} of the pretrained control accuracy: let `alphas` "
+            "start at 0."
+        )
+    return int(np.argmin(np.where(kept, target, np.inf)))
+
+
+MOST_ALPHAS = 201
+
+
+def alpha_grid(alphas: dict) -> list[float]:
+    """start, start + step, …, stop, each rounded to 10 decimals, so that 0.15 is 0.15.
+
+    Raises:
+        UserError: not 0 ≤ start < stop ≤ 2, no whole number of steps, or too many of them.
+    """
+    start, stop, step = alphas["start"], alphas["stop"], alphas["step"]
+    if not 0 <= start < stop <= 2:
+        raise UserError(
+            f"alphas must have 0 <= start < stop <= 2; found start {start} and stop {stop}."
+        )
+    if not step > 0:
+        raise UserError(f"alphas.step must be above 0; found {step}.")
+    count = (stop - start) / step
+    if count > MOST_ALPHAS - 1 + 1e-6:
+        raise UserError(
+            f"alphas has {int(count) + 1} values from {start} to {stop} in steps of {step}; make "
+            f"alphas.step larger: at most {MOST_ALPHAS} are allowed."
+        )
+    if abs(count - round(count)) > 1e-6 or round(count) < 1:
+        raise UserError(
+            f"alphas.step ({step}) must divide the way from {start} to {stop} into whole steps."
+        )
+    return [round(start + i * step, 10) for i in range(round(count) + 1)]

@@ -1,0 +1,111 @@
+"""Named tensors with provenance, as safetensors."""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import UserError
+from .hashes import canonical, check_file
+from .paths import atomic_path, mend
+
+FORMAT = "task_arithmetic/2"  # of every safetensors file that we write
+
+
+def write_tensors(path, tensors: dict, made_by: dict) -> None:
+    """Write named tensors (torch) as safetensors whose header says what made them.
+
+    Args:
+        tensors: name → tensor, any shape and dtype; stored contiguous, on the CPU.
+        made_by: anything JSON can hold: recipe, data hash, seed, device …
+    """
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+            temporary,
+            header(made_by),
+        )
+
+
+def header(made_by: dict) -> dict[str, str]:
+    """The metadata of a safetensors artifact: one entry, because safetensors writes several in an
+    order that changes from call to call, and equal artifacts must be equal files."""
+    return {"made_by": canonical({"format": FORMAT, **made_by})}
+
+
+def read_tensors(path, device="cpu", framework="pt") -> dict:
+    """Read named tensors from a safetensors file (framework "pt" or "np").
+
+    Raises:
+        UserError: missing file, a pickle (or anything else) instead of safetensors, another
+            version's file, bytes that are not those that were written.
+    """
+    with open_tensors(path, framework, device) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def read_made_by(path) -> dict:
+    """What made a safetensors artifact: the `made_by` of write_tensors."""
+    with open_tensors(path) as file:
+        found = file.metadata() or {}
+    made_by = json.loads(found.get("made_by", "{}"))
+    made_by.pop("format", None)
+    return made_by
+
+
+@contextmanager
+def open_tensors(path, framework="np", device="cpu"):
+    """An open safetensors file, of which single tensors and slices can be read; the same errors
+    as read_tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist: run the stage that makes it first.")
+    with open(path, "rb") as file:
+        start = file.read(9)  # safetensors: 8 bytes of length, then a JSON object
+    if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
+        raise UserError(
+            f"{path} is a pickled PyTorch file, which can run any code when it is opened: convert "
+            "it to safetensors (safetensors.torch.save_file) and give that file instead."
+        )
+    try:
+        check_file(path)
+        with safe_open(path, framework, str(device)) as opened:
+            made_by = json.loads((opened.metadata() or {}).get("made_by", "{}"))
+            if made_by.get("format", FORMAT) != FORMAT:
+                raise UserError(
+                    f"{path} was made by another version ({made_by['format']}, not {FORMAT}): "
+                    f"{mend(path)}."
+                )
+            yield opened
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(
+            f"{path} is not a readable safetensors file ({error}): {mend(path)}."
+        ) from None
+
+
+def check_tensors(path, found: dict, expected: dict[str, tuple]) -> None:
+    """Hold the tensors of a file to the expected names and shapes.
+
+    Args:
+        expected: name → shape.
+    Raises:
+        UserError: naming the first missing, extra or misshapen tensors.
+    """
+    problems = []
+    if missing := sorted(set(expected) - set(found)):
+        problems.append(f"misses {_some(missing)}")
+    if extra := sorted(set(found) - set(expected)):
+        problems.append(f"has unexpected {_some(extra)}")
+    for name in sorted(set(found) & set(expected)):
+        if tuple(found[name].shape) != tuple(expected[name]):
+            shapes = f"{tuple(found[name].shape)}, not {tuple(expected[name])}"
+            problems.append(f"has {name} of shape {shapes}")
+            break
+    if problems:
+        raise UserError(f"{path} {' and '.join(problems)}: it belongs to another encoder or mode.")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

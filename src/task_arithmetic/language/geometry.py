@@ -1,0 +1,82 @@
+"""The geometry of a T5: names and shapes of its tensors, from its configuration alone."""
+
+from ..errors import UserError
+
+
+def t5_geometry(name: str, config: dict) -> dict:
+    """A T5's geometry as `t5.logits` takes it, from transformers' config.json, with its defaults.
+
+    Returns:
+        d_model, d_ff, d_kv, heads, layers, decoder_layers, vocab_size, activation, gated,
+        tied (the head is the embedding), buckets, max_distance, eps, pad, eos, start.
+    Raises:
+        UserError: the model is not text-to-text, or no plain T5.
+    """
+    kind = config.get("model_type", "t5")
+    if kind not in ("t5", "mt5") or not config.get("is_encoder_decoder", True):
+        raise UserError(
+            f"Encoder {name} is no text-to-text model (its model_type is {kind!r}): only T5s, with "
+            "an encoder and a decoder, can be used; choose another checkpoint."
+        )
+    forward = config.get("feed_forward_proj", {"t5": "relu", "mt5": "gated-gelu"}[kind])
+    activations = {"relu": ("relu", False), "gated-gelu": ("gelu_new", True)}
+    try:
+        activation, gated = activations[forward]
+        # transformers 5 writes that every head is tied, and beside it whether it is in truth.
+        tied = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
+        eos = config.get("eos_token_id", 1)
+        (eos,) = eos if isinstance(eos, list) else [eos]
+        pad = config.get("pad_token_id", 0)
+        if pad != 0:  # what texts are filled up with, see texts.py
+            raise ValueError(f"pad_token_id: {pad}")
+        start = config.get("decoder_start_token_id")
+        return {
+            "d_model": config["d_model"],
+            "d_ff": config["d_ff"],
+            "d_kv": config["d_kv"],
+            "heads": config["num_heads"],
+            "layers": config["num_layers"],
+            "decoder_layers": config.get("num_decoder_layers") or config["num_layers"],
+            "vocab_size": config["vocab_size"],
+            "activation": activation,
+            "gated": gated,
+            "tied": bool(tied) and kind == "t5",
+            "buckets": config.get("relative_attention_num_buckets", 32),
+            "max_distance": config.get("relative_attention_max_distance", 128),
+            "eps": config.get("layer_norm_epsilon", 1e-6),
+            "pad": pad,
+            "eos": eos,
+            "start": pad if start is None else start,
+        }
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"Encoder {name} is no plain T5 (its configuration has no usable {error}): only T5s as "
+            "published, v1.0, v1.1 or Flan-T5, can be used; choose another checkpoint."
+        ) from None
+
+
+def t5_shapes(geometry: dict) -> dict[str, tuple]:
+    """Name → shape of every tensor of a T5, as transformers names them; a tied head has none."""
+    g, inner = geometry, geometry["heads"] * geometry["d_kv"]
+    width, hidden = g["d_model"], g["d_ff"]
+    attention = {**dict.fromkeys(("q", "k", "v"), (inner, width)), "o": (width, inner)}
+    ways_in = ("wi_0", "wi_1") if g["gated"] else ("wi",)
+    forward = {**dict.fromkeys(ways_in, (hidden, width)), "wo": (width, hidden)}
+    crossed = {"SelfAttention": attention, "EncDecAttention": attention, "DenseReluDense": forward}
+    stacks = {
+        "encoder": (g["layers"], ("SelfAttention", "DenseReluDense")),
+        "decoder": (g["decoder_layers"], tuple(crossed)),
+    }
+    shapes = {"shared.weight": (g["vocab_size"], width)}
+    for stack, (layers, parts) in stacks.items():
+        shapes[f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (
+            g["buckets"],
+            g["heads"],
+        )
+        for layer in range(layers):
+            for i, part in enumerate(parts):
+                prefix = f"{stack}.block.{layer}.layer.{i}."
+                shapes[f"{prefix}layer_norm.weight"] = (width,)
+                shapes |= {f"{prefix}{part}.{k}.weight": v for k, v in crossed[part].items()}
+        shapes[f"{stack}.final_layer_norm.weight"] = (width,)
+    return shapes if g["tied"] else {**shapes, "lm_head.weight": (g["vocab_size"], width)}

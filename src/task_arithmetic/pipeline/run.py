@@ -1,0 +1,111 @@
+"""A run: one start of Snakemake on one configuration."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from ..config import settings
+from ..errors import UserError
+from ..files.hashes import sha256_of
+from ..files.paths import place_of_log, read_json, write_json
+from .jobs import outcome
+from .locks import NO_LOCKS, POLL, holder, lacks_locks, node, try_lock
+from .rerun import keep_plan, remember
+
+_lock: list[int] = []  # the descriptor of this process's lock; the kernel frees it
+
+
+def start(run_dir, dag, config: dict) -> None:
+    """Say in run.json which jobs the run has, and hold its lock for the rest of this process.
+
+    Args:
+        run_dir: results/<run>. dag: Snakemake's graph of jobs. config: the configuration.
+    Raises:
+        SystemExit: another Snakemake works on this run, or on one that defines otherwise what the
+            two share; this user may not write to the run's folder, or not lock it.
+    """
+    try:
+        _start(Path(run_dir), dag, config)
+    except (UserError, OSError) as error:
+        if (sentence := outcome(error)[1]) is None:
+            raise
+        sys.exit(sentence)
+
+
+def _start(run_dir: Path, dag, config: dict) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path, why = run_dir / ".lock", lacks_locks(run_dir)
+    try:
+        for _ in range(3):  # another run that starts now takes it for a moment, to see if it can
+            if (fd := try_lock(path)) is not None:
+                _lock.append(fd)
+                break
+            time.sleep(POLL)
+        else:
+            sys.exit(
+                f"Another snakemake works on {run_dir} ({holder(path)}): wait until it ends, or "
+                "stop it; `task-arithmetic status` shows what it does."
+            )
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        why = f"The file system of {run_dir} keeps no locks ({error.strerror})"
+    if why:
+        print(f"{why}: start only one snakemake at a time on {run_dir}.", file=sys.stderr)
+    shared = {
+        str(job.output[0]): sha256_of([job.params.code, str(job.params.get("settings", ""))])
+        for job in dag.jobs
+        if job.log and Path(job.log[0]).is_relative_to(run_dir.with_name("shared"))
+    }
+    _refuse_others(run_dir, shared)
+    keep_plan(config)
+    remember(run_dir.parent)
+    jobs = [
+        {
+            "stage": place_of_log(job.log[0])[1].split("/")[0],
+            "log": str(job.log[0]),
+            "outputs": [str(path) for path in job.output],
+            "needed": bool(dag.needrun(job)),
+        }
+        for job in dag.jobs
+        if job.log
+    ]
+    path = run_dir / "run.json"
+    if path.is_file() and "report" not in {job["stage"] for job in jobs}:
+        # A few files by name: the rest of the run is as it was.
+        named = {job["log"] for job in jobs}
+        jobs += [
+            {**job, "needed": not Path(job["outputs"][0]).exists()}
+            for job in read_json(path)["jobs"]
+            if job["log"] not in named
+        ]
+    about = {"started": time.time(), "pid": os.getpid(), "node": node(), "jobs": jobs}
+    about |= {"shared": shared, "command": " ".join(["snakemake", *sys.argv[1:]])}
+    about["config"] = settings.as_yaml(config)
+    write_json(path, about)
+
+
+def failed(run_dir, log) -> None:
+    """Note in run.json that this process ends with an error, and where Snakemake's own log is: a
+    job may fail before it can say so itself."""
+    path = Path(run_dir) / "run.json"
+    if _lock and path.is_file():
+        write_json(path, {**read_json(path), "error": str(log)})
+
+
+def _refuse_others(run_dir: Path, shared: dict[str, str]) -> None:
+    """End this process if a run that goes on makes one of the shared outputs otherwise."""
+    for other in run_dir.parent.glob("*/run.json"):
+        theirs = read_json(other).get("shared", {})
+        differing = [path for path in shared if theirs.get(path, shared[path]) != shared[path]]
+        lock = other.with_name(".lock")
+        if not differing or other.parent == run_dir or not lock.exists():
+            continue
+        if (fd := try_lock(lock)) is not None:  # it has ended
+            os.close(fd)
+            continue
+        sys.exit(
+            f"The run in {other.parent} is going on, and makes {differing[0]} with other settings "
+            "or code: wait until it ends."
+        )

@@ -1,0 +1,405 @@
+"""How fast a device computes what a run needs: measured by short probes, or estimated by name."""
+
+import csv
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..config import settings
+from ..config.experiment import mode_of
+from ..config.geometries import shapes_of
+from ..core.training import start, step
+from ..core.vectors import TaskVector, moved_names
+from ..errors import UserError, nearest
+from ..files.paths import human_bytes
+from ..language import modality as language
+from ..language.tokens import Texts
+from ..pipeline.gpu import claim, torch_device
+from ..stages.efficiency import WARM_UP
+from ..vision import modality as vision
+from ..vision.clip import encode_text
+from ..vision.geometry import image_tower_shapes, parameters
+from .disk import FLOAT, SOURCE, TARGET, flops_of, is_text
+
+STEPS = 20  # timed training steps of a probe
+SECONDS = {"cuda": 2.0, "cpu": 1.5}  # for each probe; for one of STEPS steps PATIENCE times as much
+PATIENCE = 3.0
+SLOW = 1.0  # seconds that one example may take on a CPU to be worth a probe
+LAUNCH = 2e-5  # seconds to start a matrix product and what goes with it on a GPU: assumed
+GRID = [0.2, 0.4, 0.6, 0.8, 1.0]  # α that tell an image's reading from its passes
+PROMPTS = 80  # texts that a head encodes at a time, at most
+
+
+class Key(NamedTuple):
+    """Something whose speed counts, in a precision: a training step of a mode (kind `step`), one
+    image or text through f (`image`, `text`) or through f_lin (`linearized`), an image that is read
+    and normalised for any number of passes through f (`read`), a text of a head (`prompt`); of a
+    step, `batch` examples."""
+
+    encoder: str
+    kind: str
+    mode: str | None
+    precision: str
+    batch: int = 1
+
+
+# --- A named device ------------------------------------------------------------------------------
+
+
+def named_device(name: str | None, basedir) -> dict | None:
+    """A row of devices.csv; None for this machine's own device."""
+    if name in (None, "cpu"):
+        return None
+    with open(
+        Path(basedir) / "workflow/reference/devices.csv", encoding="utf-8", newline=""
+    ) as file:
+        rows = {row["device"]: row for row in csv.DictReader(file)}
+    if name not in rows:
+        raise UserError(
+            f"There is no device {name!r}{nearest(name, list(rows))}; --device knows "
+            f"{', '.join(rows)}, and cpu for this machine's own."
+        )
+    numbers = {key: float(rows[name][key]) for key in ("bf16_tflops", "float32_tflops", "share")}
+    return {**rows[name], **numbers}
+
+
+def rated(keys: list[Key], config: dict, geometries: dict, device: dict) -> dict[Key, float]:
+    """Seconds of each key by arithmetic: its operations over the device's sustained rate; of a
+    training step at least what starting its work takes."""
+    found = {}
+    for key in keys:
+        rate = 1e12 * device["share"] * device[f"{key.precision}_tflops"]
+        found[key] = operations(key, config, geometries) / rate
+        if key.kind == "step":
+            linearized = mode_of(config, key.mode, key.encoder)["linearized"]
+            shapes = shapes_of(geometries[key.encoder]).values()
+            products = (5 if linearized else 3) * sum(len(shape) == 2 for shape in shapes)
+            found[key] = max(found[key], LAUNCH * products)
+    return found
+
+
+def operations(key: Key, config: dict, geometries: dict) -> float:
+    """Arithmetic operations of one unit of a key: of a step, of its whole batch."""
+    mode = key.mode and mode_of(config, key.mode, key.encoder)
+    return key.batch * flops_of(key.kind, geometries[key.encoder], mode)
+
+
+# --- The device at hand --------------------------------------------------------------------------
+
+
+def device_at_hand(config: dict, device: str | None) -> str:
+    """cuda or cpu, as the jobs choose it; a GPU is held until this process ends.
+
+    Raises:
+        UserError: the configuration asks for a GPU, and there is none that works.
+    """
+    if device == "cpu" or config["device"] == "cpu":
+        return "cpu"
+    claim(config["device"])
+    return torch_device().type
+
+
+def probed(
+    keys: list[Key], config: dict, geometries: dict, kind: str
+) -> tuple[dict[Key, float], list[str]]:
+    """Seconds of each key, measured here, and lines that say how.
+
+    Real training steps and evaluations, with random weights and examples, texts of SOURCE and
+    TARGET tokens. A CPU is measured with one thread, as its jobs run; where a whole batch takes
+    long, with a few examples, from which the batch is extrapolated; where one takes longer than a
+    second, or the memory is too small, what a smaller encoder took is scaled by the arithmetic.
+    """
+    device = torch.device(kind)
+    threads = torch.get_num_threads()
+    speeds: dict[Key, float] = {}
+    about = [_device_name(device) + ":"]
+    if kind == "cpu":
+        torch.set_num_threads(1)
+    try:
+        for encoder in dict.fromkeys(key.encoder for key in keys):
+            own = [key for key in keys if key.encoder == encoder]
+            began = time.perf_counter()
+            texts = is_text(geometries[encoder])
+            before = {k: v for k, v in speeds.items() if is_text(geometries[k.encoder]) == texts}
+            found, how = _probe_encoder(own, config, geometries[encoder], device, bool(before))
+            if not found:
+                found = _scaled(own, before, config, geometries)
+            speeds |= found
+            about.append(f"  {encoder}: {how} ({time.perf_counter() - began:.0f} s).")
+    finally:
+        torch.set_num_threads(threads)
+    return speeds, about
+
+
+def _device_name(device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, measured now with random weights"
+    name = ""
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    return f"CPU {name or 'of this machine'}, one thread, measured now with random weights"
+
+
+def _probe_encoder(
+    keys: list[Key], config: dict, geometry: dict, device, may_skip: bool
+) -> tuple[dict[Key, float], str]:
+    """Seconds of each key of one encoder, or nothing if it is too large here; and how."""
+    shapes, encoder = shapes_of(geometry), keys[0].encoder
+    batches = sorted({key.batch for key in keys if key.kind == "step"})
+    unit = "text" if is_text(geometry) else "image"
+    needed = 8 * FLOAT * parameters(shapes.values())  # θ0, θ, two moments, gradients, a tangent
+    if device.type == "cpu" and needed > _free_memory():
+        if not may_skip:
+            raise UserError(
+                f"Probing {encoder} needs {human_bytes(needed)} of memory, of which "
+                f"{human_bytes(_free_memory())} are free; name a device with --device instead."
+            )
+        return {}, "not measured (too little memory), scaled from the one above by arithmetic"
+    print(f"probing {encoder} …", file=sys.stderr, flush=True)
+    probe = (_random_texts if is_text(geometry) else _random_images)(geometry, device)
+    theta0 = probe.theta0
+    alone, one = (probe.examples(1), TaskVector({}), [1.0], False, "float32"), math.inf
+    for _ in range(2):  # the first includes what is done once
+        one = _seconds(lambda: probe.evaluate(*alone), device)
+    if device.type == "cpu" and one > SLOW and may_skip:
+        return {}, "not measured (too slow), scaled from the one above by arithmetic"
+    most = SECONDS[device.type]
+    few = max(1, int(most / one) // 9)
+
+    def is_long(batch):  # to measure a step of it
+        return device.type != "cuda" and 3 * one * batch >= most
+
+    count = 2 * probe.most if device.type == "cuda" else max(1, min(probe.most, int(most / one)))
+    examples = probe.examples(count)
+    measured: dict[tuple, float] = {}  # modes that move the same tensors are measured once
+
+    def of(key: Key) -> float:
+        mode = key.mode and mode_of(config, key.mode, encoder)
+        if key.kind == "step":
+            chosen = json.loads(settings.efficiency_settings(config, key.mode, encoder))
+            run = start(theta0, probe.about, probe.head, chosen, key.mode)
+            some = few if is_long(key.batch) else None
+            return _step_seconds(run, probe.batch, key.batch, some, device)
+        if key.kind == "prompt":
+            texts = min(count, PROMPTS)
+            return _median(_text_probe(geometry["text"], texts, device), device) / texts
+        tau = TaskVector({})
+        if mode:
+            moved = moved_names(shapes, mode["train"], key.mode)
+            tau = TaskVector({name: 0.01 * theta0[name] for name in moved})
+        linearized = key.kind == "linearized"
+
+        def seconds(alphas):
+            what = examples, tau, alphas, linearized, key.precision
+            return _median(lambda: probe.evaluate(*what), device)
+
+        once = seconds([1.0]) / count
+        if linearized or key.kind == "text":
+            return once
+        another = once  # on a CPU, reading is nothing beside a pass
+        if device.type == "cuda":
+            another = max(0.0, (seconds(GRID) / count - once) / (len(GRID) - 1))
+        measured["image", key.precision, (), None] = another
+        measured["read", key.precision, (), None] = max(0.0, once - another)
+        return measured[key.kind, key.precision, (), None]
+
+    speeds = {}
+    for key in keys:
+        train = tuple(mode_of(config, key.mode, encoder)["train"]) if key.mode else ()
+        same = key.kind, key.precision, train, (key.mode, key.batch) if key.kind == "step" else None
+        if same not in measured:
+            measured[same] = of(key)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        speeds[key] = measured[same]
+    sizes = " and ".join(map(str, batches))
+    how = (
+        f"up to {STEPS} training steps of {sizes} {unit}s for each mode, {count} evaluated {unit}s"
+    )
+    if any(map(is_long, batches)):
+        how = f"steps of {few} and {3 * few} {unit}s, extrapolated to {sizes}; {count} evaluated"
+    return speeds, how
+
+
+class Probe(NamedTuple):
+    """An encoder with random weights, and random examples.
+
+    Attributes:
+        theta0, about, head: what training asks of a modality.
+        batch: function n → inputs and targets of n examples, as finetune.step takes them.
+        examples: function n → n examples, as `evaluate` takes them.
+        evaluate: function (examples, τ, alphas, linearized, precision): what `accuracies` does.
+        most: examples of one forward pass.
+    """
+
+    theta0: dict[str, torch.Tensor]
+    about: dict
+    head: torch.Tensor | None
+    batch: Callable[[int], tuple]
+    examples: Callable[[int], Any]
+    evaluate: Callable
+    most: int
+
+
+def _random_images(geometry: dict, device) -> Probe:
+    generator = torch.Generator().manual_seed(0)
+    theta0, size = _random_weights(shapes_of(geometry), generator, device), geometry["image_size"]
+    about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
+    head = torch.randn(100, geometry["embed_dim"], generator=generator).to(device)
+
+    def batch(count):
+        pixels = torch.randn(count, 3, size, size, generator=generator).to(device)
+        return pixels, torch.zeros(count, dtype=torch.int64, device=device)
+
+    def examples(count):
+        shape = count, size, size, 3
+        images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
+        return images, np.zeros(count, np.int64), head
+
+    def evaluate(some, tau, alphas, linearized, precision):
+        vision.accuracies(theta0, about, tau, alphas, {"task": some}, linearized, precision)
+
+    return Probe(theta0, about, head, batch, examples, evaluate, vision.BATCH)
+
+
+def _random_texts(geometry: dict, device) -> Probe:
+    generator = torch.Generator().manual_seed(0)
+    theta0, about = _random_weights(shapes_of(geometry), generator, device), {"geometry": geometry}
+
+    def tokens(*shape):  # neither padding nor an end of text
+        return torch.randint(2, geometry["vocab_size"], shape, generator=generator)
+
+    def batch(count):
+        return tokens(count, SOURCE).to(device), tokens(count, TARGET).to(device)
+
+    def examples(count):
+        flat, ends = tokens(count * SOURCE).numpy(), SOURCE * np.arange(1, count + 1)
+        words = tokens(1, TARGET).numpy(), ["?"], "exact_match", TARGET
+        return Texts(flat, ends - SOURCE, ends, np.zeros(count, np.int32), None, *words)
+
+    @torch.inference_mode()
+    def evaluate(some, tau, alphas, linearized, precision):
+        if linearized:
+            language.answered(theta0, about, some, precision, tau.tensors, alphas)
+        else:
+            for alpha in alphas:
+                language.answered(tau.apply(theta0, alpha), about, some, precision)
+
+    return Probe(theta0, about, None, batch, examples, evaluate, language.BATCH)
+
+
+def _random_weights(shapes: dict, generator, device) -> dict[str, torch.Tensor]:
+    return {
+        name: (0.02 * torch.randn(shape, generator=generator)).to(device)
+        for name, shape in shapes.items()
+    }
+
+
+def _text_probe(text: dict, count: int, device):
+    """A function that encodes `count` random texts with random weights."""
+    generator = torch.Generator().manual_seed(0)
+    blocks = image_tower_shapes({**text, "image_size": 1, "patch_size": 1})  # named alike
+    shapes = {name: shape for name, shape in blocks.items() if name.startswith("transformer.")}
+    width = text["width"]
+    shapes |= {
+        "token_embedding.weight": (text["vocab_size"], width),
+        "positional_embedding": (text["context_length"], width),
+        "ln_final.weight": (width,),
+        "ln_final.bias": (width,),
+        "text_projection": (width, text["embed_dim"]),
+    }
+    params = _random_weights(shapes, generator, device)
+    tokens = torch.randint(1, text["vocab_size"], (count, text["context_length"])).to(device)
+
+    def action():
+        with torch.inference_mode():
+            encode_text(params, tokens, text)
+
+    return action
+
+
+def _step_seconds(run: dict, examples, batch: int, few: int | None, device) -> float:
+    """Seconds of one training step: measured, or extrapolated from two sizes of batches, because a
+    part of it, the optimizer's, does not grow with the batch."""
+
+    def timed(count):
+        inputs, targets = examples(count)
+        patience = PATIENCE if few is None else 1.0
+        return _median(lambda: step(run, inputs, targets, 1e-6), device, patience)
+
+    if few is None:
+        return timed(batch)
+    small, large = timed(few), timed(3 * few)
+    slope = (large - small) / (2 * few)
+    if slope <= 0:  # noise
+        return large / (3 * few) * batch
+    return max(0.0, small - slope * few) + slope * batch
+
+
+def _median(action, device, patience: float = 1.0) -> float:
+    """Median seconds of an action after its first time, which includes what is done once: STEPS
+    times, or as often as `patience` times SECONDS allow."""
+    for _ in range(WARM_UP if device.type == "cuda" else 1):
+        _seconds(action, device)
+    found: list[float] = []
+    while len(found) < STEPS and sum(found) < patience * SECONDS[device.type]:
+        found.append(_seconds(action, device))
+    return statistics.median(found)
+
+
+def _seconds(action, device) -> float:
+    began = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def _scaled(keys: list[Key], speeds: dict, config: dict, geometries: dict) -> dict[Key, float]:
+    """Seconds of an encoder's keys from those of the last encoder that was measured, in proportion
+    to their arithmetic."""
+    last = list(speeds)[-1].encoder
+    found = {}
+    for key in keys:
+        if key.kind == "read":
+            found[key] = 0.0
+            continue
+        alike = [other for other in speeds if other.encoder == last and other.kind == key.kind]
+        other = min(alike, key=lambda k: (k.mode != key.mode, k.precision != key.precision))
+        ratio = operations(key, config, geometries) / operations(other, config, geometries)
+        found[key] = speeds[other] * ratio
+    return found
+
+
+def starting_seconds(kind: str) -> float:
+    """Seconds until a job has imported what it needs and touched its device, measured."""
+    code = f"import task_arithmetic.stages.finetune, torch; torch.zeros(1, device={kind!r})"
+    path = os.pathsep.join(
+        [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    return time.perf_counter() - began
+
+
+def _free_memory() -> float:
+    """Bytes that programs can still take; unlimited where the system does not say."""
+    path = Path("/proc/meminfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else math.inf

@@ -1,0 +1,162 @@
+"""Captions of tables and figures: what is shown, over which seeds, on which suite."""
+
+from ..config.available import encoders_of, is_language, language_of, view_of
+from ..config.targets import TOLERANCE
+
+TABLES = {
+    "table1": "Task arithmetic performance. Individual: mean single-task accuracy; normalized: "
+    "accuracy of the unified model relative to its individual models (weight disentanglement); "
+    "absolute: accuracy of the unified model, averaged over tasks. Encoder: {focus}.",
+    "table2": "Task addition. Accuracy of the unified model θ0 + α Σ τ, averaged over tasks, "
+    "absolute and relative to each mode's own single-task accuracy; α is chosen on validation, "
+    "for each mode by itself. Accuracies are those of the test split.",
+    "table3": "Task arithmetic on texts. Test accuracy (%) of the unified model θ0 + α Σ τ of "
+    "{language_focus} on each task: the share of generated answers that are exactly the right "
+    "words{scores}. α is chosen {selection}, for each mode by itself.",
+    "table4": "Efficiency. Parameters held and trained, size of the parameters held (4 bytes "
+    "each, MB of 10⁶ bytes), peak memory (on a CPU: above that of the loaded libraries) and "
+    "median time of a training step, time to fine-tune one task{first}.{table4_paper}",
+    "table5": "Ablation. What is fine-tuned besides the attention weights: single-task accuracy "
+    "and accuracy of the unified model, averaged over tasks. Encoder: {focus}.",
+    "negation": "Task negation. θ0 − α τ for each task by itself: mean accuracy on the task to "
+    "forget (target), accuracy on the control task ({control}) and how much of the pre-trained one "
+    "it keeps, mean chosen α. α is the one with the lowest target accuracy on validation whose "
+    "control accuracy there is at least {keep:g} % of the pre-trained one; the numbers are those "
+    "of the test split. The paper prints none.",
+    "tasks": "Every task. Test accuracy of the pre-trained encoder, of the individual model, of "
+    "its task vector through the linearized encoder (post-hoc), and of the unified model, absolute "
+    "and relative to the individual model. In the rows of post-hoc linearization the individual "
+    "model is the post-hoc one.",
+    "tasks_language": "Every task of texts. Test accuracy of the pre-trained encoder, of the "
+    "individual model, and of the unified model, absolute and relative to the individual model (–: "
+    "that has no accuracy above 0), and the α of the unified model.",
+    "targets": "Published accuracies. Test accuracy of the pre-trained encoder and of the "
+    "individual models beside that which two public implementations of the same experiment print, "
+    "to a tenth of a percent, with recipes that differ in details from this run's. A difference of "
+    "more than {tolerance} points is flagged.",
+}
+# These show no numbers of the paper's encoders.
+WITHOUT_PAPER = ["table3", "table4", "negation", "tasks", "tasks_language", "targets"]
+FOCUS_ONLY = ["table1", "table5"]
+
+FIGURES = {
+    "fig3": "Kernel behaviour test. Test accuracy of f(x; θ0 + τ), x axis, against that of the "
+    "post-hoc linearized f_lin(x; θ0 + τ), y axis: a panel for each encoder, in it one marker per "
+    "mode and task, whose number stands beside it. On the dashed line both are equal, which is "
+    "kernel behaviour.",
+    "fig5": "Non-linear advantage. Left: mean single-task accuracy of a mode against that of "
+    "non-linear fine-tuning for each encoder, one large hollow marker, and one small one per task, "
+    "whose number stands at the line that joins its modes. Right: their difference, which is the "
+    "vertical distance to the dashed line.",
+    "heatmap": "Disentanglement error ξ(α₁, α₂) (Equation 2) of {pair} for encoder {focus}: of the "
+    "representation module (top, KL divergence) and of representation and head (bottom, fraction "
+    "of changed predictions, summed over both tasks). Light regions have little error; the box is "
+    "[0, 1] × [0, 1]. One colour scale per row, shared by all modes.",
+    "fig7": "Single-task accuracy on test for every task and mode, and their mean. Black lines, "
+    "whose ends stand out beside the bars: the pre-trained encoder (zero-shot).",
+    "fig9": "Sensitivity to α for encoder {focus}: mean accuracy of the unified model on "
+    "validation over the α grid, absolute (left) and normalized (right). Stars: the α chosen on "
+    "{selection}, at the accuracy it has on test.",
+    "fig10": "Cosine similarity of task vectors of encoder {focus}. One colour scale for "
+    "all modes, light at 0, to the largest size of the entries off the diagonal on both sides; the "
+    "diagonal is 1 by definition.",
+}
+TABLE4_PAPER = (
+    " The paper's columns are for T5-base on GLUE; its NTK linearization counts the embedding that "
+    "the head shares once more. They compare modes, not encoders."
+)
+REFERENCE_SCALING = (
+    "Normalised as in the published code: of the first 2,048 test images in this dataset's order "
+    "(its own ones only if that is the published order), divided by the number of all batches, "
+    "with the mean of both directions of the divergence."
+)
+BANDS = {
+    "fig3": "Markers and bars: mean ± sample standard deviation over {n} seeds.",
+    "fig5": "Markers, columns and bars: mean ± sample standard deviation over {n} seeds.",
+    "fig7": "Bars: mean ± sample standard deviation over {n} seeds.",
+    "fig9": "Lines, bands and bars: mean ± sample standard deviation over {n} seeds.",
+}
+
+
+def suite_note(settings, paper_beside) -> str:
+    """What the suite is, and whose numbers stand in the paper's columns beside these encoders."""
+    pairs = [(ours, settings["encoders"][ours]) for ours in paper_beside]
+    beside = ", ".join(f"{theirs} beside {ours}" for ours, theirs in pairs if theirs)
+    embedded = settings["suite"] == "embedded"
+    note = f"This is the embedded suite on {small_ones(settings)}." if embedded else ""
+    if beside and embedded:
+        note += (
+            f" The paper's columns are those of the paper's encoder ({beside}) on the eight real "
+            "tasks, for orientation only."
+        )
+    elif beside:
+        note = f"The paper's columns are as published, on its eight tasks: {beside}."
+    return note
+
+
+def small_ones(settings, both=False) -> str:
+    """What the embedded suite is of: images, texts, or both."""
+    also = both and language_of(settings)
+    texts = is_language(settings) or also and also["encoders"] and also["suite"] == "embedded"
+    images = not is_language(settings) and (settings["encoders"] or not both)
+    return " and ".join(["small images"] * bool(images) + ["short texts"] * bool(texts))
+
+
+def table3_note(settings) -> str:
+    """Whose numbers the paper's rows of Table 3 are; `settings` of the part on texts."""
+    names = settings["paper_tasks"]
+    beside = ", ".join(f"{names[t]} beside {t}" for t in settings["tasks"] if names[t])
+    own = all(names[task] in (None, task) for task in settings["tasks"])
+    return "The paper's rows are those of Flan-T5-base on GLUE" + (
+        "." if own else f" ({beside}), for orientation only."
+    )
+
+
+def table_caption(name, settings) -> str:
+    """A table's caption."""
+    texts = language_of(settings)
+    scores = [task for task in texts["tasks"] if task in texts["scores"]]
+    first = [part["tasks"][0] for part in (settings, texts) if part["tasks"]]
+    words = {
+        "first": f" ({' and '.join(first)}: the first of each kind)"
+        if len(first) > 1
+        else f" ({''.join(first)}, the first)",
+        "focus": settings["focus"],
+        "control": settings["control"],
+        "keep": 100 * (settings["keep"] or 0),
+        "table4_paper": TABLE4_PAPER * (settings["suite"] in ("paper", "embedded")),
+        "language_focus": texts["focus"],
+        "scores": f"; of {', '.join(scores)}, Spearman's ρ × 100" if scores else "",
+        "selection": "on the test scores that are shown, as in published code"
+        if texts["reference_selection"]
+        else "on validation",
+        "tolerance": TOLERANCE,
+    }
+    n = len(settings["seeds"])
+    spread = f"Mean ± sample standard deviation over {n} seeds." if n > 1 else ""
+    own = texts if name in ("table3", "tasks_language") else settings
+    shown = [own["focus"]] if name in FOCUS_ONLY else encoders_of(own)
+    beside = settings["paper_beside"] and name not in WITHOUT_PAPER
+    note = suite_note(own, shown if beside else [])
+    if name == "table4" and note:
+        note = f"This is the embedded suite on {small_ones(settings, both=True)}."
+    beside = table3_note(texts) if name == "table3" and any(texts["paper_tasks"].values()) else ""
+    notes = [TABLES[name].format(**words), spread * (name != "table4"), beside, note]
+    return " ".join(note for note in notes if note)
+
+
+def figure_caption(name, settings) -> str:
+    """A figure's caption; `name` is fig3, fig5, fig7, fig9, fig10, a pair's, or fig7_language …"""
+    base, settings = view_of(name, settings)
+    pair = " – ".join(settings["pairs"].get(base, ()))
+    kind = "heatmap" if pair else base
+    n = len(settings["seeds"])
+    seeds = BANDS.get(kind, "Mean over {n} seeds.").format(n=n) if n > 1 else ""
+    selection = "test" if settings.get("reference_selection") else "validation"
+    title = FIGURES[kind].format(focus=settings["focus"], pair=pair, selection=selection)
+    scaled = REFERENCE_SCALING if pair and settings.get("reference_scaling") else ""
+    scores = ""
+    if base != name and set(settings["scores"]) and kind != "fig10":
+        scores = f"Of {', '.join(settings['scores'])}: Spearman's ρ."
+    notes = [title, scores, scaled, seeds, suite_note(settings, [])]
+    return " ".join(note for note in notes if note)

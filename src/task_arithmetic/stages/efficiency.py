@@ -1,0 +1,90 @@
+"""What training costs in each mode, measured (paper, Table 4)."""
+
+import statistics
+import time
+
+import torch
+
+from ..core.training import batches, learning_rate_at, start, step
+from ..files.metrics import write_rows
+from ..pipeline.gpu import torch_device
+from . import modalities
+
+WARM_UP = 3  # steps before the clock starts
+
+
+def efficiency(encoder_dir, *, encoder, mode, head, data_dir, settings, output) -> None:
+    """Run real training steps alone on the machine and write what they cost.
+
+    Rows: `step_seconds` (median, of the training step), `training_seconds` (the whole run: the
+    median with reading the batch, × finetune.steps), `peak_memory_bytes` (CUDA:
+    allocated; CPU: resident memory, without what was there before and what is mapped from files),
+    `trained_parameters`, `held_parameters` (all tensors that training needs; a linearized mode
+    holds θ0 beside θ).
+
+    Args:
+        settings: those of finetune, and `efficiency`: steps.
+    """
+    device = torch_device()
+    before = start_memory(device)
+    form = modalities.form(settings.get("modality", "vision"))
+    theta0, about = form.read_encoder(encoder_dir, device)
+    examples = form.read_examples(head, data_dir, "train", settings["limit"], about, device)
+    run = start(theta0, about, examples[-1], settings, mode)
+    del theta0
+    alone, whole = [], []  # seconds of each step, without and with its batch
+    numbers = range(WARM_UP + settings["efficiency"]["steps"])
+    ahead = batches(form, examples, numbers, 0, settings, about, device)
+    for _ in numbers:
+        began = time.perf_counter()
+        batch = next(ahead)
+        wait(device)
+        ready = time.perf_counter()
+        step(run, *batch, learning_rate_at(0, settings["finetune"]))
+        wait(device)
+        alone.append(time.perf_counter() - ready)
+        whole.append(time.perf_counter() - began)
+    seconds = statistics.median(whole[WARM_UP:]) * settings["finetune"]["steps"]
+    measured = {
+        "step_seconds": statistics.median(alone[WARM_UP:]),
+        "training_seconds": seconds,
+        "peak_memory_bytes": peak_memory(device) - before,
+        "trained_parameters": _count(run["theta"]),
+        "held_parameters": _count(run["theta"]) + _count(run["base"]),
+    }
+    rows = [{"metric": metric, "value": value} for metric, value in measured.items()]
+    write_rows(output, rows, encoder=encoder, mode=mode)
+
+
+def _count(tensors: dict) -> int:
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+def wait(device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def start_memory(device) -> int:
+    """Reset the peak; bytes in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+        file.write("5")  # Linux: resets VmHWM, the peak resident size
+    return _status("RssAnon")
+
+
+def peak_memory(device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _status("VmHWM") - _status("RssFile")  # without libraries and images, mapped from files
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status, in bytes."""
+    with open("/proc/self/status", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")

@@ -1,0 +1,202 @@
+"""Fine-tuning one encoder on one task in one mode (paper, appendix A, "Fine-tuning").
+
+Every step's examples, and the crops of images, are a function of (seed, step) alone, so that a
+resumed run continues exactly where it stopped. What differs between images and texts is in the
+module of the modality (see modality.py).
+"""
+
+import math
+import os
+import re
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..core.precision import uses_bf16
+from ..core.training import _batch_gradient, _device, _update, batches, learning_rate_at, start
+from ..errors import UserError
+from ..files.hashes import sha256_of, sha256_of_file, versions
+from ..files.manifest import read_manifest
+from ..files.paths import atomic_path, remove
+from ..files.tensors import check_tensors, read_made_by, read_tensors, write_tensors
+from ..pipeline import jobs
+from ..pipeline.gpu import torch_device
+from ..pipeline.locks import node
+from . import modalities
+
+LOG_EVERY = 10  # steps
+
+
+def finetune(
+    encoder_dir, head, data_dir, *, encoder, mode, task, seed, settings, output, log
+) -> None:
+    """Fine-tune θ and write the tensors that moved, and a metrics log.
+
+    Args:
+        encoder_dir, data_dir: folders of the encoder and data stages; head: a head artifact.
+        encoder, mode, task: names, recorded in the artifact.
+        seed: repeats differ in data order and crops only.
+        settings: `mode` (train: name patterns, linearized), `finetune` (steps, batch_size,
+            learning_rate, schedule, warmup_steps, weight_decay, gradient_clip, checkpoint_steps;
+            for images, crop_scale), `limit`, `micro_batch`, `precision`, `modality`.
+        output: safetensors of θ_t, of the moved tensors only.
+        log: CSV: step, loss, learning_rate, images_per_second (or texts).
+    Raises:
+        UserError: patterns that match nothing, a loss that is not finite (the last good state is
+            kept), artifacts that do not fit each other.
+    """
+    device, kind = torch_device(), settings.get("modality", "vision")
+    form = modalities.form(kind)
+    theta0, about = form.read_encoder(encoder_dir, device)
+    examples = form.read_examples(head, data_dir, "train", settings.get("limit"), about, device)
+    precision = settings.get("precision", "float32")
+    recipe = {
+        "encoder": encoder,
+        "encoder_sha256": about.get("seal"),
+        "theta0_sha256": about["theta0_sha256"],
+        "head_sha256": sha256_of_file(head),
+        "mode": mode,
+        "task": task,
+        "seed": seed,
+        "settings": settings,
+        "precision": "bf16" if uses_bf16(precision, device) else "float32",
+        "data_sha256": read_manifest(data_dir)["data_sha256"],
+        "code": jobs.current_code("finetune", kind),
+        "packages": jobs.packages(kind),
+        "device": device.type,
+    }
+    state_path, others = _state_paths(output, recipe)
+    run = start(theta0, about, examples[-1], settings, mode)
+    del theta0  # unless the run holds it
+    rows = _restore(state_path, run)
+    _say_how_it_starts(run, recipe, others)
+    _train(run, examples, seed, rows, state_path, recipe, f"{mode} {task}")
+    theta = {name: tensor.detach() for name, tensor in run["theta"].items()}
+    made_by = {**recipe, "versions": versions()}
+    with atomic_path(log) as temporary:
+        temporary.write_text(
+            f"step,loss,learning_rate,{form.UNIT}s_per_second\n"
+            + "".join(f"{s},{loss:.6f},{lr:.6e},{speed:.1f}\n" for s, loss, lr, speed in rows),
+            "utf-8",
+        )
+    write_tensors(output, theta, made_by)
+    for path in (state_path, *others):
+        jobs.when_done(partial(remove, path))
+
+
+def _train(run, examples, seed, rows, state_path, recipe, label) -> None:
+    """The loop, from the step that `run` has come to; adds the rows of the metrics log to `rows`.
+
+    The state changes under the run's lock only, and as a whole: a signal to stop finds it complete
+    at any time, and need not wait for the step that is being computed.
+    """
+    settings, how = run["settings"], run["settings"]["finetune"]
+    first, steps = run["done"], how["steps"]
+    began = time.perf_counter()
+
+    def save():
+        with run["lock"]:
+            reached = {key: run[key] for key in ("done", "micro_batch")}
+            write_tensors(state_path, _state(run), {**recipe, **reached, "log": rows})
+            return f"{run['done']} of {steps} steps are saved ({label})."
+
+    form, numbers = run["form"], range(first, steps)
+    ahead = batches(form, examples, numbers, seed, settings, run["about"], _device(run))
+    jobs.progress(first, steps, "step")
+    with jobs.saving(save):
+        for batch in ahead:
+            loss = _batch_gradient(run, *batch)
+            with run["lock"]:
+                rate = learning_rate_at(run["done"], how)
+                loss, done = _update(run, loss, rate), run["done"]
+                if not math.isfinite(loss):
+                    save()
+                    raise UserError(
+                        f"The loss or its gradient is {loss} at step {done + 1} of {steps} "
+                        f"({label}); the state before it is kept in {state_path}: lower "
+                        "finetune.learning_rate and run again."
+                    )
+                speed = how["batch_size"] * (done - first) / (time.perf_counter() - began)
+                if done % LOG_EVERY == 0 or done == steps:
+                    rows.append((done, loss, rate, speed))
+                    print(f"{label}: step {done} of {steps}, loss {loss:.3f}", file=sys.stderr)
+                if done % how["checkpoint_steps"] == 0 and done < steps:
+                    save()
+            jobs.progress(done, steps, "step", loss=loss, **{f"{form.UNIT}s_per_second": speed})
+
+
+def _state_paths(output, recipe: dict) -> tuple[Path, list[Path]]:
+    """Where the state of an unfinished run is kept, and what other recipes left of this output.
+
+    The name holds a hash of all that the run depends on. It lies beside the output, hidden, or in
+    the folder TASK_ARITHMETIC_SCRATCH of this machine. Raises UserError if that cannot be told.
+    """
+    output = Path(output)
+    folder, stem = output.parent, output.stem
+    if scratch := os.environ.get("TASK_ARITHMETIC_SCRATCH"):
+        folder, stem = Path(_expanded(scratch)), sha256_of(str(output.absolute()))[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".{stem}.{sha256_of(recipe)[:16]}.state"
+    return path, sorted(set(folder.glob(f".{stem}.*.state")) - {path})
+
+
+def _expanded(scratch: str) -> str:
+    """The configuration's `scratch` with the `~` and variables (`$TMPDIR`) of this machine, which
+    need not be those of the one that submitted."""
+
+    def value(match) -> str:
+        if found := os.environ.get(match[1] or match[2]):
+            return found
+        raise UserError(
+            f"scratch is {scratch!r}, but {match[0]} is not set on {node()}, where this job runs: "
+            "set it there or name a folder that is on every machine."
+        )
+
+    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, os.path.expanduser(scratch))
+
+
+def _say_how_it_starts(run: dict, recipe: dict, others: list[Path]) -> None:
+    """On stderr: the step that it goes on from, or why an unfinished run is of no use."""
+    if run["done"]:
+        print(f"Going on after step {run['done']}, which was saved.", file=sys.stderr)
+        return
+    for path in others:
+        try:
+            before = read_made_by(path)
+        except UserError:
+            continue
+        differs = sorted(key for key in recipe if before.get(key) != recipe[key])
+        print(
+            f"Starting afresh: {before['done']} steps were saved with other {', '.join(differs)}.",
+            file=sys.stderr,
+        )
+
+
+def _state(run: dict) -> dict:
+    """The tensors that training changes, under names of their own."""
+    state = {f"theta.{name}": tensor for name, tensor in run["theta"].items()}
+    for name, moments in run["moments"].items():
+        state |= {f"{key}.{name}": tensor for key, tensor in moments.items()}
+    return state
+
+
+def _restore(path: Path, run: dict) -> list:
+    """Load a resume state into `run` if there is one; returns the rows of the metrics log up to
+    there."""
+    if not path.is_file():
+        return []
+    try:
+        tensors, made_by = read_tensors(path), read_made_by(path)
+        state = _state(run)
+        check_tensors(path, tensors, {name: tensor.shape for name, tensor in state.items()})
+    except UserError:
+        remove(path)
+        return []
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(tensors[name])
+    run["done"], run["micro_batch"] = made_by["done"], made_by["micro_batch"]
+    return made_by["log"]

@@ -1,0 +1,242 @@
+"""Pretrained CLIPs through open_clip: import as named tensors, and frozen zero-shot heads.
+
+The only module that needs open_clip, whose import takes ten seconds.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..files.hashes import check_file, read_sealed, sealed, sha256_of_file
+from ..files.hub import located
+from ..files.manifest import read_manifest
+from ..files.paths import atomic_path, read_json, write_json
+from ..files.tensors import check_tensors, read_tensors, write_tensors
+from ..pipeline.gpu import torch_device
+from .clip import Tensors, encode, encode_text, make_head
+from .geometry import OWN_MERGES, check_preprocessing, clip_geometry, image_tower_shapes
+from .modality import IMAGE_TOWER, MERGES, TEXT_TOWER
+
+# --- Heads ---------------------------------------------------------------------------------------
+
+
+def write_head(encoder_dir, data_dir, settings: dict, output) -> None:
+    """Make the head of one task for one encoder and write it to `output`.
+
+    Args:
+        encoder_dir: the encoder stage's folder.
+        data_dir: the task's folder: its class names.
+        settings: `templates`: prompts with one `{}` for the class name, or "open_clip" for the 80
+            of ImageNet.
+    """
+    manifest, templates = read_manifest(data_dir), settings["templates"]
+    if templates == "open_clip":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+    encoder_dir = Path(encoder_dir)
+    about = read_sealed(encoder_dir / "encoder.json")
+    device = torch_device()
+    check_file(encoder_dir / TEXT_TOWER, about["text_tower_sha256"])
+    params = read_tensors(encoder_dir / TEXT_TOWER, device)
+    merges = encoder_dir / MERGES if about["own_merges"] else None
+    if merges:
+        check_file(merges, about["merges_sha256"])
+    tokenize = clip_tokenizer(about["text"]["context_length"], merges)
+    if tokenize.vocab_size != about["text"]["vocab_size"]:
+        raise UserError(
+            f"Encoder {about['name']}: its tokenizer has {tokenize.vocab_size} tokens, its text "
+            f"tower {about['text']['vocab_size']}: put the tokenizer's own merges beside the "
+            "checkpoint as bpe_merges.txt.gz."
+        )
+    prompts = [
+        tokenize([template.replace("{}", name) for template in templates])
+        for name in manifest["classes"]
+    ]
+    if manifest.get("definition", {}).get("alike_classes", "error") == "error":
+        _check_told_apart(manifest, prompts)
+    features = []
+    with torch.inference_mode():
+        for tokens in prompts:
+            features.append(encode_text(params, tokens.to(device), about["text"]))
+        head = make_head(torch.stack(features), about["logit_scale"])
+    made_by = {
+        "encoder": about["name"],
+        "text_tower_sha256": about["text_tower_sha256"],
+        "task": manifest["task"],
+        "classes": manifest["classes"],
+        "templates": templates,
+    }
+    write_tensors(output, {"head": head}, made_by)
+
+
+def _check_told_apart(manifest: dict, prompts: list[Tensor]) -> None:
+    """No two classes are the same tokens, whose heads would be the same to the last bit."""
+    seen: dict[bytes, int] = {}
+    for i, tokens in enumerate(prompts):
+        other = seen.setdefault(tokens.numpy().tobytes(), i)
+        if other != i:
+            one, two = (manifest["classes"][j] for j in (other, i))
+            raise UserError(
+                f"Task {manifest['task']}: the text tower reads its classes {one!r} and {two!r} as "
+                "the same tokens, so that one of them would never be right; name one otherwise in "
+                "`classes`, or set `alike_classes: allow` in its definition."
+            )
+
+
+def clip_tokenizer(context_length: int, merges=None):
+    """open_clip's tokenizer: texts → int64 (n, context_length).
+
+    Its module is loaded by itself: the whole of open_clip takes ten seconds to import.
+    """
+    import importlib.util
+
+    folder = importlib.util.find_spec("open_clip").submodule_search_locations[0]
+    spec = importlib.util.spec_from_file_location("_clip_tokenizer", f"{folder}/tokenizer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    extra = {} if merges is None else {"bpe_path": str(merges)}
+    return module.SimpleTokenizer(context_length=context_length, **extra)
+
+
+# --- Import --------------------------------------------------------------------------------------
+
+
+def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
+    """Take a pretrained CLIP through open_clip and write its towers as named tensors.
+
+    Args:
+        encoder: its name in the configuration.
+        settings: `model` and `pretrained` (open_clip's names), or `path`: a folder with
+            open_clip_config.json, open_clip_model.safetensors and, if the tokenizer has its own
+            merges, bpe_merges.txt.gz.
+        download: of open_clip's names: what hub.download recorded.
+        output: the folder that gets image_tower.safetensors, text_tower.safetensors and
+            encoder.json.
+    Raises:
+        UserError: unknown names, missing or wrong weights, a tower that is no plain CLIP ViT, or
+            whose images are to be prepared otherwise than ours.
+    """
+    name, definition = encoder, settings
+    record = None if download is None else read_json(download)
+    if "path" in definition:
+        _check_files(name, Path(definition["path"]))
+    geometry = clip_geometry(name, definition)
+    text = geometry.pop("text")
+    model, preprocess, merges = _open_clip_model(name, definition, record)
+    check_preprocessing(name, preprocess, geometry["image_size"])
+    state = {k: v.float() for k, v in model.state_dict().items()}
+    image = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
+    words = {
+        k: v
+        for k, v in state.items()
+        if not k.startswith("visual.") and k not in ("logit_scale", "logit_bias", "attn_mask")
+    }
+    _check_plain(name, model, image, words, geometry, text)
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        made_by = {"encoder": name, "definition": definition}
+        write_tensors(folder / IMAGE_TOWER, image, made_by)
+        write_tensors(folder / TEXT_TOWER, words, made_by)
+        if merges is not None:
+            (folder / MERGES).write_bytes(merges.read_bytes())
+        about = {
+            "name": name,
+            "definition": definition,
+            "geometry": geometry,
+            "text": text,
+            "mean": list(preprocess["mean"]),
+            "std": list(preprocess["std"]),
+            "own_merges": merges is not None,
+            "merges_sha256": merges and sha256_of_file(merges),
+            "source": record and {k: record[k] for k in ("repo", "commit", "files")},
+            "logit_scale": float(model.logit_scale.detach()),
+            "modality": "vision",
+            "theta0": IMAGE_TOWER,
+            "theta0_sha256": sha256_of_file(folder / IMAGE_TOWER),
+            "text_tower_sha256": sha256_of_file(folder / TEXT_TOWER),
+        }
+        write_json(folder / "encoder.json", sealed(about))
+
+
+def _open_clip_model(name: str, definition: dict, record: dict | None):
+    """The open_clip model (float32, CPU), its mean and std, and the path of its own tokenizer
+    merges, if any.
+
+    open_clip builds the model, we read its weights: open_clip takes random ones if a download
+    fails.
+    """
+    import open_clip
+
+    merges = None
+    if "path" in definition:
+        folder = Path(definition["path"])
+        weights = folder / "open_clip_model.safetensors"
+        model = _create(name, open_clip.create_model, f"local-dir:{folder}", load_weights=False)
+        preprocess = model.visual.preprocess_cfg
+        if (folder / OWN_MERGES).is_file():
+            merges = folder / OWN_MERGES
+    else:
+        architecture, tag = definition["model"], definition["pretrained"]
+        if record is None:
+            raise UserError(f"Encoder {name} is a hub's: give the record of its download.")
+        (weights,) = located(record)["weights"]
+        model = _create(name, open_clip.create_model, architecture, load_weights=False)
+        preprocess = open_clip.pretrained.get_pretrained_cfg(architecture, tag)
+    tensors = read_tensors(weights)
+    check_tensors(weights, tensors, {k: tuple(v.shape) for k, v in model.state_dict().items()})
+    model.load_state_dict(tensors)
+    return model.eval(), preprocess, merges
+
+
+def _check_files(name: str, folder: Path) -> None:
+    files = ("open_clip_config.json", "open_clip_model.safetensors")
+    if not all((folder / file).is_file() for file in files):
+        raise UserError(
+            f"Encoder {name}: {folder} must hold {' and '.join(files)}; correct `path` in its "
+            "definition."
+        )
+
+
+def _create(name: str, create, *args, **options):
+    """create(*args, **options), with open_clip's own errors as one sentence, and without its
+    warning that the model has no weights: they are read afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        return create(*args, **options)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(
+            f"Encoder {name}: open_clip cannot give {args[0]} ({reason}); check `model`, "
+            "`pretrained` or `path` in its definition, and the connection if it is downloaded."
+        ) from error
+    finally:
+        logging.disable(before)
+
+
+@torch.no_grad()
+def _check_plain(name, model, image: Tensors, words: Tensors, geometry: dict, text: dict) -> None:
+    """Hold our functions to open_clip's own outputs, on random images and tokens."""
+    generator = torch.Generator().manual_seed(0)
+    size, length = geometry["image_size"], text["context_length"]
+    pixels = torch.randn(2, 3, size, size, generator=generator)
+    tokens = torch.randint(1, text["vocab_size"], (2, length), generator=generator)
+    expected = image_tower_shapes(geometry)
+    whole = size % geometry["patch_size"] == 0  # else open_clip drops the rest of the pixels
+    if whole and {k: tuple(v.shape) for k, v in image.items()} == expected:
+        ours = encode(image, pixels, geometry), encode_text(words, tokens, text)
+        theirs = model.encode_image(pixels), model.encode_text(tokens)
+        if all(_close(a, b) for a, b in zip(ours, theirs, strict=True)):
+            return
+    raise UserError(
+        f"Encoder {name} is no plain CLIP ViT: its tensors or outputs differ from those of a "
+        "vision transformer with class-token pooling; choose another model."
+    )
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    return bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max())
