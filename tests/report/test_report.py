@@ -23,7 +23,7 @@ from task_arithmetic.report import findings, page, tables
 from task_arithmetic.report.captions import figure_caption, table_caption
 from task_arithmetic.report.cells import load_metrics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "workflow/reference/paper.csv"
 TARGETS = ROOT / "workflow/reference/targets.csv"
 

@@ -12,7 +12,7 @@ import yaml
 from task_arithmetic.embedded import grammar, pretrain_t5, tasks, texts
 from task_arithmetic.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TASKS = tuple(texts.TEXT_TASKS)
 FOLDER = pretrain_t5.ENCODERS_FOLDER / pretrain_t5.ENCODER
 

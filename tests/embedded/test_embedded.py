@@ -11,7 +11,7 @@ import yaml
 from task_arithmetic.embedded import corpus, draw, pretrain, real, tasks
 from task_arithmetic.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ENCODERS = ("embedded-small", "embedded-base")
 TASKS = tuple(tasks.CLASSES)
 

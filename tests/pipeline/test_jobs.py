@@ -22,7 +22,7 @@ from task_arithmetic.pipeline import jobs, rerun
 from task_arithmetic.stages import finetune as module
 from task_arithmetic.stages.declared import STAGES
 
-SOURCE = Path(jobs.__file__).parents[1]
+SOURCE = Path(jobs.__file__).parents[2]
 LIMIT = 10.0  # seconds from SIGTERM to the end of the process
 
 
@@ -56,7 +56,7 @@ def begin(words, code="", store=1.0, **environment):
         [sys.executable, "-c", program, *words],
         env={
             **os.environ,
-            "PYTHONPATH": f"{SOURCE}:{Path(__file__).parent}",
+            "PYTHONPATH": f"{SOURCE}:{Path(__file__).parents[1]}",
             "CUDA_VISIBLE_DEVICES": "",
             "TASK_ARITHMETIC_STORE_GB": str(store),
             **environment,

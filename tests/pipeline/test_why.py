@@ -18,7 +18,7 @@ from task_arithmetic.config.experiment import read_config
 from task_arithmetic.errors import UserError
 from task_arithmetic.pipeline import code, rerun, why
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODEL = "embedded-small/attention"
 VECTOR = f"results/nano/vectors/{MODEL}/textures/0.safetensors"
 FINETUNED = f"results/nano/finetuned/{MODEL}/textures/0.sha256"

@@ -15,7 +15,7 @@ from task_arithmetic.config.settings import view_settings
 from task_arithmetic.errors import UserError
 from task_arithmetic.report import figures, tables
 
-REFERENCE = Path(__file__).parents[1] / "workflow/reference/paper.csv"
+REFERENCE = Path(__file__).parents[2] / "workflow/reference/paper.csv"
 TARGETS = REFERENCE.with_name("targets.csv")
 OF_TEXTS = ["table3", "tasks_language"]
 OTHERS = [name for name in tables.ROWS if name not in ("targets", *OF_TEXTS)]  # of every run
