@@ -25,7 +25,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from task_arithmetic.config.experiment import patterns
 from task_arithmetic.core.disentanglement import disentanglement_errors
 from task_arithmetic.core.precision import in_parts, uses_bf16
-from task_arithmetic.core.training import start, step
 from task_arithmetic.core.vectors import TaskVector
 from task_arithmetic.files.hashes import now, sha256_of_file, versions
 from task_arithmetic.files.manifest import FORMAT
@@ -36,6 +35,7 @@ from task_arithmetic.language.t5 import generate
 from task_arithmetic.pipeline.gpu import torch_device
 from task_arithmetic.planning.operations import flops
 from task_arithmetic.stages.efficiency import peak_memory, start_memory, wait
+from task_arithmetic.stages.finetune import start
 from task_arithmetic.vision.clip import encode, encode_linearized
 from task_arithmetic.vision.geometry import image_tower_shapes
 from task_arithmetic.vision.modality import accuracies
@@ -159,7 +159,7 @@ def training(given: dict, mode: str, precision: str = "auto"):
     settings |= {"modality": modality, "precision": precision}
     run = start(given["theta0"], given["about"], given["head"], settings, mode)
     inputs, targets = given["inputs"], given["targets"]
-    return lambda: step(run, inputs, targets, 1e-5)
+    return lambda: run.step(inputs, targets, 1e-5)
 
 
 # --- Ratios --------------------------------------------------------------------------------------

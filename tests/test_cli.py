@@ -170,29 +170,30 @@ def test_a_limit_of_the_training_images_reaches_the_run(work, tmp_path):
 # --- Help and mistakes ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+PEOPLES = {command: known[1].split() for command, known in cli.FOR_PEOPLE.items()}
+OPTIONS = {**PEOPLES, **{name: [*stage.options] for name, stage in cli.STAGES.items()}}
+TEXTS = {command: known[2] for command, known in cli.FOR_PEOPLE.items()}
+TEXTS |= {name: stage.text for name, stage in cli.STAGES.items()}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
 def test_every_command_explains_every_option(command, capsys):
     with pytest.raises(SystemExit) as caught:
         run(command, "--help")
     assert caught.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
-    _, options, text = cli.COMMANDS[command]
-    assert text in said
-    for option in options.split():
-        name = option if option == "target" else f"--{option.replace('_', '-')}"
-        assert name in said
-        assert (
-            " ".join(cli.OPTIONS[option]["help"].split()) in said
-            if "help" in cli.OPTIONS[option]
-            else 1
-        )
+    assert TEXTS[command] in said
+    for option in OPTIONS[command]:
+        assert (option if option == "target" else f"--{option.replace('_', '-')}") in said
+        text = cli.HELP[option] if command in cli.STAGES else cli.PEOPLES[option]["help"]
+        assert " ".join(text.split()) in said
 
 
 def test_the_list_of_commands_is_the_help(capsys):
     with pytest.raises(SystemExit):
         run("--help")
     said = capsys.readouterr().out
-    for command, (_, _, text) in cli.COMMANDS.items():
+    for command, text in TEXTS.items():
         assert command in said and text.split()[0] in said
 
 
@@ -200,7 +201,7 @@ def test_what_people_ask_stands_apart_from_the_stages(capsys):
     with pytest.raises(SystemExit):
         run("--help")
     people, stages = capsys.readouterr().out.split("stages, which the workflow calls:")
-    for command in cli.COMMANDS:
+    for command in OPTIONS:
         place = stages if command in cli.STAGES else people
         assert f"\n  {command} " in place
 
@@ -283,8 +284,7 @@ def test_wrong_words_are_refused_with_their_reason(words, says, capsys):
 
 def test_options_cannot_be_shortened_by_accident(capsys):
     """`--encoder` must never be taken for `--encoder-dir`, nor `--head` for `--heads`."""
-    for command, (_, options, _) in cli.COMMANDS.items():
-        names = options.split()
+    for command, names in OPTIONS.items():
         if "heads" in names and "head" not in names:
             with pytest.raises(SystemExit):
                 run(command, "--head", "x")

@@ -10,12 +10,12 @@ import os
 import sys
 import warnings
 from contextlib import suppress
-from functools import partial
-from importlib import import_module
+from typing import Any
 
 from . import __version__
 from .pipeline import jobs
-from .pipeline.rerun import variant_of
+from .pipeline.outcome import outcome
+from .stages.declare import Option, Seed, Settings, Threads, named
 from .stages.declared import STAGES
 
 
@@ -30,29 +30,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if command in STAGES:
             log, code = arguments.pop("job"), arguments.pop("code")
-            jobs.run(command, partial(_function, command, arguments), arguments, log, code)
+            jobs.run(STAGES[command], arguments, log, code)
         else:
-            _function(command, arguments)(*arguments.pop("config", []), **arguments)
+            named(FOR_PEOPLE[command][0])(*arguments.pop("config", []), **arguments)
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read what was printed has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:
-        status, sentence = jobs.outcome(error)
+        status, sentence = outcome(error)
         if sentence is None:
             raise
         print(f"task-arithmetic {command}: {sentence}", file=sys.stderr)
         return status
     return 0
-
-
-def _function(command: str, arguments: dict):
-    """A command's function; its module is imported only now."""
-    function = COMMANDS[command][0]
-    if isinstance(function, dict):  # of several modalities
-        function = function[variant_of(command, arguments)]
-    module, _, name = function.rpartition(".")
-    return getattr(import_module(f".{module}", __package__), name)
 
 
 # --- The parser ----------------------------------------------------------------------------------
@@ -65,23 +56,7 @@ def _settings(text: str) -> dict:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
 
 
-OPTIONS = {
-    "encoder_dir": {"help": "folder made by `encoder`"},
-    "data_dir": {"help": "folder made by `data`"},
-    "data_dirs": {"nargs": "+", "help": "folders made by `data`, one for each task"},
-    "head": {"help": "file made by `head`"},
-    "heads": {"nargs": "+", "help": "files made by `head`, one for each task"},
-    "vector": {"help": "file made by `vector`"},
-    "vectors": {"nargs": "+", "help": "files made by `vector`, one for each task"},
-    "encoder": {"help": "name of the encoder"},
-    "mode": {"help": "name of the mode"},
-    "task": {"help": "name of the task"},
-    "tasks": {"nargs": "+", "help": "names of the tasks"},
-    "seed": {"type": int, "help": "seed of data order and crops"},
-    "settings": {"type": _settings, "help": "the stage's slice of the configuration, as JSON"},
-    "download": {"default": None, "help": "what `download` recorded, if it is a hub's"},
-    "threads": {"type": int, "default": 1, "help": "processes side by side"},
-    "job": {"default": None, "metavar": "LOG", "help": "the job's log; its record goes beside it"},
+PEOPLES: dict[str, dict[str, Any]] = {  # options of commands that are no stages
     "code": {"default": None, "help": "label of the code that the run was planned with"},
     "device": {"default": None, "help": "a named device, instead of measuring this machine's"},
     "run": {"default": None, "metavar": "NAME", "help": "the run; without it, the newest, or all"},
@@ -90,31 +65,50 @@ OPTIONS = {
     "stage": {"help": "the stage whose code changed, such as finetune"},
     "reason": {"help": "why the results stay valid, for the record"},
     "keep_gb": {"type": float, "help": "how much may stay, in GB; what results hold is free"},
-    "output": {"help": "what to write"},
-    "log": {"help": "metrics log to write (CSV)"},
-    "finetuned": {"help": "file made by `finetune`"},
-    "single_task": {
-        "nargs": "+",
-        "help": "metrics of the mode's single-task accuracy, one file for each task",
-    },
-    "pretrained": {"help": "metrics made by `pretrained`, of the control task"},
-    "control": {"help": "name of the control task"},
-    "control_head": {"help": "the control task's head"},
-    "control_data_dir": {"help": "the control task's data folder"},
-    "inputs": {"nargs": "+", "help": "metrics files"},
-    "name": {"help": "table or figure, such as table2 or fig6"},
-    "metrics": {"help": "the run's metrics.csv"},
-    "reference": {"help": "published numbers"},
-    "output_dir": {"help": "folder to write to"},
-    "tables_dir": {"help": "the run's tables"},
-    "figures_dir": {"help": "the run's figures"},
     "config": {
         "nargs": "*",
         "default": [],
         "help": "configuration files over config.yaml, each over the one before",
     },
-    "config_text": {"help": "the run's resolved configuration, as text"},
-    "run_dir": {"default": None, "help": "the run's results, with the records of its jobs"},
+}
+# A stage is also told the log of its job, and the code that its run was planned with.
+OF_JOBS: dict[str, dict[str, Any]] = {
+    "job": {"default": None, "metavar": "LOG", "help": "the job's log; its record goes beside it"},
+    "code": PEOPLES["code"],
+}
+HELP = {  # of the stages' options
+    "encoder_dir": "folder made by `encoder`",
+    "data_dir": "folder made by `data`",
+    "data_dirs": "folders made by `data`, one for each task",
+    "head": "file made by `head`",
+    "heads": "files made by `head`, one for each task",
+    "vector": "file made by `vector`",
+    "vectors": "files made by `vector`, one for each task",
+    "encoder": "name of the encoder",
+    "mode": "name of the mode",
+    "task": "name of the task",
+    "tasks": "names of the tasks",
+    "seed": "seed of data order and crops",
+    "settings": "the stage's slice of the configuration, as JSON",
+    "download": "what `download` recorded, if it is a hub's",
+    "threads": "processes side by side",
+    "output": "what to write",
+    "log": "metrics log to write (CSV)",
+    "finetuned": "file made by `finetune`",
+    "single_task": "metrics of the mode's single-task accuracy, one file for each task",
+    "pretrained": "metrics made by `pretrained`, of the control task",
+    "control": "name of the control task",
+    "control_head": "the control task's head",
+    "control_data_dir": "the control task's data folder",
+    "inputs": "metrics files",
+    "name": "table or figure, such as table2 or fig6",
+    "metrics": "the run's metrics.csv",
+    "reference": "published numbers",
+    "output_dir": "folder to write to",
+    "tables_dir": "the run's tables",
+    "figures_dir": "the run's figures",
+    "config_text": "the run's resolved configuration, as text",
+    "run_dir": "the run's results, with the records of its jobs",
 }
 FOR_PEOPLE = {  # command → its function, options, what it does, an example of its options
     "check": (
@@ -166,19 +160,23 @@ FOR_PEOPLE = {  # command → its function, options, what it does, an example of
         "--keep-gb 10",
     ),
 }
-COMMANDS = {
-    **{command: known[:3] for command, known in FOR_PEOPLE.items()},
-    # A stage is also told the log of its job, and the code that its run was planned with.
-    **{
-        stage: (entry, f"{options} job code", text)
-        for stage, (entry, options, text) in STAGES.items()
-    },
-}
+
+
+def _of_stage(option: Option) -> dict[str, Any]:
+    """How argparse reads an option of a stage."""
+    how: dict[str, Any] = {"required": option.required, "default": option.default}
+    how["help"] = HELP[option.name]
+    how |= {"nargs": "+"} if option.many else {}
+    kinds = {Settings: _settings, Seed: int, Threads: int}
+    return how | ({"type": kinds[option.kind]} if option.kind in kinds else {})
 
 
 def _parser() -> argparse.ArgumentParser:
+    texts = {command: text for command, (_, _, text, _) in FOR_PEOPLE.items()}
+    texts |= {command: stage.text for command, stage in STAGES.items()}
+
     def listed(commands):
-        return "\n".join(f"  {command:<16}  {COMMANDS[command][2]}" for command in commands)
+        return "\n".join(f"  {command:<16}  {texts[command]}" for command in commands)
 
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -190,17 +188,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command, (_, options, text) in COMMANDS.items():
-        example = FOR_PEOPLE[command][3] if command in FOR_PEOPLE else None
-        epilog = example and f"example: task-arithmetic {command} {example}"
+    for command, text in texts.items():
+        if command in STAGES:
+            own, epilog = STAGES[command].options.values(), None
+            options = {option.name: _of_stage(option) for option in own} | OF_JOBS
+        else:
+            options = {name: PEOPLES[name] for name in FOR_PEOPLE[command][1].split()}
+            epilog = f"example: task-arithmetic {command} {FOR_PEOPLE[command][3]}"
         sub = commands.add_parser(
             command, description=text, epilog=epilog, formatter_class=formatter
         )
-        for option in options.split():
+        for option, how in options.items():
             if option == "target":
-                sub.add_argument(option, **OPTIONS[option])
+                sub.add_argument(option, **how)
                 continue
-            how = {"required": "default" not in OPTIONS[option], **OPTIONS[option]}
+            how = {"required": "default" not in how, **how}
             sub.add_argument(f"--{option.replace('_', '-')}", **how)
     return parser
 

@@ -210,7 +210,7 @@ def test_batches_change_nothing_but_rounding(ours, tmp_path, monkeypatch):
 
 
 def test_only_the_sampled_test_images_are_read(tmp_path, monkeypatch):
-    seen, original = [], disentanglement.disentanglement_errors
+    seen, original = [], module.disentanglement_errors
 
     def remember(theta0, about, taus, parts, *rest, **options):
         seen.extend(images for images, *_ in parts)

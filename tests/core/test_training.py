@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -21,25 +22,16 @@ import torch
 import torch.nn.functional as F
 from test_encoder import open_clip_jvp
 
-from task_arithmetic.core import training
-from task_arithmetic.core.training import (
-    batch_indices,
-    batches,
-    learning_rate_at,
-    linearized_gradient,
-    plain_gradient,
-    read_ahead,
-    start,
-    step,
-)
+from task_arithmetic.core.schedule import Recipe, batch_indices, learning_rate_at
+from task_arithmetic.core.training import Training, batches, read_ahead
 from task_arithmetic.core.vectors import TaskVector
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.hashes import sha256_of_file
 from task_arithmetic.files.paths import read_json
 from task_arithmetic.files.tensors import read_made_by, read_tensors, write_tensors
-from task_arithmetic.pipeline import jobs
+from task_arithmetic.progress import Progress
 from task_arithmetic.stages import finetune as module
-from task_arithmetic.stages.finetune import finetune
+from task_arithmetic.stages.finetune import finetune, recipe_of, start
 from task_arithmetic.vision import modality as vision
 from task_arithmetic.vision.clip import encode, encode_linearized
 from task_arithmetic.vision.images import read_split
@@ -92,31 +84,31 @@ def test_gradients_are_those_of_autograd_through_open_clips_tower(mode, model64)
     """For a linearized mode: of autograd through torch's jvp, at a τ that is not 0."""
     run, theta0, batches = prepare(mode)
     with torch.no_grad():
-        for i, tensor in enumerate(run["theta"].values()):
+        for i, tensor in enumerate(run.theta.values()):
             torch.manual_seed(i)
             tensor += 0.05 * tensor.std() * torch.randn_like(tensor)
     pixels, labels = batches[0]
     linearized = mode == "ntk"
-    theta = {name: tensor.detach() for name, tensor in run["theta"].items()}
+    theta = {name: tensor.detach() for name, tensor in run.theta.items()}
     expected, loss = reference_gradient(
-        model64, theta, theta0, linearized, pixels, labels, run["head"]
+        model64, theta, theta0, linearized, pixels, labels, run.head
     )
-    ours = (linearized_gradient if linearized else plain_gradient)(run, pixels, labels)
+    ours = (run.add_linearized_gradient if linearized else run.add_gradient)(pixels, labels)
     assert float(ours) == pytest.approx(loss, rel=1e-10)
-    for name, tensor in run["theta"].items():
+    for name, tensor in run.theta.items():
         assert tiny.close(tensor.grad, expected[name]) < 1e-8, name
 
 
 def reference_adamw(theta, gradients, moments, number, rate, recipe):
     """One AdamW step with decoupled weight decay and gradient-norm clipping, in numpy float64."""
     norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
-    clip = min(1.0, recipe["gradient_clip"] / (norm + 1e-6))
+    clip = min(1.0, recipe.gradient_clip / (norm + 1e-6))
     for name, g in gradients.items():
         g = clip * g
         m, v = moments.get(name, (0.0, 0.0))
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
         moments[name] = m, v
-        theta[name] = theta[name] * (1 - rate * recipe["weight_decay"])  # towards 0
+        theta[name] = theta[name] * (1 - rate * recipe.weight_decay)  # towards 0
         theta[name] = theta[name] - rate * (m / (1 - 0.9**number)) / (
             np.sqrt(v / (1 - 0.999**number)) + 1e-8
         )
@@ -128,20 +120,20 @@ def reference_adamw(theta, gradients, moments, number, rate, recipe):
 def test_steps_are_adamw_that_decays_theta_towards_0(mode, clip, model64):
     """Also under ntk, where the reference decays θ0 + τ and not τ (protocol, section 4)."""
     run, theta0, batches = prepare(mode, gradient_clip=clip, weight_decay=0.3)
-    recipe, moments = run["settings"]["finetune"], {}
-    theta = {name: tensor.detach().numpy().copy() for name, tensor in run["theta"].items()}
+    recipe, moments = run.recipe, {}
+    theta = {name: tensor.detach().numpy().copy() for name, tensor in run.theta.items()}
     for number, (rate, (pixels, labels)) in enumerate(
         zip([3e-3, 1e-3, 2e-3], batches, strict=True), 1
     ):
         at = {name: torch.from_numpy(value) for name, value in theta.items()}
         gradients, loss = reference_gradient(
-            model64, at, theta0, mode == "ntk", pixels, labels, run["head"]
+            model64, at, theta0, mode == "ntk", pixels, labels, run.head
         )
         gradients = {name: g.numpy() for name, g in gradients.items()}
         norm = reference_adamw(theta, gradients, moments, number, rate, recipe)
         assert (norm > clip) == (clip < 1)
-        assert step(run, pixels, labels, rate) == pytest.approx(loss, rel=1e-8)
-    for name, tensor in run["theta"].items():
+        assert run.step(pixels, labels, rate) == pytest.approx(loss, rel=1e-8)
+    for name, tensor in run.theta.items():
         moved = np.abs(theta[name] - theta0[name].numpy()).max()
         assert np.abs(tensor.detach().numpy() - theta[name]).max() < 1e-5 * moved, name
 
@@ -149,9 +141,9 @@ def test_steps_are_adamw_that_decays_theta_towards_0(mode, clip, model64):
 def test_weight_decay_alone_shrinks_theta_and_not_tau():
     """Under ntk at gradient 0: θ goes to (1 − lr·wd) θ0, so τ leaves 0."""
     run, theta0, batches = prepare("ntk", weight_decay=0.5)
-    run["head"] = torch.zeros_like(run["head"])  # every class alike: no gradient
-    step(run, *batches[0], 0.01)
-    for name, tensor in run["theta"].items():
+    run.head = torch.zeros_like(run.head)  # every class alike: no gradient
+    run.step(*batches[0], 0.01)
+    for name, tensor in run.theta.items():
         assert torch.allclose(tensor, theta0[name] * (1 - 0.01 * 0.5), rtol=1e-12, atol=0)
 
 
@@ -161,9 +153,9 @@ def test_accumulated_micro_batches_give_the_whole_batchs_gradient(mode, micro):
     found = []
     for size in (None, micro):
         run, _, batches = prepare(mode, torch.float32)
-        run["micro_batch"] = size
-        loss = step(run, *batches[0], 0.0)
-        found.append((loss, {name: t.grad for name, t in run["theta"].items()}))
+        run.micro_batch = size
+        loss = run.step(*batches[0], 0.0)
+        found.append((loss, {name: t.grad for name, t in run.theta.items()}))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     largest = max(g.abs().max() for g in found[0][1].values())
     for name, gradient in found[0][1].items():
@@ -182,30 +174,30 @@ def test_too_little_gpu_memory_halves_the_micro_batch_and_keeps_the_step(
     mode, full, monkeypatch, capsys
 ):
     """The gradient of the whole batch, although no more than two images fit; for good."""
-    name = "linearized_gradient" if mode == "ntk" else "plain_gradient"
-    original, sizes = getattr(training, name), []
+    name = "add_linearized_gradient" if mode == "ntk" else "add_gradient"
+    original, sizes = getattr(Training, name), []
 
     def two_at_most(run, pixels, labels, share):
         sizes.append(len(pixels))
         if len(pixels) > 2:
-            for tensor in run["theta"].values():  # as if it had failed half-way
+            for tensor in run.theta.values():  # as if it had failed half-way
                 tensor.grad = torch.ones_like(tensor)
             raise full
         return original(run, pixels, labels, share)
 
     run, _, batches = prepare(mode)
-    loss = step(run, *batches[0], 0.0)
-    whole = {key: tensor.grad for key, tensor in run["theta"].items()}
-    monkeypatch.setattr(training, name, two_at_most)
+    loss = run.step(*batches[0], 0.0)
+    whole = {key: tensor.grad for key, tensor in run.theta.items()}
+    monkeypatch.setattr(Training, name, two_at_most)
     count = len(batches[0][1])
-    assert step(run, *batches[0], 0.0) == pytest.approx(loss, rel=1e-10)
-    for key, tensor in run["theta"].items():
+    assert run.step(*batches[0], 0.0) == pytest.approx(loss, rel=1e-10)
+    for key, tensor in run.theta.items():
         assert tiny.close(tensor.grad, whole[key]) < 1e-9, key
-    assert sizes[:2] == [count, (count + 1) // 2] and sizes[-1] == run["micro_batch"] == 2
+    assert sizes[:2] == [count, (count + 1) // 2] and sizes[-1] == run.micro_batch == 2
     said = capsys.readouterr().err
     assert f"going on with 2 images at a time, which add up to the same batch of {count}" in said
     sizes.clear()
-    step(run, *batches[0], 0.0)
+    run.step(*batches[0], 0.0)
     assert max(sizes) == 2 and not capsys.readouterr().err
 
 
@@ -214,9 +206,9 @@ def test_one_image_that_does_not_fit_is_one_sentence(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     run, _, batches = prepare("attention")
-    monkeypatch.setattr(training, "plain_gradient", never)
+    monkeypatch.setattr(Training, "add_gradient", never)
     with pytest.raises(UserError, match="One example alone does not fit into the GPU's memory"):
-        step(run, *batches[0], 0.0)
+        run.step(*batches[0], 0.0)
 
 
 def test_another_failure_of_the_gpu_is_no_lack_of_memory(monkeypatch):
@@ -224,9 +216,9 @@ def test_another_failure_of_the_gpu_is_no_lack_of_memory(monkeypatch):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     run, _, batches = prepare("attention")
-    monkeypatch.setattr(training, "plain_gradient", broken)
+    monkeypatch.setattr(Training, "add_gradient", broken)
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        step(run, *batches[0], 0.0)
+        run.step(*batches[0], 0.0)
 
 
 @pytest.mark.parametrize("mode", tiny.MODES)
@@ -235,12 +227,12 @@ def test_bf16_is_for_the_forward_pass_alone(mode):
     found = {}
     for precision in ("float32", "bf16"):
         run, _, batches = prepare(mode, torch.float32)
-        run["settings"] = {**run["settings"], "precision": precision}
-        loss = step(run, *batches[0], 0.0)
-        state = [*run["theta"].values(), *(t.grad for t in run["theta"].values())]
-        state += [run["moments"][key]["exp_avg_sq"] for key in run["theta"]]
+        run.precision = precision
+        loss = run.step(*batches[0], 0.0)
+        state = [*run.theta.values(), *(t.grad for t in run.theta.values())]
+        state += [run.moments[key]["exp_avg_sq"] for key in run.theta]
         assert {tensor.dtype for tensor in state} == {torch.float32}
-        found[precision] = loss, torch.cat([t.grad.ravel() for t in run["theta"].values()])
+        found[precision] = loss, torch.cat([t.grad.ravel() for t in run.theta.values()])
     (loss, gradient), (loss16, gradient16) = found.values()
     assert loss != loss16 and loss == pytest.approx(loss16, rel=0.02)
     assert F.cosine_similarity(gradient, gradient16, dim=0) > 0.99
@@ -250,11 +242,11 @@ def test_bf16_is_for_the_forward_pass_alone(mode):
 def test_a_step_and_an_evaluation_leave_no_reference_cycle(mode):
     """Jobs run without the garbage collector, see __main__.py."""
     run, theta0, batches = prepare(mode, torch.float32)
-    split = {"task": (np.zeros((9, 16, 16, 3), np.uint8), np.zeros(9, np.int64), run["head"])}
-    arguments = (theta0, run["about"], TaskVector({}), [0.0, 1.0], split, mode == "ntk")
+    split = {"task": (np.zeros((9, 16, 16, 3), np.uint8), np.zeros(9, np.int64), run.head)}
+    arguments = (theta0, run.about, TaskVector({}), [0.0, 1.0], split, mode == "ntk")
     for _ in range(2):
         gc.collect()
-        step(run, *batches[0], 1e-3)
+        run.step(*batches[0], 1e-3)
         accuracies(*arguments)
     assert gc.collect() == 0
 
@@ -290,12 +282,13 @@ def test_a_training_step_does_not_import_the_compiler():
     code = """
 import sys
 import tiny, torch
-from task_arithmetic import encoder, finetune as f
+from task_arithmetic.stages.finetune import start
+from task_arithmetic.vision.geometry import image_tower_shapes
 g = {"image_size": 8, "patch_size": 8, "width": 8, "layers": 1, "heads": 1, "mlp_width": 8,
      "embed_dim": 8, "activation": "gelu"}
-theta0 = {n: torch.randn(s) for n, s in encoder.image_tower_shapes(g).items()}
-run = f.start(theta0, {"geometry": g}, torch.randn(3, 8), tiny.settings("ntk"), "ntk")
-f.step(run, torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), 1e-3)
+theta0 = {n: torch.randn(s) for n, s in image_tower_shapes(g).items()}
+run = start(theta0, {"geometry": g}, torch.randn(3, 8), tiny.settings("ntk"), "ntk")
+run.step(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), 1e-3)
 assert "torch._dynamo" not in sys.modules
 """
     folder = str(Path(tiny.__file__).parent)
@@ -305,22 +298,22 @@ assert "torch._dynamo" not in sys.modules
 @pytest.mark.parametrize("mode", tiny.MODES)
 def test_training_holds_theta0_twice_only_if_linearized(mode):
     run, theta0, _ = prepare(mode)
-    moved = set(run["theta"])
+    moved = set(run.theta)
     assert moved == {
         n
         for n in theta0
         if mode != "attention" or n.endswith(("attn.in_proj_weight", "attn.out_proj.weight"))
     }
-    assert set(run["base"]) == (set(theta0) if mode == "ntk" else set(theta0) - moved)
-    assert set(run["moments"]) == moved
-    assert all(tensor.requires_grad and tensor.is_leaf for tensor in run["theta"].values())
+    assert set(run.base) == (set(theta0) if mode == "ntk" else set(theta0) - moved)
+    assert set(run.moments) == moved
+    assert all(tensor.requires_grad and tensor.is_leaf for tensor in run.theta.values())
 
 
 # --- Schedule, order, crops ----------------------------------------------------------------------
 
 
 def test_the_learning_rate_warms_up_for_200_steps_and_falls_to_0_as_a_cosine():
-    recipe = {"learning_rate": 1e-5, "warmup_steps": 200, "steps": 2000}
+    recipe = Recipe(learning_rate=1e-5, warmup_steps=200, steps=2000)
     rates = [learning_rate_at(i, recipe) for i in range(2000)]
     for i in range(200):  # the first step already moves
         assert rates[i] == pytest.approx(1e-5 * (i + 1) / 200, rel=1e-12)
@@ -334,7 +327,7 @@ def test_the_learning_rate_warms_up_for_200_steps_and_falls_to_0_as_a_cosine():
 
 @pytest.mark.parametrize("warmup", [0, 1, 10])
 def test_the_schedule_is_defined_for_any_length_of_warm_up(warmup):
-    recipe = {"learning_rate": 1.0, "warmup_steps": warmup, "steps": 10}
+    recipe = Recipe(learning_rate=1.0, warmup_steps=warmup, steps=10)
     rates = [learning_rate_at(i, recipe) for i in range(10)]
     assert all(0 < rate <= 1 for rate in rates) and max(rates) == 1
 
@@ -367,7 +360,11 @@ def test_a_training_batch_is_random_crops_of_the_steps_images():
 
     def draw(number, seed, scale=(0.5, 0.9)):
         settings = tiny.settings(crop_scale=list(scale))
-        return next(batches(vision, examples, [number], seed, settings, about, torch.device("cpu")))
+        return next(
+            batches(
+                vision, examples, [number], seed, recipe_of(settings), about, torch.device("cpu")
+            )
+        )
 
     pixels, marks = draw(2, seed=1)
     chosen = batch_indices(2, len(images), 8, 1)
@@ -391,13 +388,35 @@ def test_the_crops_of_a_step_are_a_function_of_seed_and_step_alone(monkeypatch):
     monkeypatch.setattr(vision, "crop_boxes", remember)
     for number, seed in [(2, 1), (3, 1), (2, 2), (2, 1)]:
         settings = tiny.settings(crop_scale=[0.3, 0.9])
-        next(batches(vision, examples, [number], seed, settings, about, torch.device("cpu")))
+        next(
+            batches(
+                vision, examples, [number], seed, recipe_of(settings), about, torch.device("cpu")
+            )
+        )
     first, next_step, other_seed, again = drawn
     assert torch.equal(first, again)
     assert not torch.equal(first, next_step) and not torch.equal(first, other_seed)
 
 
 # --- Whole runs ----------------------------------------------------------------------------------
+
+
+class Held(Progress):
+    """Knows what to call to save."""
+
+    def __init__(self):
+        self.saves = []
+
+    @contextmanager
+    def saving(self, save):
+        self.saves.append(save)
+        try:
+            yield
+        finally:
+            self.saves.remove(save)
+
+
+HELD = Held()
 
 
 def train(
@@ -416,6 +435,7 @@ def train(
         settings={**tiny.settings(mode, **{"steps": 12, **recipe}), "micro_batch": micro_batch},
         output=output,
         log=output.with_suffix(".csv"),
+        progress=HELD,
     )
     return output
 
@@ -542,7 +562,7 @@ class Stop(Exception):
 
 def stop_after(monkeypatch, steps, how):
     """Let `how` happen within the given step (counted from 1) of the next run."""
-    original, count = module._batch_gradient, [0]
+    original, count = Training.gradient, [0]
 
     def counted(*arguments):
         count[0] += 1
@@ -550,7 +570,7 @@ def stop_after(monkeypatch, steps, how):
             how()
         return original(*arguments)
 
-    monkeypatch.setattr(module, "_batch_gradient", counted)
+    monkeypatch.setattr(Training, "gradient", counted)
 
 
 def crash():
@@ -559,7 +579,7 @@ def crash():
 
 def stop():
     """What a signal does, within the step that is being computed."""
-    (save,) = jobs._saves
+    (save,) = HELD.saves
     assert re.fullmatch(r"\d+ of \d+ steps are saved \(.*\)\.", save())
     raise Stop
 
@@ -574,8 +594,8 @@ def test_a_stopped_and_resumed_run_gives_the_same_files(mode, whole, tmp_path, m
     assert [read_made_by(path)["done"] for path in states(tmp_path)] == [5]
     taken = []
     with monkeypatch.context() as patch:
-        original = module._batch_gradient
-        patch.setattr(module, "_batch_gradient", lambda *a: (taken.append(1), original(*a))[1])
+        original = Training.gradient
+        patch.setattr(Training, "gradient", lambda *a: (taken.append(1), original(*a))[1])
         output = train(tmp_path, mode)
     assert len(taken) == 7  # no step is done twice
     assert sha256_of_file(output) == sha256_of_file(whole[mode])
@@ -595,22 +615,22 @@ def test_a_run_stopped_often_gives_the_same_file(whole, tmp_path, monkeypatch):
 def test_a_run_goes_on_with_the_micro_batch_that_it_had_come_to(tmp_path, monkeypatch):
     """Else its sums are added up in another order, and the last bits differ."""
     with monkeypatch.context() as patch:
-        original = module._batch_gradient
+        original = Training.gradient
 
         def halved(run, *arguments):
-            run["micro_batch"] = 4
+            run.micro_batch = 4
             return original(run, *arguments)
 
-        patch.setattr(module, "_batch_gradient", halved)
+        patch.setattr(Training, "gradient", halved)
         stop_after(patch, 6, stop)
         with pytest.raises(Stop):
             train(tmp_path)
     seen = []
-    original = module._batch_gradient
+    original = Training.gradient
     monkeypatch.setattr(
-        module,
-        "_batch_gradient",
-        lambda run, *rest: (seen.append(run["micro_batch"]), original(run, *rest))[1],
+        Training,
+        "gradient",
+        lambda run, *rest: (seen.append(run.micro_batch), original(run, *rest))[1],
     )
     train(tmp_path)
     assert set(seen) == {4}
@@ -783,16 +803,16 @@ def test_pretrained_weights_that_are_not_finite_stop_at_step_1(mode, tmp_path):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(bad, tmp_path, monkeypatch):
     """Else the state that is kept is already spoilt, and after the last step so is the result."""
-    original, count = training.plain_gradient, [0]
+    original, count = Training.add_gradient, [0]
 
     def spoilt(run, *arguments):
         loss = original(run, *arguments)
         count[0] += 1
         if count[0] == 3:
-            run["theta"]["transformer.resblocks.1.attn.out_proj.weight"].grad[0, 0] = bad
+            run.theta["transformer.resblocks.1.attn.out_proj.weight"].grad[0, 0] = bad
         return loss
 
-    monkeypatch.setattr(training, "plain_gradient", spoilt)
+    monkeypatch.setattr(Training, "add_gradient", spoilt)
     with pytest.raises(UserError, match="at step 3 of"):
         train(tmp_path, steps=3, checkpoint_steps=1)
     (state,) = states(tmp_path)
@@ -802,7 +822,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(bad, tmp_path, 
 
 def test_a_mode_whose_patterns_match_nothing_is_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.setitem(tiny.MODES, "typo", {"train": ["*.attn.q.weight"], "linearized": False})
-    monkeypatch.setattr(training, "step", lambda *a: pytest.fail("trained nothing"))
+    monkeypatch.setattr(Training, "step", lambda *a: pytest.fail("trained nothing"))
     with pytest.raises(UserError, match=r"Mode typo: the pattern '\*\.attn\.q\.weight' matches no"):
         train(tmp_path, "typo")
     assert list(tmp_path.iterdir()) == []

@@ -11,13 +11,8 @@ import tiny_texts
 import torch
 import torch.nn.functional as F
 
-from task_arithmetic.core.training import (
-    learning_rate_at,
-    linearized_gradient,
-    plain_gradient,
-    start,
-)
-from task_arithmetic.core.training import step as take_step
+from task_arithmetic.core.schedule import Recipe, learning_rate_at
+from task_arithmetic.core.training import Training
 from task_arithmetic.core.vectors import TaskVector
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.hashes import sealed, sha256_of_file
@@ -26,8 +21,11 @@ from task_arithmetic.files.paths import write_json
 from task_arithmetic.files.tensors import read_tensors
 from task_arithmetic.language import modality as language
 from task_arithmetic.language.t5 import generate, logits
-from task_arithmetic.stages import evaluate
+from task_arithmetic.stages import addition as module
 from task_arithmetic.stages.efficiency import efficiency
+from task_arithmetic.stages.finetune import recipe_of, start
+from task_arithmetic.stages.single_task import pretrained
+from task_arithmetic.stages.single_task import single_task as of_one_task
 from task_arithmetic.stages.vector import cosine
 from task_arithmetic.vision import modality as vision
 
@@ -50,7 +48,7 @@ def prepare(mode, dtype=torch.float64, **recipe):
     theta0 = {name: tensor.to(dtype) for name, tensor in theta0.items()}
     settings = tiny_texts.settings(mode, **recipe)
     run = start(theta0, about, None, settings, mode)
-    batch = language.to_inputs(*language.read_batch(texts, 3, 0, settings["finetune"]), about)
+    batch = language.to_inputs(*language.read_batch(texts, 3, 0, recipe_of(settings)), about)
     return run, theta0, batch
 
 
@@ -58,7 +56,7 @@ def moved(run, amount=0.05):
     """Let a run's θ differ from θ0."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for tensor in run["theta"].values():
+        for tensor in run.theta.values():
             noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
             tensor += amount * noise
 
@@ -68,7 +66,7 @@ def moved(run, amount=0.05):
 
 def test_a_batch_is_the_steps_texts_and_answers_padded_to_the_longest():
     (texts, _), _ = examples("mood")
-    source, targets = language.read_batch((texts, None), 5, 1, tiny_texts.RECIPE)
+    source, targets = language.read_batch((texts, None), 5, 1, Recipe(**tiny_texts.RECIPE))
     chosen = language.batch_indices(5, len(texts.target), 8, 1)
     lengths = (texts.ends - texts.starts)[chosen]
     assert source.shape == (8, lengths.max()) and len(set(lengths)) > 1
@@ -94,14 +92,14 @@ def test_the_decoder_is_given_the_targets_one_step_later_as_in_transformers():
 def test_padding_to_a_fixed_length_changes_neither_loss_nor_gradient(mode):
     run, _, (source, targets) = prepare(mode)
     moved(run)
-    gradient = linearized_gradient if mode == "ntk" else plain_gradient
-    loss = float(gradient(run, source, targets))
-    found = {name: tensor.grad.clone() for name, tensor in run["theta"].items()}
-    for tensor in run["theta"].values():
+    gradient = run.add_linearized_gradient if mode == "ntk" else run.add_gradient
+    loss = float(gradient(source, targets))
+    found = {name: tensor.grad.clone() for name, tensor in run.theta.items()}
+    for tensor in run.theta.values():
         tensor.grad = None
     wide, long = F.pad(source, (0, 40)), F.pad(targets, (0, 6), value=-100)
-    assert float(gradient(run, wide, long)) == pytest.approx(loss, rel=1e-12)
-    for name, tensor in run["theta"].items():
+    assert float(gradient(wide, long)) == pytest.approx(loss, rel=1e-12)
+    for name, tensor in run.theta.items():
         assert tiny.close(tensor.grad, found[name]) < 1e-10, name
 
 
@@ -113,9 +111,9 @@ def test_gradients_are_those_of_autograd_over_the_mean_of_all_target_tokens(mode
     """For a linearized mode: of autograd through torch's jvp, at a τ that is not 0."""
     run, theta0, (source, targets) = prepare(mode)
     moved(run)
-    geometry = run["about"]["geometry"]
-    given = language.given(targets, run["about"])
-    leaves = {name: t.detach().clone().requires_grad_() for name, t in run["theta"].items()}
+    geometry = run.about["geometry"]
+    given = language.given(targets, run.about)
+    leaves = {name: t.detach().clone().requires_grad_() for name, t in run.theta.items()}
 
     def model(params):
         return logits({**theta0, **params}, source, given, geometry)
@@ -131,9 +129,9 @@ def test_gradients_are_those_of_autograd_over_the_mean_of_all_target_tokens(mode
     chosen = scores.log_softmax(-1)[wanted]
     loss = -chosen[torch.arange(len(chosen)), targets[wanted]].mean()
     expected = torch.autograd.grad(loss, list(leaves.values()))
-    ours = (linearized_gradient if mode == "ntk" else plain_gradient)(run, source, targets)
+    ours = (run.add_linearized_gradient if mode == "ntk" else run.add_gradient)(source, targets)
     assert float(ours) == pytest.approx(float(loss), rel=1e-10)
-    for (name, tensor), gradient in zip(run["theta"].items(), expected, strict=True):
+    for (name, tensor), gradient in zip(run.theta.items(), expected, strict=True):
         assert tiny.close(tensor.grad, gradient) < 1e-8, name
 
 
@@ -144,9 +142,9 @@ def test_micro_batches_of_answers_of_different_lengths_add_up_to_the_batch(micro
         run, _, (source, targets) = prepare("nonlinear", learning_rate=0.0)
         targets = targets.clone()
         targets[::2, 1:] = -100  # answers of different lengths
-        run["micro_batch"] = size
-        loss = take_step(run, source, targets, 0.0)
-        gradients.append((loss, {n: t.grad.clone() for n, t in run["theta"].items()}))
+        run.micro_batch = size
+        loss = run.step(source, targets, 0.0)
+        gradients.append((loss, {n: t.grad.clone() for n, t in run.theta.items()}))
     (loss, whole), (parts_loss, parts) = gradients
     assert parts_loss == pytest.approx(loss, rel=1e-12)
     assert all(tiny.close(parts[name], whole[name]) < 1e-9 for name in whole)
@@ -154,12 +152,12 @@ def test_micro_batches_of_answers_of_different_lengths_add_up_to_the_batch(micro
 
 def test_the_step_of_the_published_recipe_is_adam_without_decay_clipping_or_schedule():
     run, theta0, (source, targets) = prepare("nonlinear")
-    plain_gradient(run, source, targets)
-    gradients = {name: tensor.grad.clone() for name, tensor in run["theta"].items()}
-    rate = learning_rate_at(5, run["settings"]["finetune"])
-    assert rate == learning_rate_at(0, run["settings"]["finetune"]) == 3e-3
-    take_step(run, source, targets, rate)
-    for name, tensor in run["theta"].items():
+    run.add_gradient(source, targets)
+    gradients = {name: tensor.grad.clone() for name, tensor in run.theta.items()}
+    rate = learning_rate_at(5, run.recipe)
+    assert rate == learning_rate_at(0, run.recipe) == 3e-3
+    run.step(source, targets, rate)
+    for name, tensor in run.theta.items():
         g = gradients[name]
         expected = theta0[name] - rate * g / (g.abs() + 1e-8)  # Adam's first step
         assert torch.allclose(tensor.detach(), expected, rtol=1e-9, atol=1e-12), name
@@ -288,10 +286,9 @@ def test_only_what_the_mode_names_moves(mode):
 
 @pytest.mark.parametrize("mode", tiny_texts.MODES)
 def test_a_stopped_and_resumed_run_gives_the_same_file(mode, tmp_path, monkeypatch):
-    from task_arithmetic.stages import finetune as module
 
     tiny_texts.train(tmp_path / "whole", mode, "alike", checkpoint_steps=2)
-    original, taken = module._update, []
+    original, taken = Training.update, []
 
     def stop(*arguments):
         taken.append(1)
@@ -300,7 +297,7 @@ def test_a_stopped_and_resumed_run_gives_the_same_file(mode, tmp_path, monkeypat
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_update", stop)
+        patch.setattr(Training, "update", stop)
         with pytest.raises(KeyboardInterrupt):
             tiny_texts.train(tmp_path / "parts", mode, "alike", checkpoint_steps=2)
     assert not list(tmp_path.glob("parts/finetuned/*/*.safetensors"))
@@ -320,7 +317,7 @@ def test_another_seed_gives_another_order_of_texts(tmp_path):
 
 def test_the_pretrained_stage_measures_every_task_and_says_what_was_cut(tmp_path):
     arguments = tiny_texts.common()
-    paths = tiny.each(evaluate.pretrained, arguments, tmp_path / "a.csv", settings=EVALUATION)
+    paths = tiny.each(pretrained, arguments, tmp_path / "a.csv", settings=EVALUATION)
     rows = tiny.frame_of(*paths)
     accuracy = rows[rows.metric == "pretrained_accuracy"]
     assert len(accuracy) == 4 and set(accuracy.split) == {"validation", "test"}
@@ -333,7 +330,7 @@ def single_task(tmp_path, mode):
     linearized = tiny_texts.MODES[mode]["linearized"]
     path, arguments = tmp_path / f"single-{mode}.csv", tiny_texts.common(mode)
     settings = {**EVALUATION, "linearized": linearized}
-    return tiny.each(evaluate.single_task, arguments, path, settings=settings)
+    return tiny.each(of_one_task, arguments, path, settings=settings)
 
 
 @pytest.mark.parametrize("mode", tiny_texts.MODES)
@@ -345,7 +342,7 @@ def test_the_individual_models_have_learnt_their_tasks(mode, tmp_path):
 def addition(tmp_path, mode="nonlinear", name="addition", arguments=None, **settings):
     linearized = tiny_texts.MODES[mode]["linearized"]
     path = tmp_path / f"{name}.csv"
-    evaluate.addition(
+    module.addition(
         **(arguments or tiny_texts.common(mode)),
         single_task=single_task(tmp_path, mode),
         settings={**EVALUATION, "alphas": GRID, "linearized": linearized, **settings},
@@ -437,7 +434,7 @@ def test_a_task_whose_individual_model_scores_nothing_has_no_normalized_accuracy
         ]
         own = {"encoder": "tiny", "mode": "ntk", "seed": 0, "metric": "single_task_accuracy"}
         write_rows(tmp_path / "own.csv", rows, **own)  # each task's rows are found in it
-        evaluate.addition(
+        module.addition(
             **tiny_texts.common("ntk"),
             single_task=[tmp_path / "own.csv"] * 2,
             settings={**EVALUATION, "alphas": GRID, "linearized": True},
@@ -495,7 +492,7 @@ def test_tokens_of_another_encoder_are_refused(tmp_path):
     write_json(folder / "encoder.json", sealed({**about, "name": "other"}))
     arguments = {**tiny_texts.common(), "encoder_dir": folder}
     with pytest.raises(UserError, match="of another encoder"):
-        tiny.each(evaluate.pretrained, arguments, tmp_path / "a.csv", settings=EVALUATION)
+        tiny.each(pretrained, arguments, tmp_path / "a.csv", settings=EVALUATION)
 
 
 def test_bf16_is_for_the_passes_alone():
@@ -509,10 +506,10 @@ def test_bf16_is_for_the_passes_alone():
     assert abs(exact - rounded) < 0.15
     settings = {**tiny_texts.settings("ntk"), "precision": "bf16"}
     run = start(theta0, about, None, settings, "ntk")
-    batch = language.read_batch(examples("mood")[0], 0, 0, settings["finetune"])
-    loss = take_step(run, *batch, 1e-3)
+    batch = language.read_batch(examples("mood")[0], 0, 0, recipe_of(settings))
+    loss = run.step(*batch, 1e-3)
     assert np.isfinite(loss)
-    assert all(t.grad.dtype == t.dtype == torch.float32 for t in run["theta"].values())
+    assert all(t.grad.dtype == t.dtype == torch.float32 for t in run.theta.values())
 
 
 def test_an_answer_ends_at_its_end_whatever_a_tokenizer_takes_for_special(tmp_path):
@@ -531,7 +528,7 @@ def test_an_answer_ends_at_its_end_whatever_a_tokenizer_takes_for_special(tmp_pa
 
 def test_logits_are_float32_whatever_the_precision():
     theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    batch = language.read_batch(examples("mood")[0], 0, 0, tiny_texts.RECIPE)
+    batch = language.read_batch(examples("mood")[0], 0, 0, Recipe(**tiny_texts.RECIPE))
     tau = TaskVector.read(tiny_texts.vector("ntk", "mood")).tensors
     with torch.autocast("cpu", torch.bfloat16):
         found = [

@@ -1,5 +1,6 @@
 """What surrounds a stage's function: record, lock, store, hashes, signals."""
 
+import inspect
 import json
 import os
 import shutil
@@ -15,11 +16,13 @@ import tiny
 import torch
 
 from task_arithmetic.cli import main
+from task_arithmetic.core.training import Training
 from task_arithmetic.files.hashes import check_file, read_sha256, sha256_of, sha256_of_file
 from task_arithmetic.files.paths import read_json
 from task_arithmetic.files.tensors import read_tensors, write_tensors
 from task_arithmetic.pipeline import jobs, rerun
-from task_arithmetic.stages import finetune as module
+from task_arithmetic.pipeline.identity import identity
+from task_arithmetic.stages import declare
 from task_arithmetic.stages.declared import STAGES
 
 SOURCE = Path(jobs.__file__).parents[2]
@@ -85,7 +88,7 @@ def test_a_finished_job_records_what_it_made_of_what(tmp_path):
     assert main(finetune(tmp_path)) == 0
     found, moved = record(tmp_path), output(tmp_path)
     (attempt,) = found["attempts"]
-    assert (found["stage"], found["job"]) == ("stages.finetune", "finetune/0")
+    assert (found["stage"], found["job"]) == ("finetune", "finetune/0")
     assert (attempt["exit"], attempt["error"], attempt["from_store"]) == (0, None, False)
     assert attempt["device"] == "cpu" and attempt["pid"] == os.getpid()
     assert attempt["progress"]["done"] == attempt["progress"]["total"] == 12
@@ -163,13 +166,13 @@ def test_an_input_that_changes_while_the_job_runs_is_named(tmp_path, monkeypatch
     at = words.index("--head") + 1
     shutil.copy(words[at], head)
     words[at] = str(head)
-    original = module._batch_gradient
+    original = Training.gradient
 
     def disturbed(*arguments):
         write_tensors(head, {"head": torch.zeros(3, 16)}, {})
         return original(*arguments)
 
-    monkeypatch.setattr(module, "_batch_gradient", disturbed)
+    monkeypatch.setattr(Training, "gradient", disturbed)
     assert main(words) == 1
     assert f"{head} changed while this job waited or ran" in capsys.readouterr().err
     assert "made" not in record(tmp_path)
@@ -179,20 +182,20 @@ def test_an_input_that_changes_while_the_job_runs_is_named(tmp_path, monkeypatch
 def test_an_encoder_is_identified_by_all_that_is_said_of_it(key, tmp_path):
     """Not by its towers alone: another mean gives other features."""
     folder = shutil.copytree(tiny.shared_suite()["encoder_dir"], tmp_path / "encoder")
-    (before,) = jobs.identities({"encoder_dir": folder}).values()
+    (before,) = [identity(folder)]
     tiny.reseal(folder, **{key: "another"})
-    (after,) = jobs.identities({"encoder_dir": folder}).values()
+    (after,) = [identity(folder)]
     assert before != after
 
 
 def test_data_are_identified_by_the_arrays_that_are_stored(tmp_path):
     """Not by what they were decoded from: images can be resized otherwise."""
     folder = shutil.copytree(tiny.shared_suite()["data_dirs"][0], tmp_path / "data")
-    (before,) = jobs.identities({"data_dir": folder}).values()
+    (before,) = [identity(folder)]
     images = np.load(folder / "train_images.npy")
     np.save(folder / "train_images.npy", images ^ 1)
     tiny.reseal(folder)
-    (after,) = jobs.identities({"data_dir": folder}).values()
+    (after,) = [identity(folder)]
     assert before != after
 
 
@@ -247,7 +250,9 @@ def started(folder):
 STUCK = """
 import time
 from importlib import import_module
-module = import_module("task_arithmetic.{module}")
+owner, _, inner = "task_arithmetic.{module}".partition(".Training")
+module = import_module(owner)
+module = module.Training if "Training" in "{module}" else module
 original, count = module.{name}, [0]
 def stuck(*arguments, **options):
     count[0] += 1
@@ -259,8 +264,8 @@ module.{name} = stuck
 """
 MOMENTS = {
     "reading": ("vision.modality", "read_encoder", 1, None),
-    "in the first step": ("stages.finetune", "_batch_gradient", 1, 0),
-    "in a later step": ("stages.finetune", "_batch_gradient", 8, 7),
+    "in the first step": ("core.training.Training", "gradient", 1, 0),
+    "in a later step": ("core.training.Training", "gradient", 8, 7),
     "writing the outputs": ("stages.finetune", "write_tensors", 1, 12),
     "hashing them": ("pipeline.jobs", "write_sha256", 1, None),
 }
@@ -350,13 +355,26 @@ def test_signals_are_the_programs_own_again_after_a_job(tmp_path):
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_every_option_of_a_stage_is_a_file_or_says_what_is_computed():
-    """An option for a file that is not among INPUTS would not be hashed: what the store keeps would
-    be taken for the result of other inputs."""
-    values = set("encoder mode task tasks seed settings name control".split())
-    options = {option for _, words, _ in STAGES.values() for option in words.split()}
-    files = {*jobs.INPUTS, *jobs.OUTPUTS, *jobs.KNOBS}
-    assert options == values | files and not values & files
+def test_a_stage_cannot_read_a_file_whose_content_does_not_count(tmp_path, capsys):
+    """What the store keeps would be taken for the result of other inputs."""
+    for kind in (str, Path, list[str], dict):
+        with pytest.raises(TypeError, match="The stage Odd has notes: .*: declare it as one of"):
+            declare.stage("files.metrics.gather")(
+                type("Odd", (), {"__annotations__": {"notes": kind}})
+            )
+    assert "odd" not in declare.STAGES
+    words = finetune(tmp_path)
+    words[words.index("--task") + 1] = str(tmp_path / "notes.txt")
+    assert main(words) == 1
+    assert "--task of finetune is a name, but" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_a_stages_function_takes_what_is_declared_and_what_every_job_gives(stage):
+    for code in stage.code.values() if isinstance(stage.code, dict) else [stage.code]:
+        taken = inspect.signature(declare.named(code)).parameters
+        assert set(stage.options) <= set(taken) or "arguments" in taken
+        assert set(taken) - set(stage.options) <= {"device", "progress", "metric", "arguments"}
 
 
 # --- Unfinished runs -----------------------------------------------------------------------------
@@ -364,7 +382,7 @@ def test_every_option_of_a_stage_is_a_file_or_says_what_is_computed():
 
 def test_an_unfinished_run_of_another_recipe_is_named_and_not_used(tmp_path, capsys):
     code = STUCK.format(
-        module="stages.finetune", name="_batch_gradient", at=6, mark=str(tmp_path / "stuck")
+        module="core.training.Training", name="gradient", at=6, mark=str(tmp_path / "stuck")
     )
     process = begin(finetune(tmp_path), code)
     until((tmp_path / "stuck").exists, process)
@@ -378,7 +396,7 @@ def test_an_unfinished_run_of_another_recipe_is_named_and_not_used(tmp_path, cap
 def test_states_can_lie_in_a_folder_of_the_machine(tmp_path, monkeypatch, capsys):
     scratch = tmp_path / "a scratch; $(touch x)"
     code = STUCK.format(
-        module="stages.finetune", name="_batch_gradient", at=6, mark=str(tmp_path / "stuck")
+        module="core.training.Training", name="gradient", at=6, mark=str(tmp_path / "stuck")
     )
     process = begin(finetune(tmp_path), code, TASK_ARITHMETIC_SCRATCH=str(scratch))
     until((tmp_path / "stuck").exists, process)

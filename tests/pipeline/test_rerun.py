@@ -8,22 +8,21 @@ import pytest
 
 from task_arithmetic.errors import UserError
 from task_arithmetic.pipeline import code, rerun
-from task_arithmetic.pipeline.rerun import accept, acceptances, entries, stage_code
+from task_arithmetic.pipeline.rerun import accept, acceptances, modules, stage_code
 
 
-def variant(stage, name):
-    """Of several codes, that of a figure or of the modality that is meant."""
-    return name or ("vision" if stage in ("finetune", "head") else None)
+def modality(stage):
+    return "vision" if stage in ("finetune", "head") else None
 
 
-def before(digit, stage="finetune", name=None) -> str:
+def before(digit, stage="finetune") -> str:
     """A label of other code with today's packages."""
-    return f"{digit}" * 12 + "-" + today(stage, name).partition("-")[2]
+    return f"{digit}" * 12 + "-" + today(stage).partition("-")[2]
 
 
-def today(stage="finetune", name=None) -> str:
+def today(stage="finetune") -> str:
     """The label of the sources, whatever was accepted."""
-    return code.code_hash(*entries(stage, variant(stage, name)))
+    return code.code_hash(*modules(stage, modality(stage)))
 
 
 OLD, OLDER = before(0), before(1)
@@ -109,7 +108,7 @@ def test_a_later_change_is_accepted_as_the_code_that_the_results_bear(monkeypatc
     accept("finetune", WHY)
     for number in (1, 2):  # the code changes twice more
         label = before(number + 1)
-        monkeypatch.setattr(rerun, "code_hash", lambda *entries, label=label: label)
+        monkeypatch.setattr(rerun, "code_hash", lambda *names, label=label: label)
         forget()
         assert stage_code("finetune", "vision") == label
         accept("finetune", f"again {number}")
@@ -134,33 +133,29 @@ def test_nothing_to_accept_is_said(capsys):
     assert made(path)["accepted"] == [] and acceptances() == {}
 
 
-def test_each_figure_has_its_own_label(capsys):
-    old = before(0, "figure", "fig6")
-    record(old, 6, stage="figure", name="fig6")
-    record(today("figure", "fig7"), 7, stage="figure", name="fig7")
-    accept("figure", WHY)
-    assert stage_code("figure", "fig6") == old
-    assert stage_code("figure", "fig7") == today("figure", "fig7")
-    assert "Accepted for 1 result of figure" in capsys.readouterr().out
+def test_all_tables_have_one_label(capsys):
     old = before(0, "table")
     record(old, 1, stage="table", name="table1")
+    record(old, 2, stage="table", name="table2")
     accept("table", WHY)
-    assert stage_code("table") == stage_code("table", "table1") == old
+    assert (
+        stage_code("table") == old and "Accepted for 2 results of table" in capsys.readouterr().out
+    )
 
 
 def test_what_changed_is_named_if_the_old_code_is_remembered(monkeypatch, capsys):
     stage_code("finetune", "vision")
     rerun.remember()
     path = record(today())
-    parts = {**code.code_parts(*entries("finetune", "vision")), "finetune.finetune": "0" * 16}
-    versions = {**code.package_versions(*entries("finetune", "vision")), "torch": "99.0"}
-    monkeypatch.setattr(rerun, "code_hash", lambda *entries: "0" * 12 + "-" + "a" * 12)
-    monkeypatch.setattr(rerun, "code_parts", lambda *entries: parts)
-    monkeypatch.setattr(rerun, "package_versions", lambda *entries: versions)
+    parts = {**code.code_parts(*modules("finetune", "vision")), "core/training.py": "0" * 16}
+    versions = {**code.package_versions(*modules("finetune", "vision")), "torch": "99.0"}
+    monkeypatch.setattr(rerun, "code_hash", lambda *names: "0" * 12 + "-" + "a" * 12)
+    monkeypatch.setattr(rerun, "code_parts", lambda *names: parts)
+    monkeypatch.setattr(rerun, "package_versions", lambda *names: versions)
     forget()
     accept("finetune", WHY, code=made(path)["code"])
     said = capsys.readouterr().out
-    assert f"{WHY} (`finetune` in finetune.py changed; torch was " in said
+    assert f"{WHY} (core/training.py changed; torch was " in said
     assert " and is 99.0)." in said
 
 

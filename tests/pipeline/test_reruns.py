@@ -50,9 +50,9 @@ def test_touching_every_file_plans_nothing(nano):
 
 
 def test_comments_docstrings_and_formatting_plan_nothing(nano):
-    module = code(nano, "finetune")
+    module = code(nano, "core/training")
     with (
-        changed(module, "        eps=1e-8,\n", "        eps=1e-8,  # as everybody\n\n"),
+        changed(module, "            eps=1e-8,\n", "            eps=1e-8,  # as everybody\n\n"),
         changed(module, '"""Update theta by AdamW', '"""Change theta by AdamW'),
         changed(module, "beta1=0.9,\n", "beta1=(0.90),\n"),
     ):
@@ -60,20 +60,22 @@ def test_comments_docstrings_and_formatting_plan_nothing(nano):
 
 
 def test_a_line_of_the_training_code_plans_training_and_all_after_it(nano):
-    with changed(code(nano, "finetune"), "eps=1e-8", "eps=1e-7"):
+    with changed(code(nano, "core/training"), "eps=1e-8", "eps=1e-7"):
         planned = nano.planned()
     assert set(planned) == TRAINED | AFTER | {"efficiency"}
     assert planned["finetune"] == 8
 
 
 def test_a_line_of_the_evaluation_plans_no_training(nano):
-    with changed(code(nano, "evaluate"), "np.argmax(np.mean", "np.argmax(np.median"):
-        assert set(nano.planned()) == {"addition", "posthoc"} | AFTER
+    with changed(code(nano, "core/arithmetic"), "np.argmax(np.mean", "np.argmax(np.median"):
+        assert set(nano.planned()) == {"addition", "posthoc", "negation"} | AFTER
 
 
-def test_a_colour_in_a_figure_plans_that_figure_and_the_report(nano):
-    with changed(code(nano, "figures"), 'star = dict(color="0.7"', 'star = dict(color="0.6"'):
-        assert nano.planned() == {"fig9": 1, "report": 1}
+def test_a_colour_in_a_figure_plans_the_figures_and_the_report(nano):
+    with changed(
+        code(nano, "report/figures"), 'star = dict(color="0.7"', 'star = dict(color="0.6"'
+    ):
+        assert set(nano.planned()) == FIGURES | {"report"}
 
 
 def test_swapped_values_of_two_settings_are_noticed(nano):

@@ -14,8 +14,10 @@ from task_arithmetic.files.hashes import sealed, write_sha256
 from task_arithmetic.files.manifest import FORMAT
 from task_arithmetic.files.paths import write_json
 from task_arithmetic.files.tensors import write_tensors
-from task_arithmetic.pipeline import jobs
+from task_arithmetic.pipeline.identity import identities
+from task_arithmetic.pipeline.jobs import output_hashes
 from task_arithmetic.pipeline.verify import verify
+from task_arithmetic.stages.declared import STAGES
 
 DRAWN = "results/shared/embedded/one"
 DATA = "results/shared/data/one"
@@ -32,11 +34,12 @@ def run(tmp_path, monkeypatch):
     known = []
 
     def finish(stage, arguments, outputs):
-        log, inputs = f"results/mini/logs/{stage}/0.log", jobs.identities(arguments)
+        log = f"results/mini/logs/{stage}/0.log"
+        inputs = identities(STAGES[stage], arguments)
         files = [Path(path) for path in outputs]
-        if stage in jobs.HASHED:
+        if STAGES[stage].hashed:
             write_sha256(files[:1] if stage == "embedded" else files)
-        made = {"inputs": inputs, "outputs": jobs._output_hashes(arguments, files)}
+        made = {"inputs": inputs, "outputs": output_hashes(arguments, files)}
         write_json(Path(log).with_suffix(".json"), {"stage": stage, "attempts": [], "made": made})
         known.append({"stage": stage, "log": log, "outputs": outputs, "needed": True})
 
@@ -84,7 +87,7 @@ def record(stage, files):
     """Let a job's record say that these files are what it made."""
     path = Path(f"results/mini/logs/{stage}/0.json")
     content = json.loads(path.read_text())
-    content["made"]["outputs"] = jobs._output_hashes({"output": files[0]}, files)
+    content["made"]["outputs"] = output_hashes({"output": files[0]}, files)
     path.write_text(json.dumps(content))
 
 

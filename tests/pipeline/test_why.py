@@ -166,13 +166,13 @@ def test_without_a_record_snakemakes_own_values_tell(ask):
     assert why._mappings({repr("run: nano\n"), "3", repr("text")}) == [{"run": "nano"}]
 
 
-def test_the_function_that_changed_is_named_until_it_is_accepted(ask, base, capsys):
-    source = base / "project/src/task_arithmetic/finetune.py"
-    head = "def learning_rate_at(step: int, recipe: dict) -> float:\n"
+def test_the_module_that_changed_is_named_until_it_is_accepted(ask, base, capsys):
+    source = base / "project/src/task_arithmetic/core/schedule.py"
+    head = "def learning_rate_at(step: int, recipe: Recipe) -> float:\n"
     edit(source, head, f"# It starts low.\n{head}")
     assert ask(FINETUNED) == f"{FINETUNED} is up to date."
     edit(source, head, f"{head}    step += 0\n")
-    cause = "`learning_rate_at` in finetune.py changed"
+    cause = "core/schedule.py changed"
     assert ask(FINETUNED) == f"{FINETUNED} would be made again: {cause}."
     shutil.rmtree("results/shared/code")
     forget()

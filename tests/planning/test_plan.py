@@ -28,7 +28,6 @@ from task_arithmetic.config.experiment import (
 )
 from task_arithmetic.config.geometries import read_geometry
 from task_arithmetic.core.disentanglement import disentanglement_errors
-from task_arithmetic.core.training import start, step
 from task_arithmetic.core.vectors import TaskVector, moved_names
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.paths import write_json
@@ -38,6 +37,7 @@ from task_arithmetic.planning import plan as planning
 from task_arithmetic.planning.disk import disk_bytes
 from task_arithmetic.planning.operations import flops
 from task_arithmetic.planning.plan import outputs, plan, work
+from task_arithmetic.stages.finetune import start
 from task_arithmetic.vision.clip import encode, encode_linearized
 from task_arithmetic.vision.geometry import image_tower_shapes, parameters, text_parameters
 from task_arithmetic.vision.modality import accuracies
@@ -206,7 +206,7 @@ def test_the_arithmetic_of_a_step_is_what_torch_counts(name):
     run = start(theta0, {"geometry": geometry}, head, settings, name)
     batch = torch.randn(4, 3, 64, 64, generator=generator), torch.zeros(4, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
-        step(run, *batch, 1e-5)
+        run.step(*batch, 1e-5)
     ours = 4 * flops("step", geometry, mode(name))
     assert 0.85 * ours < counter.get_total_flops() < ours
 
@@ -259,13 +259,13 @@ def test_the_arrays_of_the_eight_tasks_and_the_control_stay_below_60_gigabytes()
 def test_a_t5_takes_the_papers_bytes_and_texts_the_assumed_ones():
     config = resolved(TEXTS, NO_IMAGES, {"language": {"encoders": ["t5-base"]}})
     assert list(geometries(config)) == ["t5-base"]
-    disk = disk_bytes(config, geometries(config))
-    assert disk["encoder"] == [891_614_208]
+    sizes = disk_bytes(config, geometries(config))
+    assert sizes["encoder"] == [891_614_208]
     one = {"nonlinear": 222_903_552, "ntk": 222_903_552, "attention": 63_700_992}
-    assert disk["vector"] == disk["finetune"] == [4 * n for n in one.values() for _ in range(5)]
+    assert sizes["vector"] == sizes["finetune"] == [4 * n for n in one.values() for _ in range(5)]
     rows = [8551 + 1043, 3668 + 408, 2490 + 277, 5749 + 1500, 67349 + 872]  # GLUE's, with labels
-    assert disk["data"] == [disk.LINE * n for n in rows]
-    assert disk["head"] == [(4 * disk.SOURCE + 12) * n for n in rows]
+    assert sizes["data"] == [disk.LINE * n for n in rows]
+    assert sizes["head"] == [(4 * disk.SOURCE + 12) * n for n in rows]
 
 
 def test_counts_that_nobody_knows_are_called_unknown(project, capsys):
@@ -670,7 +670,7 @@ def test_a_probe_of_texts_computes_what_is_counted(name):
     actions = {
         "text": lambda: made.evaluate(made.examples(5), tau, [1.0], False, "float32"),
         "linearized": lambda: made.evaluate(made.examples(5), tau, [1.0], True, "float32"),
-        "step": lambda: step(run, *made.batch(5), 1e-5),
+        "step": lambda: run.step(*made.batch(5), 1e-5),
     }
     for kind, action in actions.items():
         with FlopCounterMode(display=False) as counter:

@@ -30,7 +30,7 @@ def disturb(module):
         return
     given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
     fault = json.loads(os.environ["FAULTS"]).get(given["--mode"] + "/" + given["--task"], {})
-    original, held = module._batch_gradient, []
+    original, held = module.Training.gradient, []
 
     def disturbed(*arguments):
         if not held:
@@ -39,7 +39,7 @@ def disturb(module):
         time.sleep(fault.get("seconds", 0))
         return original(*arguments)
 
-    module._batch_gradient = disturbed
+    module.Training.gradient = disturbed
 
 sys.meta_path.insert(0, Finder())
 """

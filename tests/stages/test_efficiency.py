@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 
+from task_arithmetic.core.training import Training
 from task_arithmetic.files.metrics import read_rows
 from task_arithmetic.files.tensors import read_tensors
 from task_arithmetic.stages import efficiency as module
@@ -59,7 +60,7 @@ def test_the_costs_of_a_step_are_the_median_of_the_timed_ones(tmp_path, monkeypa
             clock[0] += 0.25
             yield None, None
 
-    monkeypatch.setattr(module, "step", step)
+    monkeypatch.setattr(Training, "step", step)
     monkeypatch.setattr(module, "batches", batches)
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
     found = measure(tmp_path, steps=5)
@@ -69,8 +70,8 @@ def test_the_costs_of_a_step_are_the_median_of_the_timed_ones(tmp_path, monkeypa
 
 
 def test_measured_steps_are_real_training_steps(tmp_path, monkeypatch):
-    runs, original = [], module.step
-    monkeypatch.setattr(module, "step", lambda run, *a: (runs.append(run), original(run, *a))[1])
+    runs, original = [], Training.step
+    monkeypatch.setattr(Training, "step", lambda run, *a: (runs.append(run), original(run, *a))[1])
     found = measure(tmp_path, "nonlinear")
     theta0 = read_tensors(tiny.shared_suite()["encoder_dir"] / "image_tower.safetensors")
     assert all(not torch.equal(t.cpu(), theta0[n]) for n, t in runs[0]["theta"].items())

@@ -19,7 +19,9 @@ from task_arithmetic.files.manifest import sample_indices
 from task_arithmetic.files.metrics import write_rows
 from task_arithmetic.files.tensors import read_tensors, write_tensors
 from task_arithmetic.stages import evaluate
-from task_arithmetic.stages.evaluate import addition, kernel, negation, pretrained, single_task
+from task_arithmetic.stages.addition import addition
+from task_arithmetic.stages.negation import negation
+from task_arithmetic.stages.single_task import kernel, pretrained, single_task
 from task_arithmetic.stages.vector import cosine
 from task_arithmetic.vision import modality as vision
 from task_arithmetic.vision.modality import accuracies, read_encoder

@@ -27,7 +27,7 @@ for figure in FIGURES:
         conda:
             "../../envs/torch.yaml"
         params:
-            code=stage_code("figure", figure),
+            code=stage_code("figure"),
             name=figure,
             caption=f"{title_of(figure)}. {figure_caption(figure, VIEW)}",
             settings=settings.view_settings(config),

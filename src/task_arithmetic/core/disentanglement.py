@@ -3,14 +3,21 @@
 import numpy as np
 import torch
 
-from ..pipeline import jobs
+from ..progress import SILENT, Progress
 from ..vision.clip import classify
 from ..vision.modality import chunks, features, features_linearized
 
 
 @torch.inference_mode()
 def disentanglement_errors(
-    theta0, about, taus, parts, alphas, linearized: bool, symmetric: bool = False
+    theta0,
+    about,
+    taus,
+    parts,
+    alphas,
+    linearized: bool,
+    symmetric: bool = False,
+    progress: Progress = SILENT,
 ) -> dict:
     """ξ(α1, α2) = Σ_t E_x dist(f(x; θ0 + α_t τ_t), f(x; θ0 + α1 τ1 + α2 τ2)) (paper, Eq. 2).
 
@@ -36,7 +43,7 @@ def disentanglement_errors(
             individual = [features_at(*((a, 0.0) if t == 0 else (0.0, a))) for a in alphas]
             share = torch.from_numpy(weights[at : at + len(individual[0])]).to(head.device)
             at += len(share)
-            jobs.progress(t * len(images) + at, 2 * len(images), "image")
+            progress.at(t * len(images) + at, 2 * len(images), "image")
             for i, a in enumerate(alphas):
                 for j, b in enumerate(alphas):
                     if (b if t == 0 else a) == 0:

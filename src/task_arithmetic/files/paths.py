@@ -155,3 +155,8 @@ def read_users_json(name: str, path: Path) -> dict:
     if not isinstance(config, dict):
         raise UserError(f"Encoder {name}: {path} must be a JSON object; correct it.")
     return config
+
+
+def node() -> str:
+    """The name of this machine, as SLURM calls it within one of its jobs."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename

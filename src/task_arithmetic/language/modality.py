@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.precision import in_parts
-from ..core.training import batch_indices
+from ..core.schedule import Recipe, batch_indices
 from ..core.vectors import TaskVector
 from ..files.hashes import check_file, read_sealed
 from ..files.manifest import SPLITS
@@ -80,11 +80,11 @@ def remarks(head) -> list[dict]:
 # --- Training ------------------------------------------------------------------------------------
 
 
-def read_batch(examples: tuple, step: int, seed: int, recipe: dict) -> tuple[Tensor, ...]:
+def read_batch(examples: tuple, step: int, seed: int, recipe: Recipe) -> tuple[Tensor, ...]:
     """The tokens of one training step, int64 (B, S), and their targets, int64 (B, T), each padded
     to the longest of the batch: a function of the step and the seed alone."""
     texts: Texts = examples[0]
-    chosen = batch_indices(step, len(texts.target), recipe["batch_size"], seed)
+    chosen = batch_indices(step, len(texts.target), recipe.batch_size, seed)
     words = texts.words[texts.target[chosen]].astype(np.int64)
     words = words[:, : (words != 0).sum(axis=1).max()]
     targets = np.where(words == 0, NO_TARGET, words)

@@ -9,6 +9,8 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..files.paths import node
+
 POLL = 0.5  # seconds between two looks at a lock that another process holds
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -133,11 +135,6 @@ def lacks_locks(folder, mounts="/proc/mounts") -> str | None:
     if kind in ("nfs", "nfs4", "lustre") and local:
         return f"{mount} is mounted with {min(local)}, which keeps locks from other machines"
     return None
-
-
-def node() -> str:
-    """The name of this machine, as SLURM calls it within one of its jobs."""
-    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
 def _say(sentence: str) -> None:

@@ -6,49 +6,38 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from ..config.available import OWN_FIGURES
 from ..errors import UserError
 from ..files import hashes
 from ..files.hashes import sha256_of
 from ..files.paths import read_json, write_json
-from ..stages import modalities
+from ..stages.declare import MODALITIES, Declared
 from ..stages.declared import STAGES
 from .code import PACKAGE, changes, code_hash, code_parts, package_versions
 
 SHARED = Path("shared")  # below the results
 PLAN = "TASK_ARITHMETIC_PLAN"  # what a run was planned with, for its jobs, in their environment
 
-_labels: dict[tuple, str] = {}  # (command, variant, results) → label, as told in this process
+_labels: dict[tuple, str] = {}  # (command, modality, results) → label, as told in this process
 
 
-def stage_code(command: str, variant: str | None = None, results: str = "results") -> str:
+def stage_code(command: str, modality: str | None = None, results: str = "results") -> str:
     """The label of the code that a command can reach: `<hash of the code>-<hash of the versions>`.
 
     Code that was accepted as harmless has the label of the code whose results it leaves valid.
 
     Args:
-        variant: which of several codes a command reaches, see variant_of; None: all of them.
+        modality: whose of several codes a command reaches; None: all of them.
     """
-    key = command, variant, str(results)
+    key = command, modality, str(results)
     if key not in _labels:
         planned = plan()
         if planned.get("sources") == sources() and _text(key) in planned["labels"]:
             _labels[key] = planned["labels"][_text(key)]
         else:
-            label = code_hash(*entries(command, variant))
+            label = code_hash(*modules(command, modality))
             known = {each["code"]: each["as"] for each in acceptances(results).get(command, [])}
             _labels[key] = known.get(label, label)
     return _labels[key]
-
-
-def variant_of(command: str, arguments: dict) -> str | None:
-    """Which code a command reaches with these arguments, where it may be one of several: that of
-    the figure that it draws, or of its modality."""
-    if command == "figure":
-        return arguments["name"]
-    if command in modalities.FUNCTIONS or isinstance(STAGES[command][0], dict):
-        return arguments.get("settings", {}).get("modality", modalities.MODALITIES[0])
-    return None
 
 
 def _text(key: tuple) -> str:
@@ -78,31 +67,28 @@ def check_plan(config: dict) -> None:
         )
 
 
-def entries(command: str, variant: str | None = None) -> list[str]:
-    """Where a command's code starts: its function, and what is looked up by name: the figure's own
-    function, or those of a modality."""
-    function, found = STAGES[command][0], []
-    for each in [variant] if variant else modalities.MODALITIES:
-        found.append(function[each] if isinstance(function, dict) else function)
-        found += [
-            f"{each}.modality.{name}" for name in modalities.FUNCTIONS.get(command, "").split()
-        ]
-    if command == "figure" and variant:
-        base = variant.removesuffix("_language")
-        found.append(f"report.figures.{base if base in OWN_FIGURES else 'heatmaps'}")
+def modules(command: str, modality: str | None = None) -> list[str]:
+    """Where a command's code starts: the module of its function and, if it calls one, that of the
+    modality; None: of all of them."""
+    stage, found = STAGES[command], []
+    for each in [modality] if modality else MODALITIES:
+        code = stage.code[each] if isinstance(stage.code, dict) else stage.code
+        found += [code.rpartition(".")[0], *[f"{each}.modality"] * stage.modal]
     return list(dict.fromkeys(found))
 
 
 def sources() -> str:
     """A hash of the sizes and times of all source files: equal while nobody touches them."""
     found = []
-    for path in sorted(PACKAGE.rglob("[!.]*.py")):  # editors keep hidden ones
+    for path in sorted(PACKAGE.rglob("[!.]*.*")):  # editors keep hidden ones
+        if path.suffix == ".pyc":
+            continue
         about = path.stat()
         found.append([str(path.relative_to(PACKAGE)), about.st_size, about.st_mtime_ns])
     return sha256_of(found)
 
 
-def planned_code(command: str, arguments: dict, planned: str | None) -> str:
+def planned_code(stage: Declared, arguments: dict, planned: str | None) -> str:
     """The label that a job's results get: what Snakemake planned with, if that is still the code.
 
     Args:
@@ -112,12 +98,12 @@ def planned_code(command: str, arguments: dict, planned: str | None) -> str:
     """
     if planned and plan().get("sources") == sources():
         return planned
-    key = command, variant_of(command, arguments), "results"
+    key = stage.command, stage.modality(arguments), "results"
     now = stage_code(*key)
     for expected in (planned, plan().get("labels", {}).get(_text(key))):
         if expected and expected.partition("-")[0] != now.partition("-")[0]:
             raise UserError(  # the other half, versions, is the planner's
-                f"The code of `{command}` changed since this run was planned: run the same "
+                f"The code of `{stage.command}` changed since this run was planned: run the same "
                 "snakemake command again, which plans with the code of now."
             )
     return planned or now
@@ -135,8 +121,8 @@ def acceptances(results="results") -> dict[str, list[dict]]:
 def remember(results="results") -> None:
     """Keep what the labels stand for that were told so far, for `why` and `accept` to name changes
     of the code."""
-    for command, variant, _ in list(_labels):
-        start = entries(command, variant)
+    for command, modality, _ in list(_labels):
+        start = modules(command, modality)
         path = Path(results) / SHARED / "code" / f"{code_hash(*start)}.json"
         if not path.is_file():
             write_json(path, {"parts": code_parts(*start), "versions": package_versions(*start)})
@@ -144,10 +130,10 @@ def remember(results="results") -> None:
 
 @cache
 def code_changes(
-    old: str, command: str, variant: str | None = None, results="results"
+    old: str, command: str, modality: str | None = None, results="results"
 ) -> list[str]:
     """What changed since the code of a label, as clauses: "`merge` in vector.py changed"."""
-    start = entries(command, variant)
+    start = modules(command, modality)
     new, path = code_hash(*start), Path(results) / SHARED / "code" / f"{old}.json"
     known, clauses = read_json(path) if path.is_file() else {}, []
     if old.partition("-")[0] != new.partition("-")[0]:
@@ -182,20 +168,21 @@ def accept(
         raise UserError("The --reason is empty: say why the change leaves the results as they are.")
     if stage not in STAGES:
         raise UserError(f"There is no stage {stage!r}: take one of {', '.join(STAGES)}.")
-    records: dict[str | None, list] = {}  # variant → path and content of each
+    records: dict[str | None, list] = {}  # modality → path and content of each
     too: dict[str, None] = {}  # other stages whose code changed
     for path in sorted(Path(results).glob("*/logs/**/*.json")):
         record = read_json(path)
         if "made" not in record:
             continue
         command = record["stage"]
-        key = command, variant_of(command, record["made"]["arguments"]), str(results)
+        modality = STAGES[command].modality(record["made"]["arguments"])
+        key = command, modality, str(results)
         if key[0] == stage:
             records.setdefault(key[1], []).append((path, record))
         elif record["made"]["code"] != stage_code(*key):
             too[key[0]] = None
     accepted, counts, clauses = acceptances(results), Counter(), []
-    for variant, found in records.items():
+    for modality, found in records.items():
         of_run = [
             record["made"]["code"]
             for path, record in found
@@ -203,8 +190,8 @@ def accept(
         ]
         if not of_run:
             continue
-        today = stage_code(stage, variant, str(results))
-        old = code or _only(Counter(of_run), today, stage, variant, results)
+        today = stage_code(stage, modality, str(results))
+        old = code or _only(Counter(of_run), today, stage, modality, results)
         if old not in of_run:
             continue
         same = [(path, record) for path, record in found if record["made"]["code"] == old]
@@ -212,8 +199,8 @@ def accept(
         counts["other"] += len(found) - len(same)
         if old == today:
             continue
-        clauses += code_changes(old, stage, variant, str(results))
-        entry = {"code": code_hash(*entries(stage, variant)), "as": old, "reason": reason}
+        clauses += code_changes(old, stage, modality, str(results))
+        entry = {"code": code_hash(*modules(stage, modality)), "as": old, "reason": reason}
         entry["date"] = hashes.now()
         accepted.setdefault(stage, []).append(entry)
         for path, record in same:
@@ -235,7 +222,7 @@ def accept(
         print(f"{_results(counts['other'])} of other code will be made again where a run needs it.")
 
 
-def _only(labels: Counter, today: str, stage: str, variant: str | None, results) -> str:
+def _only(labels: Counter, today: str, stage: str, modality: str | None, results) -> str:
     """The label of the results that are there, if it is the only one and differs from today's in
     the code alone: else a person has to name it."""
     others = [label for label, _ in labels.most_common() if label != today]
@@ -245,7 +232,7 @@ def _only(labels: Counter, today: str, stage: str, variant: str | None, results)
     if len(labels) > 1 or versions_differ:
         listed = "; ".join(
             f"{label} ({_results(labels[label])}: "
-            + ", ".join(code_changes(label, stage, variant, str(results)))
+            + ", ".join(code_changes(label, stage, modality, str(results)))
             + ")"
             for label in others
         )

@@ -8,9 +8,9 @@ from pathlib import Path
 from ..config import settings
 from ..errors import UserError
 from ..files.hashes import sha256_of
-from ..files.paths import place_of_log, read_json, write_json
-from .jobs import outcome
-from .locks import NO_LOCKS, POLL, holder, lacks_locks, node, try_lock
+from ..files.paths import node, place_of_log, read_json, write_json
+from .locks import NO_LOCKS, POLL, holder, lacks_locks, try_lock
+from .outcome import outcome
 from .rerun import keep_plan, remember
 
 _lock: list[int] = []  # the descriptor of this process's lock; the kernel frees it

@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import UserError
-from .locks import is_alive, node
+from ..files.paths import node
+from .locks import is_alive
 from .trace import BLANK, QUIET, name_of, place, read_attempts, record_of, state_of
 
 STATES = ["done", "running", "failed", "stopped", "queued", "lost", "unreadable"]  # of a job

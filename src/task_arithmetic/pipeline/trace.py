@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files.paths import atomic_path, place_of_log
-from .locks import is_alive, node
+from ..files.paths import atomic_path, node, place_of_log
+from .locks import is_alive
 
 STAGES = "embedded download data encoder head finetune vector pretrained single_task kernel".split()
 STAGES += (

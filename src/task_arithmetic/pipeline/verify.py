@@ -9,8 +9,8 @@ from ..files.hashes import check_file, damaged, read_sealed, read_sha256
 from ..files.manifest import read_manifest
 from ..files.paths import again, human_bytes, mend, read_json
 from ..files.tensors import read_made_by
-from ..stages.declared import HASHED
-from .jobs import identities
+from ..stages.declared import STAGES
+from .identity import identity
 from .status import read_run, run_folder
 from .trace import record_of
 
@@ -40,7 +40,7 @@ def verify(run: str | None = None, results="results") -> None:
     lines = [*(line for _, line in records), *checks.values()]
     for job, (made, _) in zip(known, records, strict=True):
         outputs = [root / path for path in job["outputs"]] if made else []
-        hashed = job["stage"].replace("_", "-") in HASHED
+        hashed = (stage := STAGES.get(job["stage"].replace("_", "-"))) and stage.hashed
         files = [*outputs, *(path.with_suffix(".sha256") for path in outputs if hashed)]
         lines += [_missing(path) for path in files if path not in checks and not path.exists()]
         for path, value in made.get("inputs", {}).items():
@@ -122,5 +122,5 @@ def _problem(path: Path, expected: str) -> str | None:
 def _identity(path: Path) -> str:
     """What identifies an input as it is now; empty if it is missing or damaged."""
     with suppress(UserError):
-        return identities({"inputs": [path]})[str(path)]
+        return identity(path)
     return ""

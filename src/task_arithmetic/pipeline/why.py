@@ -19,9 +19,11 @@ from ..cli import _parser
 from ..config.experiment import ROOT, read_yaml
 from ..errors import UserError
 from ..files.paths import read_json
-from ..stages.declared import STORED
-from . import jobs, store
-from .rerun import code_changes, variant_of
+from ..stages.declare import Declared
+from ..stages.declared import STAGES
+from . import store
+from .identity import fingerprint_of, identities
+from .rerun import code_changes
 from .trace import read_attempts, state_of
 
 FIRST = "for the first time"
@@ -165,25 +167,25 @@ def _unfinished(attempts: list[dict] | None) -> str | None:
     return "the last attempt ended without notice" if state == "lost" else None
 
 
-def _planned(job) -> tuple[str | None, str, dict]:
-    """A planned command, the label of its code and its arguments; None if it is no stage's."""
+def _planned(job) -> tuple[Declared | None, str, dict]:
+    """A planned stage, the label of its code and its arguments; None if it is no stage's."""
     if not job.shellcmd:
         return None, "", {}
     words = shlex.split(job.shellcmd)
     arguments = vars(_parser().parse_args(words[1 : words.index("&>")]))
     del arguments["job"]
-    return arguments.pop("command"), arguments.pop("code"), arguments
+    return STAGES[arguments.pop("command")], arguments.pop("code"), arguments
 
 
 def _changes(job, made: dict | None, changed) -> list[str]:
     """What of a job's parameters changed; changed: the values (repr), in Snakemake's view."""
-    (command, code, arguments), found, clauses = _planned(job), [], []
-    if made:
-        old, new = dict(made["arguments"]), jobs.settings_of(arguments)
+    (stage, code, arguments), found, clauses = _planned(job), [], []
+    if made and stage:
+        old, new = dict(made["arguments"]), stage.computed(arguments)
         found = differences(old.pop("settings", {}), new.pop("settings", {}))
         found += differences(old, new)
         if made["code"] != code:
-            clauses = code_changes(made["code"], command, variant_of(command, made["arguments"]))
+            clauses = code_changes(made["code"], stage.command, stage.modality(made["arguments"]))
     if not found:  # no record; or the configuration that the report shows
         for old, new in zip(*map(_mappings, (changed.only_old, changed.only_new)), strict=False):
             found += differences(old, new)
@@ -243,9 +245,9 @@ def _told(value, other=None) -> str:
 
 def _is_stored(job, dag) -> bool:
     """Whether the store holds what a job would make of inputs that are there."""
-    command, code, arguments = _planned(job)
-    if command not in STORED or any(map(dag.needrun, dag.dependencies[job])):
+    stage, code, arguments = _planned(job)
+    if stage is None or not stage.stored or any(map(dag.needrun, dag.dependencies[job])):
         return False
-    fingerprint = jobs.fingerprint_of(command, arguments, code, jobs.identities(arguments))
-    entry = Path("results") / store.FOLDER / command / f"{fingerprint}.sha256"
+    fingerprint = fingerprint_of(stage, arguments, code, identities(stage, arguments))
+    entry = Path("results") / store.FOLDER / stage.command / f"{fingerprint}.sha256"
     return dag.workflow.globals["config"]["store_gb"] > 0 and entry.is_file()

@@ -18,7 +18,7 @@ import torch
 from ..config import settings
 from ..config.experiment import mode_of
 from ..config.geometries import shapes_of
-from ..core.training import start, step
+from ..core.training import Training
 from ..core.vectors import TaskVector, moved_names
 from ..errors import UserError, nearest
 from ..files.paths import human_bytes
@@ -26,6 +26,7 @@ from ..language import modality as language
 from ..language.tokens import Texts
 from ..pipeline.gpu import claim, torch_device
 from ..stages.efficiency import WARM_UP
+from ..stages.finetune import start
 from ..vision import modality as vision
 from ..vision.clip import encode_text
 from ..vision.geometry import image_tower_shapes, parameters
@@ -329,14 +330,14 @@ def _text_probe(text: dict, count: int, device):
     return action
 
 
-def _step_seconds(run: dict, examples, batch: int, few: int | None, device) -> float:
+def _step_seconds(run: Training, examples, batch: int, few: int | None, device) -> float:
     """Seconds of one training step: measured, or extrapolated from two sizes of batches, because a
     part of it, the optimizer's, does not grow with the batch."""
 
     def timed(count):
         inputs, targets = examples(count)
         patience = PATIENCE if few is None else 1.0
-        return _median(lambda: step(run, inputs, targets, 1e-6), device, patience)
+        return _median(lambda: run.step(inputs, targets, 1e-6), device, patience)
 
     if few is None:
         return timed(batch)

@@ -1,93 +1,227 @@
-"""The stages: for each command its function, its options, and how its jobs are treated.
+"""The stages, in the order of a run. Nothing here imports torch."""
 
-A stage that is another function for each modality names both.
-"""
+from .declare import STAGES, Input, Name, Output, Seed, Settings, Shown, Threads, stage
 
-ONE = "encoder_dir head data_dir encoder mode task seed vector settings output"
-MANY = "encoder_dir encoder mode seed tasks heads data_dirs vectors settings output"
-# command → its function (or modality → function), its options, what it does
-STAGES: dict[str, tuple] = {
-    "embedded": ("embedded.tasks.save_task", "task output", "draw an embedded task as a dataset"),
-    "download": ("files.hub.download", "settings output", "get a task's or an encoder's files"),
-    "data": (
-        {"vision": "vision.prepare.write_task", "language": "language.prepare.write_texts"},
-        "task settings download threads output",
-        "read a dataset into uint8 arrays, or texts",
-    ),
-    "encoder": (
-        {
-            "vision": "vision.checkpoints.import_encoder",
-            "language": "language.checkpoints.import_t5",
-        },
-        "encoder settings download output",
-        "take a pretrained CLIP from open_clip, or a T5 from transformers",
-    ),
-    "head": (
-        {"vision": "vision.checkpoints.write_head", "language": "language.tokens.write_tokens"},
-        "encoder_dir data_dir settings output",
-        "make a frozen zero-shot head, or the tokens of prompts and answers",
-    ),
-    "finetune": (
-        "stages.finetune.finetune",
-        "encoder_dir head data_dir encoder mode task seed settings output log",
-        "fine-tune one encoder on one task in one mode",
-    ),
-    "vector": (
-        "stages.vector.write_vector",
-        "encoder_dir finetuned output",
-        "extract a task vector",
-    ),
-    "pretrained": (
-        "stages.evaluate.pretrained",
-        "encoder_dir head data_dir encoder task settings output",
-        "zero-shot accuracy of a task",
-    ),
-    "single-task": ("stages.evaluate.single_task", ONE, "accuracy of an individual model"),
-    "kernel": (
-        "stages.evaluate.kernel",
-        ONE,
-        "kernel behaviour test: post-hoc linearized accuracy",
-    ),
-    "addition": ("stages.evaluate.addition", f"{MANY} single_task", "task addition"),
-    "negation": (
-        "stages.evaluate.negation",
-        f"{ONE} pretrained control control_head control_data_dir",
-        "task negation with a control task",
-    ),
-    "disentanglement": (
-        "stages.disentanglement.disentanglement",
-        MANY,
-        "disentanglement error of two tasks on a grid",
-    ),
-    "cosine": (
-        "stages.vector.cosine",
-        "encoder mode seed tasks vectors output",
-        "cosine similarity of task vectors",
-    ),
-    "efficiency": (
-        "stages.efficiency.efficiency",
-        "encoder_dir head data_dir encoder mode settings output",
-        "measure what a training step costs",
-    ),
-    "metrics": ("files.metrics.gather", "inputs output", "gather metrics files into one"),
-    "table": (
-        "report.tables.write",
-        "name metrics reference settings output_dir",
-        "make one table",
-    ),
-    "figure": ("report.figures.write", "name metrics settings output_dir", "make one figure"),
-    "report": (
-        "report.page.write",
-        "metrics tables_dir figures_dir settings config_text run_dir output",
-        "make the HTML report",
-    ),
-}
+__all__ = ["STAGES"]
 
-# Stages that learn or evaluate: each job holds a GPU, if there is one.
-ON_DEVICE = {
-    *("head", "finetune", "pretrained", "single-task", "kernel", "addition", "negation"),
-    *("disentanglement", "efficiency"),
-}
-STORED = ON_DEVICE - {"efficiency"}  # a measurement is made when it is asked for
-# Stages whose outputs have a .sha256 beside them; data and encoders hold their hashes themselves.
-HASHED = ON_DEVICE | {"embedded", "vector", "cosine", "metrics"}
+
+@stage("embedded.tasks.save_task", hashed=True)
+class Embedded:
+    """draw an embedded task as a dataset"""
+
+    task: Name
+    output: Output
+
+
+@stage("files.hub.download")
+class Download:
+    """get a task's or an encoder's files"""
+
+    settings: Settings
+    output: Output
+
+
+@stage({"vision": "vision.prepare.write_task", "language": "language.prepare.write_texts"})
+class Data:
+    """read a dataset into uint8 arrays, or texts"""
+
+    task: Name
+    settings: Settings
+    download: Input | None = None
+    threads: Threads = Threads(1)
+    output: Output
+
+
+@stage(
+    {"vision": "vision.checkpoints.import_encoder", "language": "language.checkpoints.import_t5"}
+)
+class Encoder:
+    """take a pretrained CLIP from open_clip, or a T5 from transformers"""
+
+    encoder: Name
+    settings: Settings
+    download: Input | None = None
+    output: Output
+
+
+@stage(
+    {"vision": "vision.checkpoints.write_head", "language": "language.tokens.write_tokens"},
+    on_device=("vision",),
+    stored=True,
+    hashed=True,
+)
+class Head:
+    """make a frozen zero-shot head, or the tokens of prompts and answers"""
+
+    encoder_dir: Input
+    data_dir: Input
+    settings: Settings
+    output: Output
+
+
+@stage("stages.finetune.finetune", on_device=True, stored=True, hashed=True, modal=True)
+class Finetune:
+    """fine-tune one encoder on one task in one mode"""
+
+    encoder_dir: Input
+    head: Input
+    data_dir: Input
+    encoder: Name
+    mode: Name
+    task: Name
+    seed: Seed
+    settings: Settings
+    output: Output
+    log: Output
+
+
+@stage("stages.vector.write_vector", hashed=True)
+class Vector:
+    """extract a task vector"""
+
+    encoder_dir: Input
+    finetuned: Input
+    output: Output
+
+
+@stage("stages.single_task.pretrained", on_device=True, stored=True, hashed=True, modal=True)
+class Pretrained:
+    """zero-shot accuracy of a task"""
+
+    encoder_dir: Input
+    head: Input
+    data_dir: Input
+    encoder: Name
+    task: Name
+    settings: Settings
+    output: Output
+
+
+class OfOneTask:
+    """What evaluates one task vector on its task."""
+
+    encoder_dir: Input
+    head: Input
+    data_dir: Input
+    encoder: Name
+    mode: Name
+    task: Name
+    seed: Seed
+    vector: Input
+    settings: Settings
+    output: Output
+
+
+@stage("stages.single_task.single_task", on_device=True, stored=True, hashed=True, modal=True)
+class SingleTask(OfOneTask):
+    """accuracy of an individual model"""
+
+
+@stage("stages.single_task.kernel", on_device=True, stored=True, hashed=True, modal=True)
+class Kernel(OfOneTask):
+    """kernel behaviour test: post-hoc linearized accuracy"""
+
+
+class OfManyTasks:
+    """What evaluates several task vectors on their tasks."""
+
+    encoder_dir: Input
+    encoder: Name
+    mode: Name
+    seed: Seed
+    tasks: list[Name]
+    heads: list[Input]
+    data_dirs: list[Input]
+    vectors: list[Input]
+    settings: Settings
+    output: Output
+
+
+@stage("stages.addition.addition", on_device=True, stored=True, hashed=True, modal=True)
+class Addition(OfManyTasks):
+    """task addition"""
+
+    single_task: list[Input]
+
+
+@stage("stages.negation.negation", on_device=True, stored=True, hashed=True, modal=True)
+class Negation(OfOneTask):
+    """task negation with a control task"""
+
+    pretrained: Input
+    control: Name
+    control_head: Input
+    control_data_dir: Input
+
+
+@stage("stages.disentanglement.disentanglement", on_device=True, stored=True, hashed=True)
+class Disentanglement(OfManyTasks):
+    """disentanglement error of two tasks on a grid"""
+
+
+@stage("stages.vector.cosine", hashed=True)
+class Cosine:
+    """cosine similarity of task vectors"""
+
+    encoder: Name
+    mode: Name
+    seed: Seed
+    tasks: list[Name]
+    vectors: list[Input]
+    output: Output
+
+
+# A measurement is made when it is asked for: never stored.
+@stage("stages.efficiency.efficiency", on_device=True, hashed=True, modal=True)
+class Efficiency:
+    """measure what a training step costs"""
+
+    encoder_dir: Input
+    head: Input
+    data_dir: Input
+    encoder: Name
+    mode: Name
+    settings: Settings
+    output: Output
+
+
+@stage("files.metrics.gather", hashed=True)
+class Metrics:
+    """gather metrics files into one"""
+
+    inputs: list[Input]
+    output: Output
+
+
+@stage("report.tables.write")
+class Table:
+    """make one table"""
+
+    name: Name
+    metrics: Input
+    reference: Input
+    settings: Settings
+    output_dir: Output
+
+
+@stage("report.figures.write")
+class Figure:
+    """make one figure"""
+
+    name: Name
+    metrics: Input
+    settings: Settings
+    output_dir: Output
+
+
+@stage("report.page.write")
+class Report:
+    """make the HTML report"""
+
+    metrics: Input
+    tables_dir: Input
+    figures_dir: Input
+    settings: Settings
+    config_text: Shown
+    run_dir: Shown | None = None
+    output: Output

@@ -1,21 +1,35 @@
 """Disentanglement error of two tasks over a grid of coefficients (paper, Eq. 2, Figures 6, 8)."""
 
 import numpy as np
+import torch
 
 from ..core.disentanglement import disentanglement_errors
 from ..files.manifest import read_manifest, sample_indices
 from ..files.metrics import write_rows
-from ..pipeline.gpu import torch_device
+from ..progress import SILENT, Progress
 from ..vision.images import read_split
 from ..vision.modality import read_encoder, read_head
 from .evaluate import read_vector
 
 # What the published code reads: the first batches of the test split, in its order.
+CPU = torch.device("cpu")
 REFERENCE_BATCH, REFERENCE_BATCHES = 128, 16
 
 
 def disentanglement(
-    encoder_dir, *, encoder, mode, seed, tasks, heads, data_dirs, vectors, settings, output
+    encoder_dir,
+    *,
+    encoder,
+    mode,
+    seed,
+    tasks,
+    heads,
+    data_dirs,
+    vectors,
+    settings,
+    output,
+    device=CPU,
+    progress: Progress = SILENT,
 ) -> None:
     """ξ(α1, α2) on a grid, for the representation and for the classification module.
 
@@ -28,7 +42,6 @@ def disentanglement(
         settings: low, high, points, samples, linearized, limit, reference_scaling (as the
             published code normalises, see reference_weights).
     """
-    device = torch_device()
     theta0, about = read_encoder(encoder_dir, device)
     reference = settings.get("reference_scaling", False)
     parts = []
@@ -45,7 +58,14 @@ def disentanglement(
     taus = [read_vector(path, theta0) for path in vectors]
     alphas = np.linspace(settings["low"], settings["high"], settings["points"]).round(12).tolist()
     errors = disentanglement_errors(
-        theta0, about, taus, parts, alphas, settings["linearized"], symmetric=reference
+        theta0,
+        about,
+        taus,
+        parts,
+        alphas,
+        settings["linearized"],
+        symmetric=reference,
+        progress=progress,
     )
     rows = [
         {"metric": f"{module}_disentanglement", "alpha": a, "other_alpha": b, "value": grid[i, j]}

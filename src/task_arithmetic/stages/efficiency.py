@@ -5,15 +5,19 @@ import time
 
 import torch
 
-from ..core.training import batches, learning_rate_at, start, step
+from ..core.schedule import learning_rate_at
+from ..core.training import batches
 from ..files.metrics import write_rows
-from ..pipeline.gpu import torch_device
+from ..progress import SILENT
 from . import modalities
+from .finetune import CPU, start
 
 WARM_UP = 3  # steps before the clock starts
 
 
-def efficiency(encoder_dir, *, encoder, mode, head, data_dir, settings, output) -> None:
+def efficiency(
+    encoder_dir, *, encoder, mode, head, data_dir, settings, output, device=CPU, progress=SILENT
+) -> None:
     """Run real training steps alone on the machine and write what they cost.
 
     Rows: `step_seconds` (median, of the training step), `training_seconds` (the whole run: the
@@ -25,7 +29,6 @@ def efficiency(encoder_dir, *, encoder, mode, head, data_dir, settings, output) 
     Args:
         settings: those of finetune, and `efficiency`: steps.
     """
-    device = torch_device()
     before = start_memory(device)
     form = modalities.form(settings.get("modality", "vision"))
     theta0, about = form.read_encoder(encoder_dir, device)
@@ -34,23 +37,23 @@ def efficiency(encoder_dir, *, encoder, mode, head, data_dir, settings, output) 
     del theta0
     alone, whole = [], []  # seconds of each step, without and with its batch
     numbers = range(WARM_UP + settings["efficiency"]["steps"])
-    ahead = batches(form, examples, numbers, 0, settings, about, device)
+    ahead = batches(form, examples, numbers, 0, run.recipe, about, device)
     for _ in numbers:
         began = time.perf_counter()
         batch = next(ahead)
         wait(device)
         ready = time.perf_counter()
-        step(run, *batch, learning_rate_at(0, settings["finetune"]))
+        run.step(*batch, learning_rate_at(0, run.recipe))
         wait(device)
         alone.append(time.perf_counter() - ready)
         whole.append(time.perf_counter() - began)
-    seconds = statistics.median(whole[WARM_UP:]) * settings["finetune"]["steps"]
+    seconds = statistics.median(whole[WARM_UP:]) * run.recipe.steps
     measured = {
         "step_seconds": statistics.median(alone[WARM_UP:]),
         "training_seconds": seconds,
         "peak_memory_bytes": peak_memory(device) - before,
-        "trained_parameters": _count(run["theta"]),
-        "held_parameters": _count(run["theta"]) + _count(run["base"]),
+        "trained_parameters": _count(run.theta),
+        "held_parameters": _count(run.theta) + _count(run.base),
     }
     rows = [{"metric": metric, "value": value} for metric, value in measured.items()]
     write_rows(output, rows, encoder=encoder, mode=mode)

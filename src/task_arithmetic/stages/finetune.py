@@ -1,9 +1,4 @@
-"""Fine-tuning one encoder on one task in one mode (paper, appendix A, "Fine-tuning").
-
-Every step's examples, and the crops of images, are a function of (seed, step) alone, so that a
-resumed run continues exactly where it stopped. What differs between images and texts is in the
-module of the modality (see modality.py).
-"""
+"""Fine-tuning one encoder on one task in one mode: reading, saving, going on, writing."""
 
 import math
 import os
@@ -12,26 +7,40 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..core.modality import Tensors
 from ..core.precision import uses_bf16
-from ..core.training import _batch_gradient, _device, _update, batches, learning_rate_at, start
+from ..core.schedule import Recipe, learning_rate_at
+from ..core.training import Training, batches
 from ..errors import UserError
 from ..files.hashes import sha256_of, sha256_of_file, versions
 from ..files.manifest import read_manifest
-from ..files.paths import atomic_path, remove
+from ..files.paths import atomic_path, node, remove
 from ..files.tensors import check_tensors, read_made_by, read_tensors, write_tensors
-from ..pipeline import jobs
-from ..pipeline.gpu import torch_device
-from ..pipeline.locks import node
+from ..progress import SILENT, Progress
 from . import modalities
 
+CPU = torch.device("cpu")
 LOG_EVERY = 10  # steps
 
 
 def finetune(
-    encoder_dir, head, data_dir, *, encoder, mode, task, seed, settings, output, log
+    encoder_dir,
+    head,
+    data_dir,
+    *,
+    encoder,
+    mode,
+    task,
+    seed,
+    settings,
+    output,
+    log,
+    device: torch.device = CPU,
+    progress: Progress = SILENT,
 ) -> None:
     """Fine-tune θ and write the tensors that moved, and a metrics log.
 
@@ -48,8 +57,7 @@ def finetune(
         UserError: patterns that match nothing, a loss that is not finite (the last good state is
             kept), artifacts that do not fit each other.
     """
-    device, kind = torch_device(), settings.get("modality", "vision")
-    form = modalities.form(kind)
+    form = modalities.form(settings.get("modality", "vision"))
     theta0, about = form.read_encoder(encoder_dir, device)
     examples = form.read_examples(head, data_dir, "train", settings.get("limit"), about, device)
     precision = settings.get("precision", "float32")
@@ -64,17 +72,16 @@ def finetune(
         "settings": settings,
         "precision": "bf16" if uses_bf16(precision, device) else "float32",
         "data_sha256": read_manifest(data_dir)["data_sha256"],
-        "code": jobs.current_code("finetune", kind),
-        "packages": jobs.packages(kind),
         "device": device.type,
+        **progress.provenance,
     }
     state_path, others = _state_paths(output, recipe)
-    run = start(theta0, about, examples[-1], settings, mode)
-    del theta0  # unless the run holds it
-    rows = _restore(state_path, run)
-    _say_how_it_starts(run, recipe, others)
-    _train(run, examples, seed, rows, state_path, recipe, f"{mode} {task}")
-    theta = {name: tensor.detach() for name, tensor in run["theta"].items()}
+    training = start(theta0, about, examples[-1], settings, mode)
+    del theta0  # unless the training holds it
+    rows = _restore(state_path, training)
+    _say_how_it_starts(training, recipe, others)
+    _train(training, examples, seed, rows, state_path, recipe, f"{mode} {task}", progress)
+    theta = {name: tensor.detach() for name, tensor in training.theta.items()}
     made_by = {**recipe, "versions": versions()}
     with atomic_path(log) as temporary:
         temporary.write_text(
@@ -84,34 +91,66 @@ def finetune(
         )
     write_tensors(output, theta, made_by)
     for path in (state_path, *others):
-        jobs.when_done(partial(remove, path))
+        progress.when_done(partial(remove, path))
 
 
-def _train(run, examples, seed, rows, state_path, recipe, label) -> None:
-    """The loop, from the step that `run` has come to; adds the rows of the metrics log to `rows`.
+def start(theta0: Tensors, about: dict, head: Any, settings: dict, mode: str) -> Training:
+    """A training as a stage's settings say, see `finetune`."""
+    return Training(
+        theta0,
+        about,
+        head,
+        modalities.form(settings.get("modality", "vision")),
+        recipe_of(settings),
+        settings["mode"]["train"],
+        linearized=settings["mode"]["linearized"],
+        mode=mode,
+        precision=settings.get("precision", "float32"),
+        micro_batch=settings.get("micro_batch"),
+    )
 
-    The state changes under the run's lock only, and as a whole: a signal to stop finds it complete
+
+def recipe_of(settings: dict) -> Recipe:
+    """The recipe of a stage's settings."""
+    return Recipe(**settings["finetune"])
+
+
+def _train(
+    training: Training,
+    examples: Any,
+    seed: int,
+    rows: list,
+    state_path: Path,
+    recipe: dict,
+    label: str,
+    progress: Progress,
+) -> None:
+    """The loop, from the step that `training` has come to; adds the rows of the metrics log to
+    `rows`.
+
+    The state changes under the training's lock only, and as a whole: who stops it finds it complete
     at any time, and need not wait for the step that is being computed.
     """
-    settings, how = run["settings"], run["settings"]["finetune"]
-    first, steps = run["done"], how["steps"]
+    how, unit = training.recipe, training.form.UNIT
+    first, steps = training.done, how.steps
     began = time.perf_counter()
 
-    def save():
-        with run["lock"]:
-            reached = {key: run[key] for key in ("done", "micro_batch")}
-            write_tensors(state_path, _state(run), {**recipe, **reached, "log": rows})
-            return f"{run['done']} of {steps} steps are saved ({label})."
+    def save() -> str:
+        with training.lock:
+            reached = {"done": training.done, "micro_batch": training.micro_batch, "log": rows}
+            write_tensors(state_path, _state(training), {**recipe, **reached})
+            return f"{training.done} of {steps} steps are saved ({label})."
 
-    form, numbers = run["form"], range(first, steps)
-    ahead = batches(form, examples, numbers, seed, settings, run["about"], _device(run))
-    jobs.progress(first, steps, "step")
-    with jobs.saving(save):
+    ahead = batches(
+        training.form, examples, range(first, steps), seed, how, training.about, training.device
+    )
+    progress.at(first, steps, "step")
+    with progress.saving(save):
         for batch in ahead:
-            loss = _batch_gradient(run, *batch)
-            with run["lock"]:
-                rate = learning_rate_at(run["done"], how)
-                loss, done = _update(run, loss, rate), run["done"]
+            loss = training.gradient(*batch)
+            with training.lock:
+                rate = learning_rate_at(training.done, how)
+                loss, done = training.update(loss, rate), training.done
                 if not math.isfinite(loss):
                     save()
                     raise UserError(
@@ -119,16 +158,16 @@ def _train(run, examples, seed, rows, state_path, recipe, label) -> None:
                         f"({label}); the state before it is kept in {state_path}: lower "
                         "finetune.learning_rate and run again."
                     )
-                speed = how["batch_size"] * (done - first) / (time.perf_counter() - began)
+                speed = how.batch_size * (done - first) / (time.perf_counter() - began)
                 if done % LOG_EVERY == 0 or done == steps:
                     rows.append((done, loss, rate, speed))
                     print(f"{label}: step {done} of {steps}, loss {loss:.3f}", file=sys.stderr)
-                if done % how["checkpoint_steps"] == 0 and done < steps:
+                if done % how.checkpoint_steps == 0 and done < steps:
                     save()
-            jobs.progress(done, steps, "step", loss=loss, **{f"{form.UNIT}s_per_second": speed})
+            progress.at(done, steps, "step", loss=loss, **{f"{unit}s_per_second": speed})
 
 
-def _state_paths(output, recipe: dict) -> tuple[Path, list[Path]]:
+def _state_paths(output: Path | str, recipe: dict) -> tuple[Path, list[Path]]:
     """Where the state of an unfinished run is kept, and what other recipes left of this output.
 
     The name holds a hash of all that the run depends on. It lies beside the output, hidden, or in
@@ -158,10 +197,10 @@ def _expanded(scratch: str) -> str:
     return re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, os.path.expanduser(scratch))
 
 
-def _say_how_it_starts(run: dict, recipe: dict, others: list[Path]) -> None:
+def _say_how_it_starts(training: Training, recipe: dict, others: list[Path]) -> None:
     """On stderr: the step that it goes on from, or why an unfinished run is of no use."""
-    if run["done"]:
-        print(f"Going on after step {run['done']}, which was saved.", file=sys.stderr)
+    if training.done:
+        print(f"Going on after step {training.done}, which was saved.", file=sys.stderr)
         return
     for path in others:
         try:
@@ -175,22 +214,21 @@ def _say_how_it_starts(run: dict, recipe: dict, others: list[Path]) -> None:
         )
 
 
-def _state(run: dict) -> dict:
+def _state(training: Training) -> dict:
     """The tensors that training changes, under names of their own."""
-    state = {f"theta.{name}": tensor for name, tensor in run["theta"].items()}
-    for name, moments in run["moments"].items():
+    state = {f"theta.{name}": tensor for name, tensor in training.theta.items()}
+    for name, moments in training.moments.items():
         state |= {f"{key}.{name}": tensor for key, tensor in moments.items()}
     return state
 
 
-def _restore(path: Path, run: dict) -> list:
-    """Load a resume state into `run` if there is one; returns the rows of the metrics log up to
-    there."""
+def _restore(path: Path, training: Training) -> list:
+    """Load a resume state if there is one; returns the rows of the metrics log up to there."""
     if not path.is_file():
         return []
     try:
         tensors, made_by = read_tensors(path), read_made_by(path)
-        state = _state(run)
+        state = _state(training)
         check_tensors(path, tensors, {name: tensor.shape for name, tensor in state.items()})
     except UserError:
         remove(path)
@@ -198,5 +236,5 @@ def _restore(path: Path, run: dict) -> list:
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(tensors[name])
-    run["done"], run["micro_batch"] = made_by["done"], made_by["micro_batch"]
+    training.done, training.micro_batch = made_by["done"], made_by["micro_batch"]
     return made_by["log"]

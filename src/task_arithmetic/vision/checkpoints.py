@@ -15,7 +15,6 @@ from ..files.hub import located
 from ..files.manifest import read_manifest
 from ..files.paths import atomic_path, read_json, write_json
 from ..files.tensors import check_tensors, read_tensors, write_tensors
-from ..pipeline.gpu import torch_device
 from .clip import Tensors, encode, encode_text, make_head
 from .geometry import OWN_MERGES, check_preprocessing, clip_geometry, image_tower_shapes
 from .modality import IMAGE_TOWER, MERGES, TEXT_TOWER
@@ -23,7 +22,9 @@ from .modality import IMAGE_TOWER, MERGES, TEXT_TOWER
 # --- Heads ---------------------------------------------------------------------------------------
 
 
-def write_head(encoder_dir, data_dir, settings: dict, output) -> None:
+def write_head(
+    encoder_dir, data_dir, settings: dict, output, device: torch.device | str = "cpu"
+) -> None:
     """Make the head of one task for one encoder and write it to `output`.
 
     Args:
@@ -39,7 +40,6 @@ def write_head(encoder_dir, data_dir, settings: dict, output) -> None:
         templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
     encoder_dir = Path(encoder_dir)
     about = read_sealed(encoder_dir / "encoder.json")
-    device = torch_device()
     check_file(encoder_dir / TEXT_TOWER, about["text_tower_sha256"])
     params = read_tensors(encoder_dir / TEXT_TOWER, device)
     merges = encoder_dir / MERGES if about["own_merges"] else None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.precision import in_parts
-from ..core.training import batch_indices
+from ..core.schedule import Recipe, batch_indices
 from ..core.vectors import TaskVector
 from ..files.hashes import check_file, read_sealed
 from ..files.manifest import read_manifest
@@ -72,15 +72,15 @@ def read_examples(head, data_dir, split: str, limit: dict | None, about: dict, d
 # --- Training ------------------------------------------------------------------------------------
 
 
-def read_batch(examples: tuple, step: int, seed: int, recipe: dict) -> tuple[Tensor, ...]:
+def read_batch(examples: tuple, step: int, seed: int, recipe: Recipe) -> tuple[Tensor, ...]:
     """The random crops of one training step, each before zeros, their sizes as boxes, and their
     labels: on the CPU, a function of the step and the seed alone."""
     images, labels, _ = examples
-    chosen = batch_indices(step, len(images), recipe["batch_size"], seed)
+    chosen = batch_indices(step, len(images), recipe.batch_size, seed)
     generator = torch.Generator().manual_seed(
         int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
     )
-    boxes = crop_boxes(torch.from_numpy(images.sizes[chosen]), recipe["crop_scale"], generator)
+    boxes = crop_boxes(torch.from_numpy(images.sizes[chosen]), recipe.crop_scale, generator)
     batch, sizes = images.take(chosen, boxes.numpy())
     boxes = torch.from_numpy(np.concatenate([np.zeros_like(sizes), sizes], axis=1))
     return torch.from_numpy(batch), boxes, torch.from_numpy(labels[chosen])

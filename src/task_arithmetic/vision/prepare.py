@@ -30,13 +30,20 @@ from ..files.source import (
     too_many_shared,
     write_manifest,
 )
-from ..pipeline import jobs
+from ..progress import SILENT, Progress
 from .images import DIGEST, RESOLUTION, SMALL, TRAIN_SIDE
 
 BLOCK = 256  # images that are decoded, and kept if the stage is interrupted, at a time
 
 
-def write_task(task: str, settings: dict, output, download=None, threads: int = 1) -> None:
+def write_task(
+    task: str,
+    settings: dict,
+    output,
+    download=None,
+    threads: int = 1,
+    progress: Progress = SILENT,
+) -> None:
     """Read a labelled dataset and write its arrays and manifest.
 
     What is decoded already survives an interruption in a hidden folder beside the output.
@@ -59,22 +66,24 @@ def write_task(task: str, settings: dict, output, download=None, threads: int = 
     """
     working = Path(output).with_name(f".{Path(output).name}.building")
     try:
-        _write_task(task, settings, Path(output), working, download, threads)
+        _write_task(task, settings, Path(output), working, download, threads, progress)
     except UserError:  # what was decoded belongs to data that must change
         shutil.rmtree(working, ignore_errors=True)
         raise
     shutil.rmtree(working, ignore_errors=True)
 
 
-def _write_task(task, definition, output_dir: Path, working: Path, download, threads) -> None:
+def _write_task(
+    task, definition, output_dir: Path, working: Path, download, threads, progress: Progress
+) -> None:
     source = read_source(task, definition, download, working / "source")
     fingerprints = [FORMAT, BLOCK, definition]
     fingerprints += [source.parts[split][0]._fingerprint for split in SPLITS]
-    fingerprints.append(jobs.current_code("data", "vision"))
+    fingerprints.append(progress.provenance.get("code"))
     blocks = working / sha256_of(fingerprints)[:16]
     if definition.get("bad_images", "error") == "error":  # or else some may yet be left out
         check_counts(source, source.labels)
-    paths = _decode(source, blocks, threads)
+    paths = _decode(source, blocks, threads, progress)
     remarks = {split: [_remarks(path) for path in paths[split]] for split in SPLITS}
     notes = [*source.notes, *_notes(task, definition, remarks)]
     kept = {split: _joined(paths[split], "kept") for split in SPLITS}
@@ -113,7 +122,7 @@ def _write_task(task, definition, output_dir: Path, working: Path, download, thr
         write_manifest(folder, source, hashes, counts, overlap, notes)
 
 
-def _decode(source, folder: Path, threads: int) -> dict[str, list[Path]]:
+def _decode(source, folder: Path, threads: int, progress: Progress) -> dict[str, list[Path]]:
     """Decode every image, in blocks of a file each; returns each split's files in order."""
     definition, column = source.definition, source.definition.get("image", "image")
     paths: dict[str, list[Path]] = {split: [] for split in source.parts}
@@ -127,11 +136,11 @@ def _decode(source, folder: Path, threads: int) -> dict[str, list[Path]]:
                 rows = indices[start : start + BLOCK]
                 missing.append((path, split, dataset, column, rows, definition))
     done, total = 0, sum(len(block[-2]) for block in missing)
-    jobs.progress(done, total, "image")
+    progress.at(done, total, "image")
     with _workers(missing, threads) as run:
         for count in run(_decode_block, range(len(missing))):
             done += count
-            jobs.progress(done, total, "image")
+            progress.at(done, total, "image")
     return paths
 
 

@@ -1,0 +1,96 @@
+"""Task addition (paper, section 3.4); α is chosen from validation rows alone."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..core.arithmetic import alpha_grid, choose_alpha
+from ..core.vectors import total
+from ..errors import UserError
+from ..files.metrics import read_rows, write_rows
+from ..files.paths import mend
+from ..progress import SILENT
+from . import modalities
+from .evaluate import CPU, accuracies, load, read_vector
+
+
+def addition(
+    encoder_dir,
+    *,
+    encoder,
+    mode,
+    seed,
+    tasks,
+    heads,
+    data_dirs,
+    vectors,
+    single_task,
+    settings,
+    output,
+    device=CPU,
+    progress=SILENT,
+) -> None:
+    """Task addition θ0 + α Σ τ_t (paper, section 3.4 and appendix A).
+
+    α is chosen on validation by the largest mean normalized accuracy; the test split is read only
+    at the chosen α. Writes `unified_accuracy` and `normalized_accuracy`: validation over the whole
+    grid, test at the chosen α. A text's individual model may have no accuracy above 0 (no answer is
+    right, or ρ is negative): then there is no normalized accuracy of its task, and α is chosen by
+    those of the others; if there are none, by accuracy itself.
+
+    Args:
+        single_task: metrics of the mode's own single-task accuracy, one file for each task, which
+            normalize.
+        settings: with `reference_selection`, α is the one with the largest mean accuracy on the
+            test split itself, as published code for language has it.
+    """
+    files = dict(zip(tasks, zip(heads, data_dirs, strict=True), strict=True))
+    theta0, about, splits = load(encoder_dir, files, settings, device)
+    form = modalities.form(settings.get("modality", "vision"))
+    own = _own_accuracy(single_task, tasks, splits, form.MAY_FAIL)
+    alphas = alpha_grid(settings["alphas"])
+    tau = total(read_vector(path, theta0) for path in vectors)
+    rows = []
+
+    def record(split, grid):
+        found = accuracies(theta0, about, tau, grid, splits[split], settings)
+        for i, alpha in enumerate(grid):
+            for task in tasks:
+                at = {"task": task, "split": split, "alpha": alpha}
+                value = found[task][i]
+                rows.append({**at, "metric": "unified_accuracy", "value": value})
+                if own[split][task] > 0:
+                    normalized = {
+                        "metric": "normalized_accuracy",
+                        "value": value / own[split][task],
+                    }
+                    rows.append({**at, **normalized})
+        defined = [found[task] / own[split][task] for task in tasks if own[split][task] > 0]
+        return np.stack(defined or [found[task] for task in tasks], axis=1)
+
+    chosen = choose_alpha(alphas, record("validation", alphas))
+    if settings.get("reference_selection", False):
+        on_test = accuracies(theta0, about, tau, alphas, splits["test"], settings)
+        chosen = choose_alpha(alphas, np.stack([on_test[task] for task in tasks], axis=1))
+    record("test", [alphas[chosen]])
+    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
+
+
+def _own_accuracy(paths, tasks, splits: dict, may_fail: bool) -> dict:
+    """split → task → the mode's own single-task accuracy. Zero cannot normalize, and is an error
+    where no task may fail."""
+    own: dict[str, dict[str, float]] = {"validation": {}, "test": {}}
+    for task, path in zip(tasks, paths, strict=True):
+        found = {row["split"]: row["value"] for row in read_rows(path) if row["task"] == task}
+        for split, values in own.items():
+            if split not in found or not (may_fail or found[split] > 0):
+                why, how = "no row of it", mend(path)
+                if split in found:
+                    why = f"0 of {len(splits[split][task][1]):,} {split} images right"
+                    how = "train longer, or give the task more images of that split"
+                raise UserError(
+                    f"{Path(path)} has no {split} accuracy above 0 for {task} ({why}), so that "
+                    f"normalized accuracy is undefined: {how}."
+                )
+            values[task] = found[split]
+    return own
