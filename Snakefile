@@ -1,6 +1,6 @@
 # Task arithmetic on CLIP, end to end. `snakemake --cores all --resources gpu=4` runs config.yaml,
 # the paper's experiment; `--configfile config/mini.yaml` the embedded one. Rules are in
-# workflow/rules, one file per stage, each a call of `task-arithmetic <stage>`.
+# workflow/rules, by theme, each a call of `task-arithmetic <stage>`.
 import os
 import sys
 
@@ -31,25 +31,11 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/embedded.smk"
-include: "workflow/rules/download.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/encoder.smk"
-include: "workflow/rules/head.smk"
-include: "workflow/rules/finetune.smk"
-include: "workflow/rules/vector.smk"
-include: "workflow/rules/pretrained.smk"
-include: "workflow/rules/single_task.smk"
-include: "workflow/rules/kernel.smk"
-include: "workflow/rules/addition.smk"
-include: "workflow/rules/negation.smk"
-include: "workflow/rules/disentanglement.smk"
-include: "workflow/rules/cosine.smk"
-include: "workflow/rules/efficiency.smk"
-include: "workflow/rules/metrics.smk"
-include: "workflow/rules/tables.smk"
-include: "workflow/rules/figures.smk"
-include: "workflow/rules/report.smk"
+include: "workflow/rules/learning.smk"
+include: "workflow/rules/measuring.smk"
+include: "workflow/rules/merging.smk"
+include: "workflow/rules/presenting.smk"
 
 
 onstart:

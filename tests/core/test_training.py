@@ -29,6 +29,8 @@ from task_arithmetic.errors import UserError
 from task_arithmetic.files.hashes import sha256_of_file
 from task_arithmetic.files.paths import read_json
 from task_arithmetic.files.tensors import read_made_by, read_tensors, write_tensors
+from task_arithmetic.pipeline.identity import packages
+from task_arithmetic.pipeline.rerun import stage_code
 from task_arithmetic.progress import Progress
 from task_arithmetic.stages import finetune as module
 from task_arithmetic.stages.finetune import finetune, recipe_of, start
@@ -756,6 +758,8 @@ def test_a_killed_process_and_a_stopped_one_lose_nothing(tmp_path, monkeypatch):
     # tensor goes on equally.
     reached = read_tensors(state)
     with monkeypatch.context() as patch:
+        code = {"code": stage_code("finetune", "vision"), "packages": packages("vision")}
+        patch.setattr(HELD, "provenance", code)
         stop_after(patch, stopped_at + 1, stop)
         with pytest.raises(Stop):
             train(tmp_path.with_name("whole"), **recipe)

@@ -199,7 +199,7 @@ GENERATING = {(c, "language") for c in (*(c for c, s in STAGES.items() if s.moda
         ("core/arithmetic", "np.argmax(", "np.argmin(",
          {(c, m) for c in ("addition", "negation") for m in MODALITIES}),
         ("report/figures", 'marker="*", markersize=11', 'marker="P", markersize=11',
-         {("figure", m) for m in MODALITIES}),
+         {(c, m) for c in ("figure", "report") for m in MODALITIES}),
         ("vision/prepare", "BLOCK = 256", "BLOCK = 128", {("data", "vision")}),
     ],
 )  # fmt: skip
@@ -215,13 +215,13 @@ def test_a_changed_line_concerns_the_stages_that_can_reach_it(tmp_path, file, ol
 
 
 def test_every_import_by_a_computed_name_is_declared():
-    words = {"import_module", "__import__", "exec", "eval", "spec_from_file_location", "globals"}
+    words = {"import_module", "__import__", "exec", "eval", "spec_from_file_location"}
     found = set()
     for path in code.PACKAGE.rglob("*.py"):
-        names = {
-            getattr(node, "id", getattr(node, "attr", None))
-            for node in ast.walk(ast.parse(path.read_bytes()))
-        }
+        tree = ast.walk(ast.parse(path.read_bytes()))
+        calls = [x.func for x in tree if isinstance(x, ast.Call)]
+        names = {x.id for x in calls if isinstance(x, ast.Name)}
+        names |= {x.attr for x in calls if isinstance(x, ast.Attribute)} - {"eval"}  # torch's
         name = path.relative_to(code.PACKAGE).with_suffix("").as_posix().replace("/", ".")
         found |= {name} if names & words else set()
     assert found == set(code.DYNAMIC)

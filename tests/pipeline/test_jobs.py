@@ -374,7 +374,14 @@ def test_a_stages_function_takes_what_is_declared_and_what_every_job_gives(stage
     for code in stage.code.values() if isinstance(stage.code, dict) else [stage.code]:
         taken = inspect.signature(declare.named(code)).parameters
         assert set(stage.options) <= set(taken) or "arguments" in taken
-        assert set(taken) - set(stage.options) <= {"device", "progress", "metric", "arguments"}
+        assert set(taken) - set(stage.options) <= {
+            "device",
+            "progress",
+            "metric",
+            "arguments",
+            "limit",
+            "seed",
+        }
 
 
 # --- Unfinished runs -----------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 
-from task_arithmetic.pipeline import trace
+from task_arithmetic.files import records as trace
 from task_arithmetic.pipeline.locks import node
+from task_arithmetic.report import timeline as drawing
 
 START = 1_790_000_000.0
 
@@ -130,7 +131,7 @@ def test_jobs_that_overlap_have_lanes_of_their_own():
     rows = [row(0, 10), row(1, 4), row(5.5, 2), row(10.1, 5), row(2, 1, where="n10.example.org"),
             row(3, 9, where="n2"), row(3, 2, gpu=gpu), row(5.1, 2, gpu=gpu), row(8, 2, gpu="1"),
             row(9, 2, gpu="1")]  # fmt: skip
-    figure = trace.timeline(rows)
+    figure = drawing.timeline(rows)
     assert check(figure) == "Seconds since the first start"
     lanes = {
         label: [round(b[1], 1) for b in bars(figure) if b[0] == label] for label, *_ in bars(figure)
@@ -144,13 +145,13 @@ def test_jobs_that_overlap_have_lanes_of_their_own():
 
 def test_bars_of_one_stage_have_one_colour_and_failed_ones_are_hatched():
     rows = [row(0, 9, "data"), row(10, 20, exit=1), row(31, 20, exit=None), row(52, 30, "mine")]
-    figure = trace.timeline(rows)
+    figure = drawing.timeline(rows)
     assert [hatched for *_, hatched in sorted(bars(figure), key=lambda bar: bar[1])] == [
         False, True, True, False
     ]  # fmt: skip
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["data", "finetune", "mine", "failed or killed"]
-    texts = [text.get_text() for text in trace.timeline(rows[:1]).legends[0].get_texts()]
+    texts = [text.get_text() for text in drawing.timeline(rows[:1]).legends[0].get_texts()]
     assert texts == ["data"]
 
 
@@ -160,7 +161,7 @@ def test_bars_of_one_stage_have_one_colour_and_failed_ones_are_hatched():
 )
 def test_idle_time_is_cut_out(gap, last, cut):
     """Two jobs of 60 s and `last` seconds with a gap between them."""
-    figure = trace.timeline([row(0, 60), row(60 + gap, last), row(60 + gap, 1, where="n2")])
+    figure = drawing.timeline([row(0, 60), row(60 + gap, last), row(60 + gap, 1, where="n2")])
     label, width = check(figure), 60 + last
     unit = {"Seconds": 1, "Minutes": 60, "Hours": 3600}[label.split()[0]]
     assert ("idle time cut out" in label) == cut
@@ -172,7 +173,7 @@ def test_idle_time_is_cut_out(gap, last, cut):
 
 
 def test_one_job_without_a_length_is_drawn():
-    figure = trace.timeline([row(seconds=0.0)])
+    figure = drawing.timeline([row(seconds=0.0)])
     assert check(figure) == "Seconds since the first start" and len(bars(figure)) == 1
 
 
@@ -180,7 +181,7 @@ def test_thousands_of_jobs_on_many_lanes_stay_small(tmp_path):
     random = np.random.default_rng(0)
     rows = [row(60 * i, random.uniform(5, 59), trace.STAGES[i // 5], f"n{n}", exit=int(i == 7))
             for n in range(50) for i in range(80)]  # fmt: skip
-    figure = trace.timeline(rows)
+    figure = drawing.timeline(rows)
     assert check(figure) == "Minutes since the first start, and 10 more lanes"
     assert len(figure.axes[0].get_yticks()) == 40 and figure.get_figheight() < 9
     begin = time.perf_counter()
@@ -191,7 +192,7 @@ def test_thousands_of_jobs_on_many_lanes_stay_small(tmp_path):
 
 
 def test_stages_differ_in_colour_and_neighbours_in_grey():
-    colors = [np.array(to_rgb(color)) for color in trace.COLORS]
+    colors = [np.array(to_rgb(color)) for color in drawing.COLORS]
     assert len(colors) == len(trace.STAGES) + 1  # and one for stages of other names
     for one, two in combinations(colors, 2):
         assert np.linalg.norm(one - two) > 0.12

@@ -167,12 +167,12 @@ def test_without_a_record_snakemakes_own_values_tell(ask):
 
 
 def test_the_module_that_changed_is_named_until_it_is_accepted(ask, base, capsys):
-    source = base / "project/src/task_arithmetic/core/schedule.py"
-    head = "def learning_rate_at(step: int, recipe: Recipe) -> float:\n"
-    edit(source, head, f"# It starts low.\n{head}")
+    source = base / "project/src/task_arithmetic/core/training.py"
+    head = "    def step(self, inputs: Tensor, targets: Tensor, learning_rate: float) -> float:\n"
+    edit(source, head, f"    # It starts low.\n{head}")
     assert ask(FINETUNED) == f"{FINETUNED} is up to date."
-    edit(source, head, f"{head}    step += 0\n")
-    cause = "core/schedule.py changed"
+    edit(source, head, f"{head}        learning_rate += 0\n")
+    cause = "core/training.py changed"
     assert ask(FINETUNED) == f"{FINETUNED} would be made again: {cause}."
     shutil.rmtree("results/shared/code")
     forget()
@@ -200,7 +200,10 @@ def test_the_input_that_changed_is_named(ask):
 
 
 def test_a_changed_rule_is_named(ask, base):
-    edit(base / "project/workflow/rules/finetune.smk", "c finetune --", "c  finetune --")
+    rule = 'call("finetune", '
+    edit(
+        base / "project/workflow/rules/learning.smk", rule, f'{rule}seed=" {{wildcards.seed:q}}", '
+    )
     assert "made again: the command of its rule, finetune, changed" in ask(FINETUNED)
 
 
@@ -240,7 +243,7 @@ def test_an_attempt_that_came_to_nothing(ask, base, attempt, cause):
 
 def test_every_planned_command_is_understood(base):
     dag = why.plan("all", [base / "nano.yaml"])
-    stages = {why._planned(job)[0] for job in dag.jobs if job.shellcmd}
+    stages = {why._planned(job)[0].command for job in dag.jobs if job.shellcmd}
     assert {"embedded", "single-task", "disentanglement", "figure", "report"} <= stages
     for job in dag.jobs:
         _, label, arguments = why._planned(job)

@@ -215,8 +215,16 @@ def test_submitted_jobs_ask_for_a_gpu_wherever_they_are_submitted_from(finetune_
 def test_everything_that_reaches_a_shell_is_quoted(root):
     """But for the number of threads."""
     for path in sorted((root / "workflow/rules").glob("*.smk")):
-        shells = re.findall(r"shell:\n((?:\s+\".*\"\n)+)", path.read_text(encoding="utf-8"))
-        for placeholder in re.findall(r"\{[^{}]+\}", "".join(shells)):
+        text = path.read_text(encoding="utf-8")
+        shells = re.findall(r"shell:\n((?:\s+\S.*\n)+?)(?:\n|\Z)", text)
+        shells += re.findall(r"^OPTIONS = .*?^}|^def call.*?^    return.*?\n", text, re.M | re.S)
+        assert shells or path.stem == "common"
+        quoted = re.findall(
+            r"\{+(?:wildcards|params|input|output|log|threads)[^{}]*(?:\{[^{}]*\})?[^{}]*\}+",
+            "".join(shells),
+        )
+        for placeholder in quoted:
+            placeholder = re.sub(r"\}+$", "}", placeholder)
             assert placeholder.endswith(":q}") or placeholder == "{threads}", (path, placeholder)
 
 

@@ -200,7 +200,7 @@ def test_the_arithmetic_of_a_step_is_what_torch_counts(name):
     generator = torch.Generator().manual_seed(0)
     shapes = image_tower_shapes(geometry)
     theta0 = {n: 0.02 * torch.randn(s, generator=generator) for n, s in shapes.items()}
-    recipe = {"weight_decay": 0.1, "gradient_clip": 1.0}
+    recipe = {"steps": 1, "weight_decay": 0.1, "gradient_clip": 1.0}
     head = torch.randn(3, 32, generator=generator)
     settings = {"mode": mode(name), "finetune": recipe}
     run = start(theta0, {"geometry": geometry}, head, settings, name)
@@ -664,7 +664,7 @@ def test_a_probe_of_texts_computes_what_is_counted(name):
     made = probe._random_texts(geometry, torch.device("cpu"))
     moved = moved_names(made.theta0, definition["train"])
     tau = TaskVector({name: 0.01 * made.theta0[name] for name in moved})
-    recipe = {"weight_decay": 0.1, "gradient_clip": 1.0}
+    recipe = {"steps": 1, "weight_decay": 0.1, "gradient_clip": 1.0}
     chosen = {"mode": definition, "finetune": recipe, "modality": "language"}
     run = start(made.theta0, made.about, made.head, chosen, name)
     actions = {
@@ -715,8 +715,8 @@ def test_a_t5_is_not_scaled_from_an_encoder_of_images(monkeypatch):
 def test_a_large_batch_is_extrapolated_with_the_optimizers_part_counted_once(monkeypatch):
     seconds = {2: 7.0, 6: 11.0}  # 5 s for each step and 1 s for each image
     monkeypatch.setattr(probe, "_median", lambda action, *_: seconds[action()])
-    monkeypatch.setattr(probe, "step", lambda run, images, labels, rate: len(images))
-    found = probe._step_seconds({}, lambda n: ([0] * n, None), 128, 2, torch.device("cpu"))
+    run = SimpleNamespace(step=lambda images, labels, rate: len(images))
+    found = probe._step_seconds(run, lambda n: ([0] * n, None), 128, 2, torch.device("cpu"))
     assert found == pytest.approx(5 + 128)
 
 

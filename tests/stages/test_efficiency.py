@@ -74,7 +74,7 @@ def test_measured_steps_are_real_training_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(Training, "step", lambda run, *a: (runs.append(run), original(run, *a))[1])
     found = measure(tmp_path, "nonlinear")
     theta0 = read_tensors(tiny.shared_suite()["encoder_dir"] / "image_tower.safetensors")
-    assert all(not torch.equal(t.cpu(), theta0[n]) for n, t in runs[0]["theta"].items())
+    assert all(not torch.equal(t.cpu(), theta0[n]) for n, t in runs[0].theta.items())
     assert 0 < found["step_seconds"] < 60
     assert 6 * found["step_seconds"] < found["training_seconds"] < 6 * 60
 

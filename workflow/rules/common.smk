@@ -14,6 +14,7 @@ from task_arithmetic.planning import requests as requested
 from task_arithmetic.config import settings
 from task_arithmetic.pipeline.gpu import has_gpu
 from task_arithmetic.pipeline.rerun import stage_code
+from task_arithmetic.stages.declared import STAGES
 
 PARTS = config["parts"]  # modality -> its tasks, encoders, modes ...
 NOTHING = {"tasks": [], "encoders": [], "modes": [], "ablations": [], "focus": []}
@@ -174,6 +175,35 @@ def shell_prefix():
     call = f"{given} PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}} {python} -m task_arithmetic"
     prefix = f'set -euo pipefail; task-arithmetic() {{ {call} "$@"; }}; '
     return prefix.replace("{", "{{").replace("}", "}}")
+
+
+# Where a rule has the options of its stage; those that are not here are parameters.
+OPTIONS = {
+    **{name: f"{{wildcards.{name}:q}}" for name in ("encoder", "mode", "task", "seed")},
+    **{
+        name: f"{{input.{name}:q}}"
+        for name in "head heads single_task pretrained control_head inputs metrics reference".split()
+    },
+    "encoder_dir": "results/shared/encoders/{wildcards.encoder:q}",
+    "data_dir": "results/shared/data/{wildcards.task:q}",
+    "inputs": "{input:q}",
+    "output": "{output:q}",
+}
+
+
+def call(stage, **given):
+    """The shell command of a stage, from its declaration: each option as `given`, or as OPTIONS has
+    it. One that may be left out is a parameter that holds the option itself, or nothing."""
+    words = [f"task-arithmetic {stage}"]
+    for option in STAGES[stage].options.values():
+        value = given.get(option.name, OPTIONS.get(option.name, f"{{params.{option.name}:q}}"))
+        name = (
+            f"--{option.name.replace('_', '-')} "
+            if option.required or given.get(option.name)
+            else ""
+        )
+        words.append(name + value)
+    return " ".join([*words, "--job {log:q} --code {params.code:q} &> {log:q}"])
 
 
 shell.prefix(shell_prefix())

@@ -1,3 +1,65 @@
+# Getting examples.
+
+
+# Draw a task of the embedded suite as a local dataset, in the form in which the hub gives one.
+EMBEDDED = [
+    task["embedded"] for task in config["definitions"]["tasks"].values() if "embedded" in task
+]
+
+
+rule embedded:
+    output:
+        folder=directory("results/shared/embedded/{task}"),
+        sha256="results/shared/embedded/{task}.sha256",
+    log:
+        "results/shared/logs/embedded/{task}.log",
+    wildcard_constraints:
+        task=one_of(EMBEDDED),
+    priority: 1000
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        mem_mb=memory("embedded"),
+        runtime=minutes("embedded"),
+    params:
+        code=stage_code("embedded"),
+    message:
+        "Draw the embedded task {wildcards.task}"
+    shell:
+        call("embedded", output="{output.folder:q}")
+
+
+# Get a task's or an encoder's files from the hub into its client's cache, and record what was got.
+# Runs where Snakemake runs: compute nodes often have no connection.
+FROM_HUB = {
+    kind: [name for name in names if settings.download_record(config, kind, name)]
+    for kind, names in (("tasks", TASKS), ("encoders", ENCODERS))
+}
+
+
+rule download:
+    output:
+        f"{settings.DOWNLOADS_DIR}/{{kind}}/{{name}}.json",
+    log:
+        "results/shared/logs/download/{kind}/{name}.log",
+    wildcard_constraints:
+        kind="tasks|encoders",
+        name=one_of([*FROM_HUB["tasks"], *FROM_HUB["encoders"]]),
+    priority: 2000
+    localrule: True
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        code=stage_code("download"),
+        settings=lambda wildcards: settings.download_settings(
+            config, wildcards.kind, wildcards.name
+        ),
+    message:
+        "Download {wildcards.name}"
+    shell:
+        call("download")
+
+
 # Read a labelled dataset, from the hub or a folder, into uint8 arrays (or texts) and a manifest.
 rule data:
     input:
@@ -29,9 +91,7 @@ rule data:
     message:
         "Read the examples of {wildcards.task}"
     shell:
-        "task-arithmetic data --task {wildcards.task:q} --settings {params.settings:q}"
-        " {params.download:q} --threads {threads}"
-        " --output results/shared/data/{wildcards.task:q} --job {log:q} --code {params.code:q} &> {log:q}"
+        call("data", threads="{threads}", output="results/shared/data/{wildcards.task:q}")
 
 
 use rule data as text_data with:

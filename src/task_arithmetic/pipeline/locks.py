@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..files.paths import node
+from ..files.records import is_alive
 
 POLL = 0.5  # seconds between two looks at a lock that another process holds
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -102,15 +103,6 @@ def holder(path) -> str:
         if known and (known[2] != node() or is_alive(int(known[1]))):
             return text
     return "another process"
-
-
-def is_alive(pid: int) -> bool:
-    """Whether this machine has such a process."""
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # another user's
-    return True
 
 
 def lacks_locks(folder, mounts="/proc/mounts") -> str | None:

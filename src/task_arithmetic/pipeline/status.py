@@ -3,7 +3,6 @@
 Snakemake and SLURM are not asked: any machine that sees the files will do.
 """
 
-import json
 import os
 import re
 import shutil
@@ -17,8 +16,17 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files.paths import node
-from .locks import is_alive
-from .trace import BLANK, QUIET, name_of, place, read_attempts, record_of, state_of
+from ..files.records import (
+    BLANK,
+    QUIET,
+    is_alive,
+    name_of,
+    place,
+    read_attempts,
+    read_run,
+    record_of,
+    state_of,
+)
 
 STATES = ["done", "running", "failed", "stopped", "queued", "lost", "unreadable"]  # of a job
 COLUMNS = [
@@ -79,18 +87,6 @@ def run_folder(run: str | None, results: Path) -> Path:
         known = f"take one of {', '.join(sorted(runs))}" if runs else "start one with snakemake"
         raise UserError(f"{named}{', which is no folder' * (not results.is_dir())}: {known}.")
     return max(runs.values(), key=lambda path: path.stat().st_mtime).parent
-
-
-def read_run(run_dir) -> dict:
-    """A run's run.json. Raises UserError if it is damaged."""
-    path = Path(run_dir) / "run.json"
-    try:
-        run = json.loads(path.read_bytes())
-        if all(job.keys() >= {"stage", "log", "needed"} for job in run["jobs"]):
-            return {"error": None, **run}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        pass
-    raise UserError(f"{path} is damaged: start the run again, which writes it anew.")
 
 
 def _jobs(run: dict, folder: Path, now: float, finished: dict) -> list[dict]:

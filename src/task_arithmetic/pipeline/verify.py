@@ -8,11 +8,11 @@ from ..errors import UserError
 from ..files.hashes import check_file, damaged, read_sealed, read_sha256
 from ..files.manifest import read_manifest
 from ..files.paths import again, human_bytes, mend, read_json
+from ..files.records import read_run, record_of
 from ..files.tensors import read_made_by
 from ..stages.declared import STAGES
 from .identity import identity
-from .status import read_run, run_folder
-from .trace import record_of
+from .status import run_folder
 
 THREADS = 8  # that read files: hashing leaves the interpreter to others
 

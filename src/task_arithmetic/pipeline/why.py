@@ -19,12 +19,12 @@ from ..cli import _parser
 from ..config.experiment import ROOT, read_yaml
 from ..errors import UserError
 from ..files.paths import read_json
+from ..files.records import read_attempts, state_of
 from ..stages.declare import Declared
 from ..stages.declared import STAGES
 from . import store
 from .identity import fingerprint_of, identities
 from .rerun import code_changes
-from .trace import read_attempts, state_of
 
 FIRST = "for the first time"
 OWN = ("run.json", "config.yaml")  # of results/<run>: what its last start, and its report, was of

@@ -18,15 +18,16 @@ from ..config.available import (
     title_of,
 )
 from ..errors import UserError
+from ..files import records
 from ..files.hashes import versions
 from ..files.paths import atomic_path
-from ..pipeline import trace
-from ..pipeline.status import read_run
+from ..files.records import read_run
 from .captions import figure_caption, suite_note, table_caption
 from .cells import label_of, load_metrics, modes_of
 from .figures import STYLE as FIGURE_STYLE
 from .findings import beside_published, claims, sentences
 from .tables import read_printed, read_table
+from .timeline import timeline
 
 STYLE = """
 body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1c1c1c; background: #fff;
@@ -258,17 +259,17 @@ def timings(rows, figures_dir) -> str:
     """When each job ran; per stage, for how long and in how much memory.
 
     Args:
-        rows: what trace.rows returns, at least one.
+        rows: what records.rows returns, at least one.
         figures_dir: where timeline.png and timeline.pdf are written.
     """
-    drawn = trace.timeline(rows)
+    drawn = timeline(rows)
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **FIGURE_STYLE}):
         for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             with atomic_path(Path(figures_dir) / f"timeline.{suffix}") as temporary:
                 options = {"dpi": 200, "metadata": metadata, "bbox_inches": "tight"}
                 drawn.savefig(temporary, format=suffix, pad_inches=0.04, **options)
     headings = ["Stage", "Jobs", "Attempts", "Seconds", "Peak memory (MiB)", "GPU memory (MiB)"]
-    lines = [*trace.summary(rows), *trace.summary([row | {"stage": "all"} for row in rows])]
+    lines = [*records.summary(rows), *records.summary([row | {"stage": "all"} for row in rows])]
     cells = [
         [
             line["stage"],
@@ -288,7 +289,7 @@ def timings(rows, figures_dir) -> str:
 
 
 def page(metrics, tables_dir, figures_dir, settings, config_text, rows) -> str:
-    """The whole page as HTML; rows: what trace.rows returns."""
+    """The whole page as HTML; rows: what records.rows returns."""
     packages = [[name, version] for name, version in versions().items()]
     sections = {
         "What this run is": about(settings) + recipes(settings),
@@ -335,11 +336,11 @@ def write(
     """
     rows = []
     if run_dir and (Path(run_dir) / "run.json").exists():
-        rows = trace.rows(run_dir, read_run(run_dir)["jobs"])
+        rows = records.rows(run_dir, read_run(run_dir)["jobs"])
     text = page(load_metrics(metrics), tables_dir, figures_dir, settings, config_text, rows)
     with atomic_path(Path(output).with_name("config.yaml")) as temporary:
         temporary.write_text(config_text, encoding="utf-8")
     if run_dir:
-        trace.write_trace(rows, Path(output).with_name("trace.csv"))
+        records.write_trace(rows, Path(output).with_name("trace.csv"))
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")

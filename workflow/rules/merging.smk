@@ -1,3 +1,6 @@
+# Merging task vectors: addition and negation.
+
+
 # Task addition (Tables 1, 2 and 5, Figure 9): the unified model theta_0 + alpha * sum of task vectors.
 rule addition:
     input:
@@ -29,12 +32,7 @@ rule addition:
     message:
         "Add the task vectors: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
-        "task-arithmetic addition --encoder-dir results/shared/encoders/{wildcards.encoder:q}"
-        " --encoder {wildcards.encoder:q} --mode {wildcards.mode:q} --seed {wildcards.seed:q}"
-        " --tasks {params.tasks:q} --heads {input.heads:q} --data-dirs {params.data_dirs:q}"
-        " --vectors {params.vectors:q}"
-        " --single-task {input.single_task:q}"
-        " --settings {params.settings:q} --output {output:q} --job {log:q} --code {params.code:q} &> {log:q}"
+        call("addition")
 
 
 # Post-hoc linearization: nonlinear's task vectors through f_lin, normalized by their own accuracy
@@ -49,3 +47,38 @@ use rule addition as posthoc with:
     wildcard_constraints:
         mode="posthoc",
         encoder=one_of(VISION["encoders"]),
+
+
+# Task negation: theta_0 - alpha * tau_t forgets one task while the control task keeps its accuracy.
+rule negation:
+    input:
+        encoder=ENCODER,
+        head=HEAD,
+        data=DATA,
+        vector=VECTOR_SHA256,
+        pretrained=expand(PRETRAINED, task=CONTROL, allow_missing=True),
+        control_head=expand(HEAD, task=CONTROL, allow_missing=True),
+        control_data=expand(DATA, task=CONTROL),
+    output:
+        "results/{run}/metrics/negation/{encoder}/{mode}/{task}/{seed}.csv",
+    log:
+        "results/{run}/logs/negation/{encoder}/{mode}/{task}/{seed}.log",
+    priority: longest_first("negation")
+    conda:
+        "../../envs/torch.yaml"
+    threads: cores
+    resources:
+        gpu=gpus,
+        mem_mb=memory("negation"),
+        runtime=minutes("negation"),
+    params:
+        code=code_of("negation"),
+        vector=VECTOR,
+        control=CONTROL,
+        settings=lambda wildcards: settings.negation_settings(
+            config, wildcards.mode, wildcards.encoder
+        ),
+    message:
+        "Negate the task vector of {wildcards.task}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
+    shell:
+        call("negation", control_data_dir="results/shared/data/{params.control:q}")

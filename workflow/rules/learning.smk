@@ -1,0 +1,125 @@
+# Encoders, heads, fine-tuning and task vectors.
+
+
+# Take a pretrained CLIP through open_clip: theta_0 of the image tower, and the text tower; or a T5
+# through transformers.
+rule encoder:
+    input:
+        lambda wildcards: settings.encoder_files(config, wildcards.encoder),
+    output:
+        description=ENCODER,
+        towers=expand(
+            "results/shared/encoders/{{encoder}}/{tower}_tower.safetensors",
+            tower=["image", "text"],
+        ),
+    log:
+        "results/shared/logs/encoder/{encoder}.log",
+    wildcard_constraints:
+        encoder=one_of(VISION["encoders"]),
+    priority: 1000
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        mem_mb=memory("encoder"),
+        runtime=minutes("encoder"),
+    params:
+        code=code_of("encoder"),
+        settings=lambda wildcards: settings.encoder_settings(config, wildcards.encoder),
+        download=lambda wildcards, input: (
+            ["--download", *input] if wildcards.encoder in FROM_HUB["encoders"] else []
+        ),
+    message:
+        "Take the pretrained encoder {wildcards.encoder}"
+    shell:
+        call("encoder", output="results/shared/encoders/{wildcards.encoder:q}")
+
+
+use rule encoder as text_encoder with:
+    output:
+        description=ENCODER,
+        weights="results/shared/encoders/{encoder}/model.safetensors",
+        tokenizer="results/shared/encoders/{encoder}/tokenizer.json",
+    wildcard_constraints:
+        encoder=one_of(LANGUAGE["encoders"]),
+
+
+# The frozen zero-shot classifier of one task for one encoder, from class names and templates; of
+# texts, the tokens of its prompts and answers.
+rule head:
+    input:
+        encoder=ENCODER,
+        data=DATA,
+    output:
+        HEAD,
+    log:
+        "results/shared/logs/head/{encoder}/{task}.log",
+    priority: 1000
+    conda:
+        "../../envs/torch.yaml"
+    threads: cores
+    resources:
+        gpu=lambda wildcards: gpus() * (wildcards.encoder in VISION["encoders"]),  # texts need none
+        mem_mb=memory("head"),
+        runtime=minutes("head"),
+    params:
+        code=code_of("head"),
+        settings=lambda wildcards: settings.head_settings(config, wildcards.task, wildcards.encoder),
+    message:
+        "Make the head of {wildcards.task} for {wildcards.encoder}"
+    shell:
+        call("head")
+
+
+# Fine-tune one encoder on one task in one mode, with one seed: the tensors that moved.
+rule finetune:
+    input:
+        encoder=ENCODER,
+        head=HEAD,
+        data=DATA,
+    output:
+        weights="results/{run}/finetuned/{encoder}/{mode}/{task}/{seed}.safetensors",
+        log="results/{run}/finetuned/{encoder}/{mode}/{task}/{seed}.csv",
+        sha256=FINETUNED_SHA256,
+    log:
+        "results/{run}/logs/finetune/{encoder}/{mode}/{task}/{seed}.log",
+    priority: longest_first("finetune")
+    conda:
+        "../../envs/torch.yaml"
+    threads: cores
+    resources:
+        gpu=gpus,
+        mem_mb=memory("finetune"),
+        runtime=minutes("finetune"),
+    params:
+        code=code_of("finetune"),
+        settings=lambda wildcards: settings.finetune_settings(
+            config, wildcards.mode, wildcards.encoder, wildcards.task
+        ),
+    message:
+        "Fine-tune {wildcards.encoder} on {wildcards.task}: {wildcards.mode}, seed {wildcards.seed}"
+    shell:
+        call("finetune", output="{output.weights:q}", log="{output.log:q}")
+
+
+# The task vector: fine-tuned minus pretrained weights, of the tensors that moved.
+rule vector:
+    input:
+        encoder=ENCODER,
+        finetuned=FINETUNED_SHA256,
+    output:
+        vector=VECTOR,
+        sha256=VECTOR_SHA256,
+    log:
+        "results/{run}/logs/vector/{encoder}/{mode}/{task}/{seed}.log",
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        mem_mb=memory("vector"),
+        runtime=minutes("vector"),
+    params:
+        code=stage_code("vector"),
+        finetuned=FINETUNED_SHA256.replace(".sha256", ".safetensors"),
+    message:
+        "Extract the task vector of {wildcards.task}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
+    shell:
+        call("vector", output="{output.vector:q}")

@@ -1,0 +1,183 @@
+# Metrics, tables, figures and the report.
+from task_arithmetic.config.available import PAPER_FIGURES, figure_names, title_of
+from task_arithmetic.config.available import table_names, title_of
+from task_arithmetic.report.captions import figure_caption
+from task_arithmetic.report.captions import table_caption
+
+# Everything that was measured, as rows of one file.
+# Images are tested in every way, texts as in Table 3.
+FINETUNED = [
+    {"encoder": each["encoder"], "mode": each["mode"], "seed": SEEDS, "task": each["task"]}
+    for each in TRAINED
+]
+OF_IMAGES = {"encoder": VISION["encoders"], "mode": VISION["modes"], "seed": SEEDS}
+OF_TEXTS = {"encoder": LANGUAGE["encoders"], "mode": LANGUAGE["modes"], "seed": SEEDS}
+OF_IMAGES["task"], OF_TEXTS["task"] = VISION["tasks"], LANGUAGE["tasks"]
+KERNEL_MODES = settings.kernel_modes(config)
+POSTHOC = [mode for mode in ["posthoc"] if "nonlinear" in VISION["modes"]]
+# One vector is like itself alone.
+COMPARED = [each for each in (OF_IMAGES, OF_TEXTS) if len(each["task"]) > 1]
+
+
+rule metrics:
+    input:
+        pretrained=[
+            expand(PRETRAINED, encoder=part["encoders"], task=tasks, allow_missing=True)
+            for part, tasks in (
+                (VISION, [*VISION["tasks"], *CONTROL]),
+                (LANGUAGE, LANGUAGE["tasks"]),
+            )
+        ],
+        single_task=of_stage("single_task", *FINETUNED, name="{task}/{seed}"),
+        kernel=of_stage("kernel", {**OF_IMAGES, "mode": KERNEL_MODES}, name="{task}/{seed}"),
+        addition=of_stage("addition", *FINETUNED, {**OF_IMAGES, "mode": POSTHOC}),
+        negation=of_stage("negation", *[OF_IMAGES] * bool(CONTROL), name="{task}/{seed}"),
+        disentanglement=of_stage(
+            "disentanglement",
+            {**OF_IMAGES, "encoder": VISION["focus"], "pair": PAIRS},
+            name="{seed}/{pair}",
+        ),
+        cosine=of_stage("cosine", *COMPARED),
+        efficiency=[
+            expand(
+                "results/{run}/metrics/efficiency/{encoder}/{mode}.csv",
+                encoder=part["encoders"],
+                mode=part["modes"],
+                allow_missing=True,
+            )
+            for part in (VISION, LANGUAGE)
+        ],
+    output:
+        report(
+            "results/{run}/metrics.csv",
+            caption="../report/metrics.rst",
+            category="Metrics",
+        ),
+    log:
+        "results/{run}/logs/metrics/metrics.log",
+    localrule: True
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        code=stage_code("metrics"),
+    message:
+        "Gather the metrics"
+    shell:
+        call("metrics")
+
+
+# The paper's tables, and ours beside them, as CSV, Markdown and LaTeX: one rule for each, because
+# each has its own caption in Snakemake's report.
+
+REFERENCE = os.path.relpath(os.path.join(workflow.basedir, "workflow/reference"))
+TABLES = table_names(VIEW)
+
+
+for table in TABLES:
+
+    rule:
+        name:
+            table if table.startswith("table") else f"table_{table}"
+        input:
+            metrics="results/{run}/metrics.csv",
+            reference=f"{REFERENCE}/{'targets' if table == 'targets' else 'paper'}.csv",
+        output:
+            report(
+                f"results/{{run}}/tables/{table}.csv",
+                caption="../report/view.rst",
+                category="Tables",
+                labels={"table": table, "format": "CSV"},
+            ),
+            f"results/{{run}}/tables/{table}.md",
+            f"results/{{run}}/tables/{table}.tex",
+        log:
+            f"results/{{run}}/logs/tables/{table}.log",
+        localrule: True
+        conda:
+            "../../envs/torch.yaml"
+        params:
+            code=stage_code("table"),
+            name=table,
+            caption=f"{title_of(table)}. {table_caption(table, VIEW)}",
+            settings=settings.view_settings(config),
+        message:
+            f"Make table {table}"
+        shell:
+            call("table", output_dir="results/{wildcards.run:q}/tables")
+
+
+# The paper's figures as PNG and PDF: one rule for each, because each has its own caption in
+# Snakemake's report.
+
+FIGURES = figure_names(VIEW)
+
+
+for figure in FIGURES:
+
+    rule:
+        name:
+            figure if figure in PAPER_FIGURES else f"heatmap_{figure}"
+        input:
+            metrics="results/{run}/metrics.csv",
+        output:
+            report(
+                f"results/{{run}}/figures/{figure}.png",
+                caption="../report/view.rst",
+                category="Figures",
+                labels={"figure": figure, "format": "PNG"},
+            ),
+            f"results/{{run}}/figures/{figure}.pdf",
+        log:
+            f"results/{{run}}/logs/figures/{figure}.log",
+        localrule: True
+        conda:
+            "../../envs/torch.yaml"
+        params:
+            code=stage_code("figure"),
+            name=figure,
+            caption=f"{title_of(figure)}. {figure_caption(figure, VIEW)}",
+            settings=settings.view_settings(config),
+        message:
+            f"Draw figure {figure}"
+        shell:
+            call("figure", output_dir="results/{wildcards.run:q}/figures")
+
+
+# The report: one HTML page of tables, figures, configuration and timings.
+VIEWS = [
+    expand("results/{run}/tables/{name}.csv", name=TABLES, allow_missing=True),
+    expand("results/{run}/figures/{name}.png", name=FIGURES, allow_missing=True),
+]
+
+
+rule report:
+    input:
+        VIEWS,
+        metrics="results/{run}/metrics.csv",
+    output:
+        page=report(
+            "results/{run}/report.html",
+            caption="../report/report.rst",
+            category="Report",
+        ),
+        config="results/{run}/config.yaml",
+        trace="results/{run}/trace.csv",
+    log:
+        "results/{run}/logs/report/report.log",
+    localrule: True
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        code=stage_code("report"),
+        settings=settings.report_settings(config),
+        config_text=settings.as_yaml(config),
+    message:
+        "Write the report"
+    shell:
+        call(
+            "report",
+            tables_dir="results/{wildcards.run:q}/tables",
+            figures_dir="results/{wildcards.run:q}/figures",
+            run_dir="results/{wildcards.run:q}",
+            output="{output.page:q}",
+        )
