@@ -80,7 +80,7 @@ def to_rgb(
     note = "deep" if deep else "frames" if getattr(picture, "is_animated", False) else None
     if picture.has_transparency_data:
         whole = picture.convert("RGBA")
-        if whole.getchannel("A").getextrema()[0] < 255:
+        if np.asarray(whole.getchannel("A")).min() < 255:
             if transparent == "error":
                 raise UserError("it is transparent, which `transparent: error` refuses")
             if transparent != "drop":
