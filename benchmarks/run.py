@@ -27,7 +27,7 @@ from task_arithmetic.core.disentanglement import disentanglement_errors
 from task_arithmetic.core.precision import in_parts, uses_bf16
 from task_arithmetic.core.vectors import TaskVector
 from task_arithmetic.files.hashes import now, sha256_of_file, versions
-from task_arithmetic.files.manifest import FORMAT
+from task_arithmetic.files.manifest import Manifest
 from task_arithmetic.files.paths import read_json, write_json
 from task_arithmetic.files.tensors import read_tensors, write_tensors
 from task_arithmetic.language.geometry import t5_geometry, t5_shapes
@@ -386,8 +386,7 @@ def finetune_options(name: str, folder: Path) -> list[str]:
     np.save(folder / "data/train_labels.npy", given["targets"].numpy())
     names = [str(i) for i in range(CLASSES)]
     files = {path.name: sha256_of_file(path) for path in (folder / "data").iterdir()}
-    manifest = {"format": FORMAT, "classes": names, "data_sha256": "", "files": files}
-    write_json(folder / "data/manifest.json", manifest)
+    Manifest("benchmark", names, files).write(folder / "data")
     recipe = {**RECIPE, "steps": 2, "warmup_steps": 1, "batch_size": 16}
     recipe |= {"crop_scale": [0.9, 1.0], "checkpoint_steps": 100}
     settings = {"mode": definition("attention", "vision"), "finetune": recipe, "limit": None}

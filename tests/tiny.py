@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from task_arithmetic.files.hashes import sealed, sha256_of_file
-from task_arithmetic.files.manifest import FORMAT
+from task_arithmetic.files.manifest import Manifest
 from task_arithmetic.files.metrics import COLUMNS, read_rows
 from task_arithmetic.files.paths import write_json
 from task_arithmetic.stages.finetune import finetune
@@ -132,24 +132,15 @@ def data_dir(root: Path, task: str, seed: int, size=16) -> Path:
             images = images.reshape(-1, 3)
         np.save(folder / f"{split}_images.npy", images)
         np.save(folder / f"{split}_labels.npy", labels.astype(np.int64))
-    manifest = {
-        "format": FORMAT,
-        "task": task,
-        "classes": CLASSES,
-        "counts": counts,
-        "data_sha256": f"{task}{seed}",
-        "files": {path.name: sha256_of_file(path) for path in folder.iterdir()},
-    }
-    write_json(folder / "manifest.json", sealed(manifest))
+    files = {path.name: sha256_of_file(path) for path in folder.iterdir()}
+    Manifest(task, CLASSES, files, f"{task}{seed}", counts=counts).write(folder)
     return folder
 
 
 def classes_dir(folder: Path, task="one") -> Path:
     """A data folder as far as a head needs it: a manifest with the class names."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(
-        folder / "manifest.json", sealed({"format": FORMAT, "task": task, "classes": CLASSES})
-    )
+    Manifest(task, CLASSES, {}).write(folder)
     return folder
 
 

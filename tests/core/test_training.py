@@ -27,6 +27,7 @@ from task_arithmetic.core.training import Training, batches, read_ahead
 from task_arithmetic.core.vectors import TaskVector
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.hashes import sha256_of_file
+from task_arithmetic.files.manifest import read_manifest
 from task_arithmetic.files.paths import read_json
 from task_arithmetic.files.tensors import read_made_by, read_tensors, write_tensors
 from task_arithmetic.pipeline.identity import packages
@@ -538,9 +539,7 @@ def test_theta0_plus_tau_predicts_as_the_finetuned_model_did(mode):
     theta0, about = read_encoder(suite["encoder_dir"])
     theta = {**theta0, **read_tensors(tiny.shared_finetuned(mode, "one"))}
     tau = TaskVector.read(tiny.shared_vector(mode, "one"))
-    head = read_head(
-        suite["heads"][0], read_json(suite["data_dirs"][0] / "manifest.json"), about, "cpu"
-    )
+    head = read_head(suite["heads"][0], read_manifest(suite["data_dirs"][0]), about, "cpu")
     images, _ = read_split(suite["data_dirs"][0], "test")
     pixels, geometry = to_pixels(torch.from_numpy(np.array(images)), about), about["geometry"]
     if mode == "ntk":

@@ -59,11 +59,11 @@ class Reader(User):
         keys = ("hub", "config", "train", "test")
         settings = {key: value for key, value in define(task).items() if key in keys}
         settings = {"kind": "task", "name": task, **settings, **changes}
-        return self.call("files.hub.download", settings, self.at(task))
+        return self.call("stages.download.write_download", settings, self.at(task))
 
     def get_model(self, **changes) -> str | None:
         settings = {"kind": "encoder", "name": "t5", "hub": T5, **changes}
-        return self.call("files.hub.download", settings, self.at(settings["name"]))
+        return self.call("stages.download.write_download", settings, self.at(settings["name"]))
 
     def at(self, name: str):
         """Where a download is recorded."""
@@ -221,9 +221,9 @@ def test_a_task_has_the_rows_of_its_config_and_nothing_else_is_downloaded(made, 
         expected = [{column: rows[column][i] for column in [*columns, "label"]} for i in chosen]
         assert [json.loads(line) for line in lines[split]] == expected
     manifest = read_manifest(folder / "data" / config)
-    assert manifest["classes"] == names and manifest["source_classes"] == (names or None)
-    assert manifest["source"]["repo"] == "nyu-mll/glue"
-    assert manifest["counts"] == {"train": 36, "validation": 4, "test": 12}
+    assert manifest.classes == names and manifest.source_classes == (names or None)
+    assert manifest.source["repo"] == "nyu-mll/glue"
+    assert manifest.counts == {"train": 36, "validation": 4, "test": 12}
     assert not list((folder / "data").glob(".*"))  # nor what `datasets` prepared for itself
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.labels import alike, class_names, out_of_order
-from task_arithmetic.files.local import find, first, listing, outline, read_list, walk
+from task_arithmetic.files.lists import read_list
+from task_arithmetic.files.local import find, first, listing, outline, walk
 from task_arithmetic.files.manifest import read_manifest
 from task_arithmetic.files.source import hold_out
 from task_arithmetic.vision.images import read_split
@@ -51,7 +52,7 @@ def made(tmp_path, root, **definition):
 
 
 def counted(manifest):
-    return manifest["classes"], *(manifest["counts"][k] for k in ("train", "validation", "test"))
+    return manifest.classes, *(manifest.counts[k] for k in ("train", "validation", "test"))
 
 
 WORDS = ["train", "test", "dev", "eval", "bullet train", "train_interior", "validation", "val"]
@@ -67,7 +68,7 @@ def test_every_class_is_itself_whatever_its_name(tmp_path, names):
     manifest = made(tmp_path, tmp_path / "images")
     n = len(names)
     assert counted(manifest) == (sorted(names), 9 * n, n, 3 * n)
-    assert set(manifest["shared_between_splits"].values()) == {0} and not manifest["notes"]
+    assert set(manifest.shared_between_splits.values()) == {0} and not manifest.notes
 
 
 def test_splits_beside_the_named_ones_are_not_read_and_are_named(tmp_path):
@@ -75,7 +76,7 @@ def test_splits_beside_the_named_ones_are_not_read_and_are_named(tmp_path):
     folders(root / "test-2", counts={"a": 1}, start=50_000)
     manifest = made(tmp_path, root)
     assert counted(manifest) == (NAMES, 27, 3, 9)
-    (note,) = manifest["notes"]
+    (note,) = manifest.notes
     assert "3 files and folders are not read: test-2/, train_old/, val/" in note
     assert "set `validation: val`" in note
 
@@ -108,7 +109,7 @@ def test_what_is_no_image_is_counted_and_named(tmp_path):
     (root / "test" / "dog" / "all.zip").write_bytes(b"PK\x03\x04")
     (root / "test" / "dog" / "._0.png").write_bytes(b"\0\5\x16\7")
     (root / "README.md").write_text("mine")
-    note = made(tmp_path, root)["notes"][0]
+    note = made(tmp_path, root).notes[0]
     assert "5 files and folders are not read" in note
     for name in ("train/stray.png", "metadata.csv", "all.zip", "._0.png", "README.md"):
         assert name in note
@@ -196,10 +197,10 @@ def test_all_bad_images_are_named_at_once_and_may_be_skipped(tmp_path):
     with pytest.raises(UserError, match="3 of its 36 .*cat/0.png.*dog/1.png.*hen/2.png.*bad_im"):
         made(tmp_path, root)
     manifest = made(tmp_path, root, bad_images="skip")
-    assert sum(manifest["counts"].values()) == 33
-    assert "3 of 36 images were skipped" in manifest["notes"][0]
+    assert sum(manifest.counts.values()) == 33
+    assert "3 of 36 images were skipped" in manifest.notes[0]
     images, labels = read_split(tmp_path / "data", "train")
-    assert len(images) == len(labels) == manifest["counts"]["train"]
+    assert len(images) == len(labels) == manifest.counts["train"]
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path):
@@ -367,7 +368,7 @@ def made_of(tmp_path, make):
 
 
 def test_labels_in_words_are_classes_in_order_and_said_so(tmp_path):
-    (note,) = made_of(tmp_path, lambda root: lists(root) | {"train": "train.csv"})["notes"]
+    (note,) = made_of(tmp_path, lambda root: lists(root) | {"train": "train.csv"}).notes
     assert "its 3 classes are cat, dog, hen, in this order" in note
 
 
@@ -502,13 +503,13 @@ def test_a_stratified_draw_is_fixed_and_takes_any_of_a_class():
 
 def test_classes_without_validation_rows_are_named(tmp_path):
     root = folders(tmp_path / "images", counts={"train": 3, "test": 2})
-    (note,) = made(tmp_path, root, validation=1)["notes"]
+    (note,) = made(tmp_path, root, validation=1).notes
     assert note.startswith("2 classes have no validation image: ")
 
 
 def test_classes_of_one_side_may_be_allowed_and_are_named(tmp_path):
     _, root = class_of_train_alone(tmp_path / "images")
-    notes = made(tmp_path, root, missing_classes="allow")["notes"]
+    notes = made(tmp_path, root, missing_classes="allow").notes
     assert "one class has no test image: 'pig'" in notes
 
 
@@ -545,14 +546,14 @@ def test_a_folder_without_images_is_no_class_and_is_named(tmp_path):
     for split in ("train", "test"):
         (root / split / ".ipynb_checkpoints" / "deeper").mkdir(parents=True)
     manifest = made(tmp_path, root)
-    assert manifest["classes"] == NAMES and "test/.ipynb_checkpoints/" in manifest["notes"][0]
+    assert manifest.classes == NAMES and "test/.ipynb_checkpoints/" in manifest.notes[0]
 
 
 def test_rows_of_a_split_that_nobody_names_are_named(tmp_path):
     definition = one_list(tmp_path / "source")
     path = Path(definition["path"])
     path.write_text(path.read_text().replace(",train", ",val", 4))
-    notes = made(tmp_path, **{"root": "", **definition})["notes"]
+    notes = made(tmp_path, **{"root": "", **definition}).notes
     assert any("not read: val (4 rows); set `validation: val`" in note for note in notes)
 
 
@@ -572,13 +573,13 @@ def test_images_with_two_labels_are_counted_even_where_some_may_be_shared(tmp_pa
     with pytest.raises(UserError, match="in common"):
         made(tmp_path, root)
     assert "3 images with more than one label" in capsys.readouterr().err
-    assert "3 images with more than one label" in made(tmp_path, root, shared_images=1)["notes"]
+    assert "3 images with more than one label" in made(tmp_path, root, shared_images=1).notes
 
 
 def test_a_saved_validation_split_that_is_not_read_is_named(tmp_path):
     parts = {"train": dataset(30), "test": dataset(9, 900), "validation": dataset(6, 950)}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "source")
-    (note,) = made(tmp_path, tmp_path / "source")["notes"]
+    (note,) = made(tmp_path, tmp_path / "source").notes
     assert "is not read: validation/; set `validation: validation`" in note
 
 
@@ -586,7 +587,7 @@ def test_a_last_block_of_bad_images_alone_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr("task_arithmetic.vision.prepare.BLOCK", 4)
     root = folders(tmp_path / "images", counts={"train": 8, "test": 3})
     (root / "test" / "hen" / "2.png").write_bytes(b"")
-    assert made(tmp_path, root, bad_images="skip")["counts"]["test"] == 8
+    assert made(tmp_path, root, bad_images="skip").counts["test"] == 8
 
 
 @pytest.mark.parametrize(

@@ -254,10 +254,10 @@ def test_every_row_is_in_exactly_one_split_with_its_label(tmp_path, scores):
     ):  # fmt: skip
         assert lines(folder, split) == as_lines(rows(source, scores=scores), chosen)
     manifest = read_manifest(folder)
-    assert manifest["counts"] == {"train": 33, "validation": 7, "test": 12}
-    assert manifest["classes"] == ([] if scores else CLASSES)
-    assert manifest["source_classes"] == (None if scores else CLASSES)
-    assert set(manifest["files"]) == {f"{split}.jsonl" for split in SPLITS}
+    assert manifest.counts == {"train": 33, "validation": 7, "test": 12}
+    assert manifest.classes == ([] if scores else CLASSES)
+    assert manifest.source_classes == (None if scores else CLASSES)
+    assert set(manifest.files) == {f"{split}.jsonl" for split in SPLITS}
 
 
 def test_a_row_is_a_line_of_its_columns_and_label_in_order(tmp_path):
@@ -280,7 +280,7 @@ def test_making_a_task_again_gives_the_same_files(tmp_path):
 
 @pytest.mark.parametrize("what", ["a word", "a label", "a class name"])
 def test_the_data_hash_changes_with_any_part_of_the_data(tmp_path, what):
-    before = read_manifest(written(tmp_path))["data_sha256"]
+    before = read_manifest(written(tmp_path)).data_sha256
     test, kinds = rows("test"), features()
     if what == "a word":
         test["two"][5] += "s"
@@ -289,12 +289,12 @@ def test_the_data_hash_changes_with_any_part_of_the_data(tmp_path, what):
     else:
         kinds = features(label=datasets.ClassLabel(names=["no", "perhaps"]))
     path = saved(tmp_path / "other", kinds=kinds, test=test)
-    assert read_manifest(written(tmp_path, path=path, name="b"))["data_sha256"] != before
+    assert read_manifest(written(tmp_path, path=path, name="b")).data_sha256 != before
 
 
 def test_a_task_that_is_only_evaluated_has_no_train_rows(tmp_path):
     folder = written(tmp_path, train=None, validation=3)
-    assert read_manifest(folder)["counts"] == {"train": 0, "validation": 3, "test": 9}
+    assert read_manifest(folder).counts == {"train": 0, "validation": 3, "test": 9}
     found = lines(folder, "validation") + lines(folder, "test")
     assert sorted(row["one"] for row in found) == sorted(rows("test")["one"])
 
@@ -309,8 +309,8 @@ def test_repeated_and_shared_rows_are_counted_and_shared_ones_held_to_the_defini
     path = saved(tmp_path / "source", train=train, test=test)
     manifest = read_manifest(written(tmp_path, path=path, shared_texts=0.1))
     shared = {"train-validation": 0, "train-test": 1, "validation-test": 0}
-    assert manifest["shared_between_splits"] == shared
-    assert manifest["repeated_within_split"] == {"train": 0, "validation": 0, "test": 1}
+    assert manifest.shared_between_splits == shared
+    assert manifest.repeated_within_split == {"train": 0, "validation": 0, "test": 1}
     with pytest.raises(UserError, match="train and test have 1 text in common;.*`shared_texts`"):
         written(tmp_path, path=path, shared_texts=0.08)  # 1 of 12 is 0.083
 
@@ -577,7 +577,7 @@ def test_tokens_of_something_else_are_refused(tmp_path, encoder, tokenizer):
     other_data = written(tmp_path, name="b", path=other)
     with pytest.raises(UserError, match="head.safetensors holds the tokens of another data"):
         read(path, encoder, other_data, "test")
-    write_texts("theirs", read_manifest(data)["definition"], tmp_path / "c")
+    write_texts("theirs", read_manifest(data).definition, tmp_path / "c")
     with pytest.raises(UserError, match=r"of another task \(mine, not theirs\)"):
         read(path, encoder, tmp_path / "c", "test")
     twin = save_encoder(tmp_path / "twin", tokenizer, "twin")

@@ -11,7 +11,7 @@ import torch
 from task_arithmetic.errors import UserError
 from task_arithmetic.files import hashes, tensors
 from task_arithmetic.files.hashes import sealed, write_sha256
-from task_arithmetic.files.manifest import FORMAT
+from task_arithmetic.files.manifest import Manifest
 from task_arithmetic.files.paths import write_json
 from task_arithmetic.files.tensors import write_tensors
 from task_arithmetic.pipeline.identity import identities
@@ -50,8 +50,7 @@ def run(tmp_path, monkeypatch):
         Path(DATA).mkdir(parents=True, exist_ok=True)
         np.save(f"{DATA}/{name}.npy", np.arange(9))
     files = {path.name: hashes.sha256_of_file(path) for path in Path(DATA).iterdir()}
-    about = {"format": FORMAT, "files": files, "data_sha256": "d"}
-    write_json(f"{DATA}/manifest.json", sealed(about))
+    Manifest("one", ["a", "b"], files, "d").write(Path(DATA))
     finish("data", {"output": DATA}, [f"{DATA}/manifest.json", f"{DATA}/train_images.npy"])
     about = {"theta0": "image_tower.safetensors"}
     for tower in ("image", "text"):

@@ -16,9 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from task_arithmetic.config.geometries import read_geometry
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.hashes import sealed, sha256_of_file
-from task_arithmetic.files.hub import download
 from task_arithmetic.files.paths import read_json, write_json
 from task_arithmetic.files.tensors import read_tensors
+from task_arithmetic.stages.download import write_download
 from task_arithmetic.vision.checkpoints import clip_tokenizer, import_encoder, write_head
 from task_arithmetic.vision.clip import (
     classify,
@@ -657,7 +657,7 @@ def test_a_damaged_model_config_is_refused_in_one_sentence(good_checkpoint, tmp_
 def test_openai_weights_without_quickgelu_are_refused_before_any_download(tmp_path, model):
     definition = {"model": model, "pretrained": "openai"}
     with pytest.raises(UserError, match=f"use model: {model}-quickgelu"):
-        download({"kind": "encoder", "name": "plain", **definition}, tmp_path / "record.json")
+        write_download({"kind": "encoder", "name": "plain", **definition}, tmp_path / "record.json")
     definition["model"] += "-quickgelu"
     assert weights_repository("right", definition).startswith("timm/vit_")
 
@@ -675,7 +675,7 @@ def test_openai_weights_without_quickgelu_are_refused_before_any_download(tmp_pa
 )
 def test_names_that_open_clip_does_not_know_are_one_sentence(tmp_path, definition, says):
     with pytest.raises(UserError, match=says) as caught:
-        download({"kind": "encoder", "name": "odd", **definition}, tmp_path / "record.json")
+        write_download({"kind": "encoder", "name": "odd", **definition}, tmp_path / "record.json")
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 

@@ -4,58 +4,60 @@ import hashlib
 import json
 import platform
 import time
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
-from .paths import atomic_path, mend, read_json
+from .paths import PathLike, atomic_path, mend, read_json
 
-_checked: dict[tuple, str] = {}  # a file and its state → the hash that it was found to have
+_checked: dict[
+    tuple[Path, int, int, int], str
+] = {}  # a file and its state → the hash that it was found to have
 
 
-def sealed(content: dict) -> dict:
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
     """`content` with a hash of itself, which read_sealed checks."""
     return {**content, "seal": sha256_of(content)}
 
 
-def read_sealed(path) -> dict:
+def read_sealed(path: PathLike) -> dict[str, Any]:
     """Read a JSON artifact that was written `sealed`. Raises UserError if it is not as written."""
-    content = read_json(path)
-    if (
-        "seal" in content
-        and sha256_of({k: v for k, v in content.items() if k != "seal"}) != (content["seal"])
-    ):
+    content: dict[str, Any] = read_json(path)
+    rest = {key: value for key, value in content.items() if key != "seal"}
+    if "seal" in content and sha256_of(rest) != content["seal"]:
         raise UserError(damaged(path))
     return content
 
 
-def damaged(path) -> str:
+def damaged(path: PathLike) -> str:
     """The sentence for a file that is not as it was written."""
     return (
         f"{path} is damaged (its SHA-256 is not the one recorded when it was made): {mend(path)}."
     )
 
 
-def canonical(content) -> str:
+def canonical(content: Any) -> str:
     """JSON with sorted keys and no spaces: equal settings give equal text."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
-def sha256_of(content) -> str:
+def sha256_of(content: Any) -> str:
     """SHA-256 of bytes, of text, or of the canonical JSON of anything else."""
     if not isinstance(content, (bytes, bytearray, memoryview)):
         content = (content if isinstance(content, str) else canonical(content)).encode()
     return hashlib.sha256(content).hexdigest()
 
 
-def sha256_of_file(path) -> str:
+def sha256_of_file(path: PathLike) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_sha256(files, hashes: dict[str, str] | None = None) -> None:
+def write_sha256(files: Iterable[PathLike], hashes: dict[str, str] | None = None) -> None:
     """Write the SHA-256 of files of one stem beside them, as `sha256sum` does and checks it.
 
     Args:
@@ -74,7 +76,7 @@ def write_sha256(files, hashes: dict[str, str] | None = None) -> None:
         temporary.write_text("".join(lines), "utf-8")
 
 
-def read_sha256(file) -> dict[str, str]:
+def read_sha256(file: PathLike) -> dict[str, str]:
     """File name → hash, as recorded beside `file`; empty if nothing is."""
     try:
         lines = Path(file).with_suffix(".sha256").read_text("utf-8").splitlines()
@@ -83,7 +85,7 @@ def read_sha256(file) -> dict[str, str]:
     return {name: value for value, _, name in (line.partition("  ") for line in lines)}
 
 
-def check_file(path, expected: str | None = None) -> None:
+def check_file(path: PathLike, expected: str | None = None) -> None:
     """Hold a file to its SHA-256, before it is used; once for each state of the file.
 
     Args:

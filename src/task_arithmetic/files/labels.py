@@ -7,27 +7,28 @@ numbers without an error.
 import itertools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from .local import first
+from .local import Definition, first
 
 HIDDEN = -1  # the label by which hubs mark rows whose labels are secret
 
 
-def noun(definition: dict) -> str:
+def noun(definition: Definition) -> str:
     """What a row of a task is."""
     return "text" if "texts" in definition else "image"
 
 
-def has_scores(definition: dict) -> bool:
+def has_scores(definition: Definition) -> bool:
     """Whether a task's labels are scores, not classes."""
     return definition.get("metric") == "spearman"
 
 
-def label_column(dataset, definition: dict) -> np.ndarray:
+def label_column(dataset: Any, definition: Definition) -> np.ndarray:
     """The column of labels as it is: an array of objects (N,)."""
     values = dataset[definition.get("label", "label")][:]
     return np.fromiter(values, object, len(values))
@@ -38,7 +39,13 @@ def strata_of(values: np.ndarray) -> np.ndarray:
     return np.unique([str(value) for value in values], return_inverse=True)[1]
 
 
-def own_names(task: str, definition: dict, parts: dict, found: dict, notes: list[str]):
+def own_names(
+    task: str,
+    definition: Definition,
+    parts: Mapping[str, tuple[Any, np.ndarray]],
+    found: Mapping[str, np.ndarray],
+    notes: list[str],
+) -> list[str] | None:
     """The dataset's own class names, in which its splits must agree; None if its labels are numbers
     without names. Of labels in words: these in the order of their characters, which is noted."""
     column = definition.get("label", "label")
@@ -69,15 +76,13 @@ def own_names(task: str, definition: dict, parts: dict, found: dict, notes: list
             f"its {number} split; write both alike."
         )
     words = sorted({value for values in found.values() for value in values if is_word(value)})
-    if all(
-        re.fullmatch(r"0|[1-9]\d*", word) for word in words
-    ):  # numbers that were written as texts
+    if all(re.fullmatch(r"0|[1-9]\d*", word) for word in words):  # numbers, written as texts
         return None
     notes.append(f"labels are words: its {len(words)} classes are {first(words)}, in this order")
     return words
 
 
-def is_word(value) -> bool:
+def is_word(value: Any) -> bool:
     return isinstance(value, str) and value.strip() != ""
 
 
@@ -87,14 +92,20 @@ def differ(one: list[str] | None, other: list[str] | None) -> str:
         return "" if one is other else f"{len(one or other or [])} names and none"
     for label, (a, b) in enumerate(itertools.zip_longest(one, other)):
         if a != b:
-            says = [f"is {name!r}" if name is not None else "does not exist" for name in (b, a)]
-            return f"label {label} {says[0]}, not {a!r}" if a is not None else (
-                f"label {label} {says[0]}, which the other lacks")  # fmt: skip
+            says = "does not exist" if b is None else f"is {b!r}"
+            rest = "which the other lacks" if a is None else f"not {a!r}"
+            return f"label {label} {says}, {rest}"
     return ""
 
 
 def labels_of(
-    task: str, definition: dict, role: str, rows, values, own, classes: int
+    task: str,
+    definition: Definition,
+    role: str,
+    rows: np.ndarray,
+    values: Any,
+    own: list[str] | None,
+    classes: int,
 ) -> np.ndarray:
     """Labels as Source has them, of the rows of a role.
 
@@ -117,13 +128,13 @@ def labels_of(
         )
     if in_words:
         numbered = {value: int(value) for value in values} if own is None else {}
-        places = numbered or {name: label for label, name in enumerate(own)}
+        places = numbered or {name: label for label, name in enumerate(own or [])}
         values = [places.get(value, value) for value in values]
     try:
         numbers = np.asarray(list(values))
         if numbers.dtype.kind not in "biuf":
             raise ValueError(f"the first is {values[0]!r}")
-        labels = numbers.astype(np.float32 if scores else np.int64)
+        labels: np.ndarray = numbers.astype(np.float32 if scores else np.int64)
         if not scores and (labels != numbers).any():
             raise ValueError("some are fractions")
     except (TypeError, ValueError) as error:
@@ -143,7 +154,7 @@ def labels_of(
     return labels
 
 
-def class_names(task: str, definition: dict, own: list[str] | None) -> list[str]:
+def class_names(task: str, definition: Definition, own: list[str] | None) -> list[str]:
     """The class names in label order: the definition's `classes`, else the dataset's own.
 
     The dataset's own names must be those that `classes` stands for, in the same order, up to
@@ -171,23 +182,18 @@ def class_names(task: str, definition: dict, own: list[str] | None) -> list[str]
             f"Task {task}: its classes {same[0]!r} and {same[1]!r} are the same to a model that "
             "reads their names; name one otherwise in `classes`, or set `alike_classes: allow`."
         )
-    if own and len(own) != len(classes):
-        raise UserError(
-            f"Task {task}: its definition lists {len(classes)} classes, its dataset has "
-            f"{len(own)}; correct `classes`."
-        )
-    meant = definition.get("source_classes", classes)
-    if (
-        not own
-        or meant == "any"
-        or [str(name).strip() for name in own] == list(map(str, range(len(own))))
-    ):
+    if not own:
         return classes
-    if len(meant) != len(own):
-        raise UserError(
-            f"Task {task}: its definition lists {len(meant)} source_classes, its dataset has "
-            f"{len(own)}; correct `source_classes`."
-        )
+    meant = definition.get("source_classes", classes)
+    counting = [str(name).strip() for name in own] == list(map(str, range(len(own))))
+    for key, listed in (("classes", classes), ("source_classes", meant)):
+        if len(listed) != len(own):
+            raise UserError(
+                f"Task {task}: its definition lists {len(listed)} {key}, its dataset has "
+                f"{len(own)}; correct `{key}`."
+            )
+        if meant == "any" or counting:
+            return classes
     keys = zip(*_keys(own, meant), strict=True)
     for i, (theirs, ours) in enumerate(zip(own, meant, strict=True)):
         if len(set(next(keys))) > 1:

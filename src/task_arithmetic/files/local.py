@@ -7,7 +7,6 @@ lines) of paths and labels; and `path` itself one of these, if the definition sa
 are test. Nothing here imports more than Python itself before it opens a table.
 """
 
-import csv
 import glob
 import json
 import mimetypes
@@ -15,21 +14,25 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError, nearest
 from .hashes import sha256_of
+from .lists import LISTS, read_list
+from .paths import PathLike
 
-LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 SHARD = r"([-_.]?\d+(-of-\d+)?(-[0-9a-f]+)?)?\.parquet"  # after a split's name
 SNIFFED = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF"]  # by their bytes
 WHOLE = ""  # the name of the one split of data that are not cut into splits
 NAMED = 20  # unused files and folders that a note names
 
 _types = mimetypes.MimeTypes()  # Python's own table, not the machine's
+
+
+Definition = Mapping[str, Any]  # the data stage's settings
 
 
 class Local(NamedTuple):
@@ -71,7 +74,7 @@ class File(NamedTuple):
     problem: str | None
 
 
-def walk(folder, above: tuple = ()) -> Iterator[File]:
+def walk(folder: PathLike, above: tuple[tuple[int, int], ...] = ()) -> Iterator[File]:
     """Every file below a folder in the order of names, links followed."""
     folder = os.fspath(folder)
     try:
@@ -107,7 +110,7 @@ def lost_link(path: str) -> str:
     return f"a link to {os.readlink(path)}, which is not there"
 
 
-def listing(definition: dict) -> str:
+def listing(definition: Definition) -> str:
     """A hash of the names, sizes and times of the files of a definition's `path`, and of those that
     its lists name: the folder's own time says nothing of what changes deeper in it."""
     path = definition["path"]
@@ -160,7 +163,7 @@ def is_image(path: str) -> bool:
 # --- What there is -------------------------------------------------------------------------------
 
 
-def find(task: str, definition: dict) -> Local:
+def find(task: str, definition: Definition) -> Local:
     """What a definition's `path` holds of its splits; those that a column names, and test if it is
     to be drawn, are rows of another.
 
@@ -181,7 +184,7 @@ def find(task: str, definition: dict) -> Local:
         raise UserError(f"Task {task}: {where} cannot be read ({error.strerror}).") from None
 
 
-def _find(task: str, definition: dict, path: str) -> Local:
+def _find(task: str, definition: Definition, path: str) -> Local:
     names = wanted_splits(definition)
     saved = _saved_splits(task, path) if _is_file(path, "dataset_dict.json") else None
     if _in_one_piece(definition, path):
@@ -197,7 +200,8 @@ def _find(task: str, definition: dict, path: str) -> Local:
                 raise _no_split(task, name, path, saved)
         unused = [name + os.sep for name in saved if name not in names]
         return Local({n: Table("saved", [os.path.join(path, n)]) for n in names}, unused)
-    splits, unused, used = {}, [], set()
+    splits: dict[str, Table | Classes] = {}
+    unused, used = [], set()
     for name in names:
         forms = _forms(path, name)
         if len(forms) > 1:
@@ -209,19 +213,18 @@ def _find(task: str, definition: dict, path: str) -> Local:
         if not forms:
             found = [entry.name + os.sep * entry.is_dir() for entry in os.scandir(path)]
             raise _no_split(task, name, path, sorted(found))
-        for files in forms:
-            used.update(files)
-            if os.path.isdir(files[0]):
-                splits[name], more = _read_folder(task, files[0])
-                unused += more
-            else:
-                splits[name] = _table(files)
-                if splits[name].kind == "list":
-                    used.update(listed_images(files[0], definition.get("image", "image")))
+        (files,) = forms
+        used.update(files)
+        if os.path.isdir(files[0]):
+            splits[name], more = _read_folder(task, files[0])
+            unused += more
+        else:
+            splits[name] = _table(files)
+            used.update(listed_images(files[0], definition.get("image", "image")))
     return Local(_same_classes(splits), _relative(path, [*_others(path, used), *unused]))
 
 
-def _in_one_piece(definition: dict, path: str) -> bool:
+def _in_one_piece(definition: Definition, path: str) -> bool:
     """Whether data are not cut into splits: a file, a saved Dataset; or a folder of which the
     definition says so, without a folder or file of the name of its train split in it."""
     if os.path.isfile(path) or _is_file(path, "state.json"):
@@ -275,13 +278,13 @@ def _no_split(task: str, name: str, path: str, known: list[str]) -> UserError:
     )
 
 
-def wanted_splits(definition: dict) -> list[str]:
+def wanted_splits(definition: Definition) -> list[str]:
     """The names of the source's splits that a definition asks for."""
     roles = definition.get("train", "train"), definition.get("validation")
     return [name for name in (*roles, definition.get("test", "test")) if isinstance(name, str)]
 
 
-def holds_folders(path) -> bool:
+def holds_folders(path: PathLike) -> bool:
     """Whether there is a folder with folders in it."""
     return os.path.isdir(path) and any(entry.is_dir() for entry in os.scandir(path))
 
@@ -314,7 +317,7 @@ def _forms(path: str, name: str) -> list[list[str]]:
     return forms + [[file] for file in lists if os.path.isfile(file)]
 
 
-def _whole(task: str, definition: dict, path: str) -> Local:
+def _whole(task: str, definition: Definition, path: str) -> Local:
     """Data that are not cut into splits: a file, a saved Dataset, parquet files, class folders."""
     drawn = isinstance(definition.get("test"), float) or definition.get("train", "train") is None
     if "split" not in definition and not drawn:
@@ -363,7 +366,10 @@ def _class_folders(task: str, folder: str) -> tuple[Classes, list[str]]:
     """The images of a folder of class folders. Class names are sorted, and composed (NFC), as a
     name is written on some systems and decomposed on others."""
     classes: dict[str, str] = {}
-    paths, labels, unused, lost = [], [], [], []
+    paths: list[str] = []
+    labels: list[int] = []
+    unused: list[str] = []
+    lost: list[str] = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         name = unicodedata.normalize("NFC", entry.name)
         if name in classes and entry.is_dir():
@@ -426,51 +432,3 @@ def outline(local: Local) -> str:
     return "; ".join(
         [", ".join(parts), *[f"not read: {first(local.unused, 8)}"] * bool(local.unused)]
     )
-
-
-# --- Lists ---------------------------------------------------------------------------------------
-
-
-def read_list(path: str, label: str | None = None) -> dict[str, list]:
-    """Column → values of a CSV, TSV or JSON lines file. In CSV all are texts, an empty one is None,
-    and the column `label` holds numbers if all of it are.
-
-    Raises:
-        UserError: it is no such file, or a row has other columns than the first.
-    """
-    found: dict[str, list]
-    table = path.endswith((".csv", ".tsv"))
-    lines: list[Any]
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            if table:
-                mark = "\t" if path.endswith(".tsv") else ","
-                header, *lines = [x for x in csv.reader(file, delimiter=mark, strict=True) if x]
-                rows = [dict(zip(header, line, strict=True)) for line in lines]
-            else:
-                text = file.read()
-                lines = [line for line in text.split("\n") if line.strip()]
-                rows = json.loads(text) if text[:1] == "[" else [json.loads(x) for x in lines]
-        columns = list(rows[0])
-        if any(list(row) != columns and set(row) != set(columns) for row in rows):
-            raise ValueError("not all rows have the same columns")
-    except (ValueError, IndexError, TypeError, csv.Error) as error:
-        raise UserError(
-            f"{path} cannot be read as a list of rows ({error}); it needs a line of column names "
-            "and a line for each row, or a JSON object on each line."
-        ) from None
-    found = {column: [row[column] for row in rows] for column in columns}
-    if table:
-        found = {column: [value or None for value in values] for column, values in found.items()}
-    if table and label in found:
-        found[label] = _numbers(found[label])
-    return found
-
-
-def _numbers(values: list) -> list[Any]:
-    """Texts as whole numbers or numbers, if all are; 01 is a name."""
-    whole = r"-?(0|[1-9]\d*)"
-    for kind, form in ((int, whole), (float, whole + r"(\.\d*)?([eE][+-]?\d+)?")):
-        if all(re.fullmatch(form, value) for value in values if value):
-            return [kind(value) if value else None for value in values]
-    return list(values)

@@ -2,28 +2,36 @@
 
 import csv
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..errors import UserError
 from .hashes import check_file
-from .paths import atomic_path, mend
+from .paths import PathLike, atomic_path, mend
 
-COLUMNS = [
-    "encoder",
-    "mode",
-    "seed",
-    "task",
-    "split",
-    "metric",
-    "alpha",
-    "value",
-    "other_task",
-    "other_alpha",
-]
+
+class Row(NamedTuple):
+    """One number: `value` is NaN where it is missing, the alphas where there is none; texts that do
+    not apply are empty."""
+
+    encoder: str
+    mode: str
+    seed: int | None
+    task: str
+    split: str
+    metric: str
+    alpha: float
+    value: float
+    other_task: str
+    other_alpha: float
+
+
+COLUMNS = list(Row._fields)
 NUMBERS = ("alpha", "value", "other_alpha")
 
 
-def write_rows(path, rows: list[dict], **shared) -> None:
+def write_rows(path: PathLike, rows: Iterable[dict[str, Any]], **shared: Any) -> None:
     """Write rows as CSV; `shared` columns are the same in each; absent ones stay empty."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -34,9 +42,8 @@ def write_rows(path, rows: list[dict], **shared) -> None:
             writer.writerow([row.get(column) for column in COLUMNS])
 
 
-def read_rows(path) -> list[dict]:
-    """Read metric rows: seed is a whole number or None, alpha, value and other_alpha are floats
-    (NaN where there is none), the other columns texts.
+def read_rows(path: PathLike) -> list[Row]:
+    """Read metric rows.
 
     Raises:
         UserError: the file is missing, damaged or no metrics file.
@@ -47,23 +54,29 @@ def read_rows(path) -> list[dict]:
             header, *lines = csv.reader(file, strict=True)
         if header != COLUMNS:
             raise ValueError
-        rows: list[dict] = [dict(zip(COLUMNS, line, strict=True)) for line in lines]
-        for row in rows:
-            row["seed"] = int(row["seed"]) if row["seed"] else None
-            row |= {key: float(row[key]) if row[key] else math.nan for key in NUMBERS}
+        return [_row(*line) for line in lines]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the stage that makes it first.") from None
-    except (ValueError, csv.Error):
+    except (ValueError, TypeError, csv.Error):
         raise UserError(f"{path} is not a metrics file: {mend(path)}.") from None
-    return rows
 
 
-def gather(inputs, output) -> None:
+def gather(inputs: Iterable[PathLike], output: PathLike) -> None:
     """Concatenate metric files into one, and refuse values that are missing."""
-    every = [read_rows(path) for path in inputs]
-    for path, rows in zip(inputs, every, strict=True):
-        if not rows or any(math.isnan(row["value"]) for row in rows):
+    every: list[Row] = []
+    for path in inputs:
+        rows = read_rows(path)
+        if not rows or any(math.isnan(row.value) for row in rows):
             raise UserError(f"{Path(path)} lacks values: {mend(path)}.")
-    for row in (row for rows in every for row in rows):
-        row |= {key: None for key in NUMBERS if math.isnan(row[key])}
-    write_rows(output, [row for rows in every for row in rows])
+        every += rows
+    there = [{k: v for k, v in row._asdict().items() if v == v} for row in every]  # no NaN
+    write_rows(output, there)
+
+
+def _row(
+    encoder: str, mode: str, seed: str, task: str, split: str, metric: str,
+    alpha: str, value: str, other_task: str, other_alpha: str,
+) -> Row:  # fmt: skip
+    number, first, second = (float(x) if x else math.nan for x in (value, alpha, other_alpha))
+    whole = int(seed) if seed else None
+    return Row(encoder, mode, whole, task, split, metric, first, number, other_task, second)

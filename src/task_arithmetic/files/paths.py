@@ -1,4 +1,4 @@
-"""Reading and writing artifacts: atomic files, named tensors with provenance, hashes, user errors.
+"""Reading and writing artifacts: whole files or none.
 
 Every file appears under its final name complete or not at all: it is written beside its
 place under a temporary name, flushed to disk and renamed.
@@ -8,17 +8,20 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from ..errors import UserError, is_disk_full, no_space
 
+PathLike = str | os.PathLike[str]
 _temporaries: set[Path] = set()  # what this process is writing
 
 
 @contextmanager
-def atomic_path(path):
+def atomic_path(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it otherwise.
 
     The block may make a file or a folder. A folder's entries are moved into `path` one by one,
@@ -54,7 +57,7 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def place_of_log(log) -> tuple[Path, str] | None:
+def place_of_log(log: PathLike) -> tuple[Path, str] | None:
     """The results' folder that a log `results/<run>/logs/<job>.log` lies in, and the job's name;
     None if it is no such path. Runs, tasks and the like may be called logs or results as well."""
     parts = Path(log).with_suffix("").parts
@@ -70,7 +73,7 @@ def remove_temporaries() -> None:
         remove(path)
 
 
-def remove_partial(output) -> None:
+def remove_partial(output: PathLike) -> None:
     """Remove what killed processes left half-written beside a stage's output, under hidden names;
     for who holds the lock on it."""
     output = Path(output)
@@ -101,13 +104,13 @@ def _umask() -> int:
     return mask
 
 
-def write_json(path, content) -> None:
+def write_json(path: PathLike, content: Any) -> None:
     """Write `content` as readable JSON with sorted keys."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-def read_json(path):
+def read_json(path: PathLike) -> Any:
     """Read a JSON artifact. Raises UserError if it is missing or damaged."""
     try:
         return json.loads(Path(path).read_text("utf-8"))
@@ -117,7 +120,7 @@ def read_json(path):
         raise UserError(f"{path} is damaged (not JSON): {mend(path)}.") from None
 
 
-def mend(path) -> str:
+def mend(path: PathLike) -> str:
     """What to do about a file that cannot be used: a result is made again, all else is the user's
     own, which nobody shall be told to delete."""
     if Path(os.path.relpath(path)).parts[0] != "results":
@@ -125,7 +128,7 @@ def mend(path) -> str:
     return f"delete it with `rm {'-r ' * Path(path).is_dir()}{quote(str(path))}` and {again(path)}"
 
 
-def again(path) -> str:
+def again(path: PathLike) -> str:
     """How to make one file again: a run without it may have nothing to do that needs it."""
     return f"make it again with `snakemake {quote(str(path))}` and the run's other options"
 
@@ -144,7 +147,7 @@ def human_bytes(count: float) -> str:
     return f"{count:,.1f} TB"
 
 
-def read_users_json(name: str, path: Path) -> dict:
+def read_users_json(name: str, path: Path) -> dict[str, Any]:
     """A JSON object of a user's checkpoint. Raises UserError if it is none."""
     try:
         config = json.loads(path.read_text("utf-8"))

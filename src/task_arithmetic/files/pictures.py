@@ -1,16 +1,20 @@
 """From an image's file to 8 bits of red, green and blue, as a person would see it."""
 
 import io
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import UserError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 WIDE = 65535  # the largest level of 16 bits
 TRANSPARENT = ("white", "black", "drop", "error")  # what transparent pixels become
 
 
-def open_picture(value):
+def open_picture(value: Any) -> "Image.Image":
     """An image, upright, as PIL reads it.
 
     Args:
@@ -22,8 +26,8 @@ def open_picture(value):
         value = value.get("bytes") or value.get("path")
     if value is None:
         raise ValueError("it is empty")
-    picture = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
-    deep = ";16" in str(picture.tile) and not picture.mode.startswith("I")
+    picture: Image.Image = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
+    deep = ";16" in str(getattr(picture, "tile", "")) and not picture.mode.startswith("I")
     whitest = picture.mode.startswith("I;16") and getattr(picture, "tag_v2", {}).get(262) == 0
     picture.load()
     picture.info |= {"deep": deep, "min_is_white": whitest}
@@ -31,7 +35,11 @@ def open_picture(value):
     return picture if turned is None else ImageOps.exif_transpose(picture)
 
 
-def to_rgb(picture, transparent: str = "white", levels=None):
+def to_rgb(
+    picture: "Image.Image",
+    transparent: str = "white",
+    levels: tuple[float, float] | None = None,
+) -> tuple["Image.Image", str | int | None]:
     """An image of any kind in 8 bits of red, green and blue.
 
     Levels of more than 8 bits are scaled, from `levels` to 0 … 255. A transparent image is laid on
@@ -72,7 +80,7 @@ def to_rgb(picture, transparent: str = "white", levels=None):
     note = "deep" if deep else "frames" if getattr(picture, "is_animated", False) else None
     if picture.has_transparency_data:
         whole = picture.convert("RGBA")
-        if whole.getextrema()[3][0] < 255:
+        if np.asarray(whole.getchannel("A")).min() < 255:
             if transparent == "error":
                 raise UserError("it is transparent, which `transparent: error` refuses")
             if transparent != "drop":

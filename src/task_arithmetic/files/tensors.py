@@ -1,17 +1,19 @@
 """Named tensors with provenance, as safetensors."""
 
 import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from .hashes import canonical, check_file
-from .paths import atomic_path, mend
+from .paths import PathLike, atomic_path, mend
 
 FORMAT = "task_arithmetic/2"  # of every safetensors file that we write
 
 
-def write_tensors(path, tensors: dict, made_by: dict) -> None:
+def write_tensors(path: PathLike, tensors: dict[str, Any], made_by: dict[str, Any]) -> None:
     """Write named tensors (torch) as safetensors whose header says what made them.
 
     Args:
@@ -21,20 +23,17 @@ def write_tensors(path, tensors: dict, made_by: dict) -> None:
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-            temporary,
-            header(made_by),
-        )
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, temporary, header(made_by))
 
 
-def header(made_by: dict) -> dict[str, str]:
+def header(made_by: dict[str, Any]) -> dict[str, str]:
     """The metadata of a safetensors artifact: one entry, because safetensors writes several in an
     order that changes from call to call, and equal artifacts must be equal files."""
     return {"made_by": canonical({"format": FORMAT, **made_by})}
 
 
-def read_tensors(path, device="cpu", framework="pt") -> dict:
+def read_tensors(path: PathLike, device: Any = "cpu", framework: str = "pt") -> dict[str, Any]:
     """Read named tensors from a safetensors file (framework "pt" or "np").
 
     Raises:
@@ -45,17 +44,17 @@ def read_tensors(path, device="cpu", framework="pt") -> dict:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def read_made_by(path) -> dict:
+def read_made_by(path: PathLike) -> dict[str, Any]:
     """What made a safetensors artifact: the `made_by` of write_tensors."""
     with open_tensors(path) as file:
         found = file.metadata() or {}
-    made_by = json.loads(found.get("made_by", "{}"))
+    made_by: dict[str, Any] = json.loads(found.get("made_by", "{}"))
     made_by.pop("format", None)
     return made_by
 
 
 @contextmanager
-def open_tensors(path, framework="np", device="cpu"):
+def open_tensors(path: PathLike, framework: str = "np", device: Any = "cpu") -> Iterator[Any]:
     """An open safetensors file, of which single tensors and slices can be read; the same errors
     as read_tensors."""
     from safetensors import SafetensorError, safe_open
@@ -85,7 +84,9 @@ def open_tensors(path, framework="np", device="cpu"):
         ) from None
 
 
-def check_tensors(path, found: dict, expected: dict[str, tuple]) -> None:
+def check_tensors(
+    path: PathLike, found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]
+) -> None:
     """Hold the tensors of a file to the expected names and shapes.
 
     Args:

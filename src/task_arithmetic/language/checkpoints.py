@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from ..files.download import Download
 from ..files.hashes import sealed, sha256_of_file
-from ..files.hub import located, snapshot_dir
 from ..files.paths import atomic_path, read_json, write_json
 from ..files.tensors import write_tensors
 from .geometry import t5_geometry, t5_shapes
@@ -25,13 +25,13 @@ def import_t5(encoder: str, settings: dict, output, download=None) -> None:
         settings: `path`: a folder in transformers' form, with config.json, model.safetensors (or
             its shards and their index) and tokenizer.json; or `hub` and `architecture`: keys of
             config.json and the values that they must have.
-        download: of a hub's: what hub.download recorded.
+        download: of a hub's: the record of its Download.
         output: the folder that gets model.safetensors, tokenizer.json and encoder.json.
     Raises:
         UserError: a model that is not text-to-text or no plain T5, another architecture than the
             definition's, missing or unexpected weights, no tokenizer.
     """
-    record = None if download is None else read_json(download)
+    record = None if download is None else Download.read(download)
     folder = _folder(encoder, settings, record)
     config = read_json(folder / "config.json")
     geometry = t5_geometry(encoder, config)
@@ -50,17 +50,17 @@ def import_t5(encoder: str, settings: dict, output, download=None) -> None:
             "theta0": WEIGHTS,
             "theta0_sha256": sha256_of_file(written / WEIGHTS),
             "tokenizer_sha256": sha256_of_file(written / TOKENIZER),
-            "source": record and {k: record[k] for k in ("repo", "commit", "files")},
+            "source": record and record.source("repo", "commit", "files"),
         }
         write_json(written / "encoder.json", sealed(about))
 
 
-def _folder(name: str, settings: dict, record: dict | None) -> Path:
+def _folder(name: str, settings: dict, record: Download | None) -> Path:
     """Where the checkpoint lies: its own folder, or its commit's in the hub's cache."""
     if "path" not in settings:
         if record is None:
             raise UserError(f"Encoder {name} is a hub's: give the record of its download.")
-        return snapshot_dir(record, located(record))
+        return record.folder()
     folder = Path(settings["path"])
     weights = folder / WEIGHTS, folder / f"{WEIGHTS}.index.json"
     if not (folder / "config.json").is_file() or not any(path.is_file() for path in weights):

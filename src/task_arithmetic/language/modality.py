@@ -18,7 +18,7 @@ from ..core.precision import in_parts
 from ..core.schedule import Recipe, batch_indices
 from ..core.vectors import TaskVector
 from ..files.hashes import check_file, read_sealed
-from ..files.manifest import SPLITS
+from ..files.manifest import SPLITS, read_manifest
 from ..files.tensors import check_tensors, read_made_by, read_tensors
 from .geometry import t5_shapes
 from .t5 import Tensors, generate, logits, logits_linearized
@@ -66,8 +66,7 @@ def read_encoder(encoder_dir, device="cpu") -> tuple[Tensors, dict]:
 
 def read_examples(head, data_dir, split: str, limit: dict | None, about: dict, device) -> tuple:
     """A split's texts as tokens, from the head; nothing of it is a tensor that the loss needs."""
-    manifest = read_sealed(Path(data_dir) / "manifest.json")
-    return read_tokens(head, manifest, about, split, limit), None
+    return read_tokens(head, read_manifest(data_dir), about, split, limit), None
 
 
 def remarks(head) -> list[dict]:

@@ -12,19 +12,12 @@ import string
 from pathlib import Path
 
 from ..errors import UserError
+from ..files.checks import check_kept, write_manifest
 from ..files.hashes import sha256_of_file
 from ..files.labels import has_scores, out_of_order
 from ..files.manifest import SPLITS
-from ..files.paths import atomic_path
-from ..files.source import (
-    check_counts,
-    contradictions,
-    count_overlap,
-    read_source,
-    say_notes,
-    too_many_shared,
-    write_manifest,
-)
+from ..files.paths import PathLike, atomic_path
+from ..files.source import Definition, Part, read_source
 
 FIELD = re.compile(r"\{([^{}]*)\}")  # of a prompt: stands for a column's text
 
@@ -32,7 +25,13 @@ FIELD = re.compile(r"\{([^{}]*)\}")  # of a prompt: stands for a column's text
 # --- The data stage ------------------------------------------------------------------------------
 
 
-def write_texts(task: str, settings: dict, output, download=None, threads: int = 1) -> None:
+def write_texts(
+    task: str,
+    settings: Definition,
+    output: PathLike,
+    download: PathLike | None = None,
+    threads: int = 1,
+) -> None:
     """Read a labelled dataset of texts; write `<split>.jsonl` and manifest.json.
 
     A line holds a row's text columns and its label, which is a whole number or, if the task's
@@ -44,7 +43,7 @@ def write_texts(task: str, settings: dict, output, download=None, threads: int =
             text columns; `metric`; `shared_texts`: share of rows that may stand in two splits; the
             rest as in data.write_task.
         output: the folder to write.
-        download: of a hub's dataset: what hub.download recorded.
+        download: of a hub's dataset: the record of its Download.
         threads: as of images; texts take one.
     Raises:
         UserError: a missing split or column, an empty split, a row without text or with a hidden
@@ -55,33 +54,27 @@ def write_texts(task: str, settings: dict, output, download=None, threads: int =
     working = output.with_name(f".{output.name}.building")
     try:
         source = read_source(task, settings, download, working / "source")
-        texts = {split: _texts_of(task, split, columns, *source.parts[split]) for split in SPLITS}
+        texts = {split: _texts_of(task, split, columns, source.parts[split]) for split in SPLITS}
     finally:
         shutil.rmtree(working, ignore_errors=True)
-    notes = [*source.notes, *check_counts(source, source.labels)]
-    labels = {split: source.labels[split].tolist() for split in SPLITS}
-    notes += [] if has_scores(settings) else contradictions(texts, labels, "text")
-    say_notes(task, notes)
-    overlap = count_overlap(texts)
-    shared = overlap["shared_between_splits"]
-    if problem := too_many_shared(task, settings, source.counts(), shared):
-        raise UserError(problem)
+    labels = source.labels()
+    kept = check_kept(source, labels, texts)
     with atomic_path(output) as folder:
         folder.mkdir()
         for split in SPLITS:
             with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as file:
-                for row, answer in zip(texts[split], labels[split], strict=True):
+                for row, answer in zip(texts[split], labels[split].tolist(), strict=True):
                     content = {**dict(zip(columns, row, strict=True)), label: answer}
                     file.write(json.dumps(content, sort_keys=True, ensure_ascii=False) + "\n")
         hashes = {split: sha256_of_file(folder / f"{split}.jsonl") for split in SPLITS}
-        write_manifest(folder, source, hashes, source.counts(), overlap, notes)
+        write_manifest(folder, source, kept, hashes)
 
 
-def _texts_of(task: str, split: str, columns: list[str], dataset, rows) -> list[tuple[str, ...]]:
+def _texts_of(task: str, split: str, columns: list[str], part: Part) -> list[tuple[str, ...]]:
     """The texts of a split's rows, one of each column."""
-    every = [dataset[column][:] for column in columns]
-    texts = [tuple(column[row] for column in every) for row in rows]
-    for row, found in zip(rows, texts, strict=True):
+    every = [part.dataset[column][:] for column in columns]
+    texts = [tuple(column[row] for column in every) for row in part.rows]
+    for row, found in zip(part.rows, texts, strict=True):
         for column, text in zip(columns, found, strict=True):
             if not isinstance(text, str):
                 raise UserError(

@@ -4,17 +4,20 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..errors import UserError
 from ..files.hashes import check_file, read_sealed
 from ..files.labels import has_scores, out_of_order
-from ..files.manifest import SPLITS, read_manifest, sample_indices
-from ..files.paths import again, atomic_path, mend
+from ..files.manifest import SPLITS, Manifest, read_manifest, sample_indices
+from ..files.paths import PathLike, again, atomic_path, mend
 from ..files.tensors import header, open_tensors, read_made_by
 from .prepare import fill
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
 MAX_TOKENS = {"input": 512, "target": 10}
@@ -22,7 +25,7 @@ BATCH = 1024  # texts that are tokenized at a time
 UNKNOWN = "<unk>"  # as T5s call what they have no token for
 
 
-def read_tokenizer(encoder_dir, about: dict):
+def read_tokenizer(encoder_dir: PathLike, about: dict[str, Any]) -> "Tokenizer":
     """An encoder's own tokenizer (of `tokenizers`), which neither cuts nor pads.
 
     Raises:
@@ -49,7 +52,9 @@ def read_tokenizer(encoder_dir, about: dict):
     return tokenizer
 
 
-def write_tokens(encoder_dir, data_dir, settings: dict, output) -> None:
+def write_tokens(
+    encoder_dir: PathLike, data_dir: PathLike, settings: dict[str, Any], output: PathLike
+) -> None:
     """Write what one encoder reads of a task and is to answer, as tokens.
 
     The file holds `<split>.tokens` int32 (ΣL,), one input after another, each with its end of text;
@@ -71,44 +76,43 @@ def write_tokens(encoder_dir, data_dir, settings: dict, output) -> None:
     tokenizer, eos = read_tokenizer(encoder_dir, about), about["geometry"]["eos"]
     prompt, labels = settings["prompt"], settings["prompt"]["labels"]
     most = {**MAX_TOKENS, **settings.get("max_tokens", {})}
-    task, scores = manifest["task"], has_scores(settings)
+    task, classes, scores = manifest.task, manifest.classes, has_scores(settings)
     rows = {split: _read_rows(Path(data_dir), split, manifest) for split in SPLITS}
-    label = manifest["definition"].get("label", "label")
+    label = manifest.definition.get("label", "label")
     answers = {split: [row[label] for row in found] for split, found in rows.items()}
     if scores:
-        answers = {split: [labels.format(x) for x in found] for split, found in answers.items()}
-        texts = sorted({text for found in answers.values() for text in found})
+        said = {split: [labels.format(x) for x in found] for split, found in answers.items()}
+        texts = sorted({text for found in said.values() for text in found})
         place = {text: index for index, text in enumerate(texts)}
-        answers = {split: [place[text] for text in found] for split, found in answers.items()}
+        targets = {split: [place[text] for text in found] for split, found in said.items()}
     else:
-        texts = labels
-        if len(texts) != len(manifest["classes"]):
+        texts, targets = labels, answers
+        if len(texts) != len(classes):
             raise UserError(
-                f"Task {task}: its prompt has {len(texts)} labels for "
-                f"{len(manifest['classes'])} classes; give a word for each class, in label order."
+                f"Task {task}: its prompt has {len(texts)} labels for {len(classes)} classes; give "
+                "a word for each class, in label order."
             )
     tensors = {"words": _words(task, about["name"], tokenizer, texts, eos, most["target"])}
-    for names in () if scores else (manifest["classes"], manifest["source_classes"] or []):
+    for names in () if scores else (classes, manifest.source_classes or []):
         if found := out_of_order(texts, names):
             raise UserError(
                 f"Task {task}: its prompt answers label {found[0]}, which is "
                 f"{names[found[0]]!r}, with {found[1]!r}, the name of another label; put the "
                 "prompt's labels in the order of the classes."
             )
-    if manifest.get("in_words") and list(map(str.strip, texts)) != manifest["classes"]:
+    if manifest.in_words and list(map(str.strip, texts)) != classes:
         raise UserError(
-            f"Task {task}: its labels are words ({', '.join(manifest['classes'])}), and its prompt "
-            "has others: list the words as `classes` in its definition, in the order of the "
-            "prompt's labels."
+            f"Task {task}: its labels are words ({', '.join(classes)}), and its prompt has others: "
+            "list the words as `classes` in its definition, in the order of the prompt's labels."
         )
     cut = {}
     for split in SPLITS:
         inputs = [fill(prompt["input"], row) for row in rows[split]]
         tokens, ends, cut[split] = _tokens(tokenizer, inputs, eos, most["input"])
         tensors |= {f"{split}.tokens": tokens, f"{split}.ends": ends}
-        tensors[f"{split}.target"] = np.array(answers[split], np.int32)
+        tensors[f"{split}.target"] = np.array(targets[split], np.int32)
         if scores:
-            tensors[f"{split}.score"] = np.array([row[label] for row in rows[split]], np.float32)
+            tensors[f"{split}.score"] = np.array(answers[split], np.float32)
     if any(cut.values()):
         counts = ", ".join(f"{n:,} of {len(rows[k]):,} {k}" for k, n in cut.items() if n)
         print(
@@ -120,7 +124,7 @@ def write_tokens(encoder_dir, data_dir, settings: dict, output) -> None:
         "encoder": about["name"],
         "tokenizer_sha256": about["tokenizer_sha256"],
         "task": task,
-        "data_sha256": manifest["data_sha256"],
+        "data_sha256": manifest.data_sha256,
         "prompt": prompt,
         "texts": texts,
         "metric": settings["metric"],
@@ -133,10 +137,10 @@ def write_tokens(encoder_dir, data_dir, settings: dict, output) -> None:
         save_file(tensors, temporary, header(made_by))
 
 
-def _read_rows(data_dir: Path, split: str, manifest: dict) -> list[dict]:
+def _read_rows(data_dir: Path, split: str, manifest: Manifest) -> list[dict[str, Any]]:
     """The rows of a split, as the data stage wrote them."""
     path = data_dir / f"{split}.jsonl"
-    check_file(path, manifest["files"].get(path.name))
+    check_file(path, manifest.files.get(path.name))
     try:
         with open(path, encoding="utf-8") as file:
             return [json.loads(line) for line in file]
@@ -144,28 +148,31 @@ def _read_rows(data_dir: Path, split: str, manifest: dict) -> list[dict]:
         raise UserError(f"{path} does not exist: {again(path)}.") from None
 
 
-def _tokens(tokenizer, texts: list[str], eos: int, most: int) -> tuple[np.ndarray, np.ndarray, int]:
+def _tokens(
+    tokenizer: "Tokenizer", texts: list[str], eos: int, most: int
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Tokens int32 (ΣL,) of texts, one after another, each at most `most` long and with `eos` at
     its end; the ends int64 (N,) of the texts; how many were cut."""
     parts, lengths, cut = [np.zeros(0, np.int32)], [], 0
     for start in range(0, len(texts), BATCH):
-        batch = []
-        for found in tokenizer.encode_batch_fast(
-            texts[start : start + BATCH], add_special_tokens=False
-        ):
-            ids = found.ids
-            cut += len(ids) >= most
-            batch += [*ids[: most - 1], eos]
-            lengths.append(min(len(ids), most - 1) + 1)
+        batch: list[int] = []
+        some = texts[start : start + BATCH]
+        for found in tokenizer.encode_batch_fast(some, add_special_tokens=False):
+            ids = found.ids[: most - 1]
+            cut += len(found.ids) >= most
+            batch += [*ids, eos]
+            lengths.append(len(ids) + 1)
         parts.append(np.array(batch, np.int32))
     return np.concatenate(parts), np.cumsum(lengths, dtype=np.int64), cut
 
 
-def _words(task: str, encoder: str, tokenizer, texts: list[str], eos: int, most: int) -> np.ndarray:
+def _words(
+    task: str, encoder: str, tokenizer: "Tokenizer", texts: list[str], eos: int, most: int
+) -> np.ndarray:
     """Target texts as tokens int32 (W, L), zeros after each one's `eos`."""
     every = [[*tokenizer.encode(text, add_special_tokens=False).ids, eos] for text in texts]
     unknown = tokenizer.token_to_id(UNKNOWN)
-    seen: dict[tuple, str] = {}
+    seen: dict[tuple[int, ...], str] = {}
     for text, ids in zip(texts, every, strict=True):
         if len(ids) > most:
             raise UserError(
@@ -211,19 +218,25 @@ class Texts(NamedTuple):
     longest: int
 
 
-def read_tokens(path, manifest: dict, about: dict, split: str, limit: dict | None = None) -> Texts:
+def read_tokens(
+    path: PathLike,
+    manifest: Manifest,
+    about: dict[str, Any],
+    split: str,
+    limit: dict[str, int] | None = None,
+) -> Texts:
     """A split's inputs and answers, as `write_tokens` wrote them.
 
     Args:
         manifest: of the task's folder. about: the encoder's, see `write_tokens`.
-        limit: as in arrays.read_split.
+        limit: as in images.read_split.
     Raises:
         UserError: tokens of other data or of another encoder, a split without rows, a damaged file.
     """
     made_by = read_made_by(path)
     for what, key, wanted in (
-        ("task", "task", manifest["task"]),
-        ("data", "data_sha256", manifest["data_sha256"]),
+        ("task", "task", manifest.task),
+        ("data", "data_sha256", manifest.data_sha256),
         ("encoder", "encoder", about["name"]),
         ("tokenizer", "tokenizer_sha256", about["tokenizer_sha256"]),
     ):
@@ -233,16 +246,14 @@ def read_tokens(path, manifest: dict, about: dict, split: str, limit: dict | Non
                 f"{mend(path)}."
             )
     with open_tensors(path) as file:
-        names = file.keys()
-        tokens, ends, target, score = (
-            file.get_tensor(f"{split}.{what}") if f"{split}.{what}" in names else None
-            for what in ("tokens", "ends", "target", "score")
-        )
+        found = {key: file.get_tensor(key) for key in file.keys() if key.startswith(f"{split}.")}  # noqa: SIM118
         words = file.get_tensor("words")
-    if not len(ends) or not len(ends) == len(target) == manifest["counts"][split]:
+    tokens, ends, target = (found[f"{split}.{what}"] for what in ("tokens", "ends", "target"))
+    if not len(ends) or not len(ends) == len(target) == manifest.counts[split]:
         raise UserError(f"{path} has no labelled {split} texts: {mend(path)}.")
     starts = np.concatenate([[0], ends[:-1]])
     chosen = sample_indices(len(ends), (limit or {}).get(split) or len(ends))
+    score = found.get(f"{split}.score")
     return Texts(
         tokens,
         starts[chosen],

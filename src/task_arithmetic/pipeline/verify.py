@@ -89,7 +89,7 @@ def _hashes(made: dict, root: Path) -> dict[str, str]:
             found |= {str(path.parent / name): value for name, value in files.items()}
         with suppress(UserError):  # which is said of the file itself
             if path.name == "manifest.json":
-                files = read_manifest((root / path).parent)["files"]
+                files = read_manifest((root / path).parent).files
                 found |= {str(path.with_name(name)): value for name, value in files.items()}
             if path.name == "encoder.json":
                 about = read_sealed(root / path)

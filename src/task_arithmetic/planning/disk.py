@@ -23,7 +23,8 @@ from ..config.recipes import models_of
 from ..core.vectors import moved_names
 from ..errors import UserError
 from ..files.hashes import canonical
-from ..files.local import WHOLE, Classes, Table, find, read_list, wanted_splits
+from ..files.lists import read_list
+from ..files.local import WHOLE, Classes, Table, find, wanted_splits
 from ..files.manifest import SPLITS
 from ..files.paths import read_json
 from ..files.source import VALIDATION_FRACTION, VALIDATION_MAX

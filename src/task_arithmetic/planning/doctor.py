@@ -15,10 +15,10 @@ import numpy as np
 from ..config.experiment import ROOT, control_of, read_config
 from ..config.settings import data_settings
 from ..errors import UserError
+from ..files.checks import too_many_shared
 from ..files.labels import class_names, has_scores, noun
 from ..files.manifest import FORMAT, SPLITS
 from ..files.paths import read_json
-from ..files.source import too_many_shared
 from ..files.tensors import open_tensors, read_made_by
 from ..vision.images import DIGEST, RESOLUTION
 

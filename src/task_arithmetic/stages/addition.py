@@ -81,7 +81,7 @@ def _own_accuracy(paths, tasks, splits: dict, may_fail: bool) -> dict:
     where no task may fail."""
     own: dict[str, dict[str, float]] = {"validation": {}, "test": {}}
     for task, path in zip(tasks, paths, strict=True):
-        found = {row["split"]: row["value"] for row in read_rows(path) if row["task"] == task}
+        found = {row.split: row.value for row in read_rows(path) if row.task == task}
         for split, values in own.items():
             if split not in found or not (may_fail or found[split] > 0):
                 why, how = "no row of it", mend(path)

@@ -13,7 +13,7 @@ class Embedded:
     output: Output
 
 
-@stage("files.hub.download")
+@stage("stages.download.write_download")
 class Download:
     """get a task's or an encoder's files"""
 

@@ -71,7 +71,7 @@ def finetune(
         "seed": seed,
         "settings": settings,
         "precision": "bf16" if uses_bf16(precision, device) else "float32",
-        "data_sha256": read_manifest(data_dir)["data_sha256"],
+        "data_sha256": read_manifest(data_dir).data_sha256,
         "device": device.type,
         **progress.provenance,
     }

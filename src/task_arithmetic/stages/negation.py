@@ -39,9 +39,9 @@ def negation(
     theta0, about, splits = load(encoder_dir, files, settings, device)
     alphas = alpha_grid(settings["alphas"])
     before = [
-        row["value"]
+        row.value
         for row in read_rows(pretrained)
-        if (row["task"], row["split"]) == (control, "validation")
+        if (row.task, row.split) == (control, "validation")
     ]
     if len(before) != 1:
         raise UserError(f"{pretrained} has no validation accuracy of {control}: make it again.")

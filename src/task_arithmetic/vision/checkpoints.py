@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..files.download import Download
 from ..files.hashes import check_file, read_sealed, sealed, sha256_of_file
-from ..files.hub import located
-from ..files.manifest import read_manifest
-from ..files.paths import atomic_path, read_json, write_json
+from ..files.manifest import Manifest, read_manifest
+from ..files.paths import atomic_path, write_json
 from ..files.tensors import check_tensors, read_tensors, write_tensors
 from .clip import Tensors, encode, encode_text, make_head
 from .geometry import OWN_MERGES, check_preprocessing, clip_geometry, image_tower_shapes
@@ -54,9 +54,9 @@ def write_head(
         )
     prompts = [
         tokenize([template.replace("{}", name) for template in templates])
-        for name in manifest["classes"]
+        for name in manifest.classes
     ]
-    if manifest.get("definition", {}).get("alike_classes", "error") == "error":
+    if manifest.definition.get("alike_classes", "error") == "error":
         _check_told_apart(manifest, prompts)
     features = []
     with torch.inference_mode():
@@ -66,22 +66,22 @@ def write_head(
     made_by = {
         "encoder": about["name"],
         "text_tower_sha256": about["text_tower_sha256"],
-        "task": manifest["task"],
-        "classes": manifest["classes"],
+        "task": manifest.task,
+        "classes": manifest.classes,
         "templates": templates,
     }
     write_tensors(output, {"head": head}, made_by)
 
 
-def _check_told_apart(manifest: dict, prompts: list[Tensor]) -> None:
+def _check_told_apart(manifest: Manifest, prompts: list[Tensor]) -> None:
     """No two classes are the same tokens, whose heads would be the same to the last bit."""
     seen: dict[bytes, int] = {}
     for i, tokens in enumerate(prompts):
         other = seen.setdefault(tokens.numpy().tobytes(), i)
         if other != i:
-            one, two = (manifest["classes"][j] for j in (other, i))
+            one, two = (manifest.classes[j] for j in (other, i))
             raise UserError(
-                f"Task {manifest['task']}: the text tower reads its classes {one!r} and {two!r} as "
+                f"Task {manifest.task}: the text tower reads its classes {one!r} and {two!r} as "
                 "the same tokens, so that one of them would never be right; name one otherwise in "
                 "`classes`, or set `alike_classes: allow` in its definition."
             )
@@ -113,7 +113,7 @@ def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
         settings: `model` and `pretrained` (open_clip's names), or `path`: a folder with
             open_clip_config.json, open_clip_model.safetensors and, if the tokenizer has its own
             merges, bpe_merges.txt.gz.
-        download: of open_clip's names: what hub.download recorded.
+        download: of open_clip's names: the record of their Download.
         output: the folder that gets image_tower.safetensors, text_tower.safetensors and
             encoder.json.
     Raises:
@@ -121,7 +121,7 @@ def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
             whose images are to be prepared otherwise than ours.
     """
     name, definition = encoder, settings
-    record = None if download is None else read_json(download)
+    record = None if download is None else Download.read(download)
     if "path" in definition:
         _check_files(name, Path(definition["path"]))
     geometry = clip_geometry(name, definition)
@@ -152,7 +152,7 @@ def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
             "std": list(preprocess["std"]),
             "own_merges": merges is not None,
             "merges_sha256": merges and sha256_of_file(merges),
-            "source": record and {k: record[k] for k in ("repo", "commit", "files")},
+            "source": record and record.source("repo", "commit", "files"),
             "logit_scale": float(model.logit_scale.detach()),
             "modality": "vision",
             "theta0": IMAGE_TOWER,
@@ -162,7 +162,7 @@ def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
         write_json(folder / "encoder.json", sealed(about))
 
 
-def _open_clip_model(name: str, definition: dict, record: dict | None):
+def _open_clip_model(name: str, definition: dict, record: Download | None):
     """The open_clip model (float32, CPU), its mean and std, and the path of its own tokenizer
     merges, if any.
 
@@ -183,7 +183,7 @@ def _open_clip_model(name: str, definition: dict, record: dict | None):
         architecture, tag = definition["model"], definition["pretrained"]
         if record is None:
             raise UserError(f"Encoder {name} is a hub's: give the record of its download.")
-        (weights,) = located(record)["weights"]
+        (weights,) = record.paths()["weights"]
         model = _create(name, open_clip.create_model, architecture, load_weights=False)
         preprocess = open_clip.pretrained.get_pretrained_cfg(architecture, tag)
     tensors = read_tensors(weights)

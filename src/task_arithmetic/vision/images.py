@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import UserError
 from ..files.hashes import check_file
 from ..files.manifest import read_manifest, sample_indices
-from ..files.paths import again, mend
+from ..files.paths import PathLike, again, mend
 
 RESOLUTION = 224  # larger images are evaluated at this size, as every CLIP ViT here reads them
 TRAIN_SIDE = 256  # of the shortest side of larger train images: room for crops of 0.9 of the area
@@ -40,7 +40,9 @@ class TrainImages:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def take(self, indices, boxes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def take(
+        self, indices: np.ndarray, boxes: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Images, or a box (top, left, height, width) of each: uint8 (B, H, W, 3) of the largest
         height and width among them, each in the top left corner before zeros; and their sizes
         int64 (B, 2)."""
@@ -55,7 +57,9 @@ class TrainImages:
         return batch, boxes[:, 2:]
 
 
-def read_split(data_dir, split: str, limit: dict | None = None):
+def read_split(
+    data_dir: PathLike, split: str, limit: dict[str, int] | None = None
+) -> tuple[TrainImages | np.ndarray, np.ndarray]:
     """A split's images and labels, mapped from disk.
 
     Args:
@@ -64,7 +68,7 @@ def read_split(data_dir, split: str, limit: dict | None = None):
         images: TrainImages for train, else uint8 (N, S, S, 3); labels int64 (N,).
     """
     data_dir = Path(data_dir)
-    files = read_manifest(data_dir)["files"]
+    files = read_manifest(data_dir).files
     images = _load(data_dir, f"{split}_images.npy", files)
     labels = np.array(_load(data_dir, f"{split}_labels.npy", files))
     sizes = _load(data_dir, f"{split}_sizes.npy", files) if split == "train" else None

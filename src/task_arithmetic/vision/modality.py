@@ -14,7 +14,7 @@ from ..core.precision import in_parts
 from ..core.schedule import Recipe, batch_indices
 from ..core.vectors import TaskVector
 from ..files.hashes import check_file, read_sealed
-from ..files.manifest import read_manifest
+from ..files.manifest import Manifest, read_manifest
 from ..files.tensors import check_tensors, read_tensors
 from .clip import Tensors, classify, encode, encode_linearized
 from .geometry import image_tower_shapes
@@ -51,14 +51,14 @@ CHUNK_BYTES = 512 * 2**20  # normalised pixels kept while the grid of α is walk
 # --- Reading -------------------------------------------------------------------------------------
 
 
-def read_head(path, manifest: dict, about: dict, device) -> Tensor:
+def read_head(path, manifest: Manifest, about: dict, device) -> Tensor:
     """A head (classes, embed_dim), held to its task's classes and its encoder's features.
 
     Raises:
         UserError: the head is of another task's classes or of another encoder.
     """
     tensors = read_tensors(path, device)
-    shape = (len(manifest["classes"]), about["geometry"]["embed_dim"])
+    shape = (len(manifest.classes), about["geometry"]["embed_dim"])
     check_tensors(path, tensors, {"head": shape})
     return tensors["head"]
 

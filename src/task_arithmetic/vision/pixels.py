@@ -1,12 +1,14 @@
 """From uint8 images to normalised pixels, on the device: bicubic resampling and training crops."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def to_pixels(images: Tensor, about: dict, boxes: Tensor | None = None) -> Tensor:
+def to_pixels(images: Tensor, about: dict[str, Any], boxes: Tensor | None = None) -> Tensor:
     """CLIP's preprocessing: crop and resize (bicubic, antialiased), round to levels, normalise.
 
     Args:
@@ -65,7 +67,7 @@ def _bicubic_weights(start: Tensor, length: Tensor, pixels: int, size: int) -> T
     return weights / weights.sum(-1, keepdim=True)
 
 
-def crop_boxes(sizes: Tensor, scale, generator: torch.Generator) -> Tensor:
+def crop_boxes(sizes: Tensor, scale: Sequence[float], generator: torch.Generator) -> Tensor:
     """Boxes of RandomResizedCrop (aspect ratio 3/4 to 4/3), as torchvision draws them.
 
     Each box has an area uniform in `scale` times the image's, a log-uniform aspect ratio, and a

@@ -1,4 +1,4 @@
-"""The data stage of images: a labelled dataset becomes the arrays and the manifest of arrays.py."""
+"""The data stage of images: a labelled dataset becomes the arrays of images.py and a manifest."""
 
 import ctypes
 import hashlib
@@ -7,40 +7,44 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..errors import UserError, root_cause
+from ..files.checks import check_counts, check_kept, write_manifest
 from ..files.hashes import sha256_of
 from ..files.local import first
 from ..files.manifest import FORMAT, SPLITS
-from ..files.paths import atomic_path
+from ..files.paths import PathLike, atomic_path
 from ..files.pictures import open_picture, to_rgb
-from ..files.source import (
-    check_counts,
-    check_unchanged,
-    contradictions,
-    count_overlap,
-    read_source,
-    say_notes,
-    too_many_shared,
-    write_manifest,
-)
+from ..files.source import Definition, Source, check_unchanged, read_source
 from ..progress import SILENT, Progress
 from .images import DIGEST, RESOLUTION, SMALL, TRAIN_SIDE
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 BLOCK = 256  # images that are decoded, and kept if the stage is interrupted, at a time
+NONE: dict[str, np.ndarray] = {  # of a block's arrays, of no image
+    "kept": np.zeros(0, np.int64),
+    "sizes": np.zeros((0, 2), np.int32),
+    "digests": np.zeros((0, DIGEST), np.uint8),
+}
 
 
 def write_task(
     task: str,
-    settings: dict,
-    output,
-    download=None,
+    settings: Definition,
+    output: PathLike,
+    download: PathLike | None = None,
     threads: int = 1,
     progress: Progress = SILENT,
 ) -> None:
@@ -57,7 +61,7 @@ def write_task(
             as a share: of rows to draw); `classes`: names that replace the dataset's;
             `source_classes`: the dataset's own names that they stand for, or "any"; `expected`:
             counts; `bad_images`: error or skip; `transparent`, `levels`: see pictures.to_rgb.
-        download: of a hub's dataset: what hub.download recorded.
+        download: of a hub's dataset: the record of its Download.
         threads: processes that decode side by side.
         output: the folder to write.
     Raises:
@@ -74,44 +78,40 @@ def write_task(
 
 
 def _write_task(
-    task, definition, output_dir: Path, working: Path, download, threads, progress: Progress
+    task: str,
+    definition: Definition,
+    output_dir: Path,
+    working: Path,
+    download: PathLike | None,
+    threads: int,
+    progress: Progress,
 ) -> None:
     source = read_source(task, definition, download, working / "source")
-    fingerprints = [FORMAT, BLOCK, definition]
-    fingerprints += [source.parts[split][0]._fingerprint for split in SPLITS]
+    fingerprints: list[Any] = [FORMAT, BLOCK, definition]
+    fingerprints += [source.parts[split].dataset._fingerprint for split in SPLITS]
     fingerprints.append(progress.provenance.get("code"))
-    blocks = working / sha256_of(fingerprints)[:16]
     if definition.get("bad_images", "error") == "error":  # or else some may yet be left out
-        check_counts(source, source.labels)
-    paths = _decode(source, blocks, threads, progress)
-    remarks = {split: [_remarks(path) for path in paths[split]] for split in SPLITS}
-    notes = [*source.notes, *_notes(task, definition, remarks)]
-    kept = {split: _joined(paths[split], "kept") for split in SPLITS}
-    labels = {split: source.labels[split][kept[split]] for split in SPLITS}
-    counts = {split: len(each) for split, each in labels.items()}
-    notes += check_counts(source, labels)
-    digests = {
-        split: _joined(paths[split], "digests").astype(np.uint8).reshape(-1, DIGEST)
-        for split in SPLITS
-    }
-    named = {split: [row.tobytes() for row in digests[split]] for split in SPLITS}
-    notes += contradictions(named, labels, "image")
-    say_notes(task, notes)
-    overlap = count_overlap(named)
-    problem = too_many_shared(task, definition, counts, overlap["shared_between_splits"])
-    if problem:
-        example = _shared_example(source, kept, named)
-        raise UserError(f"{problem.removesuffix('.')} ({example}).")
-    sizes = {split: _joined(paths[split], "sizes").reshape(-1, 2) for split in SPLITS}
+        check_counts(source, source.labels())
+    paths = _decode(source, working / sha256_of(fingerprints)[:16], threads, progress)
+    notes = _notes(
+        task, definition, {k: [_remarks(path) for path in of] for k, of in paths.items()}
+    )
+    kept = {split: _joined(of, "kept") for split, of in paths.items()}
+    sizes = {split: _joined(of, "sizes") for split, of in paths.items()}
+    digests = {split: _joined(of, "digests") for split, of in paths.items()}
+    named = {split: [row.tobytes() for row in each] for split, each in digests.items()}
+    labels = {split: source.parts[split].labels[each] for split, each in kept.items()}
+    example = partial(_shared_example, source, kept, named)
+    checked = check_kept(source, labels, named, notes, example)
     side = _evaluated_side(np.concatenate([sizes["validation"], sizes["test"]]))
     check_unchanged(task, definition)
     with atomic_path(output_dir) as folder:
         folder.mkdir()
-        np.save(folder / "train_sizes.npy", sizes["train"].astype(np.int32))
+        np.save(folder / "train_sizes.npy", sizes["train"])
         for split in SPLITS:
             np.save(folder / f"{split}_labels.npy", labels[split])
             np.save(folder / f"{split}_digests.npy", digests[split])
-            shape = (counts[split], side, side, 3)
+            shape: tuple[int, ...] = (len(kept[split]), side, side, 3)
             if split == "train":
                 shape = (int(sizes["train"].prod(axis=1, dtype=np.int64).sum()), 3)
             _write_images(folder / f"{split}_images.npy", shape, paths[split], side)
@@ -119,23 +119,51 @@ def _write_task(
             split: sha256_of([FORMAT, digests[split].tolist(), labels[split].tolist()])
             for split in SPLITS
         }
-        write_manifest(folder, source, hashes, counts, overlap, notes)
+        write_manifest(folder, source, checked, hashes)
 
 
-def _decode(source, folder: Path, threads: int, progress: Progress) -> dict[str, list[Path]]:
+class Block(NamedTuple):
+    """Images to be decoded into one file. `start`: the place of the first in its split."""
+
+    path: Path
+    split: str
+    start: int
+    dataset: Any
+    column: str
+    rows: np.ndarray
+    definition: Definition
+
+
+@dataclass
+class Remarks:
+    """What a block says of its images beside their pixels: how many there are; sentences on those
+    that cannot be read; the numbers of those that are worth a note, and the largest level of those
+    of 16 bits, see pictures.to_rgb."""
+
+    images: int
+    bad: list[str] = field(default_factory=list)
+    transparent: int = 0
+    frames: int = 0
+    deep: int = 0
+    level: int | None = None
+
+
+def _decode(
+    source: Source, folder: Path, threads: int, progress: Progress
+) -> dict[str, list[Path]]:
     """Decode every image, in blocks of a file each; returns each split's files in order."""
     definition, column = source.definition, source.definition.get("image", "image")
     paths: dict[str, list[Path]] = {split: [] for split in source.parts}
     missing = []
-    for split, (dataset, indices) in source.parts.items():
-        dataset = undecoded(dataset, column)
-        for start in range(0, len(indices), BLOCK):
+    for split, part in source.parts.items():
+        dataset = undecoded(part.dataset, column)
+        for start in range(0, len(part.rows), BLOCK):
             path = folder / f"{split}-{start // BLOCK:05d}.npz"
             paths[split].append(path)
             if not path.is_file():
-                rows = indices[start : start + BLOCK]
-                missing.append((path, split, dataset, column, rows, definition))
-    done, total = 0, sum(len(block[-2]) for block in missing)
+                rows = part.rows[start : start + BLOCK]
+                missing.append(Block(path, split, start, dataset, column, rows, definition))
+    done, total = 0, sum(len(block.rows) for block in missing)
     progress.at(done, total, "image")
     with _workers(missing, threads) as run:
         for count in run(_decode_block, range(len(missing))):
@@ -144,7 +172,7 @@ def _decode(source, folder: Path, threads: int, progress: Progress) -> dict[str,
     return paths
 
 
-def undecoded(dataset, column: str):
+def undecoded(dataset: Any, column: str) -> Any:
     """A dataset's column of images as paths and bytes, without its other columns."""
     from datasets import Image
 
@@ -153,21 +181,20 @@ def undecoded(dataset, column: str):
     return dataset.select_columns(column)
 
 
-def _remarks(path: Path) -> dict:
-    """What a block says of its images beside their pixels."""
+def _remarks(path: Path) -> Remarks:
     with np.load(path) as block:
-        return json.loads(str(block["remarks"]))
+        return Remarks(**json.loads(str(block["remarks"])))
 
 
-def _notes(task: str, definition: dict, remarks: dict[str, list[dict]]) -> list[str]:
+def _notes(task: str, definition: Definition, remarks: dict[str, list[Remarks]]) -> list[str]:
     """What a person should know of the images of all splits.
 
     Raises:
         UserError: some cannot be read, if bad images are an error; none of a split can.
     """
     every = [block for blocks in remarks.values() for block in blocks]
-    bad = [sentence for block in every for sentence in block["bad"]]
-    images = sum(block["images"] for block in every)
+    bad = [sentence for block in every for sentence in block.bad]
+    images = sum(block.images for block in every)
     if bad and definition.get("bad_images", "error") == "error":
         one = "one" if len(bad) == 1 else f"{len(bad):,}"
         raise UserError(
@@ -175,23 +202,21 @@ def _notes(task: str, definition: dict, remarks: dict[str, list[dict]]) -> list[
             "replace what is wrong, or set `bad_images: skip` in its definition to do without."
         )
     for split, blocks in remarks.items():
-        if blocks and all(len(block["bad"]) == block["images"] for block in blocks):
+        if blocks and all(len(block.bad) == block.images for block in blocks):
             raise UserError(
                 f"Task {task}: no image of its {split} split can be read ({first(bad, 3)}); mend "
                 "the dataset."
             )
     notes = [f"{len(bad):,} of {images:,} images were skipped: {first(bad)}"] * bool(bad)
-    kinds = {k: sum(block[k] for block in every) for k in ("transparent", "frames", "deep")}
-    ground = definition.get("transparent", "white")
-    if count := kinds["transparent"]:
+    if count := sum(block.transparent for block in every):
+        ground = definition.get("transparent", "white")
         how = "taken without it" if ground == "drop" else f"laid on {ground}"
         notes.append(f"{count:,} images are transparent and were {how} (`transparent`)")
-    if count := kinds["frames"]:
+    if count := sum(block.frames for block in every):
         notes.append(f"{count:,} images have several frames, of which the first was read")
-    if count := kinds["deep"]:
+    if count := sum(block.deep for block in every):
         notes.append(f"{count:,} images have 16 bits a colour, of which the upper 8 were read")
-    levels = [block["level"] for block in every if block["level"] is not None]
-    if levels:
+    if levels := [block.level for block in every if block.level is not None]:
         notes.append(
             f"images of 16 bits were scaled from 0 … 65,535, their largest level being "
             f"{max(levels):,} (`levels` sets another range)"
@@ -199,11 +224,11 @@ def _notes(task: str, definition: dict, remarks: dict[str, list[dict]]) -> list[
     return notes
 
 
-_blocks: list = []  # what workers decode; they inherit it when they are forked
+_blocks: list[Block] = []  # what workers decode; they inherit it when they are forked
 
 
 @contextmanager
-def _workers(blocks: list, threads: int):
+def _workers(blocks: list[Block], threads: int) -> Iterator[Callable[..., Iterable[int]]]:
     """A `map` over the numbers of `blocks`, on several processes if that is worth it."""
     _blocks[:] = blocks
     try:
@@ -235,47 +260,40 @@ def _decode_block(number: int) -> int:
     """Write one block: of the images that can be read, `kept`: their places in the split, pixels
     (ΣH·W, 3), sizes (n, 2) and digests (n, 16), which are of the whole decoded image; and remarks.
     Returns the number of images."""
-    path, split, dataset, column, rows, definition = _blocks[number]
-    start = int(path.stem.rsplit("-", 1)[1]) * BLOCK
-    options = {key: definition[key] for key in ("transparent", "levels") if key in definition}
+    block = _blocks[number]
+    split, values = block.split, block.dataset[block.rows][block.column]
+    options = {k: block.definition[k] for k in ("transparent", "levels") if k in block.definition}
     kept, arrays, digests = [], [], []
-    remarks: dict = {
-        "images": len(rows),
-        "bad": [],
-        "transparent": 0,
-        "frames": 0,
-        "deep": 0,
-        "level": None,
-    }
-    for place, (row, value) in enumerate(zip(rows, dataset[rows][column], strict=True)):
+    remarks = Remarks(len(values))
+    for place, (row, value) in enumerate(zip(block.rows, values, strict=True), block.start):
         try:
             picture, note = to_rgb(open_picture(value), **options)
         except Exception as error:
             cause = error if isinstance(error, UserError) else root_cause(error)
-            remarks["bad"].append(f"{_where(value, row)} of {split} ({cause})")
+            remarks.bad.append(f"{_where(value, row)} of {split} ({cause})")
             continue
         if isinstance(note, str):
-            remarks[note] += 1
+            setattr(remarks, note, getattr(remarks, note) + 1)
         elif note is not None:
-            remarks["level"] = max(note, remarks["level"] or 0)
+            remarks.level = max(note, remarks.level or 0)
         digest = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).digest()
-        kept.append(start + place)
+        kept.append(place)
         digests.append(np.frombuffer(digest[:DIGEST], np.uint8))
         arrays.append(np.asarray(_shrunk(picture) if split == "train" else _evaluated(picture)))
     nothing = [np.zeros((0, 3), np.uint8)]
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with atomic_path(block.path) as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
             kept=np.asarray(kept, np.int64),
             pixels=np.concatenate([array.reshape(-1, 3) for array in arrays] or nothing),
             sizes=np.asarray([array.shape[:2] for array in arrays], np.int32).reshape(-1, 2),
             digests=np.asarray(digests, np.uint8).reshape(-1, DIGEST),
-            remarks=json.dumps(remarks),
+            remarks=json.dumps(asdict(remarks)),
         )
-    return len(rows)
+    return len(values)
 
 
-def _where(value, row: int) -> str:
+def _where(value: Any, row: int) -> str:
     """The file of an image if it has one, else the row's number."""
     path = value.get("path") if isinstance(value, dict) else value
     if not isinstance(path, str):
@@ -284,18 +302,18 @@ def _where(value, row: int) -> str:
     return path if below.startswith(os.pardir) else below
 
 
-def _shrunk(picture):
+def _shrunk(picture: "Image.Image") -> "Image.Image":
     """The whole image, its shortest side at most TRAIN_SIDE (bicubic, antialiased)."""
     return _resized(picture, TRAIN_SIDE) if min(picture.size) > TRAIN_SIDE else picture
 
 
-def _evaluated(picture):
+def _evaluated(picture: "Image.Image") -> "Image.Image":
     """An image as evaluations read it, unless it is small: CLIP's resize and centre crop."""
     width, height = picture.size
     return picture if width == height <= SMALL else _square(picture)
 
 
-def _square(picture):
+def _square(picture: "Image.Image") -> "Image.Image":
     """Shortest side to RESOLUTION, centre crop: CLIP's preprocessing."""
     if min(picture.size) != RESOLUTION:
         picture = _resized(picture, RESOLUTION)
@@ -304,7 +322,7 @@ def _square(picture):
     return picture.crop((left, top, left + RESOLUTION, top + RESOLUTION))
 
 
-def _resized(picture, side: int):
+def _resized(picture: "Image.Image", side: int) -> "Image.Image":
     """Shortest side to `side`, bicubic and antialiased, as torchvision's Resize."""
     from PIL import Image
 
@@ -321,14 +339,14 @@ def _evaluated_side(sizes: np.ndarray) -> int:
 
 def _joined(paths: list[Path], key: str) -> np.ndarray:
     """One array of all blocks of a split."""
-    parts = []
+    parts: list[np.ndarray] = [NONE[key]]
     for path in paths:
         with np.load(path) as block:
             parts.append(block[key])
-    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    return np.concatenate(parts)
 
 
-def _write_images(target: Path, shape: tuple, paths: list[Path], side: int) -> None:
+def _write_images(target: Path, shape: tuple[int, ...], paths: list[Path], side: int) -> None:
     """Join a split's blocks to one array on disk, a block in memory at a time; small images among
     larger ones are resized like these."""
     from PIL import Image
@@ -351,18 +369,19 @@ def _write_images(target: Path, shape: tuple, paths: list[Path], side: int) -> N
     out.flush()
 
 
-def _shared_example(source, kept: dict, digests: dict) -> str:
+def _shared_example(
+    source: Source, kept: dict[str, np.ndarray], digests: dict[str, list[bytes]]
+) -> str:
     """Where one of the images is that stand in two splits."""
     column = source.definition.get("image", "image")
-    for a, b in itertools.combinations(SPLITS, 2):
-        others = set(digests[b])
-        for digest in digests[a]:
-            if digest in others:
-                places = []
-                for split in (a, b):
-                    dataset, indices = source.parts[split]
-                    row = int(indices[kept[split][digests[split].index(digest)]])
-                    value = undecoded(dataset, column)[row][column]
-                    places.append(f"{_where(value, row)} of {split}")
-                return " is ".join(places)
+    for pair in itertools.combinations(SPLITS, 2):
+        others = set(digests[pair[1]])
+        if digest := next((each for each in digests[pair[0]] if each in others), None):
+            places = []
+            for split in pair:
+                part = source.parts[split]
+                row = int(part.rows[kept[split][digests[split].index(digest)]])
+                value = undecoded(part.dataset, column)[row][column]
+                places.append(f"{_where(value, row)} of {split}")
+            return " is ".join(places)
     return ""
