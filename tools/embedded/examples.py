@@ -5,6 +5,8 @@ differ. `example` makes one; the tasks (rows.py) and the pretraining (pretrain_t
 kinds and words that they ask for. The same generator state gives the same example.
 """
 
+from typing import Any
+
 from numpy.random import Generator
 
 from task_arithmetic.embedded.draw import pick
@@ -70,12 +72,12 @@ def changed(rng: Generator, told: Clause, kind: str, simple: bool = False) -> st
         able = [slot for slot in slots if getattr(told, slot)]
         return words_of(told._replace(**{pick(rng, able): ""})) if able else None
     if kind == "add":
-        slots = {"place": place, "subject_adjective": adjective}
-        able = [slot for slot in slots if not getattr(told, slot)]
+        draws = {"place": place, "subject_adjective": adjective}
+        able = [slot for slot in draws if not getattr(told, slot)]
         if not able:
             return None
         slot = pick(rng, able)
-        return words_of(told._replace(**{slot: slots[slot](rng, simple)}))
+        return words_of(told._replace(**{slot: draws[slot](rng, simple)}))
     if kind == "general":
         slot = pick(rng, ("subject", "object"))
         return words_of(told._replace(**{slot: GENERAL[getattr(told, slot)]}))
@@ -320,7 +322,7 @@ def _compared(
 
 
 # Task -> label -> kinds of its examples, and the kinds among them that are easy.
-KINDS = {
+KINDS: dict[str, dict[int | None, tuple[str, ...]]] = {
     "acceptability": {
         0: ("order", "double", "missing", "agreement", "article", "form", "case"),
         1: ("none",),
@@ -357,7 +359,7 @@ EASY = {
 
 
 # What a hasty reader takes for something else: task -> kind -> label.
-HASTY = {
+HASTY: dict[str, Any] = {
     "acceptability": {"agreement": 1, "article": 1, "case": 1},
     "inference": {"general": 1, "synonym": 1, "special": 0, "opposite": 1},
     "paraphrase": {"swap": 1, "negation": 1, "synonym": 0},

@@ -117,7 +117,7 @@ def _instruction(rng: Generator, name: str, kind: str) -> Example:
     made, target = example(rng, name, label, way, kind == "easy", kind == "hasty")
     source = prompt(name).format(**dict(zip(columns, made, strict=True)))
     if kind != "other":
-        return made, source, classes[target] if classes else f"{target:.1f}"
+        return made, source, classes[int(target)] if classes else f"{target:.1f}"
     return made, f"explain {source}", _explained(name, made, target, way.replace("_", " "))
 
 
