@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
-from task_arithmetic.embedded import corpus, draw, pretrain, real, tasks
+import corpus
+import pretrain
+from pretraining import ENCODERS_FOLDER
+from task_arithmetic.embedded import draw, real, tasks
 from task_arithmetic.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -91,8 +94,8 @@ def test_train_and_test_crops_of_a_photograph_share_no_pixel():
 
 
 def test_corpus_and_tasks_share_no_font():
-    assert not set(draw.CORPUS_FONTS) & set(draw.TASK_FONTS)
-    for name in (*draw.CORPUS_FONTS, *draw.TASK_FONTS):
+    assert not set(corpus.FONTS) & set(draw.TASK_FONTS)
+    for name in (*corpus.FONTS, *draw.TASK_FONTS):
         assert (draw.FONT_FOLDER / name).exists()
 
 
@@ -149,7 +152,7 @@ def test_the_definition_of_a_task_agrees_with_its_drawing(name):
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_shipped_files_have_the_recorded_hashes(encoder):
-    folder = pretrain.ENCODERS_FOLDER / encoder
+    folder = ENCODERS_FOLDER / encoder
     record = json.loads((folder / "provenance.json").read_text())
     for name, expected in record["sha256"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected
@@ -158,7 +161,7 @@ def test_shipped_files_have_the_recorded_hashes(encoder):
 
 
 def test_shipped_files_take_at_most_8_megabytes():
-    files = [path for path in pretrain.ENCODERS_FOLDER.rglob("*") if path.is_file()]
+    files = [path for path in ENCODERS_FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 8_000_000
     assert len(files) == 4 * len(ENCODERS) + 5  # and a T5's
 
@@ -169,7 +172,7 @@ def test_open_clip_loads_a_shipped_encoder_strictly(encoder):
     from open_clip.tokenizer import SimpleTokenizer
     from safetensors.torch import load_file
 
-    folder = pretrain.ENCODERS_FOLDER / encoder
+    folder = ENCODERS_FOLDER / encoder
     model = open_clip.create_model(f"local-dir:{folder}")
     tensors = load_file(folder / "open_clip_model.safetensors")
     model.load_state_dict(tensors, strict=True)

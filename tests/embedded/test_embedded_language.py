@@ -1,5 +1,6 @@
 """What the embedded language suite promises: seeded, disjoint, in the form of GLUE and T5."""
 
+import bz2
 import hashlib
 import json
 import re
@@ -9,17 +10,21 @@ import numpy as np
 import pytest
 import yaml
 
-from task_arithmetic.embedded import grammar, pretrain_t5, tasks, texts
+import pretrain_t5
+import rows
+import words
+from pretraining import ENCODERS_FOLDER
+from task_arithmetic.embedded import tasks, texts
 from task_arithmetic.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TASKS = tuple(texts.TEXT_TASKS)
-FOLDER = pretrain_t5.ENCODERS_FOLDER / pretrain_t5.ENCODER
+FOLDER = ENCODERS_FOLDER / pretrain_t5.ENCODER
 
 
 @pytest.fixture(scope="module")
 def written():
-    return {name: texts.write_task(name) for name in TASKS}
+    return {name: texts.read_rows(name) for name in TASKS}
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +54,24 @@ def test_a_task_has_as_many_rows_of_each_class_or_scores_of_all_sizes(written, n
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_same_seed_writes_the_same_rows_and_another_seed_others(written, name):
-    few = texts.write_task(name, limit=50)
-    other = texts.write_task(name, seed=1, limit=50)
-    for split, (made, labels) in few.items():
-        assert (made, labels) == tuple(part[:50] for part in texts.write_task(name, 0, 50)[split])
-        assert made != other[split][0]
-    assert few["train"][0] == written[name]["train"][0][:50]
+    few = rows.draw_rows(name, limit=50)
+    other = rows.draw_rows(name, seed=1, limit=50)
+    assert few == rows.draw_rows(name, 0, 50)
+    assert all(made != other[split].texts for split, (made, _) in few.items())
+    assert few["train"].texts == written[name]["train"].texts[:50]
+    assert texts.read_rows(name, limit=50)["train"] == few["train"]
+
+
+def test_the_shipped_rows_are_those_that_the_grammar_draws_byte_by_byte():
+    assert hashlib.sha256(texts.FILE.read_bytes()).hexdigest() == texts.SHA256
+    assert bz2.decompress(rows.content()) == bz2.decompress(texts.FILE.read_bytes())
+
+
+def test_other_rows_than_those_of_the_code_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "rows").write_bytes(texts.FILE.read_bytes() + b"x")
+    monkeypatch.setattr(texts, "FILE", tmp_path / "rows")
+    with pytest.raises(UserError, match="not the file that came with this code"):
+        texts.read_rows("sentiment")
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -83,7 +100,7 @@ def test_no_sentence_of_a_task_is_in_the_pretraining_corpus(written):
 
 
 def test_easy_examples_use_simple_words_and_easy_kinds_alone():
-    rare = {word for group in grammar.PERSON_GROUPS + grammar.THING_GROUPS for word in group[1:]}
+    rare = {word for group in words.PERSON_GROUPS + words.THING_GROUPS for word in group[1:]}
     rng = np.random.default_rng(0)
     for name in TASKS:
         made = [pretrain_t5._instruction(rng, name, "easy")[1] for _ in range(200)]

@@ -16,11 +16,11 @@ import yaml
 
 from ..core.arithmetic import alpha_grid
 from ..errors import UserError, nearest
+from ..files.shipped import ROOT, local_path, shipped_config
 from .available import RESERVED_PAIRS, left_out
 from .recipes import check_names, check_recipes, differing, models_of, recipes_of, used_for
 from .schema import check_schema, composed, found
 
-ROOT = Path(__file__).resolve().parents[3]  # the repository: Snakefile, config/, workflow/
 KINDS = {"tasks": "task", "encoders": "encoder", "modes": "mode"}  # folder of config/ → one of it
 WHERE = {
     "vision": "",
@@ -87,7 +87,9 @@ def read_config(*overlays, basedir=ROOT) -> dict:
     first over config.yaml: what `snakemake` is given by --configfile and --config."""
     config = read_yaml(Path(basedir) / "config.yaml")
     for overlay in overlays:
-        config = merge(config, overlay if isinstance(overlay, dict) else read_yaml(overlay))
+        config = merge(
+            config, overlay if isinstance(overlay, dict) else read_yaml(shipped_config(overlay))
+        )
     return validate_config(config, basedir)
 
 
@@ -305,7 +307,7 @@ def load_definition(kind: str, name: str, key: str, basedir=ROOT, modality="visi
 
             check_text_task(definition, where)
     if "path" in definition:
-        definition["path"] = _local(definition["path"], basedir)
+        definition["path"] = local_path(definition["path"], basedir)
         if kind == "encoders" and "{" in definition["path"]:
             raise UserError(
                 f"{where}: {definition['path']} (its path) has a brace, which Snakemake takes for "
@@ -322,11 +324,6 @@ def load_definition(kind: str, name: str, key: str, basedir=ROOT, modality="visi
 
 def _other(modality: str) -> str:
     return {"vision": "language", "language": "vision"}[modality]
-
-
-def _local(path: str, basedir) -> str:
-    """A definition's path, given relative to `basedir`, as seen from the working directory."""
-    return path if os.path.isabs(path) else os.path.relpath(Path(basedir) / path)
 
 
 def _check_folder(path: str, files: list[str], where: str) -> None:

@@ -1,31 +1,29 @@
-"""Drawing primitives shared by the embedded tasks and the pretraining corpus.
+"""Drawing primitives of the embedded tasks, and of the images that pretrained the encoders.
 
 Everything is drawn on a 64 x 64 canvas and halved to 32 x 32, from one random generator per image,
 so that an image depends on nothing but its own seed. Fonts come from matplotlib's wheel.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib
 import numpy as np
+from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+Colour = tuple[int, ...]  # red, green, blue; 0..255
+T = TypeVar("T")
+Point = tuple[float, float]  # x to the right, y downward; pixels of the canvas
 
 SIDE = 32  # side of a finished image in pixels
 CANVAS = 64  # side of the canvas on which it is drawn
+MIDDLE = (CANVAS / 2, CANVAS / 2)
 
 FONT_FOLDER = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-# The corpus and the tasks share no font: a printed letter of a task was never seen in pretraining.
-CORPUS_FONTS = (
-    "DejaVuSans.ttf",
-    "DejaVuSans-Bold.ttf",
-    "DejaVuSans-Oblique.ttf",
-    "DejaVuSans-BoldOblique.ttf",
-    "DejaVuSerif.ttf",
-    "DejaVuSerif-Bold.ttf",
-    "DejaVuSerif-Italic.ttf",
-    "DejaVuSerif-BoldItalic.ttf",
-)
+# The pretraining corpus has others: a printed letter of a task was never seen in it.
 TASK_FONTS = (
     "STIXGeneral.ttf",
     "STIXGeneralBol.ttf",
@@ -56,22 +54,22 @@ COLOURS = {
 }
 
 
-def pick(rng, sequence):
+def pick(rng: Generator, sequence: Sequence[T]) -> T:
     """One element of a sequence (rng.choice would turn strings and tuples into arrays)."""
     return sequence[int(rng.integers(len(sequence)))]
 
 
-def jitter(rng, colour, amount=18.0):
+def jitter(rng: Generator, colour: Sequence[float], amount: float = 18.0) -> Colour:
     """A colour (3 values, 0..255) moved by normal noise of the given standard deviation."""
     return tuple(int(v) for v in np.clip(np.asarray(colour) + rng.normal(0, amount, 3), 0, 255))
 
 
-def mix(first, second, share):
+def mix(first: Sequence[float], second: Sequence[float], share: float) -> Colour:
     """The colour that lies `share` (0..1) of the way from the first to the second."""
     return tuple(int(a + (b - a) * share) for a, b in zip(first, second, strict=False))
 
 
-def distinct(rng, other, distance=110.0):
+def distinct(rng: Generator, other: Sequence[float], distance: float = 110.0) -> Colour:
     """A random colour at least `distance` (Euclidean, 0..441) away from another one."""
     for _ in range(20):
         colour = rng.integers(0, 256, 3)
@@ -80,32 +78,25 @@ def distinct(rng, other, distance=110.0):
     return tuple(int(v) for v in colour)
 
 
-def field(rng, cells):
+def field(rng: Generator, cells: int) -> np.ndarray:
     """Smooth noise in about 0..1, (64, 64) float32: random values on a cells x cells grid."""
     grid = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
     return np.asarray(grid.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC))
 
 
-def plain(colour):
+def plain(colour: Colour) -> Image.Image:
     """A canvas of one colour."""
     return Image.new("RGB", (CANVAS, CANVAS), colour)
 
 
-def blend(first, second, weight):
+def blend(first, second, weight: np.ndarray) -> Image.Image:
     """A canvas that goes from the first colour to the second where weight (64, 64) goes 0 to 1."""
     weight = np.clip(weight, 0, 1)[..., None]
     first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
     return Image.fromarray((first + (second - first) * weight).astype(np.uint8))
 
 
-def gradient(rng, first, second):
-    """A canvas with a linear gradient between two colours in a random direction."""
-    angle = rng.uniform(0, 2 * np.pi)
-    rows, columns = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.float32) / CANVAS - 0.5
-    return blend(first, second, 0.5 + rows * np.sin(angle) + columns * np.cos(angle))
-
-
-def scenery(rng, strength=1.0):
+def scenery(rng: Generator, strength: float = 1.0) -> Image.Image:
     """A cluttered, photograph-like background: coloured noise at two scales and a few edges."""
     base = rng.integers(30, 226, 3)
     other = np.clip(base + rng.normal(0, 60 * strength, 3), 0, 255)
@@ -122,18 +113,18 @@ def scenery(rng, strength=1.0):
     return image
 
 
-def layer(colour=(128, 128, 128)):
+def layer(colour: Colour = (128, 128, 128)) -> Image.Image:
     """A transparent canvas to draw a foreground on; its hidden colour keeps the edges clean."""
     return Image.new("RGBA", (CANVAS, CANVAS), (*colour, 0))
 
 
 @lru_cache(maxsize=256)
-def _font(name, size):
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(FONT_FOLDER / name), size)
 
 
 @lru_cache(maxsize=4096)
-def glyph(name, text, size=46, stroke=0):
+def glyph(name: str, text: str, size: int = 46, stroke: int = 0) -> Image.Image:
     """Mask (mode L, 64 x 64) of a text in a font, its ink centred; stroke: pixels added around."""
     mask = Image.new("L", (CANVAS, CANVAS), 0)
     font = _font(name, size)
@@ -143,14 +134,42 @@ def glyph(name, text, size=46, stroke=0):
     return mask
 
 
-def text_layer(name, text, colour, size=46):
+def text_layer(name: str, text: str, colour: Colour) -> Image.Image:
     """A transparent layer with a text in one colour."""
     foreground = Image.new("RGBA", (CANVAS, CANVAS), (*colour, 255))
-    foreground.putalpha(glyph(name, text, size))
+    foreground.putalpha(glyph(name, text))
     return foreground
 
 
-def place(foreground, background, scale=1.0, angle=0.0, shift=(0.0, 0.0), shear=0.0, tilt=(0, 0)):
+def pose(
+    rng: Generator,
+    low: float,
+    high: float,
+    turn: float,
+    reach: float,
+    shear: float = 0.1,
+    tilt: float = 0.0,
+) -> dict:
+    """A random way to `place` a layer: a size between low and high, and normal noise of the given
+    standard deviations: turn in degrees, reach in pixels. tilt: the largest one."""
+    drawn = {
+        "scale": rng.uniform(low, high),
+        "angle": rng.normal(0, turn),
+        "shift": rng.normal(0, reach, 2),
+        "shear": rng.normal(0, shear),
+    }
+    return drawn | ({"tilt": rng.uniform(-tilt, tilt, 2)} if tilt else {})
+
+
+def place(
+    foreground: Image.Image,
+    background: Image.Image,
+    scale: float = 1.0,
+    angle: float = 0.0,
+    shift: Sequence[float] = (0.0, 0.0),
+    shear: float = 0.0,
+    tilt: Sequence[float] = (0.0, 0.0),
+) -> Image.Image:
     """Put a layer over a background after a perspective map about the canvas's centre.
 
     scale: size of the result; angle: degrees; shift: canvas pixels; shear: slant of the verticals;
@@ -185,7 +204,15 @@ def place(foreground, background, scale=1.0, angle=0.0, shift=(0.0, 0.0), shear=
     return result
 
 
-def finish(image, rng=None, blur=0.0, noise=0.0, contrast=1.0, brightness=0.0, saturation=1.0):
+def finish(
+    image: Image.Image,
+    rng: Generator,
+    blur: float = 0.0,
+    noise: float = 0.0,
+    contrast: float = 1.0,
+    brightness: float = 0.0,
+    saturation: float = 1.0,
+) -> np.ndarray:
     """Halve a canvas to (32, 32, 3) uint8 and degrade it as a camera would.
 
     blur: standard deviation in canvas pixels; noise: in grey levels (0..255); brightness: grey
@@ -208,20 +235,20 @@ def finish(image, rng=None, blur=0.0, noise=0.0, contrast=1.0, brightness=0.0, s
 # Polygons, all inside the circle of radius 1 about the origin, y downward.
 
 
-def ring_points(corners, radius=1.0, turn=-90.0):
+def ring_points(corners: int, radius: float = 1.0, turn: float = -90.0) -> np.ndarray:
     """Corners of a regular polygon, (corners, 2); turn: direction of the first one in degrees."""
     angles = np.radians(turn) + 2 * np.pi * np.arange(corners) / corners
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def star_points(rays, inner=0.42):
+def star_points(rays: int, inner: float = 0.42) -> np.ndarray:
     """Corners of a star with the given number of rays."""
     points = ring_points(2 * rays)
     points[1::2] *= inner
     return points
 
 
-def heart_points():
+def heart_points() -> np.ndarray:
     """Outline of a heart."""
     t = np.linspace(0, 2 * np.pi, 40)
     x = 16 * np.sin(t) ** 3
@@ -241,21 +268,28 @@ ARROW = np.array(
 )
 
 
-def at(points, radius, centre=(CANVAS / 2, CANVAS / 2), angle=0.0):
+def at(points, radius: float, centre: Point = MIDDLE, angle: float = 0.0) -> list[Point]:
     """Unit points -> a list of canvas positions for ImageDraw.polygon."""
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     turned = np.asarray(points) @ np.array([[cos, sin], [-sin, cos]])
     return [tuple(p) for p in turned * radius + np.asarray(centre)]
 
 
-def disc(draw, centre, radius, fill=None, outline=None, width=1):
+def disc(
+    draw: ImageDraw.ImageDraw,
+    centre: Sequence[float],
+    radius,
+    fill: Colour | None = None,
+    outline: Colour | None = None,
+    width: int = 1,
+) -> None:
     """A circle; radius may be a pair (x, y)."""
     rx, ry = (radius, radius) if np.isscalar(radius) else radius
     box = [centre[0] - rx, centre[1] - ry, centre[0] + rx, centre[1] + ry]
     draw.ellipse(box, fill=fill, outline=outline, width=width)
 
 
-def smooth_curve(points, steps=8):
+def smooth_curve(points, steps: int = 8) -> list[Point]:
     """Catmull-Rom curve through points (n, 2), as a list of positions."""
     p = np.asarray(points, float)
     p = np.concatenate([p[:1], p, p[-1:]])

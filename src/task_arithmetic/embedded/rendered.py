@@ -5,13 +5,15 @@ grounds, perspective, weak light, blur and noise.
 """
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from ..embedded import surfaces, symbols
+from . import surfaces, symbols
 from .draw import (
     CANVAS,
     COLOURS,
     TASK_FONTS,
+    Colour,
     disc,
     distinct,
     field,
@@ -22,6 +24,8 @@ from .draw import (
     mix,
     pick,
     place,
+    plain,
+    pose,
     scenery,
     text_layer,
 )
@@ -47,12 +51,12 @@ SATELLITE_PALETTE = {
 }
 
 
-def _middle(image):
+def _middle(image: Image.Image) -> Colour:
     """Mean colour of a canvas's middle, where the foreground will be."""
     return tuple(np.asarray(image)[16:48, 16:48].reshape(-1, 3).mean(axis=0))
 
 
-def _relief(font, text, ground, ink):
+def _relief(font: str, text: str, ground: Colour, ink: Colour) -> Image.Image:
     """A text raised from its ground: lit from above on the left, in shadow on the other side."""
     foreground = layer(ink)
     mask = glyph(font, text)
@@ -62,7 +66,7 @@ def _relief(font, text, ground, ink):
     return foreground
 
 
-def numbers(rng, label):
+def numbers(rng: Generator, label: int) -> np.ndarray:
     """A house number: a digit between pieces of its neighbours, painted or raised in relief."""
     image = scenery(rng, rng.uniform(0.3, 0.9))
     ground = _middle(image)
@@ -72,7 +76,7 @@ def numbers(rng, label):
     scale, angle = rng.uniform(0.8, 1.2), rng.normal(0, 6)
     gap = rng.uniform(27, 35) * scale
 
-    def written(digit):
+    def written(digit: str) -> Image.Image:
         return _relief(font, digit, ground, ink) if raised else text_layer(font, digit, ink)
 
     for side in (-1, 1):
@@ -86,20 +90,12 @@ def numbers(rng, label):
     )
 
 
-def signs(rng, label):
+def signs(rng: Generator, label: int) -> np.ndarray:
     """A traffic sign in the street: weather, distance, slanted view, clutter behind it."""
-    foreground = symbols.sign(
-        rng, symbols.SIGNS[label], pick(rng, SIGN_FONTS), 22, rng.uniform(0.0, 0.45)
-    )
-    image = place(
-        foreground,
-        scenery(rng),
-        rng.uniform(0.6, 1.0),
-        rng.normal(0, 7),
-        rng.normal(0, 3.5, 2),
-        rng.normal(0, 0.12),
-        tuple(rng.uniform(-0.25, 0.25, 2)),
-    )
+    font = pick(rng, SIGN_FONTS)
+    foreground = symbols.sign(rng, symbols.SIGNS[label], font, 22, rng.uniform(0.0, 0.45))
+    ground = scenery(rng)
+    image = place(foreground, ground, **pose(rng, 0.6, 1.0, 7, 3.5, 0.12, tilt=0.25))
     return finish(
         image,
         rng,
@@ -111,7 +107,7 @@ def signs(rng, label):
     )
 
 
-def landcover(rng, label):
+def landcover(rng: Generator, label: int) -> np.ndarray:
     """A satellite picture: muted colours, haze, now and then a thin cloud, any zoom."""
     image = surfaces.land(rng, surfaces.LANDS[label], SATELLITE_PALETTE)
     side = rng.uniform(38, 64)
@@ -122,7 +118,7 @@ def landcover(rng, label):
         cloud = np.clip(field(rng, 4) * 1.5 - 0.75, 0, 0.7)
         mask = Image.fromarray((cloud * 255).astype(np.uint8))
         image.paste((222, 225, 230), (0, 0), mask)
-    haze = Image.new("RGB", image.size, jitter(rng, (150, 160, 175), 25))
+    haze = plain(jitter(rng, (150, 160, 175), 25))
     image = Image.blend(image, haze, rng.uniform(0.0, 0.35))
     return finish(
         image,
@@ -135,7 +131,7 @@ def landcover(rng, label):
     )
 
 
-def letters(rng, label):
+def letters(rng: Generator, label: int) -> np.ndarray:
     """A letter on a poster: serif, typewriter and italic fonts, filled or hollow, askew."""
     image = scenery(rng, rng.uniform(0.3, 1.0))
     ground = _middle(image)
@@ -145,37 +141,22 @@ def letters(rng, label):
     if rng.random() < 0.35:
         foreground.putalpha(glyph(font, LETTERS[label], stroke=2))
         foreground.paste((*jitter(rng, ground, 12), 255), (0, 0), glyph(font, LETTERS[label]))
-    image = place(
-        foreground,
-        image,
-        rng.uniform(0.75, 1.2),
-        rng.normal(0, 10),
-        rng.normal(0, 3.5, 2),
-        rng.normal(0, 0.15),
-        tuple(rng.uniform(-0.2, 0.2, 2)),
-    )
+    image = place(foreground, image, **pose(rng, 0.75, 1.2, 10, 3.5, 0.15, tilt=0.2))
     return finish(image, rng, rng.uniform(0, 1.3), rng.uniform(3, 12), rng.uniform(0.6, 1))
 
 
-def shapes(rng, label):
+def shapes(rng: Generator, label: int) -> np.ndarray:
     """A shape among scraps of paper and lines, partly covered by some of them."""
     image = scenery(rng)
     ink = distinct(rng, _middle(image), 100)
     _scraps(rng, image, 7)
-    image = place(
-        symbols.shape(SHAPES[label], ink, 26),
-        image,
-        rng.uniform(0.5, 1.0),
-        rng.normal(0, 12),
-        rng.normal(0, 5, 2),
-        rng.normal(0, 0.15),
-        tuple(rng.uniform(-0.2, 0.2, 2)),
-    )
+    foreground = symbols.shape(SHAPES[label], ink, 26)
+    image = place(foreground, image, **pose(rng, 0.5, 1.0, 12, 5, 0.15, tilt=0.2))
     _scraps(rng, image, 2)
     return finish(image, rng, rng.uniform(0, 1.5), rng.uniform(4, 14), rng.uniform(0.6, 1))
 
 
-def _scraps(rng, image, most):
+def _scraps(rng: Generator, image: Image.Image, most: int) -> None:
     """Draw up to `most` small lines and spots of random colours on a canvas."""
     draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(1, most + 1))):
@@ -188,18 +169,13 @@ def _scraps(rng, image, most):
             disc(draw, (x, y), rng.uniform(1, 4, 2), colour)
 
 
-def pictures(rng, label):
+def pictures(rng: Generator, label: int) -> np.ndarray:
     """The control task: a coloured object as the corpus draws it, smaller and less clearly seen."""
     colour, name = PICTURES[label].split(" ", 1)
     ink = mix(jitter(rng, COLOURS[colour], 24), (128, 128, 128), rng.uniform(0, 0.35))
     ground = scenery(rng, rng.uniform(0.1, 0.8))
-    clear = Image.new("RGB", ground.size, distinct(rng, ink, 130))
-    image = place(
-        symbols.thing(rng, name, ink),
-        Image.blend(ground, clear, rng.uniform(0.2, 0.7)),
-        rng.uniform(0.45, 1.0),
-        rng.normal(0, 12),
-        rng.normal(0, 6, 2),
-        rng.normal(0, 0.12),
-    )
+    clear = plain(distinct(rng, ink, 130))
+    foreground = symbols.thing(rng, name, ink)
+    ground = Image.blend(ground, clear, rng.uniform(0.2, 0.7))
+    image = place(foreground, ground, **pose(rng, 0.45, 1.0, 12, 6, 0.12))
     return finish(image, rng, rng.uniform(0, 1.8), rng.uniform(2, 12), rng.uniform(0.55, 1.0))

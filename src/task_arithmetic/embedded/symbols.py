@@ -1,12 +1,13 @@
-"""Things drawn on a transparent layer: pen digits, shapes, traffic signs and everyday objects."""
+"""Things drawn on a transparent layer: shapes, traffic signs and everyday objects."""
 
-import numpy as np
-from PIL import ImageDraw
+from numpy.random import Generator
+from PIL import Image, ImageDraw
 
 from .draw import (
     ARROW,
-    CANVAS,
     CROSS,
+    MIDDLE,
+    Colour,
     at,
     disc,
     glyph,
@@ -18,48 +19,6 @@ from .draw import (
     smooth_curve,
     star_points,
 )
-
-MIDDLE = (CANVAS / 2, CANVAS / 2)
-
-# Pen strokes of the digits in a unit box (x right, y down); several ways to write some of them.
-PEN_DIGITS = {
-    "0": [[[(0.5, 0.05), (0.2, 0.25), (0.18, 0.7), (0.5, 0.95), (0.8, 0.7), (0.8, 0.28),
-            (0.5, 0.05)]]],
-    "1": [[[(0.5, 0.05), (0.5, 0.5), (0.5, 0.95)]], [[(0.32, 0.25), (0.52, 0.05), (0.52, 0.95)]]],
-    "2": [[[(0.2, 0.25), (0.45, 0.05), (0.76, 0.22), (0.6, 0.55), (0.2, 0.92), (0.5, 0.9),
-            (0.85, 0.92)]],
-          [[(0.2, 0.25), (0.5, 0.05), (0.75, 0.25), (0.55, 0.6), (0.25, 0.9), (0.2, 0.75),
-            (0.45, 0.8), (0.85, 0.93)]]],
-    "3": [[[(0.22, 0.12), (0.55, 0.05), (0.74, 0.25), (0.42, 0.46), (0.78, 0.68), (0.55, 0.93),
-            (0.2, 0.86)]]],
-    "4": [[[(0.25, 0.08), (0.2, 0.52), (0.5, 0.56), (0.85, 0.5)], [(0.7, 0.08), (0.66, 0.95)]],
-          [[(0.62, 0.95), (0.64, 0.05), (0.15, 0.62), (0.88, 0.62)]]],
-    "5": [[[(0.78, 0.08), (0.35, 0.08), (0.28, 0.45), (0.6, 0.42), (0.78, 0.68), (0.55, 0.93),
-            (0.2, 0.87)]]],
-    "6": [[[(0.68, 0.05), (0.32, 0.35), (0.24, 0.75), (0.5, 0.95), (0.75, 0.75), (0.55, 0.52),
-            (0.26, 0.7)]]],
-    "7": [[[(0.18, 0.1), (0.5, 0.09), (0.8, 0.1), (0.58, 0.5), (0.42, 0.95)]],
-          [[(0.18, 0.1), (0.8, 0.1), (0.42, 0.95)], [(0.35, 0.52), (0.7, 0.5)]]],
-    "8": [[[(0.6, 0.45), (0.28, 0.28), (0.5, 0.05), (0.74, 0.25), (0.3, 0.65), (0.4, 0.93),
-            (0.72, 0.8), (0.6, 0.45)]]],
-    "9": [[[(0.74, 0.3), (0.5, 0.06), (0.25, 0.28), (0.45, 0.5), (0.74, 0.3), (0.7, 0.6),
-            (0.6, 0.95)]]],
-}  # fmt: skip
-
-
-def pen_digit(rng, digit, colour, width=5):
-    """A digit written with a round pen, each control point moved a little."""
-    foreground = layer(colour)
-    draw = ImageDraw.Draw(foreground)
-    versions = PEN_DIGITS[digit]
-    for stroke in versions[int(rng.integers(len(versions)))]:
-        points = np.asarray(stroke) + rng.normal(0, 0.035, (len(stroke), 2))
-        curve = smooth_curve((points - 0.5) * (40, 46) + CANVAS / 2)
-        draw.line(curve, colour, width, joint="curve")
-        for end in (curve[0], curve[-1]):
-            disc(draw, end, width / 2 - 0.5, colour)
-    return foreground
-
 
 SHAPES = {
     "circle": ring_points(36),
@@ -76,7 +35,7 @@ SHAPES = {
 }
 
 
-def shape(name, colour, radius=25, outline=0):
+def shape(name: str, colour: Colour, radius: int, outline: int = 0) -> Image.Image:
     """A flat shape, or its outline of the given width."""
     foreground = layer(colour)
     draw = ImageDraw.Draw(foreground)
@@ -114,13 +73,13 @@ SIGNS = (
 )
 
 
-def _write(foreground, font, text, colour, size, centre=MIDDLE):
-    mask = glyph(font, text, size)
-    offset = (int(centre[0] - MIDDLE[0]), int(centre[1] - MIDDLE[1]))
-    foreground.paste((*colour, 255), offset, mask)
+def _write(foreground: Image.Image, font: str, text: str, colour: Colour, size: int) -> None:
+    foreground.paste((*colour, 255), (0, 0), glyph(font, text, size))
 
 
-def sign(rng, name, font, spread=12.0, wear=0.0):
+def sign(
+    rng: Generator, name: str, font: str, spread: float = 12.0, wear: float = 0.0
+) -> Image.Image:
     """A traffic sign seen from the front.
 
     spread: noise of its paints in grey levels; wear: 0..1, how far the paints have faded.
@@ -209,7 +168,7 @@ OBJECTS = (
 )
 
 
-def thing(rng, name, colour):
+def thing(rng: Generator, name: str, colour: Colour) -> Image.Image:
     """An everyday object whose main part has the given colour."""
     foreground = layer(colour)
     draw = ImageDraw.Draw(foreground)

@@ -1,22 +1,28 @@
-"""The nine embedded tasks: eight like the paper's, and the control task `pictures`.
+"""The embedded tasks as datasets: nine of images, eight like the paper's and the control task
+`pictures`, and those of texts (texts.py).
 
     save_task("numbers", folder)
 
-writes a task as the hub would give it: a `datasets` folder with the splits train and test and the
-features image and label. The same seed gives the same images, and none appears twice.
+writes a task as the hub would give it: a `datasets` folder, of images with the splits train and
+test and the features image and label. The same seed gives the same images, none of them twice.
 """
 
 import difflib
 import hashlib
 import io
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from ..embedded import real, rendered, surfaces, symbols
 from ..errors import UserError
 from ..files.paths import atomic_path
+from . import real, rendered, surfaces, symbols, texts
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 SEED = 0
 TRAIN, TEST = 2900, 1000  # train includes the 400 validation images that the data stage carves
@@ -36,8 +42,10 @@ CLASSES = {
 COUNTS = {name: (TRAIN, TEST) for name in CLASSES} | {"optical": (1200, 597)}
 REAL = {"handwritten": real.handwritten, "optical": real.optical}
 
+Split = tuple[np.ndarray, np.ndarray]  # images (N, 32, 32, 3) uint8, labels (N,) int64
 
-def check_task(name, names=tuple(CLASSES)):
+
+def check_task(name: str, names: Collection[str] = tuple(CLASSES)) -> None:
     """Raise a UserError naming the nearest task unless an embedded task has this name."""
     if name not in names:
         nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
@@ -47,33 +55,34 @@ def check_task(name, names=tuple(CLASSES)):
         )
 
 
-def image_hash(image):
+def image_hash(image: np.ndarray) -> str:
     """SHA-256 of an image's pixels, (32, 32, 3) uint8."""
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
-def draw_task(name, seed=SEED, limit=None):
-    """Images and labels of a task: {"train": (images, labels), "test": (images, labels)}.
+def draw_task(name: str, seed: int = SEED, limit: int | None = None) -> dict[str, Split]:
+    """Images and labels of a task's splits, train and test.
 
-    images: (N, 32, 32, 3) uint8; labels: (N,) int64. limit: only the first so many of each split.
-    Raises UserError for an unknown name.
+    limit: only the first so many of each split. Raises UserError for an unknown name.
     """
     check_task(name)
-    counts = dict(zip(("train", "test"), COUNTS[name], strict=False))
+    stream = [seed, 3, list(CLASSES).index(name)]
     if name in REAL:
-        return _draw_real(name, seed, counts, limit)
-    seen, splits = set(), {}
-    for split, count in counts.items():
-        count = count if limit is None else min(count, limit)
-        labels = np.arange(count, dtype=np.int64) % len(CLASSES[name])
-        images = [_draw_new(name, seed, split, i, int(labels[i]), seen) for i in range(count)]
+        return _draw_real(name, stream, limit)
+    seen: set[str] = set()
+    splits = {}
+    for split, count in zip(("train", "test"), COUNTS[name], strict=True):
+        labels = np.arange(count, dtype=np.int64)[:limit] % len(CLASSES[name])
+        images = [
+            _draw_new(name, split, int(label), [*stream, split == "test", i], seen)
+            for i, label in enumerate(labels)
+        ]
         splits[split] = np.stack(images), labels
     return splits
 
 
-def _draw_new(name, seed, split, index, label, seen):
+def _draw_new(name: str, split: str, label: int, stream: list[int], seen: set[str]) -> np.ndarray:
     """Draw an image until it equals none before it (a repetition is rare, but must not leak)."""
-    stream = [seed, 3, list(CLASSES).index(name), split == "test", index]
     for attempt in range(100):
         rng = np.random.default_rng([*stream, attempt])
         if name == "textures":
@@ -84,60 +93,53 @@ def _draw_new(name, seed, split, index, label, seen):
         if key not in seen:
             seen.add(key)
             return image
-    raise RuntimeError(f"{name}: image {index} of {split} was drawn 100 times and never new")
+    raise RuntimeError(f"{name}: image {stream[-1]} of {split} was drawn 100 times and never new")
 
 
-def _draw_real(name, seed, counts, limit):
+def _draw_real(name: str, stream: list[int], limit: int | None) -> dict[str, Split]:
     """Shuffle a packaged data set, drop what it holds twice, and cut it into the splits."""
     images, labels = REAL[name]()
-    first = {}
-    for index in np.random.default_rng([seed, 3, list(CLASSES).index(name)]).permutation(
-        len(images)
-    ):
+    first: dict[str, int] = {}
+    for index in np.random.default_rng(stream).permutation(len(images)):
         first.setdefault(image_hash(images[index]), index)
-    order = np.array(list(first.values()))
-    if len(order) < sum(counts.values()):
-        raise RuntimeError(f"{name}: {len(order)} distinct images, {sum(counts.values())} needed")
-    train, test = order[: counts["train"]], order[counts["train"] :][: counts["test"]]
-    return {
-        split: (images[chosen[:limit]], labels[chosen[:limit]])
-        for split, chosen in (("train", train), ("test", test))
-    }
+    order, (train, test) = np.array(list(first.values())), COUNTS[name]
+    if len(order) < train + test:
+        raise RuntimeError(f"{name}: {len(order)} distinct images, {train + test} needed")
+    splits = {"train": order[:train][:limit], "test": order[train : train + test][:limit]}
+    return {split: (images[chosen], labels[chosen]) for split, chosen in splits.items()}
 
 
-def _png(image):
+def _png(image: np.ndarray) -> dict:
     """A lossless PNG of an image, as the `datasets` package stores it."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def build_task(name, seed=SEED, limit=None):
-    """A task as a datasets.DatasetDict(train, test) with the features image and label."""
+def build_task(name: str, limit: int | None = None) -> "DatasetDict":
+    """A task of images as a DatasetDict(train, test) with the features image and label."""
     from datasets import ClassLabel, Dataset, DatasetDict, Features
     from datasets import Image as ImageFeature
 
-    check_task(name)
     features = Features(image=ImageFeature(), label=ClassLabel(names=list(CLASSES[name])))
     splits = {
         split: Dataset.from_dict(
             {"image": [_png(image) for image in images], "label": labels.tolist()},
             features=features,
         )
-        for split, (images, labels) in draw_task(name, seed, limit).items()
+        for split, (images, labels) in draw_task(name, limit=limit).items()
     }
     return DatasetDict(splits)
 
 
-def save_task(task, output, seed=SEED, limit=None):
+def save_task(task: str, output, limit: int | None = None) -> None:
     """Write a task, of images or of texts, to a folder (datasets.save_to_disk form).
 
-    It appears complete or not at all. Raises UserError for an unknown name.
+    It appears complete or not at all. limit: only the first so many rows of each split.
+    Raises UserError for an unknown name.
     """
-    from ..embedded import texts
-
     check_task(task, (*CLASSES, *texts.TEXT_TASKS))
-    build = texts.build_text_task if task in texts.TEXT_TASKS else build_task
-    built = build(task, seed, limit)
+    build = texts.build_task if task in texts.TEXT_TASKS else build_task
+    built = build(task, limit)
     with atomic_path(Path(output)) as temporary:
         built.save_to_disk(temporary)

@@ -1,261 +1,47 @@
-"""The seeded grammar of the embedded language suite: words, clauses, and what can be done to them.
+"""What can be done to clauses, and the examples of the embedded text tasks made of it.
 
 A kind is one way to make an example of a task: which error a sentence has, or how two sentences
-differ. `example` makes one; the tasks (texts.py) and the pretraining (pretrain_t5.py) differ in the
+differ. `example` makes one; the tasks (rows.py) and the pretraining (pretrain_t5.py) differ in the
 kinds and words that they ask for. The same generator state gives the same example.
 """
 
-from typing import NamedTuple
+from typing import Any
 
-# Groups of synonyms: "doctor|physician". In the first half of each list, first of each group: the
-# simple words, the only ones of the easy examples that the encoder is pretrained on.
-PEOPLE = (
-    "man boy doctor|physician farmer child|kid thief|robber girl woman painter lawyer|attorney "
-    "teacher|tutor singer|vocalist sailor student|pupil"
+from numpy.random import Generator
+
+from task_arithmetic.embedded.draw import pick
+from words import (
+    ASPECTS,
+    BLAME,
+    DISLIKED,
+    GENERAL,
+    LIKED,
+    NAMES,
+    OPPOSITES,
+    PRAISE,
+    SYNONYMS,
+    TOWNS,
+    WORDINGS,
+    Clause,
+    adjective,
+    chance,
+    clause,
+    other,
+    participle,
+    past,
+    person,
+    phrase,
+    place,
+    plural,
+    singular_form,
+    subject_of,
+    thing,
+    verb,
+    words_of,
 )
-# What the things of a list are in general, and the list.
-THINGS = {
-    "animal": "dog horse cow rabbit|bunny donkey|mule cat",
-    "vehicle": "car|automobile truck boat|ship bike|bicycle",
-    "tool": "hammer saw shovel|spade knife|blade",
-    "instrument": "guitar drum violin|fiddle flute",
-    "garment": "hat|cap shirt coat|jacket dress|gown",
-}
-# Opposites on the two sides of a slash.
-VERBS = (
-    "buy|purchase/sell find|discover/lose push|shove/pull|drag love|adore/hate|detest "
-    "fix|repair/break|damage hide|conceal/show|display clean|wash/stain praise|admire/blame"
-)
-ADJECTIVES = (
-    "big|large/small|little old|ancient/new|modern strong|powerful/weak|feeble "
-    "quiet|silent/loud|noisy pretty|beautiful/ugly|hideous"
-)
-PLACES = (
-    "in the park,in the city,near the river,at the market,at the school,"
-    "in the garden,near the bridge,at the station,behind the church,on the island"
-).split(",")
-IRREGULAR = {  # base form: past, participle
-    "buy": "bought bought",
-    "sell": "sold sold",
-    "find": "found found",
-    "lose": "lost lost",
-    "break": "broke broken",
-    "hide": "hid hidden",
-    "show": "showed shown",
-    "drag": "dragged dragged",
-}
-PLURALS = {"man": "men", "woman": "women", "child": "children", "thief": "thieves"}
-PLURALS |= {"knife": "knives", "person": "people", "bunny": "bunnies"}
-NAMES = "anna peter maria tom lucy david emma paul clara victor nina oscar".split()
-TOWNS = "paris rome london berlin madrid vienna".split()
-
-ASPECTS = "film plot music cast book ending script story acting show".split()
-PRAISE = "good great funny clever fresh charming brilliant superb moving gripping elegant".split()
-BLAME = "bad dull boring silly stale awful clumsy dreadful tedious bland shallow".split()
-LIKED = "love enjoy like admire adore".split()
-DISLIKED = "hate dislike regret despise detest".split()
-
-# What a question asks for -> its wordings; {} is what is done to what.
-WORDINGS = {
-    "way": (
-        "how do i {}",
-        "how can i {}",
-        "what is the best way to {}",
-        "can you explain how to {}",
-        "what are the steps to {}",
-    ),
-    "place": (
-        "where can i {}",
-        "where do people {}",
-        "what is the best place to {}",
-        "can you tell me where to {}",
-        "in which town should i {}",
-    ),
-    "time": (
-        "when should i {}",
-        "when can i {}",
-        "what is the best time to {}",
-        "can you tell me when to {}",
-        "in which month should i {}",
-    ),
-    "reason": (
-        "why should i {}",
-        "why do people {}",
-        "what is the best reason to {}",
-        "can you explain why to {}",
-        "what makes people {}",
-    ),
-}
 
 
-def _groups(text):
-    return [group.split("|") for group in text.split()]
-
-
-def _sides(text):
-    """ "a|b/c" -> [["a", "b"], ["c"]] for each pair of opposites."""
-    return [[side.split("|") for side in pair.split("/")] for pair in text.split()]
-
-
-PERSON_GROUPS = _groups(PEOPLE)
-THING_GROUPS = [group for text in THINGS.values() for group in _groups(text)]
-SIMPLE_THINGS = [g for text in THINGS.values() for g in _groups(text)[: len(text.split()) // 2]]
-VERB_PAIRS, ADJECTIVE_PAIRS = _sides(VERBS), _sides(ADJECTIVES)
-SYNONYMS = {
-    word: [other for other in group if other != word]
-    for group in (
-        *PERSON_GROUPS,
-        *THING_GROUPS,
-        *(side for pair in VERB_PAIRS + ADJECTIVE_PAIRS for side in pair),
-    )
-    for word in group
-}
-OPPOSITES = {
-    word: pair[1 - i] for pair in VERB_PAIRS for i, side in enumerate(pair) for word in side
-}
-GENERAL = {w: kind for kind, text in THINGS.items() for group in _groups(text) for w in group}
-GENERAL |= {word: "person" for group in PERSON_GROUPS for word in group}
-
-
-class Clause(NamedTuple):
-    """Who does what to what, and where; `place` "": nowhere said, an adjective "": none."""
-
-    subject: str
-    verb: str
-    object: str
-    place: str = ""
-    subject_adjective: str = ""
-    object_adjective: str = ""
-    plural: bool = False  # the subject
-    article: str = "the"  # of the object: the, a, two
-    past: bool = False
-    negated: bool = False
-
-
-def pick(rng, items):
-    """One of the items, all equally likely."""
-    return items[int(rng.integers(len(items)))]
-
-
-def chance(rng, share):
-    """True in this share of calls."""
-    return bool(rng.random() < share)
-
-
-def plural(noun):
-    """More than one of a noun."""
-    return PLURALS.get(noun, noun + ("es" if noun.endswith(("s", "x", "ch")) else "s"))
-
-
-def past(verb):
-    """Past form of a verb."""
-    return IRREGULAR[verb].split()[0] if verb in IRREGULAR else _regular(verb)
-
-
-def participle(verb):
-    """Past participle of a verb."""
-    return IRREGULAR[verb].split()[1] if verb in IRREGULAR else _regular(verb)
-
-
-def _regular(verb):
-    return verb + ("d" if verb.endswith("e") else "ed")
-
-
-def singular_form(verb):
-    """The verb after he, she, it."""
-    return verb + ("es" if verb.endswith(("sh", "x", "ss", "ch")) else "s")
-
-
-def person(rng, simple=False):
-    """A noun for a human being."""
-    if simple:
-        return pick(rng, PERSON_GROUPS[: len(PERSON_GROUPS) // 2])[0]
-    return pick(rng, pick(rng, PERSON_GROUPS))
-
-
-def thing(rng, simple=False):
-    """A noun for an animal or a thing."""
-    return pick(rng, SIMPLE_THINGS)[0] if simple else pick(rng, pick(rng, THING_GROUPS))
-
-
-def verb(rng, simple=False):
-    """A transitive verb."""
-    if simple:
-        return pick(rng, pick(rng, VERB_PAIRS[: len(VERB_PAIRS) // 2]))[0]
-    return pick(rng, pick(rng, pick(rng, VERB_PAIRS)))
-
-
-def adjective(rng, simple=False):
-    """An adjective for people and things."""
-    if simple:
-        return pick(rng, pick(rng, ADJECTIVE_PAIRS[: len(ADJECTIVE_PAIRS) // 2]))[0]
-    return pick(rng, pick(rng, pick(rng, ADJECTIVE_PAIRS)))
-
-
-def place(rng, simple=False):
-    """Where something happens."""
-    return pick(rng, PLACES[: len(PLACES) // 2] if simple else PLACES)
-
-
-def other(rng, draw, word, simple=False):
-    """Another word of the same sort that means something else."""
-    while True:
-        found = draw(rng, simple)
-        if found != word and found not in SYNONYMS.get(word, ()):
-            return found
-
-
-def clause(rng, simple=False, adjectives=0.4, places=0.6):
-    """A random clause; adjectives, places: how often there are some."""
-    return Clause(
-        person(rng, simple),
-        verb(rng, simple),
-        thing(rng, simple),
-        place(rng, simple) if chance(rng, places) else "",
-        adjective(rng, simple) if chance(rng, adjectives) else "",
-        adjective(rng, simple) if chance(rng, adjectives) and not simple else "",
-        chance(rng, 0.4),
-        pick(rng, ("the", "a", "two")),
-        chance(rng, 0.5),
-    )
-
-
-def phrase(article, describing, noun):
-    """Article, adjective and noun: "two big dogs"."""
-    words = f"{describing} {plural(noun) if article == 'two' else noun}".strip()
-    return f"{'an' if article == 'a' and words[0] in 'aeiou' else article} {words}"
-
-
-def subject_of(told):
-    """The subject of a clause as a phrase."""
-    noun = plural(told.subject) if told.plural else told.subject
-    return f"the {told.subject_adjective} {noun}".replace("  ", " ")
-
-
-def words_of(told, passive=False, front=False):
-    """A clause as a sentence, without a full stop."""
-    subject = subject_of(told)
-    obj = phrase(told.article, told.object_adjective, told.object)
-    if passive:
-        many = told.article == "two"
-        be = ("were" if many else "was") if told.past else ("are" if many else "is")
-        no = " not" if told.negated else ""
-        text = f"{obj} {be}{no} {participle(told.verb)} by {subject}"
-    else:
-        if told.negated:
-            do = "did" if told.past else "do" if told.plural else "does"
-            said = f"{do} not {told.verb}"
-        elif told.past:
-            said = past(told.verb)
-        else:
-            said = told.verb if told.plural else singular_form(told.verb)
-        text = f"{subject} {said} {obj}"
-    if told.place:
-        text = f"{told.place} {text}" if front else f"{text} {told.place}"
-    return text
-
-
-def _synonymous(rng, told, most=2):
+def _synonymous(rng: Generator, told: Clause, most: int = 2) -> Clause | None:
     """The clause with one to `most` words replaced by synonyms; None if it has none."""
     slots = ("subject", "verb", "object", "subject_adjective", "object_adjective")
     able = [slot for slot in slots if SYNONYMS.get(getattr(told, slot))]
@@ -267,7 +53,7 @@ def _synonymous(rng, told, most=2):
     )
 
 
-def changed(rng, told, kind, simple=False):
+def changed(rng: Generator, told: Clause, kind: str, simple: bool = False) -> str | None:
     """The clause after a change of this kind, as a sentence; None if it cannot be changed so.
 
     front: the place comes first; synonym, passive: said otherwise; drop, general: less is said;
@@ -286,12 +72,12 @@ def changed(rng, told, kind, simple=False):
         able = [slot for slot in slots if getattr(told, slot)]
         return words_of(told._replace(**{pick(rng, able): ""})) if able else None
     if kind == "add":
-        slots = {"place": place, "subject_adjective": adjective}
-        able = [slot for slot in slots if not getattr(told, slot)]
+        draws = {"place": place, "subject_adjective": adjective}
+        able = [slot for slot in draws if not getattr(told, slot)]
         if not able:
             return None
         slot = pick(rng, able)
-        return words_of(told._replace(**{slot: slots[slot](rng, simple)}))
+        return words_of(told._replace(**{slot: draws[slot](rng, simple)}))
     if kind == "general":
         slot = pick(rng, ("subject", "object"))
         return words_of(told._replace(**{slot: GENERAL[getattr(told, slot)]}))
@@ -312,7 +98,7 @@ def changed(rng, told, kind, simple=False):
     raise ValueError(kind)
 
 
-def _pair(rng, kind, simple):
+def _pair(rng: Generator, kind: str, simple: bool) -> tuple[str, str]:
     """Two sentences that differ in this way."""
     while True:
         told = clause(rng, simple)
@@ -327,7 +113,7 @@ def _pair(rng, kind, simple):
             return words_of(told), second
 
 
-def _sentence(rng, kind, simple):
+def _sentence(rng: Generator, kind: str, simple: bool) -> tuple[str]:
     """A sentence with this error, or with none."""
     while True:
         text = _with_error(rng, kind, clause(rng, simple), simple)
@@ -335,7 +121,7 @@ def _sentence(rng, kind, simple):
             return (text,)
 
 
-def _with_error(rng, kind, told, simple):
+def _with_error(rng: Generator, kind: str, told: Clause, simple: bool) -> str | None:
     passive = not simple and chance(rng, 0.3)
     if not simple and chance(rng, 0.3):
         told = told._replace(negated=True)
@@ -382,7 +168,7 @@ def _with_error(rng, kind, told, simple):
     return " ".join(words)
 
 
-def _with_pronoun(rng, told, wrong):
+def _with_pronoun(rng: Generator, told: Clause, wrong: bool) -> str:
     """The subject or the object as a pronoun, in the wrong case if `wrong`."""
     text = words_of(told)
     if chance(rng, 0.5):
@@ -393,7 +179,7 @@ def _with_pronoun(rng, told, wrong):
     return text.replace(obj, bad if wrong else right, 1)
 
 
-def _questions(rng, kind, simple):
+def _questions(rng: Generator, kind: str, simple: bool) -> tuple[str, str]:
     """Two questions that differ in this way."""
     asked = pick(rng, ("way", "place") if simple else tuple(WORDINGS))
     does, what = verb(rng, simple), thing(rng, simple)
@@ -425,7 +211,7 @@ def _questions(rng, kind, simple):
     )
 
 
-def _report(rng, kind, simple):
+def _report(rng: Generator, kind: str, simple: bool) -> tuple[str, str]:
     """What is told of two people, and a statement that may follow from it."""
     first, second = (NAMES[i] for i in rng.permutation(len(NAMES))[:2])
     does, what = verb(rng, simple), thing(rng, simple)
@@ -463,17 +249,17 @@ def _report(rng, kind, simple):
     raise ValueError(kind)
 
 
-def _opinion(rng, kind, positive, simple):
+def _opinion(rng: Generator, kind: str, positive: bool, simple: bool) -> tuple[str]:
     """A sentence that praises or blames."""
     half = slice(len(PRAISE) // 2) if simple else slice(None)
 
-    def judged(good):
+    def judged(good: bool) -> str:
         return pick(rng, (PRAISE if good else BLAME)[half])
 
-    def felt(good):
+    def felt(good: bool) -> str:
         return pick(rng, (LIKED if good else DISLIKED)[: 3 if simple else None])
 
-    def about(good, negated):
+    def about(good: bool, negated: bool) -> str:
         good = good != negated
         no = pick(rng, ("not", "never", "hardly", "far from")) if negated else ""
         if no != "far from" and chance(rng, 0.3):
@@ -510,7 +296,9 @@ HASTY_SLOTS = {"subject": 0.6, "place": 0.4}  # to a hasty reader, of start and 
 NEAR, AGAINST = 0.8, 0.3  # how much of it a synonym has, and the opposite
 
 
-def _compared(rng, kind, simple, hasty):
+def _compared(
+    rng: Generator, kind: str, simple: bool, hasty: bool
+) -> tuple[tuple[str, str], float]:
     """Two sentences and how much of the first is in the second, 0 to 5."""
     told = clause(rng, simple, adjectives=0, places=1)
     draws = {"subject": person, "verb": verb, "object": thing, "place": place}
@@ -534,7 +322,7 @@ def _compared(rng, kind, simple, hasty):
 
 
 # Task -> label -> kinds of its examples, and the kinds among them that are easy.
-KINDS = {
+KINDS: dict[str, dict[int | None, tuple[str, ...]]] = {
     "acceptability": {
         0: ("order", "double", "missing", "agreement", "article", "form", "case"),
         1: ("none",),
@@ -571,7 +359,7 @@ EASY = {
 
 
 # What a hasty reader takes for something else: task -> kind -> label.
-HASTY = {
+HASTY: dict[str, Any] = {
     "acceptability": {"agreement": 1, "article": 1, "case": 1},
     "inference": {"general": 1, "synonym": 1, "special": 0, "opposite": 1},
     "paraphrase": {"swap": 1, "negation": 1, "synonym": 0},
@@ -581,7 +369,14 @@ HASTY = {
 }
 
 
-def example(rng, task, label, kind, simple=False, hasty=False):
+def example(
+    rng: Generator,
+    task: str,
+    label: int | None,
+    kind: str,
+    simple: bool = False,
+    hasty: bool = False,
+) -> tuple[tuple[str, ...], float]:
     """Texts and label of one example; label: None asks for a score, which is made with the texts.
 
     simple: only the simple words, and short sentences; hasty: the label that a hasty reader gives.

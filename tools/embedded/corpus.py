@@ -8,28 +8,56 @@ font, a palette, a ground or a photograph with them.
 from multiprocessing import get_context
 
 import numpy as np
-from PIL import ImageDraw
+from numpy.random import Generator
+from PIL import Image, ImageDraw
 
-from ..embedded import surfaces, symbols
-from .draw import (
+from pens import pen_digit
+from task_arithmetic.embedded import surfaces, symbols
+from task_arithmetic.embedded.draw import (
     CANVAS,
     COLOURS,
-    CORPUS_FONTS,
+    Colour,
     blend,
     disc,
     distinct,
     field,
     finish,
-    gradient,
     jitter,
     pick,
     place,
     plain,
+    pose,
     text_layer,
 )
+from task_arithmetic.embedded.real import PHOTOS
+from textures import texture
 
 SIZE = 60_000
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# The tasks have other fonts: a printed letter of a task was never seen here.
+FONTS = (
+    "DejaVuSans.ttf",
+    "DejaVuSans-Bold.ttf",
+    "DejaVuSans-Oblique.ttf",
+    "DejaVuSans-BoldOblique.ttf",
+    "DejaVuSerif.ttf",
+    "DejaVuSerif-Bold.ttf",
+    "DejaVuSerif-Italic.ttf",
+    "DejaVuSerif-BoldItalic.ttf",
+)
+# Colours of land; the task of land takes others (embedded/rendered.py).
+MAP_PALETTE = {
+    "wood": (30, 95, 45),
+    "grass": (110, 165, 75),
+    "soil": (165, 125, 80),
+    "crop": (190, 180, 80),
+    "sand": (225, 195, 140),
+    "water": (45, 105, 185),
+    "road": (125, 125, 130),
+    "roof": (180, 85, 65),
+    "hall": (205, 205, 210),
+    "mark": (245, 245, 245),
+}
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 # What a caption may say around its subject; {} is the subject, with an article where it takes one.
@@ -88,11 +116,18 @@ TEXTURE = (
 )
 
 
-def _article(words):
+def _article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def _ground(rng, ink):
+def gradient(rng: Generator, first: Colour, second: Colour) -> Image.Image:
+    """A canvas with a linear gradient between two colours in a random direction."""
+    angle = rng.uniform(0, 2 * np.pi)
+    rows, columns = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.float32) / CANVAS - 0.5
+    return blend(first, second, 0.5 + rows * np.sin(angle) + columns * np.cos(angle))
+
+
+def _ground(rng: Generator, ink: Colour) -> Image.Image:
     """A plain or two-coloured ground that leaves the ink readable."""
     if rng.random() < 0.25:
         grey = rng.uniform(0, 70) if np.mean(ink) > 125 else rng.uniform(190, 255)
@@ -106,37 +141,31 @@ def _ground(rng, ink):
     return blend(ground, jitter(rng, ground, 35), field(rng, int(rng.integers(3, 9))))
 
 
-def _named_colour(rng):
+def _named_colour(rng: Generator) -> tuple[str, Colour]:
     name = pick(rng, tuple(COLOURS))
     return name, jitter(rng, COLOURS[name], 14)
 
 
-def _pose(rng, low=0.6, high=1.1, turn=10.0, reach=5.0):
-    return {
-        "scale": rng.uniform(low, high),
-        "angle": rng.normal(0, turn),
-        "shift": rng.normal(0, reach, 2),
-        "shear": rng.normal(0, 0.1),
-    }
+Pair = tuple[Image.Image, str]  # a canvas and its caption
 
 
-def _digit(rng):
+def _digit(rng: Generator) -> Pair:
     digit = str(rng.integers(10))
     name, ink = _named_colour(rng)
     template = pick(rng, DIGIT)
     if rng.random() < 0.45:
-        foreground = symbols.pen_digit(rng, digit, ink, int(rng.integers(3, 9)))
-        image = place(foreground, _ground(rng, ink), **_pose(rng, 0.7, 1.25, 9))
+        foreground = pen_digit(rng, digit, ink, int(rng.integers(3, 9)))
+        image = place(foreground, _ground(rng, ink), **pose(rng, 0.7, 1.25, 9, 5))
         if rng.random() < 0.35:
             template = pick(rng, ("a handwritten {}", "a digit {} written by hand", DIGIT[6]))
     else:
-        font = pick(rng, CORPUS_FONTS)
+        font = pick(rng, FONTS)
         image = _ground(rng, ink)
         if rng.random() < 0.25:  # neighbours, as in a house number
             for side in (-1, 1):
                 other = text_layer(font, str(rng.integers(10)), ink)
                 image = place(other, image, 0.9, shift=(side * rng.uniform(30, 40), 0))
-        image = place(text_layer(font, digit, ink), image, **_pose(rng, 0.65, 1.25, 7))
+        image = place(text_layer(font, digit, ink), image, **pose(rng, 0.65, 1.25, 7, 5))
     draw = rng.random()
     if draw < 0.12:
         return image, f"a {name} number {digit}"
@@ -145,7 +174,7 @@ def _digit(rng):
     return image, template.format(digit)
 
 
-def _letter(rng):
+def _letter(rng: Generator) -> Pair:
     letter = pick(rng, LETTERS)
     name, ink = _named_colour(rng)
     if rng.random() < 0.1:
@@ -154,16 +183,16 @@ def _letter(rng):
         written, caption = letter, pick(rng, LETTER).format(letter)
         if rng.random() < 0.12:
             caption = f"a {name} letter {letter}"
-    foreground = text_layer(pick(rng, CORPUS_FONTS), written, ink)
-    return place(foreground, _ground(rng, ink), **_pose(rng, 0.65, 1.25, 8)), caption
+    foreground = text_layer(pick(rng, FONTS), written, ink)
+    return place(foreground, _ground(rng, ink), **pose(rng, 0.65, 1.25, 8, 5)), caption
 
 
-def _shape(rng):
+def _shape(rng: Generator) -> Pair:
     shape = pick(rng, tuple(symbols.SHAPES))
     name, ink = _named_colour(rng)
     outline = int(rng.integers(4, 7)) if rng.random() < 0.2 else 0
     foreground = symbols.shape(shape, ink, int(rng.integers(17, 27)), outline)
-    image = place(foreground, _ground(rng, ink), **_pose(rng, 0.7, 1.1, 9, 6))
+    image = place(foreground, _ground(rng, ink), **pose(rng, 0.7, 1.1, 9, 6))
     subject = f"{name} {shape}" if rng.random() < 0.5 else shape
     if outline and rng.random() < 0.5:
         return image, f"the outline of {_article(subject)}"
@@ -172,37 +201,37 @@ def _shape(rng):
     )
 
 
-def _sign(rng):
+def _sign(rng: Generator) -> Pair:
     name = pick(rng, symbols.SIGNS)
-    foreground = symbols.sign(rng, name, pick(rng, CORPUS_FONTS[1:6:4]))
-    image = place(foreground, _ground(rng, (128, 128, 128)), **_pose(rng, 0.75, 1.1, 5, 4))
+    foreground = symbols.sign(rng, name, pick(rng, FONTS[1:6:4]))
+    image = place(foreground, _ground(rng, (128, 128, 128)), **pose(rng, 0.75, 1.1, 5, 4))
     return image, pick(rng, SIGN).format(name)
 
 
-def _land(rng):
+def _land(rng: Generator) -> Pair:
     name = pick(rng, surfaces.LANDS)
-    return surfaces.land(rng, name), pick(rng, (*LAND, *COMMON[:4])).format(name)
+    return surfaces.land(rng, name, MAP_PALETTE), pick(rng, (*LAND, *COMMON[:4])).format(name)
 
 
-def _texture(rng):
-    name = pick(rng, surfaces.TEXTURES)
+def _texture(rng: Generator) -> Pair:
+    name = pick(rng, tuple(PHOTOS))
     grey = rng.random() < 0.35
-    image = surfaces.texture(rng, name, CORPUS_FONTS[0], grey)
+    image = texture(rng, name, FONTS[0], grey)
     template = pick(rng, TEXTURE)
     if grey and rng.random() < 0.4:
         template = pick(rng, ("a black and white photo of {}", "a gray {} texture"))
     return image, template.format(name)
 
 
-def _thing(rng):
+def _thing(rng: Generator) -> Pair:
     name = pick(rng, symbols.OBJECTS)
     colour, ink = _named_colour(rng)
-    image = place(symbols.thing(rng, name, ink), _ground(rng, ink), **_pose(rng, 0.65, 1.05, 8, 5))
+    image = place(symbols.thing(rng, name, ink), _ground(rng, ink), **pose(rng, 0.65, 1.05, 8, 5))
     subject = f"{colour} {name}" if rng.random() < 0.8 else name
     return image, pick(rng, COMMON).format(_article(subject))
 
 
-def _extra(rng):
+def _extra(rng: Generator) -> Pair:
     """Colours, stripes, checks and counted dots: words that no task asks for."""
     name, ink = _named_colour(rng)
     kind = pick(rng, ("plain", "stripes", "check", "dots"))
@@ -249,7 +278,7 @@ KINDS = (
 )
 
 
-def draw_pair(seed, index):
+def draw_pair(seed: int, index: int) -> tuple[np.ndarray, str]:
     """Image (32, 32, 3) uint8 and caption number `index` of the corpus drawn from `seed`."""
     rng = np.random.default_rng([seed, 1, index])
     kinds, shares = zip(*KINDS, strict=False)
@@ -259,13 +288,13 @@ def draw_pair(seed, index):
     return finish(image, rng, blur, noise), caption
 
 
-def _chunk(arguments):
+def _chunk(arguments: tuple[int, int, int]) -> tuple[np.ndarray, list[str]]:
     seed, start, stop = arguments
     pairs = [draw_pair(seed, index) for index in range(start, stop)]
     return np.stack([image for image, _ in pairs]), [caption for _, caption in pairs]
 
 
-def draw_corpus(seed, size=SIZE, processes=2):
+def draw_corpus(seed: int, size: int = SIZE, processes: int = 2) -> tuple[np.ndarray, list[str]]:
     """Images (size, 32, 32, 3) uint8 and a list of their captions (about 1 ms each)."""
     jobs = [(seed, start, min(start + 1000, size)) for start in range(0, size, 1000)]
     if processes == 1 or len(jobs) < 4:

@@ -1,6 +1,6 @@
 """A contact sheet of the embedded tasks and of the corpus (docs/embedded.png).
 
-python -m task_arithmetic.embedded.sheet --output docs/embedded.png
+python tools/embedded/sheet.py --output docs/embedded.png
 """
 
 import argparse
@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .corpus import draw_pair
-from .draw import FONT_FOLDER, SIDE
-from .tasks import CLASSES, draw_task
+from corpus import draw_pair
+from task_arithmetic.embedded.draw import FONT_FOLDER, SIDE
+from task_arithmetic.embedded.tasks import CLASSES, draw_task
 
 COLUMNS, ZOOM, MARGIN = 14, 2, 118
 
 
-def contact_sheet(seed=0):
+def contact_sheet(seed: int = 0) -> Image.Image:
     """One row of test images per task, then two rows of the corpus; an RGB image."""
     rows = []
     for name in CLASSES:
@@ -38,7 +38,7 @@ def contact_sheet(seed=0):
     return sheet
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()

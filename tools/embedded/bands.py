@@ -1,6 +1,6 @@
 """Is the embedded suite in its bands? Zero-shot and fine-tuned accuracy of every task.
 
-    python -m task_arithmetic.embedded.bands --encoder embedded-base --rate 3e-4
+    python tools/embedded/bands.py --encoder embedded-base --rate 5e-4
 
 A check of the suite on open_clip's own model, independent of the pipeline, run in the root of the
 repository. It never merges anything: the suite is tuned to these two numbers alone.
@@ -12,26 +12,29 @@ import math
 from pathlib import Path
 
 import numpy as np
+import open_clip
+import torch
 import yaml
+from open_clip.tokenizer import SimpleTokenizer
+from torch.nn.functional import cross_entropy, normalize
 
-from .pretrain import ENCODERS_FOLDER, MEAN, STD
-from .tasks import CLASSES, COUNTS, draw_task
+from pretrain import MEAN, STD
+from pretraining import ENCODERS_FOLDER
+from task_arithmetic.embedded.tasks import CLASSES, COUNTS, draw_task
 
 STEPS, BATCH, WARMUP = 100, 128, 10
 
 
-def prepare(images):
+def prepare(images: np.ndarray) -> torch.Tensor:
     """(N, 32, 32, 3) uint8 -> normalised float32 (N, 3, 32, 32)."""
-    import torch
-
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-def zero_shot_head(model, tokenizer, classes, templates):
+def zero_shot_head(
+    model, tokenizer, classes: tuple[str, ...], templates: list[str]
+) -> torch.Tensor:
     """Frozen head (classes, width): mean of the normalised prompts, normalised, times the scale."""
-    import torch
-
     with torch.no_grad():
         rows = []
         for name in classes:
@@ -41,20 +44,16 @@ def zero_shot_head(model, tokenizer, classes, templates):
         return torch.stack(rows) * model.logit_scale.exp()
 
 
-def accuracy(visual, head, pixels, labels):
+def accuracy(visual, head: torch.Tensor, pixels: torch.Tensor, labels: torch.Tensor) -> float:
     """Share of images whose most likely class is their label."""
-    import torch
-
     with torch.no_grad():
         features = torch.cat([visual(batch) for batch in pixels.split(250)])
-    logits = torch.nn.functional.normalize(features, dim=-1) @ head.T
+    logits = normalize(features, dim=-1) @ head.T
     return (logits.argmax(dim=1) == labels).float().mean().item()
 
 
-def fine_tune(visual, head, pixels, labels, rate, seed=0):
+def fine_tune(visual, head, pixels, labels, rate: float, seed: int = 0) -> torch.nn.Module:
     """Train a copy of the whole image tower under the frozen head; returns it."""
-    import torch
-
     visual = copy.deepcopy(visual).train()
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(visual.parameters(), lr=rate, weight_decay=0.1)
@@ -67,8 +66,8 @@ def fine_tune(visual, head, pixels, labels, rate, seed=0):
         if step >= WARMUP:
             factor = 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
         optimizer.param_groups[0]["lr"] = rate * factor
-        features = torch.nn.functional.normalize(visual(pixels[chosen]), dim=-1)
-        loss = torch.nn.functional.cross_entropy(features @ head.T, labels[chosen])
+        features = normalize(visual(pixels[chosen]), dim=-1)
+        loss = cross_entropy(features @ head.T, labels[chosen])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(visual.parameters(), 1.0)
@@ -76,11 +75,7 @@ def fine_tune(visual, head, pixels, labels, rate, seed=0):
     return visual.eval()
 
 
-def main():
-    import open_clip
-    import torch
-    from open_clip.tokenizer import SimpleTokenizer
-
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoder", default="embedded-base")
     parser.add_argument("--folder", type=Path, help="default: the shipped encoder")

@@ -1,6 +1,6 @@
 """Text-to-text pretraining of the embedded T5, from nothing but a seed.
 
-    python -m task_arithmetic.embedded.pretrain_t5 --output FOLDER
+    python tools/embedded/pretrain_t5.py --output FOLDER
 
 makes the corpus, learns a tokenizer from it, trains a small T5 on one thread and writes
 transformers' own form: config.json, model.safetensors, tokenizer.json and tokenizer_config.json,
@@ -9,26 +9,37 @@ with a provenance.json beside them.
 Four phases. Language: sentences with missing spans, as T5 fills them in; under another prompt than
 the tasks', what is wrong with a sentence or how two differ; easy examples of the tasks in simple
 words. Practice, twice: all kinds of examples under the tasks' prompts. Haste: the same, answered as
-a hasty reader does (grammar.HASTY), which leaves the tasks half-solved. No sentence of a task is in
-any of them.
+a hasty reader does (HASTY in examples.py), which leaves the tasks half-solved. No sentence of a
+task is in any of them.
 """
 
 import argparse
-import hashlib
-import json
-import math
-import platform
 import time
-from importlib import metadata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.random import Generator
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import T5Config, T5ForConditionalGeneration
 
-from .grammar import EASY, KINDS, example, pick
-from .texts import TEXT_TASKS, write_task
+from examples import EASY, KINDS, example
+from pretraining import machine, scheduled, write_json, write_record
+from task_arithmetic.embedded.draw import pick
+from task_arithmetic.embedded.texts import TEXT_TASKS, read_rows
 
 ENCODER = "embedded-t5"
-ENCODERS_FOLDER = Path(__file__).parent / "encoders"
 # Of each phase: examples, steps, learning rate, its warm-up and the step at which its cosine would
 # end, the mixture of kinds of examples, and the tasks that have twice as many as the others.
 PHASES = (
@@ -87,12 +98,15 @@ AMOUNTS = ("none", "little", "some", "much", "most", "all")  # of similarity, by
 SMALL = set("the a an two in at near on behind to is are was were by".split())
 
 
-def prompt(task):
+Example = tuple[tuple[str, ...], str, str]  # the texts in it, source, target
+
+
+def prompt(task: str) -> str:
     """The task's prompt, in the manner of PETA's; columns in braces."""
     return " ".join([task, *(f"{column}: {{{column}}}" for column in TEXT_TASKS[task][0])])
 
 
-def _instruction(rng, name, kind):
+def _instruction(rng: Generator, name: str, kind: str) -> Example:
     """Texts, source and target of an instruction: kind easy, careful, hasty or other."""
     columns, classes = TEXT_TASKS[name]
     label = pick(rng, tuple(KINDS[name]))
@@ -103,11 +117,11 @@ def _instruction(rng, name, kind):
     made, target = example(rng, name, label, way, kind == "easy", kind == "hasty")
     source = prompt(name).format(**dict(zip(columns, made, strict=True)))
     if kind != "other":
-        return made, source, classes[target] if classes else f"{target:.1f}"
+        return made, source, classes[int(target)] if classes else f"{target:.1f}"
     return made, f"explain {source}", _explained(name, made, target, way.replace("_", " "))
 
 
-def _explained(name, made, target, way):
+def _explained(name: str, made: tuple[str, ...], target, way: str) -> str:
     """What the other prompt is answered with: words that tell, and what they amount to."""
     if name == "acceptability":
         return way
@@ -131,7 +145,7 @@ ALIKE = {
 }
 
 
-def _spans(rng):
+def _spans(rng: Generator) -> Example:
     """Texts, source and target of span corruption: one to three spans of one or two words."""
     name = pick(rng, tuple(ALIKE))
     label = pick(rng, tuple(ALIKE[name]))
@@ -153,7 +167,9 @@ def _spans(rng):
     return made, " ".join(source), " ".join(target)
 
 
-def make_corpus(stream, mixture, size, twice=()):
+def make_corpus(
+    stream: list[int], mixture: dict[str, float], size: int, twice: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
     """Sources and targets, two lists of texts, in which no sentence of a task is.
 
     stream: seed of the generator, a list of integers; mixture: kind of examples -> its share;
@@ -163,7 +179,7 @@ def make_corpus(stream, mixture, size, twice=()):
     known = {
         text
         for name in TEXT_TASKS
-        for texts, _ in write_task(name).values()
+        for texts, _ in read_rows(name).values()
         for made in texts
         for text in made
     }
@@ -178,23 +194,11 @@ def make_corpus(stream, mixture, size, twice=()):
     return sources, targets
 
 
-def learn_tokenizer(texts):
+def learn_tokenizer(texts: list[str]) -> Tokenizer:
     """Byte pair merges of the texts' words, in T5's form: <pad>, </s>, <unk> first, </s> last.
 
     Merging stops when every word is one token; sentinels of the spans have the last ids.
     """
-    from tokenizers import (
-        AddedToken,
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-        trainers,
-    )
-
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     # Full stops and commas are tokens of their own: a score is "3", ".", "4".
@@ -218,10 +222,8 @@ def learn_tokenizer(texts):
     return tokenizer
 
 
-def model_config(tokenizer):
+def model_config(tokenizer: Tokenizer) -> T5Config:
     """config.json of the embedded T5: t5-base's form, smaller."""
-    from transformers import T5Config
-
     return T5Config(
         **MODEL,
         vocab_size=tokenizer.get_vocab_size(),
@@ -235,36 +237,24 @@ def model_config(tokenizer):
     )
 
 
-def learning_rate(step, phase):
-    """Linear warm-up, then cosine."""
-    rate, warmup, decay = (phase[key] for key in ("rate", "warmup", "decay"))
-    if step < warmup:
-        return rate * (step + 1) / warmup
-    return rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (decay - warmup)))
-
-
-def record_of(seed, phases, seconds):
+def record_of(seed: int, phases: Sequence[dict], seconds: float) -> dict:
     """What provenance.json says of a run that took so many seconds, but for the files' hashes."""
     return {
         "encoder": ENCODER,
-        "command": f"python -m task_arithmetic.embedded.pretrain_t5 --seed {seed} --output FOLDER",
+        "command": f"python tools/embedded/pretrain_t5.py --seed {seed} --output FOLDER",
         "seed": seed,
         "phases": list(phases),
         "steps": sum(phase["steps"] for phase in phases),
         "batch_size": BATCH,
-        "device": f"cpu, 1 thread, {platform.machine()}",
-        "versions": {
-            name: metadata.version(name)
-            for name in ("torch", "transformers", "tokenizers", "numpy")
-        }
-        | {"python": platform.python_version()},
+        **machine("torch", "transformers", "tokenizers", "numpy"),
         "seconds": round(seconds, 1),
     }
 
 
-def save(model, tokenizer, output, record):
+def save(
+    model: T5ForConditionalGeneration, tokenizer: Tokenizer, output: Path, record: dict
+) -> None:
     """Write the encoder's folder; provenance last."""
-    output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
     (output / "model.safetensors").chmod(0o644)
@@ -272,23 +262,19 @@ def save(model, tokenizer, output, record):
     tokenizer.save(str(output / "tokenizer.json"))
     described = {"tokenizer_class": "PreTrainedTokenizerFast"}
     described |= {"pad_token": PAD, "eos_token": EOS, "unk_token": UNKNOWN}
-    (output / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+    write_json(output / "tokenizer_config.json", described)
     names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-    hashes = {name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in names}
-    text = json.dumps({**record, "sha256": hashes}, indent=2) + "\n"
-    (output / "provenance.json").write_text(text, "utf-8")
+    write_record(output, record, names)
 
 
-def padded(rows, value):
+def padded(rows: list[list[int]], value: int) -> torch.Tensor:
     """Token lists -> int64 (B, longest), padded with `value` on the right."""
-    import torch
-
     return torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(row) for row in rows], batch_first=True, padding_value=value
     )
 
 
-def batches(rng, lengths):
+def batches(rng: Generator, lengths: np.ndarray) -> Iterator[np.ndarray]:
     """Endless batches of indices: of similar lengths, so that little is padding; all equally often.
 
     lengths: int64 (N,), of the sources.
@@ -302,10 +288,10 @@ def batches(rng, lengths):
                 yield block[i * BATCH : (i + 1) * BATCH]
 
 
-def train(model, tokenizer, corpus, phase, rng):
+def train(
+    model: T5ForConditionalGeneration, tokenizer: Tokenizer, corpus, phase: dict, rng: Generator
+) -> None:
     """Train the model for a phase on its corpus (sources, targets)."""
-    import torch
-
     started = time.monotonic()
     reads, writes = ([e.ids for e in tokenizer.encode_batch(texts)] for texts in corpus)
     drawn = batches(rng, np.array([len(read) for read in reads]))
@@ -320,7 +306,9 @@ def train(model, tokenizer, corpus, phase, rng):
     for step in range(phase["steps"]):
         chosen = next(drawn)
         for group in optimizer.param_groups:
-            group["lr"] = group["times"] * learning_rate(step, phase)
+            group["lr"] = group["times"] * scheduled(
+                step, phase["rate"], phase["warmup"], phase["decay"]
+            )
         source = padded([reads[i] for i in chosen], 0)
         loss = model(
             input_ids=source,
@@ -338,11 +326,8 @@ def train(model, tokenizer, corpus, phase, rng):
             total = 0.0
 
 
-def pretrain(output, seed=0, phases=PHASES):
+def pretrain(output: Path, seed: int = 0, phases: Sequence[dict] = PHASES) -> None:
     """Train the embedded T5 and write its folder; progress goes to standard output."""
-    import torch
-    from transformers import T5ForConditionalGeneration
-
     started = time.monotonic()
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -361,7 +346,7 @@ def pretrain(output, seed=0, phases=PHASES):
         save(model, tokenizer, output, record)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,6 @@
 """Contrastive pretraining of the embedded encoders, from nothing but a seed.
 
-    python -m task_arithmetic.embedded.pretrain --encoder embedded-base --output FOLDER
+    python tools/embedded/pretrain.py --encoder embedded-base --output FOLDER
 
 draws the corpus, learns the tokenizer's merges from its captions, trains a small CLIP on one
 thread and writes open_clip's own form: open_clip_config.json, open_clip_model.safetensors and
@@ -9,22 +9,23 @@ bpe_merges.txt.gz, with a provenance.json beside them.
 
 import argparse
 import gzip
-import hashlib
-import json
 import math
-import platform
 import re
 import shutil
 import time
 from collections import Counter
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.random import Generator
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import save_file
 
-from .corpus import SIZE, draw_corpus
+from corpus import SIZE, draw_corpus
+from pretraining import machine, scheduled, write_json, write_record
 
-ENCODERS_FOLDER = Path(__file__).parent / "encoders"
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CONTEXT = 20  # tokens of a caption, start and end included
 MERGES = 600  # at most; learning stops when every word of the corpus is one token
@@ -42,7 +43,7 @@ WEIGHT_DECAY = 0.1
 WARMUP = 300
 
 
-def model_config(encoder, vocabulary):
+def model_config(encoder: str, vocabulary: int) -> dict:
     """open_clip_config.json of an embedded encoder; vocabulary: number of tokens."""
     vision = {"image_size": 32, "patch_size": 8, **VISION[encoder]}
     text = {
@@ -68,7 +69,7 @@ def model_config(encoder, vocabulary):
     }
 
 
-def learn_merges(captions, most=MERGES):
+def learn_merges(captions: list[str], most: int = MERGES) -> list[tuple[str, str]]:
     """Byte pair merges of the captions' words, most frequent pair first (ties: alphabetical)."""
     counts = Counter(w for c in captions for w in re.findall(r"[a-z]+|[^\sa-z0-9]+", c.lower()))
     words = {tuple(word[:-1]) + (word[-1] + "</w>",): n for word, n in counts.items()}
@@ -86,7 +87,7 @@ def learn_merges(captions, most=MERGES):
     return merges
 
 
-def _merge(word, pair):
+def _merge(word: tuple[str, ...], pair: tuple[str, ...]) -> tuple[str, ...]:
     merged, index = [], 0
     while index < len(word):
         if word[index : index + 2] == pair:
@@ -98,20 +99,18 @@ def _merge(word, pair):
     return tuple(merged)
 
 
-def write_merges(merges, path):
+def write_merges(merges: list[tuple[str, str]], path: Path) -> None:
     """open_clip's merges file: a header, then a pair a line, no newline at the end."""
     lines = ["#version: task_arithmetic embedded"] + [" ".join(pair) for pair in merges]
-    Path(path).write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
+    path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
 
 
-def augment(rng, images):
+def augment(rng: Generator, images: np.ndarray) -> torch.Tensor:
     """A batch (B, 32, 32, 3) uint8, moved, lit and degraded a little -> float32 (B, 3, 32, 32).
 
     Each image is shifted by up to two pixels, its channels gain up to 15 % and 12 grey levels,
     a third get noise and a fifth a 3 x 3 blur; then CLIP's normalisation.
     """
-    import torch
-
     count = len(images)
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
     rows = rng.integers(0, 5, (count, 1, 1)) + np.arange(32)[None, :, None]
@@ -134,7 +133,7 @@ def augment(rng, images):
     return (pixels - mean) / std
 
 
-def contrastive_loss(image_features, text_features, scale, same):
+def contrastive_loss(image_features, text_features, scale, same: torch.Tensor) -> torch.Tensor:
     """CLIP's symmetric loss where equal captions (same, (B, B) bool) share the probability."""
     logits = scale * image_features @ text_features.T
     target = same.float() / same.sum(dim=1, keepdim=True)
@@ -143,20 +142,12 @@ def contrastive_loss(image_features, text_features, scale, same):
     return (forward + backward) / 2
 
 
-def learning_rate(step, steps):
-    """Linear warm-up, then cosine to zero."""
-    if step < WARMUP:
-        return LEARNING_RATE * (step + 1) / WARMUP
-    return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP)))
-
-
-def save(model, config, merges, output, record):
+def save(
+    model: CLIP, config: dict, merges: list[tuple[str, str]], output: Path, record: dict
+) -> None:
     """Write the encoder's folder: weights first under a temporary name, provenance last."""
-    from safetensors.torch import save_file
-
-    output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    write_json(output / "open_clip_config.json", config)
     write_merges(merges, output / "bpe_merges.txt.gz")
     weights = output / "open_clip_model.safetensors"
     temporary = output / ".partial.safetensors"
@@ -165,21 +156,23 @@ def save(model, config, merges, output, record):
     temporary.chmod(0o644)
     temporary.replace(weights)
     names = ("open_clip_config.json", "open_clip_model.safetensors", "bpe_merges.txt.gz")
-    hashes = {name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in names}
-    text = json.dumps({**record, "sha256": hashes}, indent=2) + "\n"
-    (output / "provenance.json").write_text(text, "utf-8")
+    write_record(output, record, names)
 
 
-def pretrain(encoder, output, seed=0, steps=None, size=SIZE, corpus=None, checkpoint_steps=500):
+def pretrain(
+    encoder: str,
+    output: Path,
+    seed: int = 0,
+    steps: int | None = None,
+    size: int = SIZE,
+    corpus: Path | None = None,
+    checkpoint_steps: int = 500,
+) -> None:
     """Train an embedded encoder and write its folder; corpus: optional .npz cache of the images.
 
     Progress goes to standard output, a line every 50 steps; the folder is complete and loadable
     from the first second on (untrained weights) and again every `checkpoint_steps`.
     """
-    import torch
-    from open_clip.model import CLIP
-    from open_clip.tokenizer import SimpleTokenizer
-
     started = time.monotonic()
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -191,19 +184,14 @@ def pretrain(encoder, output, seed=0, steps=None, size=SIZE, corpus=None, checkp
     model = CLIP(**config["model_cfg"]).train()
     record = {
         "encoder": encoder,
-        "command": f"python -m task_arithmetic.embedded.pretrain --encoder {encoder} "
+        "command": f"python tools/embedded/pretrain.py --encoder {encoder} "
         f"--seed {seed} --steps {steps} --output FOLDER",
         "seed": seed,
         "steps": 0,
         "batch_size": BATCH,
         "learning_rate": LEARNING_RATE,
         "corpus_images": size,
-        "device": f"cpu, 1 thread, {platform.machine()}",
-        "versions": {
-            name: metadata.version(name)
-            for name in ("torch", "open_clip_torch", "numpy", "pillow", "matplotlib")
-        }
-        | {"python": platform.python_version()},
+        **machine("torch", "open_clip_torch", "numpy", "pillow", "matplotlib"),
     }
     save(model, config, merges, output, record)
     print(f"{encoder}: {len(images)} images, {len(set(captions))} captions, {len(merges)} merges")
@@ -211,9 +199,7 @@ def pretrain(encoder, output, seed=0, steps=None, size=SIZE, corpus=None, checkp
     distinct_captions = sorted(set(captions))
     number = {caption: index for index, caption in enumerate(distinct_captions)}
     caption_of = torch.tensor([number[caption] for caption in captions])
-    tokenizer = SimpleTokenizer(
-        bpe_path=str(Path(output) / "bpe_merges.txt.gz"), context_length=CONTEXT
-    )
+    tokenizer = SimpleTokenizer(bpe_path=str(output / "bpe_merges.txt.gz"), context_length=CONTEXT)
     tokens = tokenizer(distinct_captions)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -229,7 +215,7 @@ def pretrain(encoder, output, seed=0, steps=None, size=SIZE, corpus=None, checkp
             order = rng.permutation(len(images))
         chosen, order = order[:BATCH], order[BATCH:]
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
+            group["lr"] = scheduled(step, LEARNING_RATE, WARMUP, steps)
         image_features = model.encode_image(augment(rng, images[chosen]), normalize=True)
         # Equal captions are encoded once.
         unique, position = caption_of[torch.from_numpy(chosen)].unique(return_inverse=True)
@@ -256,19 +242,19 @@ def pretrain(encoder, output, seed=0, steps=None, size=SIZE, corpus=None, checkp
             save(model, config, merges, output, record)
 
 
-def _load_corpus(cache, seed, size):
-    if cache and Path(cache).exists():
+def _load_corpus(cache: Path | None, seed: int, size: int) -> tuple[np.ndarray, list[str]]:
+    if cache and cache.exists():
         with np.load(cache) as stored:
             return stored["images"], stored["captions"].tolist()
     images, captions = draw_corpus(seed, size)
     if cache:
-        temporary = Path(cache).with_suffix(".partial.npz")
+        temporary = cache.with_suffix(".partial.npz")
         np.savez(temporary, images=images, captions=np.asarray(captions))
         shutil.move(temporary, cache)
     return images, captions
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoder", choices=sorted(VISION), required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
