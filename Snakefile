@@ -15,7 +15,7 @@ configfile: os.path.join(workflow.basedir, "config.yaml")
 sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 from task_arithmetic.pipeline import run
 from task_arithmetic.errors import UserError
-from task_arithmetic.config.experiment import read_config, typed
+from task_arithmetic.config.reading import read_config, typed
 from task_arithmetic.pipeline.rerun import check_plan
 
 try:

@@ -58,6 +58,11 @@ def _settings(text: str) -> dict:
 
 PEOPLES: dict[str, dict[str, Any]] = {  # options of commands that are no stages
     "code": {"default": None, "help": "label of the code that the run was planned with"},
+    "of": {
+        "default": None,
+        "choices": ["tasks", "encoders", "modes"],
+        "help": "a folder of config/; without it, the configuration",
+    },
     "device": {"default": None, "help": "a named device, instead of measuring this machine's"},
     "run": {"default": None, "metavar": "NAME", "help": "the run; without it, the newest, or all"},
     "watch": {"action": "store_true", "default": False, "help": "show it until the run ends"},
@@ -112,7 +117,7 @@ HELP = {  # of the stages' options
 }
 FOR_PEOPLE = {  # command → its function, options, what it does, an example of its options
     "check": (
-        "config.experiment.check",
+        "config.summary.check",
         "config",
         "validate a configuration and say what it would run",
         "--config config/mini.yaml mine.yaml",
@@ -128,6 +133,12 @@ FOR_PEOPLE = {  # command → its function, options, what it does, an example of
         "config",
         "check the data of a configuration's tasks",
         "--config config/mini.yaml",
+    ),
+    "schema": (
+        "config.summary.schema",
+        "of",
+        "print the JSON schema of a configuration or a definition, for editors",
+        "--of tasks",
     ),
     "status": (
         "pipeline.status.status",

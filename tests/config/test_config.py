@@ -6,12 +6,11 @@ from itertools import product
 import pytest
 import yaml
 
-from task_arithmetic.config.experiment import (
+from task_arithmetic.config.experiment import mode_of
+from task_arithmetic.config.reading import (
     ROOT,
-    check,
     load_definition,
     merge,
-    mode_of,
     read_yaml,
     typed,
     validate_config,
@@ -26,6 +25,7 @@ from task_arithmetic.config.settings import (
     negation_settings,
     view_settings,
 )
+from task_arithmetic.config.summary import check
 from task_arithmetic.core.arithmetic import alpha_grid
 from task_arithmetic.errors import UserError
 

@@ -5,11 +5,13 @@ independently of the definitions.
 """
 
 import importlib.util
+import json
 from itertools import product
 
 import pytest
 
-from task_arithmetic.config.experiment import load_definition
+from task_arithmetic.config.reading import ROOT, load_definition, read_yaml
+from task_arithmetic.config.summary import SCHEMAS, schema, schema_text
 
 # task → train, validation and test images, classes, templates, the hub's dataset
 PROTOCOL = {
@@ -142,3 +144,34 @@ def test_imagenet_is_evaluated_only_under_the_names_and_templates_of_open_clip()
     assert (len(names.IMAGENET_CLASSNAMES), len(names.OPENAI_IMAGENET_TEMPLATES)) == (1000, 80)
     anchors = {0: "tench", 1: "goldfish", 207: "Golden Retriever", 999: "toilet paper"}
     assert {i: names.IMAGENET_CLASSNAMES[i] for i in anchors} == anchors
+
+
+# --- Schemas for editors -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", SCHEMAS)
+def test_the_kept_schema_is_what_the_command_prints(of, capsys):
+    schema(None if of == "configuration" else of)
+    assert capsys.readouterr().out == (ROOT / f"config/schemas/{of}.json").read_text()
+
+
+@pytest.mark.parametrize("of", SCHEMAS)
+def test_shipped_files_name_a_schema_that_they_fit(of):
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json.loads(schema_text(of)))
+    files = (ROOT / "config").glob("*.yaml" if of == "configuration" else f"{of}/*.yaml")
+    for path in [*files, *([ROOT / "config.yaml"] if of == "configuration" else [])]:
+        first = path.read_text().splitlines()[0]
+        assert (path.parent / first.partition("$schema=")[2]).resolve() == (
+            ROOT / f"config/schemas/{of}.json"
+        )
+        validator.validate(read_yaml(path))
+
+
+def test_every_key_has_a_description():
+    """But the titles of its sections, which stand at their definitions."""
+    for of in SCHEMAS:
+        content = json.loads(schema_text(of))
+        for form in [content, *content.get("$defs", {}).values()]:
+            for name, known in form.get("properties", {}).items():
+                assert known["description"], (of, name)

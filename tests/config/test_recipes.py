@@ -8,7 +8,8 @@ import test_report
 import views
 from test_config import complaint, configuration
 
-from task_arithmetic.config.experiment import check, part_of, validate_config
+from task_arithmetic.config.experiment import part_of
+from task_arithmetic.config.reading import validate_config
 from task_arithmetic.config.recipes import models_of, recipe_of, recipes_of
 from task_arithmetic.config.settings import (
     efficiency_settings,
@@ -16,6 +17,7 @@ from task_arithmetic.config.settings import (
     report_settings,
     view_settings,
 )
+from task_arithmetic.config.summary import check
 from task_arithmetic.planning import plan, requests
 
 SPECIAL = """

@@ -9,7 +9,8 @@ import tiny
 import torch
 import yaml
 
-from task_arithmetic.config.experiment import ROOT, patterns
+from task_arithmetic.config.experiment import patterns
+from task_arithmetic.config.reading import ROOT
 from task_arithmetic.core.vectors import TaskVector, moved_names, total
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.tensors import read_made_by, read_tensors, write_tensors

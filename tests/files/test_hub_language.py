@@ -12,7 +12,7 @@ from hub_server import GLUE, GLUE_ROWS, Fault, Hub, glue_files, glue_rows, glue_
 from safetensors.numpy import load, load_file
 from test_hub import UNKNOWN, User
 
-from task_arithmetic.config.experiment import load_definition
+from task_arithmetic.config.reading import load_definition
 from task_arithmetic.files.hashes import read_sealed
 from task_arithmetic.files.manifest import SPLITS, read_manifest
 from task_arithmetic.files.paths import read_json

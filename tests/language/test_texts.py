@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from task_arithmetic.config.experiment import load_definition
+from task_arithmetic.config.reading import load_definition
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.hashes import read_sealed, sealed, sha256_of_file
 from task_arithmetic.files.manifest import read_manifest, sample_indices

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from task_arithmetic.config import experiment
+from task_arithmetic.config import reading
 from task_arithmetic.core import precision
 from task_arithmetic.errors import UserError
 from task_arithmetic.pipeline import gpu
@@ -299,7 +299,7 @@ class Job:
     """A child process that claims a GPU, and holds it until its input is closed."""
 
     def __init__(self, variables, then="", script=HOLD):
-        path = os.pathsep.join(p for p in [str(experiment.ROOT / "src"), *sys.path] if p)
+        path = os.pathsep.join(p for p in [str(reading.ROOT / "src"), *sys.path] if p)
         self.process = subprocess.Popen(
             [sys.executable, "-c", script.replace("{then}", then)],
             stdin=subprocess.PIPE,

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from task_arithmetic.config.experiment import ROOT, read_config
+from task_arithmetic.config.reading import ROOT, read_config
 from task_arithmetic.planning.disk import FILES, OTHER_FILES
 from task_arithmetic.planning.plan import outputs
 

@@ -14,7 +14,7 @@ from test_rerun import forget
 from test_workflow import planned
 
 from task_arithmetic.config import settings
-from task_arithmetic.config.experiment import read_config
+from task_arithmetic.config.reading import read_config
 from task_arithmetic.errors import UserError
 from task_arithmetic.pipeline import code, rerun, why
 

@@ -14,13 +14,7 @@ import yaml
 from PIL import Image
 from safetensors.numpy import save_file
 
-from task_arithmetic.config.experiment import (
-    ROOT,
-    load_definition,
-    merge,
-    read_yaml,
-    validate_config,
-)
+from task_arithmetic.config.reading import ROOT, load_definition, merge, read_yaml, validate_config
 from task_arithmetic.config.settings import data_settings
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.paths import read_json, write_json

@@ -17,16 +17,16 @@ import yaml
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from task_arithmetic.config.experiment import (
+from task_arithmetic.config.experiment import patterns
+from task_arithmetic.config.geometries import read_geometry
+from task_arithmetic.config.reading import (
     ROOT,
     load_definition,
     merge,
-    patterns,
     read_config,
     read_yaml,
     validate_config,
 )
-from task_arithmetic.config.geometries import read_geometry
 from task_arithmetic.core.disentanglement import disentanglement_errors
 from task_arithmetic.core.vectors import TaskVector, moved_names
 from task_arithmetic.errors import UserError

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from task_arithmetic.config.experiment import ROOT, merge, read_yaml, validate_config
 from task_arithmetic.config.geometries import read_geometry
+from task_arithmetic.config.reading import ROOT, merge, read_yaml, validate_config
 from task_arithmetic.planning import plan
 from task_arithmetic.planning import requests as resources
 from task_arithmetic.planning.disk import data_bytes, example_counts, parts_of
@@ -211,7 +211,7 @@ def test_without_open_clip_an_encoder_is_taken_to_be_large(monkeypatch):
 
 def test_ten_thousand_jobs_are_asked_about_in_no_time():
     script = (
-        "import sys, time\nfrom task_arithmetic.config import experiment as config\n"
+        "import sys, time\nfrom task_arithmetic.config import reading as config\n"
         "from task_arithmetic.planning import requests as resources\n"
         "request = resources.requests(config.read_config())\n"
         "began = time.perf_counter()\n"

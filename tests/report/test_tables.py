@@ -10,7 +10,7 @@ import pytest
 import views
 
 from task_arithmetic.config import available, targets
-from task_arithmetic.config.experiment import ROOT, read_yaml, validate_config
+from task_arithmetic.config.reading import ROOT, read_yaml, validate_config
 from task_arithmetic.config.settings import view_settings
 from task_arithmetic.errors import UserError
 from task_arithmetic.report import figures, tables

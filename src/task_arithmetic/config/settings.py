@@ -13,7 +13,8 @@ import yaml
 from ..files.hashes import canonical
 from ..files.local import listing
 from ..vision.geometry import OWN_MERGES
-from .experiment import ENCODER_FILES, control_of, mode_of, pairs_of, part_of
+from .checks import ENCODER_FILES
+from .experiment import control_of, mode_of, pairs_of, part_of
 from .recipes import recipe_of, recipes_of
 from .targets import paper_beside
 

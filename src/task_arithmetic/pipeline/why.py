@@ -16,7 +16,7 @@ from textwrap import shorten
 import yaml
 
 from ..cli import _parser
-from ..config.experiment import ROOT, read_yaml
+from ..config.reading import ROOT, read_yaml
 from ..errors import UserError
 from ..files.paths import read_json
 from ..files.records import read_attempts, state_of

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config.experiment import ROOT, control_of, read_config
+from ..config.experiment import control_of
+from ..config.reading import ROOT, read_config
 from ..config.settings import data_settings
 from ..errors import UserError
 from ..files.checks import too_many_shared

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from ..config import settings
 from ..config.available import figure_names, table_names
-from ..config.experiment import ROOT, control_of, pairs_of, read_config
+from ..config.experiment import control_of, pairs_of
 from ..config.geometries import read_geometry, shapes_of
+from ..config.reading import ROOT, read_config
 from ..core.arithmetic import alpha_grid
 from ..core.precision import uses_bf16
 from ..files.paths import human_bytes, three_digits

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import settings
-from ..config.experiment import ROOT, control_of, mode_of, pairs_of, part_of
+from ..config.experiment import control_of, mode_of, pairs_of, part_of
 from ..config.geometries import read_geometry, shapes_of
+from ..config.reading import ROOT
 from ..config.recipes import recipe_of
 from ..core.arithmetic import alpha_grid
 from ..vision.geometry import parameters
