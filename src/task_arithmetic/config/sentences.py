@@ -98,7 +98,9 @@ class _Place(NamedTuple):
 def _place(form: type[Section], location: Sequence[int | str]) -> _Place:
     """Where pydantic's location is: keys and indices and, where a value may be of several kinds,
     the tag of the one that it was held to."""
-    path, kinds, chosen = "", [form], form
+    path = ""
+    kinds: list[Any] = [form]
+    chosen: Any = form
     for part, following in zip(location, [*location[1:], None], strict=False):
         if following == "[key]":  # a mistake in the key of a mapping: it is said of the mapping
             return _Place(path, [str], str)
@@ -112,7 +114,7 @@ def _place(form: type[Section], location: Sequence[int | str]) -> _Place:
             kinds = _kinds(get_args(chosen)[-1])
         listed = get_origin(chosen) is list
         path += f"[{part}]" if listed else f".{part}" if path else f"{part}"
-        some = [kind for kind in kinds if kind != NoneType]
+        some = [kind for kind in kinds if kind is not NoneType]
         chosen = some[0] if len(some) == 1 else None
     return _Place(path, kinds, chosen)
 
