@@ -1,7 +1,6 @@
 """The tasks made of real images that ship in Python packages: digits by hand and photographs."""
 
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +31,13 @@ PHOTOS = {
 @lru_cache(maxsize=len(PHOTOS))
 def photo(name: str) -> Image.Image:
     """The photograph of a texture class, (H, W, 3) RGB image."""
+    import skimage  # by name, as labels of code tell the versions of what is imported
+    import sklearn
+
     package, file = PHOTOS[name][:2]
-    folder = {"skimage": "data", "sklearn": "datasets/images"}[package]
-    with Image.open(Path(import_module(package).__file__).parent / folder / file) as image:
+    modules = {"skimage": (skimage, "data"), "sklearn": (sklearn, "datasets/images")}
+    module, folder = modules[package]
+    with Image.open(Path(module.__file__).parent / folder / file) as image:
         return image.convert("RGB")
 
 
