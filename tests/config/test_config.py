@@ -170,6 +170,8 @@ def test_open_clip_ships_the_lists_that_imagenet_is_defined_by():
         ("negation: {control: mnist}", "negation.control is 'mnist', which is among tasks"),
         ("negation: {keep: 1.1}", "negation.keep in the configuration must be at most 1"),
         ("negation: {keep: 0}", "negation.keep in the configuration must be above 0"),
+        ("disentanglement: {pairs: {1: [dtd, cars]}}", "pairs in the configuration must be a text"),
+        ("7: 3", "Unknown key '7' in the configuration; known: run"),
         # the alpha grid
         ("alphas: {start: -0.5}", "0 <= start < stop <= 2"),
         ("alphas: {stop: 2.5}", "0 <= start < stop <= 2"),
@@ -331,6 +333,21 @@ def test_a_file_that_is_missing_or_no_yaml_gets_one_clear_sentence(tmp_path):
         ),
         ("tasks/mnist", "{hub: a/b, templates: ['{}'], classes: [1, 2]}", "classes[0] in config"),
         ("encoders/ViT-B-32", "path: 'my {encoder}'", "has a brace"),
+        ("tasks/mnist", "{path: a, templates: ['{}'], test: 1.5}", "must be below 1; found 1.5."),
+        ("tasks/mnist", "{path: '', templates: ['{}']}", "must not be empty; give a text."),
+        ("tasks/mnist", "{path: null, templates: ['{}']}", "a text; found nothing (null)."),
+        (
+            "tasks/mnist",
+            "{hub: a/b, templates: ['{}'], levels: [0]}",
+            "exactly 2 entries; found 1.",
+        ),
+        ("tasks/mnist", "{hub: a/b, templates: 3}", "must be a list or a text; found 3."),
+        ("tasks/mnist", "{hub: a/b, templates: ['{}'], source_classes: all}", "or the word any; f"),
+        (
+            "tasks/cola",
+            "{hub: a/b, texts: ['{a}'], metric: spearman, prompts: {}}",
+            "have no brace",
+        ),
         ("tasks/mnist", "{path: nowhere, templates: ['{}']}", "where nothing is"),
         (
             "tasks/mnist",
