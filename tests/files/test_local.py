@@ -13,9 +13,10 @@ from PIL import Image
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.labels import alike, class_names, out_of_order
 from task_arithmetic.files.lists import read_list
-from task_arithmetic.files.local import find, first, listing, outline, walk
+from task_arithmetic.files.local import find, first, listing, outline
 from task_arithmetic.files.manifest import read_manifest
 from task_arithmetic.files.source import hold_out
+from task_arithmetic.files.walk import walk
 from task_arithmetic.vision.images import read_split
 from task_arithmetic.vision.prepare import write_task
 
