@@ -1,6 +1,5 @@
-"""How fast a device computes what a run needs: measured by short probes, or estimated by name."""
+"""How fast this machine computes what a run needs, measured by short probes."""
 
-import csv
 import json
 import math
 import os
@@ -18,9 +17,10 @@ import torch
 from ..config import settings
 from ..config.experiment import mode_of
 from ..config.geometries import shapes_of
+from ..core.precision import uses_bf16
 from ..core.training import Training
 from ..core.vectors import TaskVector, moved_names
-from ..errors import UserError, nearest
+from ..errors import UserError
 from ..files.paths import human_bytes
 from ..language import modality as language
 from ..language.tokens import Texts
@@ -30,84 +30,32 @@ from ..stages.finetune import start
 from ..vision import modality as vision
 from ..vision.clip import encode_text
 from ..vision.geometry import image_tower_shapes, parameters
-from .disk import FLOAT, SOURCE, TARGET, flops_of, is_text
+from .disk import FLOAT, SOURCE, TARGET, is_text
+from .work import Key, operations
 
 STEPS = 20  # timed training steps of a probe
 SECONDS = {"cuda": 2.0, "cpu": 1.5}  # for each probe; for one of STEPS steps PATIENCE times as much
 PATIENCE = 3.0
 SLOW = 1.0  # seconds that one example may take on a CPU to be worth a probe
-LAUNCH = 2e-5  # seconds to start a matrix product and what goes with it on a GPU: assumed
 GRID = [0.2, 0.4, 0.6, 0.8, 1.0]  # α that tell an image's reading from its passes
 PROMPTS = 80  # texts that a head encodes at a time, at most
-
-
-class Key(NamedTuple):
-    """Something whose speed counts, in a precision: a training step of a mode (kind `step`), one
-    image or text through f (`image`, `text`) or through f_lin (`linearized`), an image that is read
-    and normalised for any number of passes through f (`read`), a text of a head (`prompt`); of a
-    step, `batch` examples."""
-
-    encoder: str
-    kind: str
-    mode: str | None
-    precision: str
-    batch: int = 1
-
-
-# --- A named device ------------------------------------------------------------------------------
-
-
-def named_device(name: str | None, basedir) -> dict | None:
-    """A row of devices.csv; None for this machine's own device."""
-    if name in (None, "cpu"):
-        return None
-    with open(
-        Path(basedir) / "workflow/reference/devices.csv", encoding="utf-8", newline=""
-    ) as file:
-        rows = {row["device"]: row for row in csv.DictReader(file)}
-    if name not in rows:
-        raise UserError(
-            f"There is no device {name!r}{nearest(name, list(rows))}; --device knows "
-            f"{', '.join(rows)}, and cpu for this machine's own."
-        )
-    numbers = {key: float(rows[name][key]) for key in ("bf16_tflops", "float32_tflops", "share")}
-    return {**rows[name], **numbers}
-
-
-def rated(keys: list[Key], config: dict, geometries: dict, device: dict) -> dict[Key, float]:
-    """Seconds of each key by arithmetic: its operations over the device's sustained rate; of a
-    training step at least what starting its work takes."""
-    found = {}
-    for key in keys:
-        rate = 1e12 * device["share"] * device[f"{key.precision}_tflops"]
-        found[key] = operations(key, config, geometries) / rate
-        if key.kind == "step":
-            linearized = mode_of(config, key.mode, key.encoder)["linearized"]
-            shapes = shapes_of(geometries[key.encoder]).values()
-            products = (5 if linearized else 3) * sum(len(shape) == 2 for shape in shapes)
-            found[key] = max(found[key], LAUNCH * products)
-    return found
-
-
-def operations(key: Key, config: dict, geometries: dict) -> float:
-    """Arithmetic operations of one unit of a key: of a step, of its whole batch."""
-    mode = key.mode and mode_of(config, key.mode, key.encoder)
-    return key.batch * flops_of(key.kind, geometries[key.encoder], mode)
 
 
 # --- The device at hand --------------------------------------------------------------------------
 
 
-def device_at_hand(config: dict, device: str | None) -> str:
-    """cuda or cpu, as the jobs choose it; a GPU is held until this process ends.
+def device_at_hand(config: dict, device: str | None) -> tuple[str, str]:
+    """cuda or cpu, as the jobs choose it, and what `precision: auto` stands for there; a GPU is
+    held until this process ends.
 
     Raises:
         UserError: the configuration asks for a GPU, and there is none that works.
     """
-    if device == "cpu" or config["device"] == "cpu":
-        return "cpu"
-    claim(config["device"])
-    return torch_device().type
+    kind = "cpu"
+    if device != "cpu" and config["device"] != "cpu":
+        claim(config["device"])
+        kind = torch_device().type
+    return kind, "bf16" if uses_bf16("auto", kind) else "float32"
 
 
 def probed(
@@ -378,7 +326,8 @@ def _scaled(keys: list[Key], speeds: dict, config: dict, geometries: dict) -> di
             continue
         alike = [other for other in speeds if other.encoder == last and other.kind == key.kind]
         other = min(alike, key=lambda k: (k.mode != key.mode, k.precision != key.precision))
-        ratio = operations(key, config, geometries) / operations(other, config, geometries)
+        mine, theirs = (geometries[each.encoder] for each in (key, other))
+        ratio = operations(key, config, mine) / operations(other, config, theirs)
         found[key] = speeds[other] * ratio
     return found
 
