@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from ..config import settings
 from ..errors import UserError
@@ -47,7 +48,7 @@ def is_text(about: dict) -> bool:
 # --- Sums of numbers of which some may be unknown -------------------------------------------------
 
 
-def times(factor: float, amount: int | None):
+def times(factor: Any, amount: int | None) -> Any:
     """factor × amount."""
     return None if amount is None else factor * amount
 

@@ -90,7 +90,7 @@ def probed(
     return speeds, about
 
 
-def _device_name(device) -> str:
+def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, measured now with random weights"
     name = ""
@@ -101,7 +101,7 @@ def _device_name(device) -> str:
 
 
 def _probe_encoder(
-    keys: list[Key], config: dict, geometry: dict, device, may_skip: bool
+    keys: list[Key], config: dict, geometry: dict, device: torch.device, may_skip: bool
 ) -> tuple[dict[Key, float], str]:
     """Seconds of each key of one encoder, or nothing if it is too large here; and how."""
     shapes, encoder = shapes_of(geometry), keys[0].encoder
@@ -126,7 +126,7 @@ def _probe_encoder(
     most = SECONDS[device.type]
     few = max(1, int(most / one) // 9)
 
-    def is_long(batch):  # to measure a step of it
+    def is_long(batch: int) -> bool:  # to measure a step of it
         return device.type != "cuda" and 3 * one * batch >= most
 
     count = 2 * probe.most if device.type == "cuda" else max(1, min(probe.most, int(most / one)))
@@ -149,7 +149,7 @@ def _probe_encoder(
             tau = TaskVector({name: 0.01 * theta0[name] for name in moved})
         linearized = key.kind == "linearized"
 
-        def seconds(alphas):
+        def seconds(alphas: list[float]) -> float:
             what = examples, tau, alphas, linearized, key.precision
             return _median(lambda: probe.evaluate(*what), device)
 
@@ -201,44 +201,48 @@ class Probe(NamedTuple):
     most: int
 
 
-def _random_images(geometry: dict, device) -> Probe:
+def _random_images(geometry: dict, device: torch.device) -> Probe:
     generator = torch.Generator().manual_seed(0)
     theta0, size = _random_weights(shapes_of(geometry), generator, device), geometry["image_size"]
     about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
     head = torch.randn(100, geometry["embed_dim"], generator=generator).to(device)
 
-    def batch(count):
+    def batch(count: int) -> tuple:
         pixels = torch.randn(count, 3, size, size, generator=generator).to(device)
         return pixels, torch.zeros(count, dtype=torch.int64, device=device)
 
-    def examples(count):
+    def examples(count: int) -> tuple:
         shape = count, size, size, 3
         images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
         return images, np.zeros(count, np.int64), head
 
-    def evaluate(some, tau, alphas, linearized, precision):
+    def evaluate(
+        some: Any, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
+    ) -> None:
         vision.accuracies(theta0, about, tau, alphas, {"task": some}, linearized, precision)
 
     return Probe(theta0, about, head, batch, examples, evaluate, vision.BATCH)
 
 
-def _random_texts(geometry: dict, device) -> Probe:
+def _random_texts(geometry: dict, device: torch.device) -> Probe:
     generator = torch.Generator().manual_seed(0)
     theta0, about = _random_weights(shapes_of(geometry), generator, device), {"geometry": geometry}
 
-    def tokens(*shape):  # neither padding nor an end of text
+    def tokens(*shape: int) -> torch.Tensor:  # neither padding nor an end of text
         return torch.randint(2, geometry["vocab_size"], shape, generator=generator)
 
-    def batch(count):
+    def batch(count: int) -> tuple:
         return tokens(count, SOURCE).to(device), tokens(count, TARGET).to(device)
 
-    def examples(count):
+    def examples(count: int) -> Texts:
         flat, ends = tokens(count * SOURCE).numpy(), SOURCE * np.arange(1, count + 1)
         words = tokens(1, TARGET).numpy(), ["?"], "exact_match", TARGET
         return Texts(flat, ends - SOURCE, ends, np.zeros(count, np.int32), None, *words)
 
     @torch.inference_mode()
-    def evaluate(some, tau, alphas, linearized, precision):
+    def evaluate(
+        some: Any, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
+    ) -> None:
         if linearized:
             language.answered(theta0, about, some, precision, tau.tensors, alphas)
         else:
@@ -248,14 +252,16 @@ def _random_texts(geometry: dict, device) -> Probe:
     return Probe(theta0, about, None, batch, examples, evaluate, language.BATCH)
 
 
-def _random_weights(shapes: dict, generator, device) -> dict[str, torch.Tensor]:
+def _random_weights(
+    shapes: dict, generator: torch.Generator, device: torch.device
+) -> dict[str, torch.Tensor]:
     return {
         name: (0.02 * torch.randn(shape, generator=generator)).to(device)
         for name, shape in shapes.items()
     }
 
 
-def _text_probe(text: dict, count: int, device):
+def _text_probe(text: dict, count: int, device: torch.device) -> Callable[[], None]:
     """A function that encodes `count` random texts with random weights."""
     generator = torch.Generator().manual_seed(0)
     blocks = image_tower_shapes({**text, "image_size": 1, "patch_size": 1})  # named alike
@@ -271,18 +277,24 @@ def _text_probe(text: dict, count: int, device):
     params = _random_weights(shapes, generator, device)
     tokens = torch.randint(1, text["vocab_size"], (count, text["context_length"])).to(device)
 
-    def action():
+    def action() -> None:
         with torch.inference_mode():
             encode_text(params, tokens, text)
 
     return action
 
 
-def _step_seconds(run: Training, examples, batch: int, few: int | None, device) -> float:
+def _step_seconds(
+    run: Training,
+    examples: Callable[[int], tuple],
+    batch: int,
+    few: int | None,
+    device: torch.device,
+) -> float:
     """Seconds of one training step: measured, or extrapolated from two sizes of batches, because a
     part of it, the optimizer's, does not grow with the batch."""
 
-    def timed(count):
+    def timed(count: int) -> float:
         inputs, targets = examples(count)
         patience = PATIENCE if few is None else 1.0
         return _median(lambda: run.step(inputs, targets, 1e-6), device, patience)
@@ -296,7 +308,7 @@ def _step_seconds(run: Training, examples, batch: int, few: int | None, device) 
     return max(0.0, small - slope * few) + slope * batch
 
 
-def _median(action, device, patience: float = 1.0) -> float:
+def _median(action: Callable[[], Any], device: torch.device, patience: float = 1.0) -> float:
     """Median seconds of an action after its first time, which includes what is done once: STEPS
     times, or as often as `patience` times SECONDS allow."""
     for _ in range(WARM_UP if device.type == "cuda" else 1):
@@ -307,7 +319,7 @@ def _median(action, device, patience: float = 1.0) -> float:
     return statistics.median(found)
 
 
-def _seconds(action, device) -> float:
+def _seconds(action: Callable[[], Any], device: torch.device) -> float:
     began = time.perf_counter()
     action()
     if device.type == "cuda":
