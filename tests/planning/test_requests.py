@@ -172,8 +172,7 @@ def test_without_open_clip_an_encoder_is_taken_to_be_large(monkeypatch):
 def test_ten_thousand_jobs_are_asked_about_in_no_time():
     script = (
         "import sys, time\nfrom task_arithmetic.config import reading as config\n"
-        "from task_arithmetic.config.reading import ROOT, merge, read_yaml, validate_config
-from task_arithmetic.planning import requests as resources\n"
+        "from task_arithmetic.planning import requests as resources\n"
         "request = resources.requests(config.read_config())\n"
         "began = time.perf_counter()\n"
         "for _ in range(10_000): request('negation', 'ViT-L-14', 'ntk', None)\n"

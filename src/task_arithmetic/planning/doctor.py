@@ -160,8 +160,10 @@ def examine(
                 f"Task {task}: {found[what]:,} {named} instead of the expected {count:,}; check "
                 "its dataset's revision, config and splits."
             )
-    names, problem = own_names(task, definition, manifest["classes"], manifest["source_classes"])
-    problems += [problem] * (problem is not None)
+    names, wrong_names = own_names(
+        task, definition, manifest["classes"], manifest["source_classes"]
+    )
+    problems += [wrong_names] if wrong_names is not None else []
     shared = manifest["shared_between_splits"]
     sentence = too_many_shared(task, definition, manifest["counts"], shared)
     problems += [sentence] if sentence else []

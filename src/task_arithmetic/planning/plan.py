@@ -172,7 +172,14 @@ def _place(config: dict) -> Callable[[Key], tuple]:
     )
 
 
-def _speed_table(keys, work, speeds, config: dict, geometries: dict, unit: Unit) -> str:
+def _speed_table(
+    keys: list[Key],
+    work: list[Work],
+    speeds: dict[Key, float],
+    config: dict,
+    geometries: dict,
+    unit: Unit,
+) -> str:
     rows, steps = [], Counter((key.encoder, key.mode) for key in keys if key.kind == "step")
     for key in keys:
         if speeds[key] == 0:
