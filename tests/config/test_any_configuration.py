@@ -19,8 +19,8 @@ from task_arithmetic.config.settings import as_yaml, report_settings, view_setti
 from task_arithmetic.config.summary import check
 from task_arithmetic.config.targets import TASKS, paper_beside
 from task_arithmetic.errors import UserError
-from task_arithmetic.planning.plan import outputs, work
 from task_arithmetic.planning.requests import requests
+from task_arithmetic.planning.work import by_stage, jobs
 from task_arithmetic.report import figures, page, tables
 from task_arithmetic.report.captions import table_caption
 from task_arithmetic.report.cells import load_metrics
@@ -100,6 +100,11 @@ def over_nano(project, name: str, overlay: dict) -> None:
     (project / f"config/{name}.yaml").write_text(text, encoding="utf-8")
 
 
+def outputs(config: dict) -> dict[str, list[str]]:
+    """Stage → an output of each of its jobs."""
+    return {stage: [job.output for job in own] for stage, own in by_stage(jobs(config)).items()}
+
+
 def read(project, overlay: dict) -> dict:
     """The checked configuration of an overlay over config.yaml and config/nano.yaml."""
     config = merge(read_yaml(project / "config.yaml"), read_yaml(project / "config/nano.yaml"))
@@ -111,14 +116,14 @@ def test_what_is_planned_is_shown_and_no_more(project, tmp_path, monkeypatch, se
     monkeypatch.chdir(project)
     config = read(project, drawn(seed))
     settings = json.loads(view_settings(config))
-    jobs = outputs(config)
-    assert work(config, "float32")
+    planned = outputs(config)
+    assert any(job.work for job in jobs(config))
     ask = requests(config, project)
     for part in config["parts"].values():
         for encoder, mode in ((e, m) for e in part["encoders"] for m in part["modes"]):
             assert ask("addition", encoder=encoder, mode=mode).memory_mb > 0
-    assert [Path(path).stem for path in jobs["tables"]] == table_names(settings)
-    assert [Path(path).stem for path in jobs["figures"]] == figure_names(settings)
+    assert [Path(path).stem for path in planned["tables"]] == table_names(settings)
+    assert [Path(path).stem for path in planned["figures"]] == figure_names(settings)
     metrics = views.write_metrics(tmp_path / "metrics.csv", views.make_rows(settings, 3, 3))
     for name in table_names(settings):
         source = "targets" if name == "targets" else "paper"
@@ -136,7 +141,7 @@ def test_what_is_planned_is_shown_and_no_more(project, tmp_path, monkeypatch, se
     assert ("embedded suite" in shown) == (config["suite"] == "embedded")
     assert "Paper:" not in shown or settings["paper_beside"] or "table4" in shown
     again = merge(read_yaml("config.yaml"), yaml.safe_load(as_yaml(config)))
-    assert outputs(validate_config(again, project)) == jobs  # what the report shows is the run
+    assert outputs(validate_config(again, project)) == planned  # what the report shows is the run
 
 
 @pytest.mark.parametrize("seed", range(100, 100 + PLANNED))

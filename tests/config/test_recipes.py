@@ -18,7 +18,8 @@ from task_arithmetic.config.settings import (
     view_settings,
 )
 from task_arithmetic.config.summary import check
-from task_arithmetic.planning import plan, requests
+from task_arithmetic.planning import requests
+from task_arithmetic.planning.work import jobs
 
 SPECIAL = """
 finetune:
@@ -190,16 +191,12 @@ def test_check_says_each_recipe_by_what_differs(tmp_path, capsys):
 
 def test_work_and_requests_are_those_of_each_jobs_recipe():
     config = resolved("finetune: {by_task: {dtd: {steps: 8000, batch_size: 256}}}")
-    own = [i for i in plan.work(config, "bf16") if i.stage == "finetune" and i.key.mode == "ntk"]
-    found = {(i.key.encoder, i.key.batch, i.amount) for i in own if i.key.encoder == "ViT-B-32"}
-    assert found == {("ViT-B-32", 256, 8000), ("ViT-B-32", 128, 2000)}
-    counts = dict.fromkeys(("train", "validation", "test"), 100)
-
-    def amount(task, stage="finetune"):
-        return requests.work(config, stage, lambda _: counts, "ViT-B-32", "ntk", task)[2]
-
-    assert (amount("dtd"), amount("cars")) == (8000 * 256, 2000 * 128)
-    assert amount(None, "efficiency") == (3 + 20) * 128  # the first task's
+    own = [job for job in jobs(config) if (job.encoder, job.mode) == ("ViT-B-32", "ntk")]
+    tasks = {job.task: job.work for job in own if job.stage == "finetune"}
+    steps = {task: (each.key.batch, each.amount) for task, (each,) in tasks.items()}
+    assert steps == {**dict.fromkeys(config["tasks"], (128, 2000)), "dtd": (256, 8000)}
+    (timed,) = next(job.work for job in own if job.stage == "efficiency")  # the first task's
+    assert (timed.key.batch, timed.amount) == (128, 3 + 20)
     request = requests.requests(config)
     asked = [request("finetune", "ViT-B-32", "ntk", task) for task in ("dtd", "cars")]
     assert asked[0].seconds > 2 * asked[1].seconds

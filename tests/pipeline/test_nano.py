@@ -5,8 +5,7 @@ import pytest
 import yaml
 
 from task_arithmetic.config.reading import ROOT, read_config
-from task_arithmetic.planning.disk import FILES, OTHER_FILES
-from task_arithmetic.planning.plan import outputs
+from task_arithmetic.planning.work import jobs
 
 pytestmark = pytest.mark.slow
 
@@ -73,8 +72,7 @@ def test_the_report_holds_tables_figures_configuration_and_timings(nano):
 
 
 def test_a_run_has_about_as_many_files_as_planned(nano):
-    jobs = outputs(read_config(ROOT / nano.config))
-    planned = sum(FILES.get(stage, OTHER_FILES) * len(paths) for stage, paths in jobs.items())
+    planned = sum(job.files for job in jobs(read_config(ROOT / nano.config)))
     made = [*nano.folder.glob("results/**/*"), *nano.folder.glob(".snakemake/metadata/**/*")]
     assert len({path.stat().st_ino for path in made}) == pytest.approx(planned, rel=0.25)
 

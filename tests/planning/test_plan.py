@@ -34,9 +34,18 @@ from task_arithmetic.files.paths import write_json
 from task_arithmetic.language.geometry import t5_geometry
 from task_arithmetic.planning import disk, probe
 from task_arithmetic.planning import plan as planning
-from task_arithmetic.planning.disk import disk_bytes
+from task_arithmetic.planning.devices import named_device, rated
 from task_arithmetic.planning.operations import flops
-from task_arithmetic.planning.plan import outputs, plan, work
+from task_arithmetic.planning.plan import plan
+from task_arithmetic.planning.work import (
+    LEARNING,
+    Key,
+    Work,
+    by_stage,
+    flops_of,
+    jobs,
+    models_evaluated,
+)
 from task_arithmetic.stages.finetune import start
 from task_arithmetic.vision.clip import encode, encode_linearized
 from task_arithmetic.vision.geometry import image_tower_shapes, parameters, text_parameters
@@ -83,6 +92,21 @@ def resolved(*overlays) -> dict:
 def geometries(config: dict) -> dict:
     encoders = config["definitions"]["encoders"]
     return {name: read_geometry(name, definition) for name, definition in encoders.items()}
+
+
+def outputs(config: dict) -> dict[str, list[str]]:
+    """Stage → an output of each of its jobs."""
+    return {stage: [job.output for job in own] for stage, own in by_stage(jobs(config)).items()}
+
+
+def sizes(config: dict) -> dict[str, list]:
+    """Stage → the bytes that each of its jobs writes."""
+    return {stage: [job.size for job in own] for stage, own in by_stage(jobs(config)).items()}
+
+
+def work(config: dict, auto: str) -> list[Work]:
+    """What all jobs compute."""
+    return [each for job in jobs(config, auto) for each in job.work]
 
 
 def real_geometry(encoder: str) -> dict:
@@ -229,15 +253,15 @@ def test_vectors_take_four_bytes_for_each_parameter_that_moves():
     everything = outside + layers * (12 * d * d + 13 * d)
     attention = layers * 4 * d * d
     per_task = 2 * everything + attention + (attention + layers * 4 * d)  # the four modes
-    disk = disk_bytes(config, geometries(config))
-    assert sum(disk["vector"]) == sum(disk["finetune"]) == 4 * tasks * per_task
-    assert len(disk["vector"]) == len(outputs(config)["vector"])
+    written = sizes(config)
+    assert sum(written["vector"]) == sum(written["finetune"]) == 4 * tasks * per_task
 
 
 def test_vectors_of_several_seeds_and_encoders_have_one_size_for_each_job():
     config = resolved(NANO, SEVERAL)
-    disk = disk_bytes(config, geometries(config))
-    assert len(disk["vector"]) == len(outputs(config)["vector"]) == 5 * 4 * (2 * 3 + 1)
+    written, d, layers = sizes(config)["vector"], 64, 3
+    assert len(written) == 5 * 4 * (2 * 3 + 1)
+    assert written.count(4 * layers * 4 * d * d) == 5 * 4  # attention of embedded-small
 
 
 def test_arrays_of_small_square_images_are_counted_exactly():
@@ -245,7 +269,7 @@ def test_arrays_of_small_square_images_are_counted_exactly():
     per_task = (2500 + 400 + 1000) * (
         PIXELS + 8 + 16
     ) + 2500 * 8  # labels, digests, sizes 2 × int32
-    assert disk_bytes(config, geometries(config))["data"] == [per_task] * 3
+    assert sizes(config)["data"] == [per_task] * 3
     mnist = {"train": 55000, "validation": 5000, "test": 10000}
     bytes_ = disk.data_bytes({"hub": "ylecun/mnist"}, mnist)
     assert bytes_ == 70000 * (28 * 28 * 3 + 8 + 16) + 55000 * 8
@@ -253,19 +277,21 @@ def test_arrays_of_small_square_images_are_counted_exactly():
 
 def test_the_arrays_of_the_eight_tasks_and_the_control_stay_below_60_gigabytes():
     config = resolved({"language": None})
-    assert 25e9 < sum(disk_bytes(config, geometries(config))["data"]) < 60e9
+    assert 25e9 < sum(sizes(config)["data"]) < 60e9
 
 
 def test_a_t5_takes_the_papers_bytes_and_texts_the_assumed_ones():
     config = resolved(TEXTS, NO_IMAGES, {"language": {"encoders": ["t5-base"]}})
     assert list(geometries(config)) == ["t5-base"]
-    sizes = disk_bytes(config, geometries(config))
-    assert sizes["encoder"] == [891_614_208]
+    written = sizes(config)
+    assert written["encoder"] == [891_614_208]
     one = {"nonlinear": 222_903_552, "ntk": 222_903_552, "attention": 63_700_992}
-    assert sizes["vector"] == sizes["finetune"] == [4 * n for n in one.values() for _ in range(5)]
+    assert (
+        written["vector"] == written["finetune"] == [4 * n for n in one.values() for _ in range(5)]
+    )
     rows = [8551 + 1043, 3668 + 408, 2490 + 277, 5749 + 1500, 67349 + 872]  # GLUE's, with labels
-    assert sizes["data"] == [disk.LINE * n for n in rows]
-    assert sizes["head"] == [(4 * disk.SOURCE + 12) * n for n in rows]
+    assert written["data"] == [disk.LINE * n for n in rows]
+    assert written["head"] == [(4 * disk.SOURCE + 12) * n for n in rows]
 
 
 def test_counts_that_nobody_knows_are_called_unknown(project, capsys):
@@ -466,12 +492,12 @@ def test_with_a_hub_the_files_of_the_splits_and_the_weights_are_added_up(monkeyp
         config = resolved(images, PAIRS, TEXTS, {"language": {"tasks": ["cola", "mnli"]}})
         record = {"files": {"train": [{"size": 50}, {"size": 7}], "test": [{"size": 1}]}}
         write_json("results/shared/downloads/tasks/svhn.json", record)
-        sizes, notes = disk.downloads(config)
+        fetched, notes = disk.downloads(config)
     finally:
         server.shutdown()
         server.server_close()
     # mnist, dtd, svhn, imagenet; cola, mnli; ViT-B-32; t5-base, flan-t5-base
-    assert sizes == [330, None, 58, None, 21, 54_000, 4000, 4321, 54_321]
+    assert fetched == [330, None, 58, None, 21, 54_000, 4000, 4321, 54_321]
     assert len(notes) == 2 and "dtd is unknown" in notes[0] and "imagenet" in notes[1]
 
 
@@ -483,10 +509,9 @@ PAIRS = {"disentanglement": {"pairs": {"fig6": ["mnist", "dtd"], "fig8": ["dtd",
 
 def amounts(config: dict, stage: str) -> dict:
     found: dict = {}
-    for item in work(config, "float32"):
-        if item.stage == stage:
-            key = item.key.encoder, item.key.kind, item.key.mode
-            found[key] = found.get(key, 0) + item.amount
+    for job in by_stage(jobs(config, "float32"))[stage]:
+        for (encoder, kind, name, *_), amount in job.work:
+            found[encoder, kind, name] = found.get((encoder, kind, name), 0) + amount
     return found
 
 
@@ -589,9 +614,13 @@ def test_the_grids_pass_no_more_images_than_planned(linearized):
     if linearized:
         once = counted(lambda: encode_linearized(theta0, taus[0].tensors, pixels, geometry))
     parts = [(images, labels + 0.2, head)] * 2
+    for grid in ([-1.0, 0.0, 1.0], [-1.0, 1.0]):
+        passes = models_evaluated({"low": -1.0, "high": 1.0, "points": len(grid)})
+        assert passes == {3: 9, 2: 6}[len(grid)]
+        of = theta0, about, taus, parts, grid, linearized
+        heatmap = counted(lambda of=of: disentanglement_errors(*of))
+        assert 0.8 < heatmap / (2 * (2 if linearized else passes) * once) < 1.1  # of both tasks
     grid = [-1.0, 0.0, 1.0]
-    heatmap = counted(lambda: disentanglement_errors(theta0, about, taus, parts, grid, linearized))
-    assert 0.8 < heatmap / (2 * (2 if linearized else 9) * once) < 1.1  # tasks × passes
     splits = {"task": (images, labels, head)}
     alphas = counted(lambda: accuracies(theta0, about, taus[0], grid, splits, linearized))
     assert alphas / ((1 if linearized else 3) * once) == pytest.approx(1, abs=0.1)
@@ -609,11 +638,11 @@ def test_a_named_device_is_called_an_estimate_and_gives_the_published_throughput
     plan(device="rtx3090")
     printed = " ".join(capsys.readouterr().out.split())
     assert "an estimate, not measured" in printed and "timm" in printed
-    device = probe.named_device("rtx3090", ROOT)
+    device = named_device("rtx3090", ROOT)
     config = resolved()
     for encoder, published in zip(REAL, (1704, 391, 85), strict=True):
-        key = probe.Key(encoder, "step", "nonlinear", "bf16", 128)
-        (seconds,) = probe.rated([key], config, geometries(config), device).values()
+        key = Key(encoder, "step", "nonlinear", "bf16", 128)
+        (seconds,) = rated([key], config, geometries(config), device).values()
         assert 128 / seconds == pytest.approx(published, rel=0.1)
 
 
@@ -625,8 +654,9 @@ def test_hours_are_work_times_speed_and_starting_each_job(monkeypatch, capsys):
     # 8 jobs of 4 steps; 6 of half a second for each image and each that is read
     assert line(printed, "finetune").split()[-1] == "0.07"  # hours: 8 · 30 s + 32 · 0.5 s
     config = resolved(NANO)
-    units = sum(item.amount for item in work(config, "bf16") if item.stage in planning.GPU_STAGES)
-    starts = sum(len(outputs(config)[stage]) for stage in planning.GPU_STAGES) * 30
+    learning = [job for job in jobs(config) if job.stage in LEARNING]
+    units = sum(each.amount for job in learning for each in job.work)
+    starts = len(learning) * 30
     assert line(printed, "total").split()[-1] == f"{(units * 0.5 + starts) / 3600:.2f}"
 
 
@@ -675,7 +705,7 @@ def test_a_probe_of_texts_computes_what_is_counted(name):
     for kind, action in actions.items():
         with FlopCounterMode(display=False) as counter:
             action()
-        ratio = counter.get_total_flops() / (5 * disk.flops_of(kind, geometry, definition))
+        ratio = counter.get_total_flops() / (5 * flops_of(kind, geometry, definition))
         assert 0.8 < ratio < 1.1, (kind, ratio)
 
 
@@ -684,7 +714,7 @@ def test_texts_are_probed_on_this_machine(monkeypatch, capsys, tmp_path):
     config = resolved(NANO, TEXTS, NO_IMAGES, {"language": {"encoders": ["t5-base"]}})
     config["definitions"]["encoders"]["t5-base"]["architecture"] = TINY_T5
     monkeypatch.setattr(planning, "read_config", lambda *_, **__: config)
-    monkeypatch.setattr(planning, "starting_seconds", lambda kind: 1.0)
+    monkeypatch.setattr(probe, "starting_seconds", lambda kind: 1.0)
     plan(device="cpu")
     printed = " ".join(capsys.readouterr().out.split())
     rows = re.findall(r" t5-base ([\w ]+?) float32 ([\d,.]+) ", printed)
@@ -705,8 +735,8 @@ def test_texts_are_probed_on_this_machine(monkeypatch, capsys, tmp_path):
 def test_a_t5_is_not_scaled_from_an_encoder_of_images(monkeypatch):
     monkeypatch.setattr(probe, "SECONDS", {"cpu": 0.1})
     config = resolved(NANO, TEXTS)
-    keys = [probe.Key("embedded-small", "image", None, "float32")]
-    keys.append(probe.Key("t5-base", "text", None, "float32"))
+    keys = [Key("embedded-small", "image", None, "float32")]
+    keys.append(Key("t5-base", "text", None, "float32"))
     monkeypatch.setattr(probe, "_free_memory", lambda: 8e6)  # bytes: enough for the images'
     with pytest.raises(UserError, match=r"Probing t5-base needs 7.13 GB .*--device"):
         probe.probed(keys, config, geometries(config), "cpu")
@@ -732,7 +762,7 @@ def test_an_encoder_that_is_too_slow_here_is_scaled_from_the_one_before(monkeypa
         probe.probed([k for k in keys if k not in of_small], config, shapes, "cpu")
     speeds, how = probe.probed(keys, config, shapes, "cpu")
     assert "scaled" in how[2] and set(speeds) == set(keys)
-    key = probe.Key("embedded-base", "step", "ntk", "float32", 16)
+    key = Key("embedded-base", "step", "ntk", "float32", 16)
     ratio = speeds[key] / speeds[key._replace(encoder="embedded-small")]
     arithmetic = [flops("step", shapes[e], mode("ntk")) for e in config["encoders"]]
     assert ratio == pytest.approx(arithmetic[1] / arithmetic[0])

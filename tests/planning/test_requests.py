@@ -9,10 +9,10 @@ import pytest
 
 from task_arithmetic.config.geometries import read_geometry
 from task_arithmetic.config.reading import ROOT, merge, read_yaml, validate_config
-from task_arithmetic.planning import plan
 from task_arithmetic.planning import requests as resources
-from task_arithmetic.planning.disk import data_bytes, example_counts, parts_of
-from task_arithmetic.planning.requests import LEARNING, requests
+from task_arithmetic.planning.disk import data_bytes, example_counts
+from task_arithmetic.planning.requests import requests
+from task_arithmetic.planning.work import LEARNING, jobs, work_of
 from task_arithmetic.vision.geometry import image_tower_shapes, parameters
 
 NANO, MINI = ROOT / "config/nano.yaml", ROOT / "config/mini.yaml"
@@ -58,56 +58,21 @@ def resolved(*overlays) -> dict:
 # --- The numbers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "overlays",
-    [[], [MINI], [NANO], [NANO, SEVERAL, TEXTS], [TEXTS, REFERENCE, NO_IMAGES]],
-)
-def test_what_the_jobs_compute_adds_up_to_what_plan_says(overlays):
-    config = resolved(*overlays)
-    parts, seeds = parts_of(config), len(config["seeds"])
-    planned: dict[tuple, int] = {}
-    for item in plan.work(config, "bf16"):
-        key = item.stage, item.key.encoder, item.key.kind, item.key.mode
-        if item.key.kind != "read":
-            planned[key] = planned.get(key, 0) + item.key.batch * item.amount
-    found: dict[tuple, int] = {}
-
-    def job(stage, encoder, mode=None, task=None, times=1):
-        kind, of, amount = resources.work(
-            config, stage, lambda name: example_counts(config, name), encoder, mode, task
-        )
-        key = stage, encoder, kind, of
-        if kind != "read":
-            found[key] = found.get(key, 0) + times * amount
-
-    for part in parts.values():
-        for encoder in part["encoders"]:
-            for task in part["read"]:
-                job("head", encoder, task=task)
-                job("pretrained", encoder, task=task)
-        for encoder, mode in part["models"]:
-            for task in part["tasks"]:
-                job("finetune", encoder, mode, task, seeds)
-                job("single_task", encoder, mode, task, seeds)
-            job("addition", encoder, mode, times=seeds)
-        for encoder, mode in part["main"]:
-            job("efficiency", encoder, mode)
-    images = parts["vision"]
-    for encoder in images["encoders"]:
-        job("posthoc", encoder, "posthoc", times=seeds)
-    for encoder, mode in images["main"]:
-        for task in images["tasks"]:
-            job("negation", encoder, mode, task, seeds)
-            if not config["definitions"]["modes"][mode]["linearized"]:
-                job("kernel", encoder, mode, task, seeds)
-    # Jobs of pairs ask for what the larger pair needs.
-    exact = {key: amount for key, amount in planned.items() if key[0] != "disentanglement"}
-    assert found == exact
-    found.clear()
-    for mode in images["modes"]:
-        job("disentanglement", config["focus"], mode, times=seeds * 2)
-    for key, amount in found.items():
-        assert planned[key] <= amount <= 1.5 * planned[key]
+def test_a_request_is_of_the_work_of_its_job(monkeypatch):
+    """Of a stage of pairs, of the larger pair."""
+    config = resolved(NANO, {"disentanglement": {"samples": 300}, "limit": None})
+    asked: list = []
+    monkeypatch.setattr(
+        resources, "work_of", lambda _, known, job: asked.append(job) or work_of(config, known, job)
+    )
+    request = requests(config)
+    for job in jobs(config):
+        of = request(job.stage, job.encoder, job.mode, job.task)
+        if job.stage in LEARNING:
+            own = asked[-1] if job.pair is None else [each.pair for each in asked[-2:]]
+            same = job._replace(output="", seed=None, work=(), size=0)
+            assert own == (same if job.pair is None else ["fig6", "fig8"])
+            assert of.seconds > resources.STARTING
 
 
 def test_larger_encoders_and_linearized_modes_ask_for_more():
@@ -140,15 +105,10 @@ def test_a_request_holds_the_tensors_and_cuda_but_not_the_arrays():
 def test_the_embedded_suite_asks_for_little():
     config = resolved(MINI, {"device": "cpu"})
     request = requests(config)
-    of_images = {"kernel", "posthoc", "negation", "disentanglement"}
-    for part in parts_of(config).values():
-        stages = set(LEARNING) - {"head"} - (of_images if part["unit"] == "text" else set())
-        for encoder, mode in part["main"]:
-            for stage in stages:
-                whole = stage in ("addition", "posthoc", "disentanglement", "efficiency")
-                task = None if whole else part["tasks"][-1]
-                memory, minutes, cores, _ = request(stage, encoder, mode, task)
-                assert 1_500 <= memory <= 4_000 and 10 <= minutes <= 30 and cores == 1
+    for job in jobs(config):
+        if job.stage in LEARNING and job.stage != "head":
+            memory, minutes, cores, _ = request(job.stage, job.encoder, job.mode, job.task)
+            assert 1_500 <= memory <= 4_000 and 10 <= minutes <= 30 and cores == 1
     assert request("data", task="letters").cores == 1
 
 

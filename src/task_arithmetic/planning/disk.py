@@ -15,12 +15,9 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from ..config import settings
-from ..config.experiment import control_of, mode_of
-from ..config.geometries import shapes_of
-from ..config.recipes import models_of
-from ..core.vectors import moved_names
 from ..errors import UserError
 from ..files.hashes import canonical
 from ..files.lists import read_list
@@ -28,9 +25,8 @@ from ..files.local import WHOLE, Classes, Table, find, wanted_splits
 from ..files.manifest import SPLITS
 from ..files.paths import read_json
 from ..files.source import VALIDATION_FRACTION, VALIDATION_MAX
-from ..vision.geometry import parameters, text_parameters, weights_repository
+from ..vision.geometry import weights_repository
 from ..vision.images import DIGEST, RESOLUTION, SMALL, TRAIN_SIDE
-from .operations import flops, t5_flops
 
 FLOAT = 4  # bytes of a stored parameter
 HUB_SECONDS = 5.0  # to wait for each answer of the hub
@@ -43,39 +39,6 @@ SOURCE, TARGET = 64, 4  # tokens of an input and of an answer, on average: assum
 SAMPLE = 48  # images of a folder's split whose sizes are looked at
 LINE = 4 * SOURCE  # bytes of a row's texts: four characters for each token, assumed
 
-UNITS = {"vision": "image", "language": "text"}  # modality → what one example of it is
-NOTHING = {"tasks": [], "encoders": [], "modes": [], "ablations": [], "focus": None}
-
-
-# --- What a run is about -------------------------------------------------------------------------
-
-
-def parts_of(config: dict) -> dict[str, dict]:
-    """Every modality → its part of a run, which may hold nothing: config["parts"], and
-
-    unit: image or text; read: its tasks and, of images, the control task; main: (encoder, mode) of
-    its modes; models: these and those of its ablations, which is everything that is fine-tuned.
-    """
-    found = {}
-    for modality, unit in UNITS.items():
-        part = {**NOTHING, **config["parts"].get(modality, {})}
-        control = [control_of(config)] if unit == "image" and control_of(config) else []
-        own = {
-            "unit": unit,
-            "read": [*part["tasks"], *control],
-            "main": models_of({**part, "ablations": []}),
-            "models": models_of(part),
-        }
-        found[modality] = {**part, **own}
-    return found
-
-
-def flops_of(kind: str, geometry: dict, mode: dict | None) -> float:
-    """Arithmetic for one example through an encoder, see geometry.flops; of a text, t5_flops."""
-    if is_text(geometry):
-        return t5_flops(kind, geometry, mode, SOURCE, TARGET)
-    return flops(kind, geometry, mode)
-
 
 def is_text(about: dict) -> bool:
     """Whether a task's definition, or an encoder's geometry, is of texts."""
@@ -85,7 +48,7 @@ def is_text(about: dict) -> bool:
 # --- Sums of numbers of which some may be unknown -------------------------------------------------
 
 
-def times(factor: float, amount: int | None):
+def times(factor: Any, amount: int | None) -> Any:
     """factor × amount."""
     return None if amount is None else factor * amount
 
@@ -97,46 +60,6 @@ def add_up(amounts: Iterable[int | None]) -> int | None:
 
 
 # --- Disk ----------------------------------------------------------------------------------------
-
-
-def disk_bytes(config: dict, geometries: dict) -> dict[str, list[int | None]]:
-    """Stage → bytes of what each of its jobs writes; None: unknown. Stages that write less than
-    megabytes are left out."""
-    disk: dict[str, list] = {"embedded": [], "data": [], "encoder": [], "head": [], "vector": []}
-    drawn: set[str] = set()
-    for part in parts_of(config).values():
-        for task in part["read"]:
-            definition, counts = config["definitions"]["tasks"][task], example_counts(config, task)
-            disk["data"].append(data_bytes(definition, counts))
-            if "embedded" in definition and definition["embedded"] not in drawn:
-                drawn.add(definition["embedded"])
-                row = LINE if is_text(definition) else 3 * EMBEDDED_SIDE**2
-                disk["embedded"].append(times(row, add_up(counts.values())))
-        for encoder in part["encoders"]:
-            disk["encoder"].append(encoder_bytes(geometries[encoder]))
-            disk["head"] += [
-                _head_bytes(config, task, geometries[encoder]) for task in part["read"]
-            ]
-        for encoder, mode in part["models"]:
-            shapes = shapes_of(geometries[encoder])
-            names = moved_names(shapes, mode_of(config, mode, encoder)["train"], mode)
-            moved = FLOAT * parameters(shapes[name] for name in names)
-            disk["vector"] += len(part["tasks"]) * len(config["seeds"]) * [moved]
-    return {**disk, "finetune": disk["vector"]}
-
-
-def encoder_bytes(geometry: dict) -> int:
-    """Bytes of an encoder's tensors, a CLIP's text tower included."""
-    text = text_parameters(geometry["text"]) if "text" in geometry else 0
-    return FLOAT * (parameters(shapes_of(geometry).values()) + text)
-
-
-def _head_bytes(config: dict, task: str, geometry: dict) -> int | None:
-    """Of images, the head's features; of texts, tokens (int32) and, of each text, where they end
-    and which answer it has."""
-    if is_text(geometry):
-        return times(4 * SOURCE + 8 + 4, add_up(example_counts(config, task).values()))
-    return times(FLOAT * geometry["embed_dim"], class_count(config, task))
 
 
 def data_bytes(definition: dict, counts: dict) -> int | None:
@@ -292,13 +215,6 @@ def bytes_at(output: str) -> int:
     elif path.with_suffix("").is_dir():
         files = path.with_suffix("").rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-# Files and folders that a job adds, about: outputs and their hashes, log and record, the store's
-# mark, and what Snakemake notes of each output.
-FILES = {"download": 4, "embedded": 16, "data": 15, "encoder": 8, "head": 7, "finetune": 11}
-FILES |= {"vector": 8, "efficiency": 7, "metrics": 6, "tables": 8, "figures": 6, "report": 6}
-OTHER_FILES = 10  # of stages that write metrics
 
 
 def free_files(folder: str) -> int | None:

@@ -33,7 +33,7 @@ LEFT = 2  # columns of text; the others are aligned to the right
 LEAST_ALIKE = 0.5  # share of labels whose two names have a word in common, if not compared
 
 
-def doctor(*paths, basedir=ROOT) -> None:
+def doctor(*paths: str | Path, basedir: str | Path = ROOT) -> None:
     """Print one table of the configuration's tasks and its control task, and what is wrong below.
 
     Args:
@@ -121,7 +121,9 @@ def last_failure(task: str) -> str | None:
     return lines[-1].removeprefix(start) if lines and lines[-1].startswith(start) else None
 
 
-def examine(task: str, definition: dict, folder) -> tuple[list[str], list[str], int] | None:
+def examine(
+    task: str, definition: dict, folder: str | Path
+) -> tuple[list[str], list[str], int] | None:
     """Hold one task's folder to its definition.
 
     Args:
@@ -158,8 +160,10 @@ def examine(task: str, definition: dict, folder) -> tuple[list[str], list[str], 
                 f"Task {task}: {found[what]:,} {named} instead of the expected {count:,}; check "
                 "its dataset's revision, config and splits."
             )
-    names, problem = own_names(task, definition, manifest["classes"], manifest["source_classes"])
-    problems += [problem] * (problem is not None)
+    names, wrong_names = own_names(
+        task, definition, manifest["classes"], manifest["source_classes"]
+    )
+    problems += [wrong_names] if wrong_names is not None else []
     shared = manifest["shared_between_splits"]
     sentence = too_many_shared(task, definition, manifest["counts"], shared)
     problems += [sentence] if sentence else []
@@ -171,7 +175,7 @@ def examine(task: str, definition: dict, folder) -> tuple[list[str], list[str], 
     counts = [f"{found[key]}/{expected.get(key, '–')}" for key in [*SPLITS, "classes"]]
     counts[-1] = "scores" if has_scores(definition) else counts[-1]
     repeated = sum(manifest["repeated_within_split"].values())
-    row = [
+    row: list[str] = [
         task,
         commit[:7] if commit else "local",
         *counts,
@@ -182,7 +186,9 @@ def examine(task: str, definition: dict, folder) -> tuple[list[str], list[str], 
     return [*row, stored, megabytes(size)], problems, size
 
 
-def own_names(task: str, definition: dict, classes: list, own: list | None):
+def own_names(
+    task: str, definition: dict, classes: list[str], own: list[str] | None
+) -> tuple[str, str | None]:
     """How a dataset's own class names compare with ours, and what is wrong, or None.
 
     Returns:
@@ -212,7 +218,7 @@ def own_names(task: str, definition: dict, classes: list, own: list | None):
     return "differ", None
 
 
-def _words(name) -> set[str]:
+def _words(name: object) -> set[str]:
     return set(re.findall(r"[^\W_]+", str(name).lower()))
 
 

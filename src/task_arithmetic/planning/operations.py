@@ -1,6 +1,7 @@
 """Arithmetic of a pass through an encoder, counted."""
 
 import math
+from collections.abc import Iterable
 
 from ..core.vectors import moved_names
 from ..language.geometry import t5_shapes
@@ -30,7 +31,7 @@ def flops(kind: str, geometry: dict, mode: dict | None) -> float:
     patches = (geometry["image_size"] // geometry["patch_size"]) ** 2
     tokens = patches + 1
 
-    def of_weights(names):
+    def of_weights(names: Iterable[str]) -> int:
         at = {name: 2 * math.prod(shapes[name]) for name in names if len(shapes[name]) > 1}
         at.pop("positional_embedding", None)
         uses = {"conv1.weight": patches, "proj": 1}
@@ -59,7 +60,7 @@ def t5_flops(kind: str, geometry: dict, mode: dict | None, source: int, target: 
         return 0.0
     shapes, head = t5_shapes(geometry), "shared.weight" if geometry["tied"] else "lm_head.weight"
 
-    def tokens(name):  # that a weight is multiplied with
+    def tokens(name: str) -> int:  # that a weight is multiplied with
         if name == head:
             return target
         if len(shapes[name]) < 2 or name == "shared.weight" or "relative_attention" in name:
@@ -67,7 +68,7 @@ def t5_flops(kind: str, geometry: dict, mode: dict | None, source: int, target: 
         reads = name.startswith("encoder.") or "EncDecAttention.k" in name
         return source if reads or "EncDecAttention.v" in name else target
 
-    def of_weights(names):
+    def of_weights(names: Iterable[str]) -> int:
         return sum(2 * math.prod(shapes[name]) * tokens(name) for name in names)
 
     per_layer = geometry["layers"] * source**2, geometry["decoder_layers"] * (target + source)

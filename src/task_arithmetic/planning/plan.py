@@ -4,56 +4,38 @@ Jobs and bytes are counted; hours are what the stages compute, times the speed o
 Nothing is downloaded or written.
 """
 
-import json
 import os
 import shutil
 import textwrap
 from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
-from ..config import settings
-from ..config.available import figure_names, table_names
-from ..config.experiment import control_of, pairs_of
 from ..config.geometries import read_geometry, shapes_of
 from ..config.reading import ROOT, read_config
-from ..core.arithmetic import alpha_grid
-from ..core.precision import uses_bf16
 from ..files.paths import human_bytes, three_digits
-from ..stages.disentanglement import REFERENCE_BATCH, REFERENCE_BATCHES
-from ..stages.efficiency import WARM_UP
 from ..vision.geometry import parameters
 from ..vision.images import RESOLUTION, TRAIN_SIDE
+from .devices import named_device, rated
 from .disk import (
     ASPECT,
-    FILES,
     FLOAT,
-    OTHER_FILES,
     SAMPLE,
     SOURCE,
     TARGET,
-    add_up,
     bytes_at,
-    class_count,
-    disk_bytes,
     downloads,
-    example_counts,
     free_files,
     how_sized,
-    hub_sources,
-    parts_of,
-    template_count,
     times,
 )
-from .probe import Key, device_at_hand, named_device, operations, probed, rated, starting_seconds
-from .requests import models_evaluated
+from .work import LEARNING, Job, Key, Work, by_stage, jobs, operations, parts_of
 
 START_SECONDS = 5.0  # from a job's start to its first batch, on a named device
-# Stages whose jobs hold a GPU where there is one.
-GPU_STAGES = ["head", "finetune", "pretrained", "single_task", "kernel", "addition", "posthoc"]
-GPU_STAGES += ["negation", "disentanglement", "efficiency"]
 
 
-def plan(*paths, device: str | None = None, basedir=ROOT) -> None:
+def plan(*paths: str | Path, device: str | None = None, basedir: str | Path = ROOT) -> None:
     """Print what a run of a configuration takes, stage by stage.
 
     Args:
@@ -68,220 +50,46 @@ def plan(*paths, device: str | None = None, basedir=ROOT) -> None:
     named = named_device(device, basedir)
     encoders = config["definitions"]["encoders"]
     geometries = {name: read_geometry(name, definition) for name, definition in encoders.items()}
-    kind = "cuda" if named else device_at_hand(config, device)
-    auto = "bf16" if named or uses_bf16("auto", kind) else "float32"
-    jobs = outputs(config)
-    items = work(config, auto)
-    keys = sorted({item.key for item in items}, key=_place(config))
+    kind, auto = "cuda", "bf16"
+    if not named:
+        from . import probe
+
+        kind, auto = probe.device_at_hand(config, device)
+    planned = jobs(config, auto)
+    work = [each for job in planned for each in job.work]
+    keys = sorted({each.key for each in work}, key=_place(config))
     if named:
         speeds, starting = rated(keys, config, geometries, named), START_SECONDS
         about = [
-            f"{named['label']}: an estimate, not measured. {named['share']:.0%} "
-            f"({named['share_is']}) of its peak of {named['bf16_tflops']:g} TFLOP/s in bf16 and "
-            f"{named['float32_tflops']:g} in float32 (source: {named['source']}); "
+            f"{named.label}: an estimate, not measured. {named.share:.0%} "
+            f"({named.share_is}) of its peak of {named.bf16_tflops:g} TFLOP/s in bf16 and "
+            f"{named.float32_tflops:g} in float32 (source: {named.source}); "
             f"{START_SECONDS:g} s to start each job (assumed). Without --device, this machine's "
             "own is measured."
         ]
     else:
-        speeds, about = probed(keys, config, geometries, kind)
-        starting = starting_seconds(kind)
+        speeds, about = probe.probed(keys, config, geometries, kind)
+        starting = probe.starting_seconds(kind)
         about.append(f"Starting a job takes {starting:.1f} s (measured).")
     fetched, notes = downloads(config)
-    disk = {**disk_bytes(config, geometries), "download": fetched}
-    seconds: dict[str, list] = {stage: [len(jobs[stage]) * starting] for stage in GPU_STAGES}
-    for item in items:
-        seconds[item.stage].append(times(speeds[item.key], item.amount))
+    stages = by_stage(planned)
+    stages["download"] = [
+        job._replace(size=size) for job, size in zip(stages["download"], fetched, strict=True)
+    ]
+    seconds = {
+        stage: [len(own) * starting, *_taken([w for job in own for w in job.work], speeds)]
+        for stage, own in stages.items()
+        if stage in LEARNING
+    }
     total = sum(value for values in seconds.values() for value in values if value is not None)
     unit = Unit(f"{'GPU' if kind == 'cuda' else 'CPU'}-{'hours' if total >= 3600 else 'minutes'}")
     notes = [*_notes(config, kind, geometries, unit.text(total / _share(kind))), *notes]
-    notes += _room(jobs, disk)
+    notes += _room([job for own in stages.values() for job in own])
     print(f"{config['run']}: {_held(config)}\n")
-    print(_stage_table(jobs, disk, seconds, unit), end="\n\n")
-    print(_speed_table(keys, items, speeds, config, geometries, unit), end="\n\n")
+    print(_stage_table(stages, seconds, unit), end="\n\n")
+    print(_speed_table(keys, work, speeds, config, geometries, unit), end="\n\n")
     for sentence in [*about, "", *notes]:
         print(textwrap.fill(sentence, 100, subsequent_indent="  "))
-
-
-# --- Jobs ----------------------------------------------------------------------------------------
-
-
-def outputs(config: dict) -> dict[str, list[str]]:
-    """Stage → one output of each of its jobs, as the rules in workflow/rules expand them."""
-    run, shared, seeds = f"results/{config['run']}", "results/shared", config["seeds"]
-    parts, views = parts_of(config), json.loads(settings.view_settings(config))
-    images, definitions = parts["vision"], config["definitions"]["tasks"]
-
-    def of_all(key):
-        return [entry for part in parts.values() for entry in part[key]]
-
-    def metrics(stage, pairs):
-        return [f"{run}/metrics/{stage}/{e}/{m}/{s}.csv" for e, m in pairs for s in seeds]
-
-    read, encoders, own = of_all("read"), of_all("encoders"), of_all("main")
-    embedded = {definitions[t]["embedded"]: None for t in read if "embedded" in definitions[t]}
-
-    def of_tasks(part, pairs):
-        return [f"{e}/{m}/{t}/{s}" for e, m in pairs for t in part["tasks"] for s in seeds]
-
-    def of_models(stage, names):
-        return [f"{run}/metrics/{stage}/{name}.csv" for name in names]
-
-    trained = [name for part in parts.values() for name in of_tasks(part, part["models"])]
-    heads = [(e, t) for part in parts.values() for e in part["encoders"] for t in part["read"]]
-    nonlinear = [(e, m) for e, m in images["main"] if not settings.is_linearized(config, m)]
-    return {
-        "download": list(hub_sources(config)),
-        "embedded": [f"{shared}/embedded/{name}.sha256" for name in embedded],
-        "data": [f"{shared}/data/{task}/manifest.json" for task in read],
-        "encoder": [f"{shared}/encoders/{encoder}/encoder.json" for encoder in encoders],
-        "head": [
-            f"{shared}/encoders/{encoder}/heads/{task}.safetensors" for encoder, task in heads
-        ],
-        "finetune": [f"{run}/finetuned/{name}.sha256" for name in trained],
-        "vector": [f"{run}/vectors/{name}.safetensors" for name in trained],
-        "pretrained": [f"{run}/metrics/pretrained/{encoder}/{task}.csv" for encoder, task in heads],
-        "single_task": of_models("single_task", trained),
-        "kernel": of_models("kernel", of_tasks(images, nonlinear)),
-        "addition": metrics("addition", of_all("models")),
-        "posthoc": metrics(
-            "addition", [(e, "posthoc") for e, m in images["main"] if m == "nonlinear"]
-        ),
-        "negation": of_models(
-            "negation", of_tasks(images, images["main"] if control_of(config) else [])
-        ),
-        "disentanglement": [
-            f"{run}/metrics/disentanglement/{images['focus']}/{mode}/{seed}/{pair}.csv"
-            for mode in images["modes"]
-            for seed in seeds
-            for pair in pairs_of(config)
-        ],
-        "cosine": metrics(
-            "cosine",
-            [pair for part in parts.values() if len(part["tasks"]) > 1 for pair in part["main"]],
-        ),
-        "efficiency": [f"{run}/metrics/efficiency/{e}/{m}.csv" for e, m in own],
-        "metrics": [f"{run}/metrics.csv"],
-        "tables": [f"{run}/tables/{name}.csv" for name in table_names(views)],
-        "figures": [f"{run}/figures/{name}.png" for name in figure_names(views)],
-        "report": [f"{run}/report.html"],
-    }
-
-
-# --- Work ----------------------------------------------------------------------------------------
-
-
-class Item(NamedTuple):
-    """How much of a key a stage computes, over all of its jobs; None: unknown."""
-
-    stage: str
-    key: Key
-    amount: int | None
-
-
-def work(config: dict, auto: str) -> list[Item]:
-    """What each stage computes: steps, images, texts and prompts.
-
-    Args:
-        auto: what `precision: auto` stands for, bf16 or float32.
-    """
-    parts = parts_of(config).values()
-    return [item for part in parts if part["encoders"] for item in _work(config, part, auto)]
-
-
-def _work(config: dict, part: dict, auto: str) -> list[Item]:
-    tasks, seeds, of_images = part["tasks"], len(config["seeds"]), part["unit"] == "image"
-    limit = config["limit"] or {}
-    examples: dict[str, dict[str, int | None]] = {}
-    for task in part["read"]:
-        counts = example_counts(config, task)
-        examples[task] = {k: n and min(n, limit.get(k, n)) for k, n in counts.items()}
-
-    def count(split, names):
-        return add_up(examples[name][split] for name in names)
-
-    for_grid, for_one = (times(seeds, count(split, tasks)) for split in ("validation", "test"))
-    both = add_up([for_grid, for_one])
-    alphas = len(alpha_grid(config["alphas"]))
-    items: list[Item] = []
-
-    def add(stage, encoder, kind, mode, amount, chosen):
-        precision = json.loads(chosen).get("precision", "float32")
-        precision = auto if precision == "auto" else precision
-        batch = json.loads(chosen)["finetune"]["batch_size"] if kind == "step" else 1
-        items.append(Item(stage, Key(encoder, kind, mode, precision, batch), amount))
-
-    def evaluate(stage, encoder, mode, grid, one, chosen, linearized=None):
-        """Examples that are evaluated at each α of the grid, and at one α; f_lin gives the whole
-        grid in one pass."""
-        if settings.is_linearized(config, mode) if linearized is None else linearized:
-            vectors = "nonlinear" if mode == "posthoc" else mode
-            add(stage, encoder, "linearized", vectors, add_up([grid, one]), chosen)
-        else:
-            passes = add_up([times(alphas, grid), one])
-            add(stage, encoder, part["unit"], None, passes, chosen)
-            if of_images:
-                add(stage, encoder, "read", None, add_up([grid, one]), chosen)
-
-    for encoder in part["encoders"]:
-        everything = add_up(count(split, part["read"]) for split in ("validation", "test"))
-        chosen = settings.pretrained_settings(config, encoder)
-        evaluate("pretrained", encoder, None, 0, everything, chosen, linearized=False)
-        if of_images:
-            for task in part["read"]:
-                amount = times(template_count(config, task), class_count(config, task))
-                chosen = settings.head_settings(config, task, encoder)
-                add("head", encoder, "prompt", None, amount, chosen)
-            if "nonlinear" in part["modes"]:
-                chosen = settings.addition_settings(config, "posthoc", encoder)
-                evaluate("posthoc", encoder, "posthoc", for_grid, for_one, chosen)
-    for encoder, mode in part["models"]:
-        for task in tasks:
-            chosen = settings.finetune_settings(config, mode, encoder, task)
-            steps = seeds * json.loads(chosen)["finetune"]["steps"]
-            add("finetune", encoder, "step", mode, steps, chosen)
-        chosen = settings.single_task_settings(config, mode, encoder)
-        evaluate("single_task", encoder, mode, 0, both, chosen)
-        chosen = settings.addition_settings(config, mode, encoder)
-        # By reference_selection α is chosen on test, where the grid is walked too.
-        walked = both if part.get("reference_selection", False) else for_grid
-        evaluate("addition", encoder, mode, walked, for_one, chosen)
-    for encoder, mode in part["main"]:
-        chosen = settings.efficiency_settings(config, mode, encoder)
-        add("efficiency", encoder, "step", mode, WARM_UP + config["efficiency"]["steps"], chosen)
-        if not of_images:
-            continue
-        linearized = settings.is_linearized(config, mode)
-        if not linearized:
-            chosen = settings.kernel_settings(config, encoder)
-            evaluate("kernel", encoder, mode, 0, both, chosen, linearized=True)
-        if control := control_of(config):
-            beside, beside_test = (
-                add_up([own, times(seeds * len(tasks), count(split, [control]))])
-                for own, split in ((for_grid, "validation"), (for_one, "test"))
-            )
-            chosen = settings.negation_settings(config, mode, encoder)
-            evaluate("negation", encoder, mode, beside, beside_test, chosen)
-        if encoder == part["focus"] and pairs_of(config):
-            cells, sample = _grid(config, lambda task: examples[task]["test"])
-            chosen = settings.disentanglement_settings(config, mode)
-            if linearized:  # one pass for the tangent of each of the two vectors
-                add("disentanglement", encoder, "linearized", mode, times(2, sample), chosen)
-            else:
-                add("disentanglement", encoder, "image", None, times(cells, sample), chosen)
-                add("disentanglement", encoder, "read", None, sample, chosen)
-    return items
-
-
-def _grid(config: dict, count) -> tuple[int, int | None]:
-    """Models that an image of the disentanglement error goes through, and images of all seeds,
-    pairs and tasks; count: function task → number of test images."""
-    grid = config["disentanglement"]
-    samples = grid["samples"]
-    if grid.get("reference_scaling", False):
-        samples = REFERENCE_BATCH * REFERENCE_BATCHES
-    counts = [count(task) for pair in pairs_of(config).values() for task in pair]
-    sample = add_up(n and min(n, samples) for n in counts)
-    return models_evaluated(grid), times(len(config["seeds"]), sample)
 
 
 # --- Text ----------------------------------------------------------------------------------------
@@ -298,7 +106,7 @@ class Unit(NamedTuple):
 
 
 def _held(config: dict) -> str:
-    def counted(held, *keys):
+    def counted(held: dict, *keys: str) -> str:
         counts = [(len(held[key]), key) for key in keys if held[key]]
         return ", ".join(f"{n} {key if n != 1 else key[:-1]}" for n, key in counts)
 
@@ -308,17 +116,25 @@ def _held(config: dict) -> str:
     return "; ".join([*held, counted(config, "seeds")])
 
 
-def _stage_table(jobs: dict, disk: dict, seconds: dict, unit: Unit) -> str:
+def _taken(work: Iterable[Work], speeds: dict[Key, float]) -> list[float | None]:
+    """Seconds of each work; None: unknown."""
+    return [times(speeds[each.key], each.amount) for each in work]
+
+
+def _stage_table(
+    stages: dict[str, list[Job]], seconds: dict[str, list[float | None]], unit: Unit
+) -> str:
     rows, every = [], []
-    for stage, paths in jobs.items():
-        are_there = [os.path.exists(path) for path in paths]
-        there, added = [], []
-        for path, is_there, size in zip(paths, are_there, disk.get(stage, paths), strict=True):
-            if stage in disk and is_there:
-                there.append(size if stage == "download" else bytes_at(path))
-            elif stage in disk:
-                added.append(size)
-        files = [FILES.get(stage, OTHER_FILES) * (not is_there) for is_there in are_there]
+    for stage, own in stages.items():
+        are_there = [os.path.exists(job.output) for job in own]
+        there: list[int | None] = []
+        added: list[int | None] = []
+        for job, is_there in zip(own, are_there, strict=True):
+            if job.size != 0:
+                measured = is_there and stage != "download"  # which goes to the hub's cache
+                size = bytes_at(job.output) if measured else job.size
+                (there if is_there else added).append(size)
+        files = [job.files * (not is_there) for job, is_there in zip(own, are_there, strict=True)]
         every.append([stage, are_there, there, added, files, seconds.get(stage, [])])
     every.append(["total", *([v for row in every for v in row[i]] for i in range(1, 6))])
     fetched = next(row[3] for row in every if row[0] == "download")
@@ -342,7 +158,7 @@ ACTIONS = {
 }
 
 
-def _place(config: dict):
+def _place(config: dict) -> Callable[[Key], tuple]:
     """The order of the rows of speeds, as a key to sort by."""
     parts = parts_of(config).values()
     encoders = [encoder for part in parts for encoder in part["encoders"]]
@@ -356,13 +172,20 @@ def _place(config: dict):
     )
 
 
-def _speed_table(keys, items, speeds, config: dict, geometries: dict, unit: Unit) -> str:
+def _speed_table(
+    keys: list[Key],
+    work: list[Work],
+    speeds: dict[Key, float],
+    config: dict,
+    geometries: dict,
+    unit: Unit,
+) -> str:
     rows, steps = [], Counter((key.encoder, key.mode) for key in keys if key.kind == "step")
     for key in keys:
         if speeds[key] == 0:
             continue
-        taken = [times(speeds[key], item.amount) for item in items if item.key == key]
-        rate = operations(key, config, geometries) / speeds[key] / 1e12
+        taken = _taken((each for each in work if each.key == key), speeds)
+        rate = operations(key, config, geometries[key.encoder]) / speeds[key] / 1e12
         several = key.kind == "step" and steps[key.encoder, key.mode] > 1
         size = f"of {key.batch} at a time" if several else None
         what = " ".join(filter(None, [ACTIONS[key.kind], key.mode, size]))
@@ -430,19 +253,13 @@ def _notes(config: dict, kind: str, geometries: dict, shared: str) -> list[str]:
     return notes
 
 
-def _room(jobs: dict, disk: dict) -> list[str]:
+def _room(jobs: list[Job]) -> list[str]:
     """A sentence if what is added does not fit where results lie."""
     folder = "results" if os.path.isdir("results") else "."
-    missing = {k: [not os.path.exists(path) for path in paths] for k, paths in jobs.items()}
-    files = sum(FILES.get(stage, OTHER_FILES) * sum(new) for stage, new in missing.items())
-    amounts = [
-        size or 0
-        for stage, sizes in disk.items()
-        if stage != "download"  # these go to the hub's cache
-        for size, new in zip(sizes, missing[stage], strict=True)
-        if new
-    ]
-    rooms = [(sum(amounts), shutil.disk_usage(folder).free, human_bytes, "")]
+    new = [job for job in jobs if not os.path.exists(job.output)]
+    files = sum(job.files for job in new)
+    added = sum(job.size or 0 for job in new if job.stage != "download")  # to the hub's cache
+    rooms = [(added, shutil.disk_usage(folder).free, human_bytes, "")]
     if (free := free_files(folder)) is not None:
         rooms.append((files, free, "{:,}".format, " files"))
     return [
@@ -476,7 +293,7 @@ def _table(head: list[str], rows: list[list[str]], left: int = 1, ruled: bool = 
     return "\n".join(lines)
 
 
-def _amount(values, form) -> str:
+def _amount(values: Iterable, form: Callable) -> str:
     """The sum of what is known: "unknown" if nothing is, "≥" if not everything is."""
     values = list(values)
     known = [value for value in values if value is not None]

@@ -1,6 +1,5 @@
-"""How fast a device computes what a run needs: measured by short probes, or estimated by name."""
+"""How fast this machine computes what a run needs, measured by short probes."""
 
-import csv
 import json
 import math
 import os
@@ -18,9 +17,10 @@ import torch
 from ..config import settings
 from ..config.experiment import mode_of
 from ..config.geometries import shapes_of
+from ..core.precision import uses_bf16
 from ..core.training import Training
 from ..core.vectors import TaskVector, moved_names
-from ..errors import UserError, nearest
+from ..errors import UserError
 from ..files.paths import human_bytes
 from ..language import modality as language
 from ..language.tokens import Texts
@@ -30,84 +30,32 @@ from ..stages.finetune import start
 from ..vision import modality as vision
 from ..vision.clip import encode_text
 from ..vision.geometry import image_tower_shapes, parameters
-from .disk import FLOAT, SOURCE, TARGET, flops_of, is_text
+from .disk import FLOAT, SOURCE, TARGET, is_text
+from .work import Key, operations
 
 STEPS = 20  # timed training steps of a probe
 SECONDS = {"cuda": 2.0, "cpu": 1.5}  # for each probe; for one of STEPS steps PATIENCE times as much
 PATIENCE = 3.0
 SLOW = 1.0  # seconds that one example may take on a CPU to be worth a probe
-LAUNCH = 2e-5  # seconds to start a matrix product and what goes with it on a GPU: assumed
 GRID = [0.2, 0.4, 0.6, 0.8, 1.0]  # α that tell an image's reading from its passes
 PROMPTS = 80  # texts that a head encodes at a time, at most
-
-
-class Key(NamedTuple):
-    """Something whose speed counts, in a precision: a training step of a mode (kind `step`), one
-    image or text through f (`image`, `text`) or through f_lin (`linearized`), an image that is read
-    and normalised for any number of passes through f (`read`), a text of a head (`prompt`); of a
-    step, `batch` examples."""
-
-    encoder: str
-    kind: str
-    mode: str | None
-    precision: str
-    batch: int = 1
-
-
-# --- A named device ------------------------------------------------------------------------------
-
-
-def named_device(name: str | None, basedir) -> dict | None:
-    """A row of devices.csv; None for this machine's own device."""
-    if name in (None, "cpu"):
-        return None
-    with open(
-        Path(basedir) / "workflow/reference/devices.csv", encoding="utf-8", newline=""
-    ) as file:
-        rows = {row["device"]: row for row in csv.DictReader(file)}
-    if name not in rows:
-        raise UserError(
-            f"There is no device {name!r}{nearest(name, list(rows))}; --device knows "
-            f"{', '.join(rows)}, and cpu for this machine's own."
-        )
-    numbers = {key: float(rows[name][key]) for key in ("bf16_tflops", "float32_tflops", "share")}
-    return {**rows[name], **numbers}
-
-
-def rated(keys: list[Key], config: dict, geometries: dict, device: dict) -> dict[Key, float]:
-    """Seconds of each key by arithmetic: its operations over the device's sustained rate; of a
-    training step at least what starting its work takes."""
-    found = {}
-    for key in keys:
-        rate = 1e12 * device["share"] * device[f"{key.precision}_tflops"]
-        found[key] = operations(key, config, geometries) / rate
-        if key.kind == "step":
-            linearized = mode_of(config, key.mode, key.encoder)["linearized"]
-            shapes = shapes_of(geometries[key.encoder]).values()
-            products = (5 if linearized else 3) * sum(len(shape) == 2 for shape in shapes)
-            found[key] = max(found[key], LAUNCH * products)
-    return found
-
-
-def operations(key: Key, config: dict, geometries: dict) -> float:
-    """Arithmetic operations of one unit of a key: of a step, of its whole batch."""
-    mode = key.mode and mode_of(config, key.mode, key.encoder)
-    return key.batch * flops_of(key.kind, geometries[key.encoder], mode)
 
 
 # --- The device at hand --------------------------------------------------------------------------
 
 
-def device_at_hand(config: dict, device: str | None) -> str:
-    """cuda or cpu, as the jobs choose it; a GPU is held until this process ends.
+def device_at_hand(config: dict, device: str | None) -> tuple[str, str]:
+    """cuda or cpu, as the jobs choose it, and what `precision: auto` stands for there; a GPU is
+    held until this process ends.
 
     Raises:
         UserError: the configuration asks for a GPU, and there is none that works.
     """
-    if device == "cpu" or config["device"] == "cpu":
-        return "cpu"
-    claim(config["device"])
-    return torch_device().type
+    kind = "cpu"
+    if device != "cpu" and config["device"] != "cpu":
+        claim(config["device"])
+        kind = torch_device().type
+    return kind, "bf16" if uses_bf16("auto", kind) else "float32"
 
 
 def probed(
@@ -142,7 +90,7 @@ def probed(
     return speeds, about
 
 
-def _device_name(device) -> str:
+def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, measured now with random weights"
     name = ""
@@ -153,7 +101,7 @@ def _device_name(device) -> str:
 
 
 def _probe_encoder(
-    keys: list[Key], config: dict, geometry: dict, device, may_skip: bool
+    keys: list[Key], config: dict, geometry: dict, device: torch.device, may_skip: bool
 ) -> tuple[dict[Key, float], str]:
     """Seconds of each key of one encoder, or nothing if it is too large here; and how."""
     shapes, encoder = shapes_of(geometry), keys[0].encoder
@@ -178,7 +126,7 @@ def _probe_encoder(
     most = SECONDS[device.type]
     few = max(1, int(most / one) // 9)
 
-    def is_long(batch):  # to measure a step of it
+    def is_long(batch: int) -> bool:  # to measure a step of it
         return device.type != "cuda" and 3 * one * batch >= most
 
     count = 2 * probe.most if device.type == "cuda" else max(1, min(probe.most, int(most / one)))
@@ -201,7 +149,7 @@ def _probe_encoder(
             tau = TaskVector({name: 0.01 * theta0[name] for name in moved})
         linearized = key.kind == "linearized"
 
-        def seconds(alphas):
+        def seconds(alphas: list[float]) -> float:
             what = examples, tau, alphas, linearized, key.precision
             return _median(lambda: probe.evaluate(*what), device)
 
@@ -253,44 +201,48 @@ class Probe(NamedTuple):
     most: int
 
 
-def _random_images(geometry: dict, device) -> Probe:
+def _random_images(geometry: dict, device: torch.device) -> Probe:
     generator = torch.Generator().manual_seed(0)
     theta0, size = _random_weights(shapes_of(geometry), generator, device), geometry["image_size"]
     about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
     head = torch.randn(100, geometry["embed_dim"], generator=generator).to(device)
 
-    def batch(count):
+    def batch(count: int) -> tuple:
         pixels = torch.randn(count, 3, size, size, generator=generator).to(device)
         return pixels, torch.zeros(count, dtype=torch.int64, device=device)
 
-    def examples(count):
+    def examples(count: int) -> tuple:
         shape = count, size, size, 3
         images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
         return images, np.zeros(count, np.int64), head
 
-    def evaluate(some, tau, alphas, linearized, precision):
+    def evaluate(
+        some: Any, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
+    ) -> None:
         vision.accuracies(theta0, about, tau, alphas, {"task": some}, linearized, precision)
 
     return Probe(theta0, about, head, batch, examples, evaluate, vision.BATCH)
 
 
-def _random_texts(geometry: dict, device) -> Probe:
+def _random_texts(geometry: dict, device: torch.device) -> Probe:
     generator = torch.Generator().manual_seed(0)
     theta0, about = _random_weights(shapes_of(geometry), generator, device), {"geometry": geometry}
 
-    def tokens(*shape):  # neither padding nor an end of text
+    def tokens(*shape: int) -> torch.Tensor:  # neither padding nor an end of text
         return torch.randint(2, geometry["vocab_size"], shape, generator=generator)
 
-    def batch(count):
+    def batch(count: int) -> tuple:
         return tokens(count, SOURCE).to(device), tokens(count, TARGET).to(device)
 
-    def examples(count):
+    def examples(count: int) -> Texts:
         flat, ends = tokens(count * SOURCE).numpy(), SOURCE * np.arange(1, count + 1)
         words = tokens(1, TARGET).numpy(), ["?"], "exact_match", TARGET
         return Texts(flat, ends - SOURCE, ends, np.zeros(count, np.int32), None, *words)
 
     @torch.inference_mode()
-    def evaluate(some, tau, alphas, linearized, precision):
+    def evaluate(
+        some: Any, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
+    ) -> None:
         if linearized:
             language.answered(theta0, about, some, precision, tau.tensors, alphas)
         else:
@@ -300,14 +252,16 @@ def _random_texts(geometry: dict, device) -> Probe:
     return Probe(theta0, about, None, batch, examples, evaluate, language.BATCH)
 
 
-def _random_weights(shapes: dict, generator, device) -> dict[str, torch.Tensor]:
+def _random_weights(
+    shapes: dict, generator: torch.Generator, device: torch.device
+) -> dict[str, torch.Tensor]:
     return {
         name: (0.02 * torch.randn(shape, generator=generator)).to(device)
         for name, shape in shapes.items()
     }
 
 
-def _text_probe(text: dict, count: int, device):
+def _text_probe(text: dict, count: int, device: torch.device) -> Callable[[], None]:
     """A function that encodes `count` random texts with random weights."""
     generator = torch.Generator().manual_seed(0)
     blocks = image_tower_shapes({**text, "image_size": 1, "patch_size": 1})  # named alike
@@ -323,18 +277,24 @@ def _text_probe(text: dict, count: int, device):
     params = _random_weights(shapes, generator, device)
     tokens = torch.randint(1, text["vocab_size"], (count, text["context_length"])).to(device)
 
-    def action():
+    def action() -> None:
         with torch.inference_mode():
             encode_text(params, tokens, text)
 
     return action
 
 
-def _step_seconds(run: Training, examples, batch: int, few: int | None, device) -> float:
+def _step_seconds(
+    run: Training,
+    examples: Callable[[int], tuple],
+    batch: int,
+    few: int | None,
+    device: torch.device,
+) -> float:
     """Seconds of one training step: measured, or extrapolated from two sizes of batches, because a
     part of it, the optimizer's, does not grow with the batch."""
 
-    def timed(count):
+    def timed(count: int) -> float:
         inputs, targets = examples(count)
         patience = PATIENCE if few is None else 1.0
         return _median(lambda: run.step(inputs, targets, 1e-6), device, patience)
@@ -348,7 +308,7 @@ def _step_seconds(run: Training, examples, batch: int, few: int | None, device) 
     return max(0.0, small - slope * few) + slope * batch
 
 
-def _median(action, device, patience: float = 1.0) -> float:
+def _median(action: Callable[[], Any], device: torch.device, patience: float = 1.0) -> float:
     """Median seconds of an action after its first time, which includes what is done once: STEPS
     times, or as often as `patience` times SECONDS allow."""
     for _ in range(WARM_UP if device.type == "cuda" else 1):
@@ -359,7 +319,7 @@ def _median(action, device, patience: float = 1.0) -> float:
     return statistics.median(found)
 
 
-def _seconds(action, device) -> float:
+def _seconds(action: Callable[[], Any], device: torch.device) -> float:
     began = time.perf_counter()
     action()
     if device.type == "cuda":
@@ -378,7 +338,8 @@ def _scaled(keys: list[Key], speeds: dict, config: dict, geometries: dict) -> di
             continue
         alike = [other for other in speeds if other.encoder == last and other.kind == key.kind]
         other = min(alike, key=lambda k: (k.mode != key.mode, k.precision != key.precision))
-        ratio = operations(key, config, geometries) / operations(other, config, geometries)
+        mine, theirs = (geometries[each.encoder] for each in (key, other))
+        ratio = operations(key, config, mine) / operations(other, config, theirs)
         found[key] = speeds[other] * ratio
     return found
 

@@ -4,7 +4,6 @@ Reckoned from what the job computes, reads and holds, as `plan` does for whole s
 slow GPU and generously: SLURM ends what exceeds its request. Further attempts ask for more.
 """
 
-import csv
 import math
 from collections.abc import Callable
 from functools import cache
@@ -12,27 +11,16 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from ..config import settings
-from ..config.experiment import control_of, mode_of, pairs_of, part_of
+from ..config.experiment import pairs_of, part_of
 from ..config.geometries import read_geometry, shapes_of
 from ..config.reading import ROOT
 from ..config.recipes import recipe_of
-from ..core.arithmetic import alpha_grid
 from ..vision.geometry import parameters
 from ..vision.images import RESOLUTION
-from .disk import (
-    FLOAT,
-    class_count,
-    data_bytes,
-    encoder_bytes,
-    example_counts,
-    flops_of,
-    is_text,
-    parts_of,
-    template_count,
-)
+from .devices import read_devices
+from .disk import FLOAT, class_count, data_bytes, example_counts, is_text
+from .work import LEARNING, Job, Known, encoder_bytes, operations, parts_of, tasks_read, work_of
 
 DEVICE = "rtx3090"  # of devices.csv: the least sustained rate in bf16
 CPU_FLOPS = 1e10  # of one core, sustained; small tensors reach no more
@@ -64,10 +52,6 @@ LARGE = {"image_size": 224, "patch_size": 14, "width": 1024, "layers": 24, "mlp_
 LARGE_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 768, "layers": 12}
 LARGE |= {"embed_dim": 768, "text": {**LARGE_TEXT, "mlp_width": 3072, "embed_dim": 768}}
 
-# Stages that hold a GPU where there is one.
-LEARNING = ["head", "finetune", "pretrained", "single_task", "kernel", "addition", "posthoc"]
-LEARNING += ["negation", "disentanglement", "efficiency"]
-
 
 class Request(NamedTuple):
     """What a job asks for at its first attempt, and how long it is expected to take."""
@@ -78,17 +62,14 @@ class Request(NamedTuple):
     seconds: float
 
 
-def requests(config: dict, basedir=ROOT) -> Callable[..., Request]:
+def requests(config: dict, basedir: str | Path = ROOT) -> Callable[..., Request]:
     """The function (stage, encoder, mode, task) → Request of a validated configuration.
 
     Jobs that differ only in seed or pair ask for the same, which is reckoned once.
     """
     on_gpu, definitions = config["device"] != "cpu", config["definitions"]
     parts = parts_of(config)
-    with open(
-        Path(basedir) / "workflow/reference/devices.csv", encoding="utf-8", newline=""
-    ) as file:
-        device = next(row for row in csv.DictReader(file) if row["device"] == DEVICE)
+    device = read_devices(basedir)[DEVICE]
 
     @cache
     def geometry(encoder: str) -> dict:
@@ -98,17 +79,28 @@ def requests(config: dict, basedir=ROOT) -> Callable[..., Request]:
             return LARGE
 
     @cache
+    def known(task: str) -> dict[str, int]:
+        found = {**example_counts(config, task), "classes": class_count(config, task)}
+        return {what: UNKNOWN[what] if n is None else n for what, n in found.items()}
+
     def counts(task: str) -> dict[str, int]:
-        known = example_counts(config, task)
-        return {split: UNKNOWN[split] if n is None else n for split, n in known.items()}
+        return {split: n for split, n in known(task).items() if split != "classes"}
+
+    def seconds_of(job: Job) -> float:
+        """Of what a job computes, on the device that is assumed."""
+        seconds = 0.0
+        for key, amount in work_of(config, known, job):
+            rate = device.rate(key.precision) if on_gpu else CPU_FLOPS
+            seconds += amount * operations(key, config, geometry(key.encoder)) / rate
+        return seconds
 
     @cache
-    def request(stage: str, encoder=None, mode=None, task=None) -> Request:
+    def request(
+        stage: str, encoder: str | None = None, mode: str | None = None, task: str | None = None
+    ) -> Request:
         learns, cores, seconds, held = stage in LEARNING, 1, 0.0, 0.0
         part = parts[part_of(config, encoder)["modality"]] if encoder else {}
-        tasks = _tasks_of(config, stage, part, task) if encoder else [task] if task else []
-        if stage in ("efficiency", "head"):  # these read the first task's examples, and none
-            tasks = tasks[: stage == "efficiency"]
+        tasks = tasks_read(config, part, stage, task) if encoder else [task] if task else []
         read = sum(data_bytes(definitions["tasks"][name], counts(name)) or 0 for name in tasks)
         if encoder:
             job = stage, encoder, mode, tasks
@@ -123,12 +115,8 @@ def requests(config: dict, basedir=ROOT) -> Callable[..., Request]:
             held = cores * DECODER * 1e6
         elif learns:
             cores = 4 if on_gpu else 1
-            full = stage in ("head", "disentanglement") or config["precision"] == "float32"
-            precision = "float32" if full else "bf16"
-            rate = 1e12 * float(device[f"{precision}_tflops"]) * float(device["share"])
-            kind, of, amount = work(config, stage, counts, encoder, mode, task)
-            each = flops_of(kind, geometry(encoder), of and mode_of(config, of, encoder))
-            seconds = amount * each / (rate if on_gpu else CPU_FLOPS)
+            alike = _alike(config, stage, encoder, mode, task)
+            seconds = max(map(seconds_of, alike), default=0.0)
         else:
             read = 0
         if texts and stage in ("data", "head"):
@@ -141,60 +129,15 @@ def requests(config: dict, basedir=ROOT) -> Callable[..., Request]:
     return request
 
 
-def work(config: dict, stage: str, counts, encoder: str, mode=None, task=None) -> tuple:
-    """(kind, mode, amount) of what one job of a learning stage computes, see geometry.flops and
-    t5_flops; for a stage of pairs, of the larger pair. `counts`: function task → split → number of
-    examples."""
-    part = parts_of(config)[part_of(config, encoder)["modality"]]
-    unit = part["unit"]
-    grid, limit = config["disentanglement"], config["limit"] or {}
-
-    def count(split, names):
-        return sum(min(counts(t)[split], limit.get(split, counts(t)[split])) for t in names)
-
-    if stage == "head":
-        if unit == "text":
-            return "read", None, sum(counts(task).values())
-        classes = class_count(config, task) or UNKNOWN["classes"]
-        return "prompt", None, template_count(config, task) * classes
-    if stage in ("finetune", "efficiency"):
-        recipe = recipe_of(part, encoder, mode, task or part["tasks"][0])
-        steps = recipe["steps"] if stage == "finetune" else 3 + config["efficiency"]["steps"]
-        return "step", mode, steps * recipe["batch_size"]
-    linearized = stage == "kernel" or (bool(mode) and settings.is_linearized(config, mode))
-    vectors = "nonlinear" if mode == "posthoc" else mode
-    if stage == "disentanglement":
-        samples = 2048 if grid.get("reference_scaling", False) else grid["samples"]
-        pairs = pairs_of(config).values()
-        sample = max(sum(min(count("test", [t]), samples) for t in pair) for pair in pairs)
-        if linearized:  # a tangent of each of the two vectors
-            return "linearized", vectors, 2 * sample
-        return "image", None, models_evaluated(grid) * sample
-    names = _tasks_of(config, stage, part, task)
-    validation, test = count("validation", names), count("test", names)
-    if stage == "addition" and part.get("reference_selection", False):
-        validation += test  # the grid is walked on both
-    if linearized:  # f_lin gives the whole grid in one pass
-        return "linearized", vectors, validation + test
-    if stage in ("addition", "negation"):
-        validation *= len(alpha_grid(config["alphas"]))
-    return unit, None, validation + test
+def _alike(
+    config: dict, stage: str, encoder: str | None, mode: str | None, task: str | None
+) -> list[Job]:
+    """The jobs that ask for the same: one, or of a stage of pairs one for each."""
+    pairs: list[str | None] = [*pairs_of(config)] if stage == "disentanglement" else [None]
+    return [Job(stage, "", encoder, mode, task, None, pair) for pair in pairs]
 
 
-def models_evaluated(grid: dict) -> int:
-    """Models that each image of the disentanglement error goes through: a unified one for each cell
-    but those whose other coefficient is 0, and an individual one for each value of its own."""
-    coefficients = np.linspace(grid["low"], grid["high"], grid["points"]).round(12)
-    return grid["points"] * (grid["points"] + 1 - int(0 in coefficients))
-
-
-def _tasks_of(config: dict, stage: str, part: dict, task: str | None) -> list[str]:
-    """The tasks whose examples a job reads: its own, or all; with the control task to negate."""
-    control = [control_of(config)] if stage == "negation" else []
-    return [*([task] if task else part["tasks"]), *control]
-
-
-def _held_bytes(config: dict, part: dict, job: tuple, geometry: dict, counts) -> float:
+def _held_bytes(config: dict, part: dict, job: tuple, geometry: dict, counts: Known) -> float:
     """Bytes of tensors and images in a job's host memory at a time, at most; job: its stage,
     encoder, mode and tasks."""
     stage, encoder, mode, tasks = job

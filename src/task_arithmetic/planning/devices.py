@@ -1,0 +1,68 @@
+"""Devices by name: what they compute by their makers' word, and what is estimated of it."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+from ..config.experiment import mode_of
+from ..config.geometries import shapes_of
+from ..errors import UserError, nearest
+from .work import Key, operations
+
+LAUNCH = 2e-5  # seconds to start a matrix product and what goes with it on a GPU: assumed
+
+
+class Device(NamedTuple):
+    """A row of devices.csv: peaks in TFLOP/s, the share of them that is sustained, and where these
+    numbers come from."""
+
+    device: str
+    label: str
+    bf16_tflops: float
+    float32_tflops: float
+    share: float
+    share_is: str
+    source: str
+
+    def rate(self, precision: str) -> float:
+        """Sustained operations per second in bf16 or float32."""
+        peak = self.bf16_tflops if precision == "bf16" else self.float32_tflops
+        return 1e12 * self.share * peak
+
+
+def read_devices(basedir: str | Path) -> dict[str, Device]:
+    """Name → device, of all in workflow/reference/devices.csv."""
+    path, found = Path(basedir) / "workflow/reference/devices.csv", {}
+    with open(path, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            numbers = {k: float(row[k]) for k in ("bf16_tflops", "float32_tflops", "share")}
+            found[row["device"]] = Device(**{**row, **numbers})
+    return found
+
+
+def named_device(name: str | None, basedir: str | Path) -> Device | None:
+    """A device of devices.csv; None for this machine's own. Raises UserError if it has no such."""
+    if name in (None, "cpu"):
+        return None
+    known = read_devices(basedir)
+    if name not in known:
+        raise UserError(
+            f"There is no device {name!r}{nearest(name, list(known))}; --device knows "
+            f"{', '.join(known)}, and cpu for this machine's own."
+        )
+    return known[name]
+
+
+def rated(keys: list[Key], config: dict, geometries: dict, device: Device) -> dict[Key, float]:
+    """Seconds of each key by arithmetic: its operations over the device's sustained rate; of a
+    training step at least what starting its work takes."""
+    found = {}
+    for key in keys:
+        geometry = geometries[key.encoder]
+        found[key] = operations(key, config, geometry) / device.rate(key.precision)
+        if key.mode and key.kind == "step":
+            linearized = mode_of(config, key.mode, key.encoder)["linearized"]
+            shapes = shapes_of(geometry).values()
+            products = (5 if linearized else 3) * sum(len(shape) == 2 for shape in shapes)
+            found[key] = max(found[key], LAUNCH * products)
+    return found

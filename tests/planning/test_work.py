@@ -1,0 +1,80 @@
+"""The model of work, held to what a finished run of config/nano.yaml did."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from runs import Nano
+
+from task_arithmetic.config.reading import ROOT, read_config
+from task_arithmetic.planning.disk import bytes_at
+from task_arithmetic.planning.work import REFERENCE_SAMPLES, WARM_UP, Job, by_stage, jobs
+from task_arithmetic.stages import disentanglement, efficiency
+
+
+@pytest.fixture
+def planned(nano: Nano, monkeypatch, tmp_path) -> dict[str, list[Job]]:
+    """The jobs of config/nano.yaml by stage, as they are planned where nothing was made yet."""
+    monkeypatch.chdir(tmp_path)
+    found = by_stage(jobs(read_config(ROOT / nano.config), "float32"))
+    monkeypatch.chdir(nano.folder)
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_has_the_jobs_that_the_model_names(nano, planned):
+    run = json.loads((nano.results / "run.json").read_text())
+    ran = Counter(job["stage"] for job in run["jobs"])
+    counts = Counter({stage: len(own) for stage, own in planned.items()})
+    counts["addition"] += counts.pop("posthoc")  # one command
+    assert +counts == ran
+    assert all(Path(job.output).is_file() for own in planned.values() for job in own)
+
+
+@pytest.mark.slow
+def test_a_run_writes_the_bytes_that_the_model_names(planned):
+    for stage, own in planned.items():
+        for job in own:
+            size = bytes_at(job.output)
+            if not job.size:
+                assert size < 1e6, job
+            elif stage in ("finetune", "vector", "data"):  # and headers, hashes, a log of training
+                assert job.size <= size < job.size + 20_000, job
+        if any(job.size for job in own) and stage not in ("embedded", "head"):
+            total = sum(bytes_at(job.output) for job in own)
+            assert total == pytest.approx(sum(job.size for job in own), rel=0.1), stage
+
+
+@pytest.mark.slow
+def test_a_run_passes_the_examples_that_the_model_names(nano, planned):
+    trace = pd.read_csv(nano.results / "trace.csv")
+    steps = trace[trace.stage == "finetune"].steps_done
+    assert sum(work.amount for job in planned["finetune"] for work in job.work) == steps.sum()
+    counts = {
+        task: {k: min(n, 64) for k, n in json.loads(path.read_text())["counts"].items()}
+        for path in Path("results/shared/data").glob("*/manifest.json")
+        for task in [path.parent.name]
+    }
+    for stage in ("pretrained", "single_task", "kernel", "addition", "posthoc", "negation"):
+        for job in planned[stage]:
+            rows = pd.read_csv(job.output)
+            if stage == "negation":  # two accuracies for each α: of its task, and of the control
+                control = rows.metric == "control_accuracy"
+                rows.loc[control, "task"] = rows.loc[control, "other_task"]
+            rows = rows[rows.metric != "normalized_accuracy"]
+            amounts = {work.key.kind: work.amount for work in job.work}
+            models = sum(counts[row.task][row.split] for row in rows.itertuples())
+            read = rows.drop_duplicates(["task", "split"])
+            read = sum(counts[row.task][row.split] for row in read.itertuples())
+            if "linearized" in amounts:  # one pass for all α
+                assert amounts == {"linearized": read}, job
+            else:
+                assert amounts == {"image": models, "read": read}, job
+
+
+def test_the_stages_numbers_are_the_models():
+    assert efficiency.WARM_UP == WARM_UP
+    batches = disentanglement.REFERENCE_BATCHES * disentanglement.REFERENCE_BATCH
+    assert batches == REFERENCE_SAMPLES
