@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub as hf  # of which each name is imported when it is first used
-
 from ..errors import UserError
 from .paths import PathLike, read_json, write_json
 
@@ -72,6 +70,8 @@ class Download:
         return next(parent for parent in first.parents if parent.name == self.commit)
 
     def _path(self, file: HubFile) -> Path:
+        import huggingface_hub as hf  # which a dry run does not need
+
         kind = REPOSITORIES[self.kind]
         path = hf.try_to_load_from_cache(self.repo, file.path, revision=self.commit, repo_type=kind)
         if not isinstance(path, str) or Path(path).stat().st_size != file.size:
