@@ -1,0 +1,3 @@
+"""Tables, figures, captions, findings and the page, from metrics.
+
+Nothing here computes with an encoder."""
