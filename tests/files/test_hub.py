@@ -629,6 +629,6 @@ def test_the_pipeline_takes_tasks_from_the_hub_and_again_without_it(
 
 DOCTOR = """
 import sys
-from task_arithmetic.doctor import doctor
+from task_arithmetic.planning.doctor import doctor
 doctor(sys.argv[2], basedir=sys.argv[1])
 """
