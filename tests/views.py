@@ -5,6 +5,7 @@ one, an interior best α, an error surface that is zero at the origin.
 """
 
 import csv
+import re
 import zlib
 from itertools import product
 
@@ -215,6 +216,14 @@ def near_published(rows, settings, published) -> list[dict]:
             row = row | {"value": known[key] + draw(*key, row["seed"], low=-0.03, high=0.03)}
         moved.append(row)
     return moved
+
+
+def read_markdown(path) -> tuple[list[str], list[list[str]], int]:
+    """Headings, rows and number of columns of words of a table's Markdown."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    table = [re.split(r" \| ", line[2:-2]) for line in lines if line.startswith("| ")]
+    headings, ruler, *rows = [[cell.replace(r"\|", "|") for cell in line] for line in table]
+    return headings, rows, ruler.count(":--")
 
 
 def write_metrics(path, rows):

@@ -18,6 +18,7 @@ from task_arithmetic.config.reading import merge, read_config, read_yaml, valida
 from task_arithmetic.config.settings import as_yaml, report_settings, view_settings
 from task_arithmetic.config.summary import check
 from task_arithmetic.config.targets import TASKS, paper_beside
+from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
 from task_arithmetic.planning.requests import requests
 from task_arithmetic.planning.work import by_stage, jobs
@@ -25,6 +26,7 @@ from task_arithmetic.report import figures, page, tables
 from task_arithmetic.report.captions import table_caption
 from task_arithmetic.report.cells import load_metrics
 from task_arithmetic.report.findings import claims
+from task_arithmetic.report.printing import has_paper, to_csv
 
 DRAWN, DRAWN_FIGURES, PLANNED = 60, 12, 5
 OWN_MODES = {  # besides those that come with the code
@@ -116,28 +118,32 @@ def test_what_is_planned_is_shown_and_no_more(project, tmp_path, monkeypatch, se
     monkeypatch.chdir(project)
     config = read(project, drawn(seed))
     settings = json.loads(view_settings(config))
+    view = view_of(settings)
     planned = outputs(config)
     assert any(job.work for job in jobs(config))
     ask = requests(config, project)
     for part in config["parts"].values():
         for encoder, mode in ((e, m) for e in part["encoders"] for m in part["modes"]):
             assert ask("addition", encoder=encoder, mode=mode).memory_mb > 0
-    assert [Path(path).stem for path in planned["tables"]] == table_names(settings)
-    assert [Path(path).stem for path in planned["figures"]] == figure_names(settings)
+    assert [Path(path).stem for path in planned["tables"]] == table_names(view)
+    assert [Path(path).stem for path in planned["figures"]] == figure_names(view)
     metrics = views.write_metrics(tmp_path / "metrics.csv", views.make_rows(settings, 3, 3))
-    for name in table_names(settings):
+    for name in table_names(view):
         source = "targets" if name == "targets" else "paper"
         reference = project / f"workflow/reference/{source}.csv"
         tables.write(name, metrics, reference, settings, tmp_path / "tables")
-    for name in figure_names(settings):
+    for name in figure_names(view):
         if seed < DRAWN_FIGURES:
             figures.write(name, metrics, settings, tmp_path / "figures")
         else:
             (tmp_path / "figures").mkdir(exist_ok=True)
             (tmp_path / f"figures/{name}.png").write_bytes(b"\x89PNG" + bytes(20))
-    folders, own = (tmp_path / "tables", tmp_path / "figures"), json.loads(report_settings(config))
-    shown = page.page(load_metrics(metrics), *folders, own, as_yaml(config), [])
-    assert all(line.split(":")[0] in shown for line in left_out(settings))
+    own, reference = view_of(json.loads(report_settings(config))), project / "workflow/reference"
+    published = tables.read_reference(reference / "paper.csv")
+    published = published, tables.read_targets(reference / "targets.csv")
+    measured, text = load_metrics(metrics), as_yaml(config)
+    shown = page.page(measured, *published, tmp_path / "figures", own, text, [])
+    assert all(line.split(":")[0] in shown for line in left_out(view))
     assert ("embedded suite" in shown) == (config["suite"] == "embedded")
     assert "Paper:" not in shown or settings["paper_beside"] or "table4" in shown
     again = merge(read_yaml("config.yaml"), yaml.safe_load(as_yaml(config)))
@@ -219,14 +225,11 @@ def test_the_papers_numbers_stand_beside_its_own_eight_tasks_alone():
     for tasks, suite, beside in (
         (TASKS, "paper", True), (TASKS[:7], "paper", False), (TASKS, "mine", False),
     ):  # fmt: skip
-        settings = base | {
-            "tasks": tasks,
-            "paper_beside": paper_beside(suite, tasks),
-            "suite": suite,
-        }
-        assert settings["paper_beside"] == beside
-        assert tables.has_paper("table2", settings) == beside
-        assert tables.has_paper("table4", settings) == (suite == "paper")
+        own = {"tasks": tasks, "paper_beside": paper_beside(suite, tasks), "suite": suite}
+        view = view_of(base | own)
+        assert view.paper_beside == beside
+        assert has_paper("table2", view) == beside
+        assert has_paper("table4", view) == (suite == "paper")
 
 
 NAMED = ["data", "report", "metrics", "all", "embedded", "a.b", "größe"]  # some are rules' names
@@ -261,25 +264,26 @@ def test_own_tasks_are_not_called_the_embedded_suite(project, monkeypatch):
     text = "{path: own, test: 0.3, validation: 1, templates: ['a {}.']}"
     (project / "config/tasks/balls.yaml").write_text(text)
     monkeypatch.chdir(project)
-    settings = json.loads(view_settings(read(project, {"tasks": ["shapes", "balls"], **NO_PAIRS})))
-    assert not settings["paper_beside"]
-    for name in table_names(settings):
-        assert "embedded suite" not in table_caption(name, settings)
-        assert "paper" not in table_caption(name, settings) or name == "negation"
-    assert "embedded suite" not in page.about(settings) and "the paper's" not in page.about(
-        settings
-    )
-    settings = json.loads(view_settings(read(project, {"tasks": ["shapes"], **NO_PAIRS})))
-    assert "embedded suite" in table_caption("table2", settings)
+    own = read(project, {"tasks": ["shapes", "balls"], **NO_PAIRS})
+    view = view_of(json.loads(view_settings(own)))
+    assert not view.paper_beside
+    for name in table_names(view):
+        assert "embedded suite" not in table_caption(name, view)
+        assert "paper" not in table_caption(name, view) or name == "negation"
+    about = str(page.about(view))
+    assert "embedded suite" not in about and "the paper's" not in about
+    view = view_of(json.loads(view_settings(read(project, {"tasks": ["shapes"], **NO_PAIRS}))))
+    assert "embedded suite" in table_caption("table2", view)
 
 
 def test_the_papers_numbers_are_not_said_to_be_nan(tmp_path):
     settings = views.make_settings(tasks=2, encoders=1, suite="mine", paper_beside=False)
     metrics = views.write_metrics(tmp_path / "metrics.csv", views.make_rows(settings, 3, 3))
-    tables.write("table4", metrics, ROOT / "workflow/reference/paper.csv", settings, tmp_path)
-    table4 = tables.read_table(tmp_path / "table4.csv")
+    paper = tables.read_reference(ROOT / "workflow/reference/paper.csv")
+    metrics, view = load_metrics(metrics), view_of(settings)
+    table4 = tables.make_table("table4", metrics, paper, view)
     assert table4["paper_held_parameters"].isna().all()
-    rows = claims(load_metrics(metrics), settings, table4)
+    rows = claims(metrics, view, table4)
     texts = [text for claim, _, text, _ in rows if claim.startswith("Efficiency")]
     assert texts and not any("paper" in text or "nan" in text for text in texts)
 
@@ -299,7 +303,7 @@ def test_a_task_of_texts_cannot_take_another_column_of_table_3(project, monkeypa
 
 def test_a_task_of_texts_may_be_called_as_a_column_of_other_tables():
     table = pd.DataFrame({"mode": ["ntk"], "alpha": [71.4286], "flag": [50.0], "average": [60.7]})
-    assert tables.to_csv(table, "table3").splitlines()[1] == "ntk,71.43,50.00,60.70"
+    assert to_csv(table, "table3").splitlines()[1] == "ntk,71.43,50.00,60.70"
 
 
 def test_negation_has_the_alpha_that_always_keeps_the_control_task(project, monkeypatch):

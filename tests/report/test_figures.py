@@ -8,10 +8,11 @@ import pytest
 import views
 from matplotlib.text import Text
 
-from task_arithmetic.config.available import figure_names, language_of
+from task_arithmetic.config.available import figure_names
+from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
-from task_arithmetic.report import figures
-from task_arithmetic.report.cells import individual, load_metrics, seeds_of
+from task_arithmetic.report import drawing, figures
+from task_arithmetic.report.cells import Measured, load_metrics
 
 NAMES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]
 
@@ -35,7 +36,7 @@ def small(tmp_path_factory):
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "fig8"])  # drawn as fig6
 def test_every_figure_has_equal_bytes_twice_and_no_date(name, small, tmp_path):
     settings, path = small
-    assert NAMES == figure_names(settings)
+    assert NAMES == figure_names(view_of(settings))
     for folder in ("first", "second"):
         figures.write(name, path, settings, tmp_path / folder)
     for suffix in ("png", "pdf"):
@@ -48,7 +49,7 @@ def test_every_figure_has_equal_bytes_twice_and_no_date(name, small, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_figure_of_ten_tasks_keeps_its_texts_apart_and_inside(name, three):
     settings, path = three
-    figure = figures.draw(name, load_metrics(path), settings)
+    figure = figures.draw(name, load_metrics(path), view_of(settings))
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     width, height = figure.canvas.get_width_height()
@@ -69,9 +70,9 @@ def test_every_figure_of_ten_tasks_keeps_its_texts_apart_and_inside(name, three)
 
 
 def test_a_mode_looks_the_same_in_all_figures_and_differs_in_grey():
-    settings = views.make_settings()
+    view = view_of(views.make_settings())
     modes = ["nonlinear", "ntk", "attention", "posthoc"]
-    styles = [figures.style_of(mode, settings) for mode in modes]
+    styles = [drawing.style_of(mode, view) for mode in modes]
     for part in zip(*styles, strict=True):
         assert len(set(part)) == 4
     rgb = [[int(style[0][i : i + 2], 16) for i in (1, 3, 5)] for style in styles[:3]]
@@ -82,7 +83,7 @@ def test_a_mode_looks_the_same_in_all_figures_and_differs_in_grey():
 def test_heatmaps_share_one_scale_per_row_and_show_alpha1_along_x(three):
     settings, path = three
     rows = views.make_rows(settings, points=5, alphas=6)
-    figure = figures.draw("fig6", load_metrics(path), settings)
+    figure = figures.draw("fig6", load_metrics(path), view_of(settings))
     panels = [axes for axes in figure.axes if axes.images]
     assert len(panels) == 6
     for row in (panels[:3], panels[3:]):
@@ -99,7 +100,7 @@ def test_heatmaps_share_one_scale_per_row_and_show_alpha1_along_x(three):
 
 def test_cosine_scale_ignores_the_diagonal(three):
     settings, path = three
-    figure = figures.draw("fig10", load_metrics(path), settings)
+    figure = figures.draw("fig10", load_metrics(path), view_of(settings))
     panels = [axes for axes in figure.axes if axes.images]
     (clim,) = {axes.images[0].get_clim() for axes in panels}
     assert clim[1] < 0.5
@@ -112,7 +113,7 @@ def test_a_cosine_of_zero_is_in_the_middle_of_its_scale(three):
     off = (metrics.metric == "cosine_similarity") & (metrics.task != metrics.other_task)
     for shift, sign in ((0.02, 1), (-0.4, -1)):
         shifted = metrics.assign(value=metrics.value.where(~off, metrics.value + shift))
-        image = figures.draw("fig10", shifted, settings).axes[0].images[0]
+        image = figures.draw("fig10", shifted, view_of(settings)).axes[0].images[0]
         low, high = image.get_clim()
         assert low == -high and high > 0
         largest = image.get_array().compressed()
@@ -123,22 +124,22 @@ def test_a_cosine_of_zero_is_in_the_middle_of_its_scale(three):
 @pytest.mark.parametrize("name", ["fig3", "fig5"])
 def test_the_task_of_every_mark_can_be_told(name, three):
     settings, path = three
-    figure = figures.draw(name, load_metrics(path), settings)
+    figure = figures.draw(name, load_metrics(path), view_of(settings))
     figure.canvas.draw()
     key = figure.legends[-1]
     tasks = [text.get_text() for text in key.get_texts()]
     assert tasks == settings["tasks"]
-    seeds, metrics = seeds_of(settings), load_metrics(path)
+    run = Measured(load_metrics(path), view_of(settings))
     for panel, encoder in zip(figure.axes, settings["encoders"], strict=False):
         assert panel.get_title() == encoder
         at = {}
         for label in panel.texts:
             at.setdefault(tasks[int(label.get_text()) - 1], []).append(label.xy)
         for task in tasks:
-            where = encoder, "attention", seeds, [task]
+            where = encoder, "attention", [task]
             if name == "fig5":  # x is nonlinear's, of all modes
-                where = encoder, "nonlinear", seeds, [task]
-            expected = 100 * individual(metrics, *where).mean()
+                where = encoder, "nonlinear", [task]
+            expected = 100 * run.individual(*where).mean()
             assert len(at[task]) == (2 if name == "fig3" else 1)
             assert any(x == pytest.approx(expected) for x, _ in at[task])
         boxes = [Text.get_window_extent(label) for label in panel.texts]  # without its arrow
@@ -151,7 +152,7 @@ def test_the_task_of_every_mark_can_be_told(name, three):
 
 def test_the_zero_shot_line_hides_no_bar(three):
     settings, path = three
-    for panel in figures.draw("fig7", load_metrics(path), settings).axes:
+    for panel in figures.draw("fig7", load_metrics(path), view_of(settings)).axes:
         bars = panel.patches
         for lines in panel.collections:
             for (left, _), (right, _) in lines.get_segments():
@@ -164,7 +165,7 @@ def test_the_zero_shot_line_hides_no_bar(three):
 def test_alpha_curves_are_means_over_tasks_with_a_band(three):
     settings, path = three
     rows = views.make_rows(settings, points=5, alphas=6)
-    left = figures.draw("fig9", load_metrics(path), settings).axes[0]
+    left = figures.draw("fig9", load_metrics(path), view_of(settings)).axes[0]
     assert len(left.collections) >= 4  # bands
     keys = {"metric": "unified_accuracy", "encoder": "small", "mode": "ntk", "alpha": 0.4}
     keys |= {"split": "validation"}
@@ -192,7 +193,7 @@ def test_a_missing_cell_is_an_error_that_names_it(name, gone, three, tmp_path):
     assert len(rest) < len(rows)
     metrics = load_metrics(views.write_metrics(tmp_path / "metrics.csv", rest))
     with pytest.raises(UserError) as error:
-        figures.draw(name, metrics, settings)
+        figures.draw(name, metrics, view_of(settings))
     for value in gone.values():
         shown = f"{value:g}" if isinstance(value, float) else str(value)
         assert shown in str(error.value)
@@ -202,9 +203,9 @@ def test_unknown_figures_and_no_nonlinear_are_user_errors(small):
     settings, path = small
     metrics = load_metrics(path)
     with pytest.raises(UserError, match="no figure fig4"):
-        figures.draw("fig4", metrics, settings)
+        figures.draw("fig4", metrics, view_of(settings))
     with pytest.raises(UserError, match="nonlinear"):
-        figures.draw("fig5", metrics, settings | {"modes": {"attention": "Ours"}})
+        figures.draw("fig5", metrics, view_of(settings | {"modes": {"attention": "Ours"}}))
 
 
 def test_png_is_not_blank(small, tmp_path):
@@ -219,9 +220,10 @@ def test_figures_of_texts_are_those_of_images_with_the_settings_of_texts(tmp_pat
     settings = views.make_settings(tasks=3, language=views.TEXTS)
     metrics = load_metrics(metrics_of(tmp_path, settings, points=3, alphas=11))
     base = name.removesuffix("_language")
-    drawn = (name, settings), (base, language_of(settings)), (base, settings)
+    view = view_of(settings)
+    drawn = (name, view), (base, view.language), (base, view)
     of_texts, same, of_images = (
-        sorted(text.get_text() for text in figures.draw(n, metrics, s).findobj(Text))
-        for n, s in drawn
+        sorted(text.get_text() for text in figures.draw(n, metrics, v).findobj(Text))
+        for n, v in drawn
     )
     assert of_texts == same != of_images

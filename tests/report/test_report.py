@@ -12,11 +12,13 @@ from types import SimpleNamespace
 
 import jinja2
 import matplotlib.image
+import pandas as pd
 import pytest
 import views
 
 from task_arithmetic.config import available
 from task_arithmetic.config.available import figure_names, table_names
+from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
 from task_arithmetic.pipeline.locks import node
 from task_arithmetic.report import findings, page, tables
@@ -34,10 +36,10 @@ def make_run(folder, settings, **sizes):
     if settings["suite"] == "paper":
         rows = views.near_published(rows, settings, tables.read_targets(TARGETS))
     path = views.write_metrics(folder / "metrics.csv", rows)
-    for name in available.table_names(settings):
+    for name in available.table_names(view_of(settings)):
         reference = TARGETS if name == "targets" else REFERENCE
         tables.write(name, path, reference, settings, folder)
-    for name in available.figure_names(settings):  # a pixel: the report only embeds them
+    for name in available.figure_names(view_of(settings)):  # a pixel: the report only embeds them
         matplotlib.image.imsave(folder / f"{name}.png", [[[0.5, 0.5, 0.5]]])
     write_records(folder / "results/synthetic")
     return folder
@@ -69,9 +71,9 @@ def write_records(run_dir):
     (run_dir / "run.json").write_text(json.dumps(content))
 
 
-def write(folder, settings, run_dir="results/synthetic"):
+def write(folder, settings, run_dir="results/synthetic", paper=REFERENCE):
     run_dir = run_dir and folder / run_dir
-    page.write(folder / "metrics.csv", folder, folder, settings, "run: synthetic  # <&>\n",
+    page.write(folder / "metrics.csv", paper, TARGETS, folder, settings, "run: synthetic  # <&>\n",
                  run_dir, folder / "report.html")  # fmt: skip
     return (folder / "report.html").read_text()
 
@@ -110,11 +112,14 @@ def test_the_page_holds_all_parts(run, text):
     folder, settings = run
     for title in ("What this run is", "Findings", "Tables", "Figures", "Configuration"):
         assert f"<h2>{title}</h2>" in text
-    for name in [*available.table_names(settings), *available.figure_names(settings)]:
+    for name in [
+        *available.table_names(view_of(settings)),
+        *available.figure_names(view_of(settings)),
+    ]:
         assert f'id="{name}"' in text
     assert "run: synthetic  # &lt;&amp;&gt;" in text
     for package in ("python", "torch", "open_clip_torch", "snakemake", "datasets", "pandas"):
-        assert f"<td class='text'>{package}</td>" in text
+        assert f'<td class="text">{package}</td>' in text
     assert "embedded suite on small images" in text
 
 
@@ -146,8 +151,8 @@ def test_a_report_by_hand_has_no_timings(run):
 
 def test_the_page_prints_the_tables_numbers(run, text):
     folder, settings = run
-    for name in available.table_names(settings):
-        _, rows, _ = tables.read_printed(folder / f"{name}.md")
+    for name in available.table_names(view_of(settings)):
+        _, rows, _ = views.read_markdown(folder / f"{name}.md")
         assert all(f">{cell}</td>" in text for row in rows for cell in row)
 
 
@@ -155,7 +160,7 @@ def test_the_page_has_equal_bytes_twice(run, text):
     assert write(*run) == text
 
 
-@pytest.mark.parametrize("name", ["table2.md", "table4.csv", "fig9.png"])
+@pytest.mark.parametrize("name", ["metrics.csv", "fig9.png"])
 def test_a_missing_part_is_an_error(name, run):
     folder, settings = run
     content = (folder / name).read_bytes()
@@ -165,15 +170,17 @@ def test_a_missing_part_is_an_error(name, run):
             write(folder, settings)
     finally:
         (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match="paper.csv, the paper's numbers, does not exist"):
+        write(folder, settings, paper=folder / "paper.csv")
 
 
 def test_findings_say_which_mode_leads_and_by_how_much(run):
     folder, settings = run
     metrics = load_metrics(folder / "metrics.csv")
-    table = tables.read_table(folder / "table2.csv").query("encoder == 'base'")
+    table = pd.read_csv(folder / "table2.csv").query("encoder == 'base'")
     ranked = table[table["mode"] != "pretrained"].sort_values("absolute", ascending=False)
     lead = ranked["absolute"].iloc[0] - ranked["absolute"].iloc[1]
-    sentence = findings.sentences(metrics, settings)[1]
+    sentence = findings.sentences(metrics, view_of(settings))[1]
     assert sentence.startswith("Task addition, base: the unified model of Attention modules only")
     assert abs(float(re.search(r"([\d.]+) points above", sentence)[1]) - lead) < 0.06
 
@@ -190,7 +197,7 @@ def beside_published(tmp_path_factory):
 
 def test_published_accuracies_have_a_section_that_counts_the_flagged(beside_published):
     folder, settings, text = beside_published
-    table = tables.read_table(folder / "targets.csv")
+    table = pd.read_csv(folder / "targets.csv")
     tasks = table[table["task"] != "average"]
     flagged = tasks[tasks["flag"] == "yes"]
     assert 0 < len(flagged) < len(tasks) == 2 * 4 * 3
@@ -202,8 +209,8 @@ def test_published_accuracies_have_a_section_that_counts_the_flagged(beside_publ
         f"number are more than 2 points away from it ({below} below, {above} above); the largest "
         "difference is "
     )
-    assert findings.beside_published(table, settings).startswith(sentence)
-    assert findings.beside_published(table, settings).endswith(f", {farthest['task']}).")
+    assert findings.beside_published(table, view_of(settings)).startswith(sentence)
+    assert findings.beside_published(table, view_of(settings)).endswith(f", {farthest['task']}).")
     section = text[text.index('<section id="published">') : text.index('<section id="figures">')]
     assert sentence in section and "All 32 rows" in section
     shown, folded = section.split("<details>")
@@ -216,8 +223,8 @@ def test_published_accuracies_have_a_section_that_counts_the_flagged(beside_publ
 
 def test_published_accuracies_that_are_all_met_are_said_to_be(beside_published):
     folder, settings, _ = beside_published
-    table = tables.read_table(folder / "targets.csv").assign(difference=-1.25, flag="no")
-    sentence = findings.beside_published(table, settings)
+    table = pd.read_csv(folder / "targets.csv").assign(difference=-1.25, flag="no")
+    sentence = findings.beside_published(table, view_of(settings))
     assert sentence.startswith("All 24 zero-shot and single-task accuracies that have a ")
     assert "number are within 2 points of it;" in sentence
     assert "is −1.2 points (small, Pre-trained, cars)." in sentence
@@ -231,11 +238,11 @@ def test_claims_are_judged_by_the_numbers_alone(tmp_path):
     settings = views.make_settings(tasks=3, encoders=1, seeds=3)
     rows = views.make_rows(settings, points=5, alphas=6)
     table4 = tables.make_table("table4", load_metrics(views.write_metrics(tmp_path / "a", rows)),
-                               tables.read_reference(REFERENCE), settings)  # fmt: skip
+                               tables.read_reference(REFERENCE), view_of(settings))  # fmt: skip
 
     def verdicts(rows):
         metrics = load_metrics(views.write_metrics(tmp_path / "b", rows))
-        return {row[0]: row[3] for row in findings.claims(metrics, settings, table4)}
+        return {row[0]: row[3] for row in findings.claims(metrics, view_of(settings), table4)}
 
     def swapped(one, two):
         other = {one: two, two: one}
@@ -279,9 +286,9 @@ def test_captions_of_snakemakes_report_are_those_of_ours(suite):
     texts = views.TEXTS | {"tasks": ["_a", "b_", "c_d_"]}
     texts |= {"paper_tasks": dict.fromkeys(texts["tasks"]), "scores": ["c_d_"]}
     names = {"tasks": ["x_", "_y", "z"], "pairs": {"fig6": ["x_", "_y"], "m_": ["_y", "z"]}}
-    settings = views.make_settings(seeds=3, suite=suite, language=texts) | names
-    captions = [table_caption(name, settings) for name in table_names(settings)]
-    captions += [figure_caption(name, settings) for name in figure_names(settings)]
+    view = view_of(views.make_settings(seeds=3, suite=suite, language=texts) | names)
+    captions = [table_caption(name, view) for name in table_names(view)]
+    captions += [figure_caption(name, view) for name in figure_names(view)]
     for caption in captions:
         assert rendered("view", params=SimpleNamespace(caption=caption)) == caption
 

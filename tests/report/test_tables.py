@@ -12,8 +12,11 @@ import views
 from task_arithmetic.config import available, targets
 from task_arithmetic.config.reading import ROOT, read_yaml, validate_config
 from task_arithmetic.config.settings import view_settings
+from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
 from task_arithmetic.report import figures, tables
+from task_arithmetic.report.captions import table_caption
+from task_arithmetic.report.cells import load_metrics
 
 REFERENCE = Path(__file__).parents[2] / "workflow/reference/paper.csv"
 TARGETS = REFERENCE.with_name("targets.csv")
@@ -36,8 +39,8 @@ def three():
 
 def make(name, settings, rows, tmp_path):
     path = views.write_metrics(tmp_path / "metrics.csv", rows)
-    metrics = tables.load_metrics(path)
-    return tables.make_table(name, metrics, tables.read_reference(REFERENCE), settings)
+    metrics = load_metrics(path)
+    return tables.make_table(name, metrics, tables.read_reference(REFERENCE), view_of(settings))
 
 
 def write(name, settings, rows, tmp_path):
@@ -62,8 +65,8 @@ def paper_settings(tasks=("cars", "dtd", "mnist", "sun397"), **changes):
 
 
 def make_targets(settings, rows, tmp_path):
-    metrics = tables.load_metrics(views.write_metrics(tmp_path / "metrics.csv", rows))
-    return tables.make_table("targets", metrics, tables.read_targets(TARGETS), settings)
+    metrics = load_metrics(views.write_metrics(tmp_path / "metrics.csv", rows))
+    return tables.make_table("targets", metrics, tables.read_targets(TARGETS), view_of(settings))
 
 
 def row_of(table, **keys):
@@ -267,10 +270,10 @@ def test_bad_files_are_user_errors(one, tmp_path):
         make("table9", settings, rows, tmp_path)
     (tmp_path / "broken.csv").write_text("encoder,mode\nsmall,ntk\n")
     with pytest.raises(UserError, match="lacks the column seed"):
-        tables.load_metrics(tmp_path / "broken.csv")
+        load_metrics(tmp_path / "broken.csv")
     path = views.write_metrics(tmp_path / "text.csv", [rows[0] | {"value": "high"}])
     with pytest.raises(UserError, match="text for a number"):
-        tables.load_metrics(path)
+        load_metrics(path)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -291,7 +294,7 @@ def test_latex_and_markdown_escape_what_they_must(one, tmp_path):
     _, markdown, latex = write("table1", settings | {"modes": modes}, rows, tmp_path)
     assert r"100\% A\_b \& c | d" in latex and r"100% A_b & c \| d" in markdown
     assert latex.isascii()
-    headings, printed, texts = tables.read_printed(tmp_path / "table1.md")
+    headings, printed, texts = views.read_markdown(tmp_path / "table1.md")
     assert (texts, len(printed), printed[2][1]) == (2, 3, r"100% A_b & c | d")
     assert len(headings) == len(printed[0])
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
@@ -387,24 +390,29 @@ def test_targets_are_written_like_any_table(tmp_path):
     text, markdown, latex = [(tmp_path / f"targets.{k}").read_text() for k in ("csv", "md", "tex")]
     heading = "encoder,mode,task,measured,published,difference,flag,measured_std"
     assert text.splitlines()[0] == heading
-    headings, rows, texts = tables.read_printed(tmp_path / "targets.md")
+    headings, rows, texts = views.read_markdown(tmp_path / "targets.md")
     assert (headings[-1], texts) == ("More than 2 points", 3)
     assert rows[0][:2] == ["small", "Pre-trained"] and rows[0][-1] in ("yes", "no")
     assert all(row[5][0] in "+−" for row in rows) and "±" in rows[5][3]
     assert {row[-1] for row in rows} == {"yes", "no"}
     assert "Difference (points)" in latex and "$-$" in latex
-    table = tables.read_table(tmp_path / "targets.csv")
+    table = pd.read_csv(tmp_path / "targets.csv")
     assert [row[-1] for row in rows] == list(table["flag"])
     assert (table["difference"] - (table["measured"] - table["published"])).abs().max() < 0.011
     assert "more than 2 points is flagged" in markdown
 
 
 def test_only_a_run_with_published_accuracies_has_targets():
-    assert available.table_names(paper_settings()) == [*OTHERS, "targets"]
-    assert available.table_names(paper_settings(["cars", "my-task"])) == [*OTHERS, "targets"]
-    assert available.table_names(paper_settings(["boats", "my-task"])) == OTHERS
-    assert available.table_names(paper_settings() | {"encoders": {"large": None}}) == OTHERS
-    assert available.table_names(paper_settings() | {"suite": "embedded"}) == OTHERS
+    assert available.table_names(view_of(paper_settings())) == [*OTHERS, "targets"]
+    assert available.table_names(view_of(paper_settings(["cars", "my-task"]))) == [
+        *OTHERS,
+        "targets",
+    ]
+    assert available.table_names(view_of(paper_settings(["boats", "my-task"]))) == OTHERS
+    assert (
+        available.table_names(view_of(paper_settings() | {"encoders": {"large": None}})) == OTHERS
+    )
+    assert available.table_names(view_of(paper_settings() | {"suite": "embedded"})) == OTHERS
 
 
 def test_tasks_encoders_and_modes_without_published_accuracies_are_left_out(tmp_path):
@@ -424,11 +432,11 @@ def test_a_missing_accuracy_or_published_number_is_an_error(tmp_path):
     rest = [row for row in rows if any(row[k] != v for k, v in gone.items())]
     with pytest.raises(UserError, match="single_task_accuracy.*ntk.*dtd"):
         make_targets(settings, rest, tmp_path)
-    metrics = tables.load_metrics(views.write_metrics(tmp_path / "metrics.csv", rows))
+    metrics = load_metrics(views.write_metrics(tmp_path / "metrics.csv", rows))
     published = tables.read_targets(TARGETS)
     lacking = published[(published["mode"] != "ntk") | (published["column"] != "dtd")]
     with pytest.raises(UserError, match="lack ViT-B-32, ntk, dtd"):
-        tables.make_table("targets", metrics, lacking, settings)
+        tables.make_table("targets", metrics, lacking, view_of(settings))
     with pytest.raises(UserError, match="does not exist"):
         tables.read_targets(tmp_path / "no.csv")
     with pytest.raises(UserError, match="needs the columns encoder, mode, source, cars"):
@@ -454,10 +462,10 @@ def test_the_published_accuracies_are_complete_and_agree_with_their_averages():
 def test_the_papers_tasks_and_encoders_have_targets():
     """Those of config.yaml, by the names that its definitions give them."""
     config = validate_config(read_yaml(ROOT / "config.yaml"))
-    settings = json.loads(view_settings(config))
-    assert targets.has_targets(settings)
-    assert targets.tasks_with_targets(settings) == targets.TASKS
-    assert targets.encoders_with_targets(settings) == targets.ENCODERS
+    view = view_of(json.loads(view_settings(config)))
+    assert targets.has_targets(view)
+    assert targets.tasks_with_targets(view) == targets.TASKS
+    assert targets.encoders_with_targets(view) == targets.ENCODERS
 
 
 # --- Texts ---------------------------------------------------------------------------------------
@@ -470,8 +478,8 @@ def of_texts(seeds=1, **changes):
 
 
 def table_of(name, rows, settings, tmp_path):
-    metrics = tables.load_metrics(views.write_metrics(tmp_path / "metrics.csv", rows))
-    return tables.make_table(name, metrics, tables.read_reference(REFERENCE), settings)
+    metrics = load_metrics(views.write_metrics(tmp_path / "metrics.csv", rows))
+    return tables.make_table(name, metrics, tables.read_reference(REFERENCE), view_of(settings))
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -502,7 +510,7 @@ def test_table_3_of_all_seven_tasks_has_the_designs_columns_and_the_papers_avera
     expected = [*names, "average"]
     assert list(table.columns) == ["mode", *expected, *(f"paper_{name}" for name in expected)]
     assert list(table.paper_average) == [73.25, 77.77, 85.30]
-    assert "orientation" not in tables.table_caption("table3", settings)
+    assert "orientation" not in table_caption("table3", view_of(settings))
 
 
 def test_a_task_of_texts_without_a_counterpart_has_a_column_of_its_own(tmp_path):
@@ -519,7 +527,7 @@ def test_tables_of_texts_are_written_and_read_back(tmp_path, name, seeds):
     settings, rows = of_texts(seeds)
     path = views.write_metrics(tmp_path / "metrics.csv", rows)
     tables.write(name, path, REFERENCE, settings, tmp_path)
-    headings, printed, texts = tables.read_printed(tmp_path / f"{name}.md")
+    headings, printed, texts = views.read_markdown(tmp_path / f"{name}.md")
     assert all(len(row) == len(headings) for row in printed)
     assert ("±" in str(printed)) == (seeds > 1)
     latex = (tmp_path / f"{name}.tex").read_text()
@@ -541,19 +549,19 @@ def test_efficiency_is_that_of_images_and_texts_in_one_table(tmp_path):
 
 def test_a_run_on_texts_alone_has_no_tables_or_figures_of_images():
     settings, _ = of_texts()
-    alone = settings | {"encoders": {}}
+    alone = view_of(settings | {"encoders": {}})
     assert available.table_names(alone) == ["table3", "table4", "tasks_language"]
     assert available.figure_names(alone) == ["fig7_language", "fig9_language", "fig10_language"]
-    assert {*OF_TEXTS, *OTHERS} == set(available.table_names(settings))
+    assert {*OF_TEXTS, *OTHERS} == set(available.table_names(view_of(settings)))
 
 
 def test_the_caption_of_table_3_says_how_alpha_was_chosen_and_whose_the_papers_rows_are():
     settings, _ = of_texts()
-    caption = tables.table_caption("table3", settings)
+    caption = table_caption("table3", view_of(settings))
     assert "α is chosen on validation" in caption and "cola beside acceptability" in caption
     assert "of similarity, Spearman's ρ × 100" in caption
     settings, _ = of_texts(reference_selection=True)
-    assert "on the test scores that are shown" in tables.table_caption("table3", settings)
+    assert "on the test scores that are shown" in table_caption("table3", view_of(settings))
 
 
 def test_a_task_of_texts_without_normalized_accuracy_shows_a_dash_and_the_rest_its_numbers(
@@ -573,8 +581,8 @@ def test_a_task_of_texts_without_normalized_accuracy_shows_a_dash_and_the_rest_i
     missing = table.normalized.isna()
     assert list(missing[missing].index) == [("ntk", "similarity")]
     assert (table.alpha == 0.25).all()
-    metrics = tables.load_metrics(tmp_path / "metrics.csv")
-    assert figures.draw("fig9_language", metrics, settings)
+    metrics = load_metrics(tmp_path / "metrics.csv")
+    assert figures.draw("fig9_language", metrics, view_of(settings))
     gone = [r for r in rows if not (failed.items() <= r.items() and r["metric"][:4] == "norm")]
     with pytest.raises(UserError, match="no normalized_accuracy for encoder t5, mode ntk"):
         table_of("tasks_language", gone, settings, tmp_path)  # its individual model has one
@@ -584,7 +592,7 @@ def test_tasks_and_modes_that_the_paper_has_not_get_no_row_of_it(tmp_path):
     settings, rows = of_texts(paper_tasks=dict.fromkeys(views.TEXTS["tasks"]), scores=[])
     path = views.write_metrics(tmp_path / "metrics.csv", rows)
     tables.write("table3", path, REFERENCE, settings, tmp_path)
-    _, printed, _ = tables.read_printed(tmp_path / "table3.md")
+    _, printed, _ = views.read_markdown(tmp_path / "table3.md")
     assert [row[1] for row in printed] == ["this run"] * 3
-    caption = tables.table_caption("table3", settings)
+    caption = table_caption("table3", view_of(settings))
     assert "paper" not in caption and "Spearman" not in caption

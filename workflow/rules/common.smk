@@ -2,7 +2,6 @@
 #
 # results/shared/ holds what runs have in common (arrays, pretrained encoders, heads),
 # results/{run}/ the rest. {run} is always the configuration's `run`.
-import json
 import math
 import re
 import shlex
@@ -22,7 +21,7 @@ VISION, LANGUAGE = PARTS.get("vision", NOTHING), PARTS.get("language", NOTHING)
 CONTROL = [task for task in [configuration.control_of(config)] if task]
 TASKS = [*VISION["tasks"], *CONTROL, *LANGUAGE["tasks"]]
 ENCODERS = [*VISION["encoders"], *LANGUAGE["encoders"]]
-VIEW = json.loads(settings.view_settings(config))  # of tables, figures and the report
+VIEW = settings.view(config)  # of tables, figures and the report
 REQUESTS = requested.requests(config, workflow.basedir)
 SEEDS, PAIRS = config["seeds"], configuration.pairs_of(config)
 

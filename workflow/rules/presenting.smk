@@ -154,6 +154,8 @@ rule report:
     input:
         VIEWS,
         metrics="results/{run}/metrics.csv",
+        paper=f"{REFERENCE}/paper.csv",
+        targets=f"{REFERENCE}/targets.csv",
     output:
         page=report(
             "results/{run}/report.html",
@@ -176,7 +178,8 @@ rule report:
     shell:
         call(
             "report",
-            tables_dir="results/{wildcards.run:q}/tables",
+            paper="{input.paper:q}",
+            targets="{input.targets:q}",
             figures_dir="results/{wildcards.run:q}/figures",
             run_dir="results/{wildcards.run:q}",
             output="{output.page:q}",

@@ -17,6 +17,7 @@ from .checks import ENCODER_FILES
 from .experiment import control_of, mode_of, pairs_of, part_of
 from .recipes import recipe_of, recipes_of
 from .targets import paper_beside
+from .view import View, view_of
 
 DOWNLOADS_DIR = "results/shared/downloads"
 EMBEDDED_DIR = "results/shared/embedded"  # a folder for each embedded task
@@ -240,6 +241,11 @@ def view_settings(config: dict) -> str:
     language["reference_selection"] = chosen
     # In the configuration's order, which is the order of rows and panels.
     return json.dumps({**views["vision"], "language": language}, separators=(",", ":"))
+
+
+def view(config: dict) -> View:
+    """What view_settings say, typed."""
+    return view_of(json.loads(view_settings(config)))
 
 
 def report_settings(config: dict) -> str:

@@ -11,7 +11,7 @@ from .checks import check_weights
 from .experiment import Encoder, Experiment, Mode, Task, TextEncoder, TextTask, control_of
 from .reading import ROOT, read_config
 from .recipes import differing, models_of, recipes_of, used_for
-from .settings import view_settings
+from .settings import view
 
 SCHEMAS: dict[str, Any] = {  # a file in config/schemas → what it describes
     "configuration": Experiment,
@@ -48,7 +48,7 @@ def check(*paths: str | os.PathLike, basedir: str | os.PathLike = ROOT) -> None:
         for row in rows[len(rows) == 1 :]:
             special = ", ".join(f"{key} {row['recipe'].get(key)}" for key in differing(rows))
             print(f"  recipe     {used_for(row)}: {special}")
-    missing = left_out(json.loads(view_settings(config)))
+    missing = left_out(view(config))
     for line in [*_local_data(config), *_titled("left out", missing)]:
         print(line)
 

@@ -3,34 +3,34 @@
 The published numbers are in workflow/reference. Nothing here imports more than Python itself.
 """
 
+from collections.abc import Iterable
+
+from .view import Part
+
 TASKS = ["cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn"]
 ENCODERS = ["ViT-B-32", "ViT-B-16", "ViT-L-14"]
 MODES = ["pretrained", "nonlinear", "ntk", "attention"]  # of those that have published numbers
 TOLERANCE = 2  # points; a larger difference is flagged
 
 
-def has_targets(settings: dict) -> bool:
+def has_targets(images: Part) -> bool:
     """Whether a run has a table `targets`: it is of the paper's suite, and some of its tasks and of
-    its encoders (by `paper_encoder`) have published accuracies.
-
-    Args:
-        settings: what settings.view_settings gives, as a dictionary.
-    """
-    found = tasks_with_targets(settings) and encoders_with_targets(settings)
-    return settings["suite"] == "paper" and bool(found)
+    its encoders (by `paper_encoder`) have published accuracies."""
+    found = tasks_with_targets(images) and encoders_with_targets(images)
+    return images.suite == "paper" and bool(found)
 
 
-def paper_beside(suite: str, tasks: list[str]) -> bool:
+def paper_beside(suite: str, tasks: Iterable[str]) -> bool:
     """Whether the paper's numbers stand beside a run's: it is of the paper's eight tasks, of which
     they are means, or of the embedded suite, where they stand for orientation."""
     return suite == "embedded" or (suite == "paper" and set(tasks) == set(TASKS))
 
 
-def tasks_with_targets(settings: dict) -> list[str]:
+def tasks_with_targets(images: Part) -> list[str]:
     """The run's tasks that have published accuracies."""
-    return [task for task in settings["tasks"] if task in TASKS]
+    return [task for task in images.tasks if task in TASKS]
 
 
-def encoders_with_targets(settings: dict) -> list[str]:
+def encoders_with_targets(images: Part) -> list[str]:
     """The run's encoders that have published accuracies."""
-    return [name for name, paper in settings["encoders"].items() if paper in ENCODERS]
+    return [name for name, paper in images.encoders.items() if paper in ENCODERS]

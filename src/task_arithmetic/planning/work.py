@@ -4,7 +4,6 @@ Jobs and bytes are counted as rules and stages have them; None is an unknown num
 imports torch.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -159,7 +158,7 @@ def by_stage(jobs: list[Job]) -> dict[str, list[Job]]:
 def _listed(config: dict) -> Iterator[Job]:
     """The jobs as workflow/rules expand them."""
     run, shared, seeds = f"results/{config['run']}", "results/shared", config["seeds"]
-    tasks, views = config["definitions"]["tasks"], json.loads(settings.view_settings(config))
+    tasks, view = config["definitions"]["tasks"], settings.view(config)
     drawn: set[str] = set()
 
     def measured(stage: str, *place: str | int | None, **of: str | int | None) -> Job:
@@ -206,8 +205,8 @@ def _listed(config: dict) -> Iterator[Job]:
         for e, m in part["main"]:
             yield measured("efficiency", e, m, encoder=e, mode=m)
     yield Job("metrics", f"{run}/metrics.csv")
-    yield from (Job("tables", f"{run}/tables/{name}.csv") for name in table_names(views))
-    yield from (Job("figures", f"{run}/figures/{name}.png") for name in figure_names(views))
+    yield from (Job("tables", f"{run}/tables/{name}.csv") for name in table_names(view))
+    yield from (Job("figures", f"{run}/figures/{name}.png") for name in figure_names(view))
     yield Job("report", f"{run}/report.html")
 
 

@@ -1,7 +1,10 @@
 """Captions of tables and figures: what is shown, over which seeds, on which suite."""
 
-from ..config.available import encoders_of, is_language, language_of, view_of
+from collections.abc import Iterable
+
+from ..config.available import part_of
 from ..config.targets import TOLERANCE
+from ..config.view import Part, View
 
 TABLES = {
     "table1": "Task arithmetic performance. Individual: mean single-task accuracy; normalized: "
@@ -78,85 +81,83 @@ BANDS = {
 }
 
 
-def suite_note(settings, paper_beside) -> str:
-    """What the suite is, and whose numbers stand in the paper's columns beside these encoders."""
-    pairs = [(ours, settings["encoders"][ours]) for ours in paper_beside]
+def suite_note(part: Part, paper_beside: Iterable[str], of: str = "") -> str:
+    """What the suite is, and whose numbers stand in the paper's columns beside these encoders.
+
+    Args:
+        of: what the embedded suite is of; by default what the part is of.
+    """
+    of = of or ("short texts" if part.of_texts else "small images")
+    pairs = [(ours, part.encoders[ours]) for ours in paper_beside]
     beside = ", ".join(f"{theirs} beside {ours}" for ours, theirs in pairs if theirs)
-    embedded = settings["suite"] == "embedded"
-    note = f"This is the embedded suite on {small_ones(settings)}." if embedded else ""
-    if beside and embedded:
-        note += (
+    if part.suite == "embedded":
+        orientation = (
             f" The paper's columns are those of the paper's encoder ({beside}) on the eight real "
             "tasks, for orientation only."
         )
-    elif beside:
-        note = f"The paper's columns are as published, on its eight tasks: {beside}."
-    return note
+        return f"This is the embedded suite on {of}." + (orientation if beside else "")
+    return f"The paper's columns are as published, on its eight tasks: {beside}." if beside else ""
 
 
-def small_ones(settings, both=False) -> str:
-    """What the embedded suite is of: images, texts, or both."""
-    also = both and language_of(settings)
-    texts = is_language(settings) or also and also["encoders"] and also["suite"] == "embedded"
-    images = not is_language(settings) and (settings["encoders"] or not both)
-    return " and ".join(["small images"] * bool(images) + ["short texts"] * bool(texts))
-
-
-def table3_note(settings) -> str:
-    """Whose numbers the paper's rows of Table 3 are; `settings` of the part on texts."""
-    names = settings["paper_tasks"]
-    beside = ", ".join(f"{names[t]} beside {t}" for t in settings["tasks"] if names[t])
-    own = all(names[task] in (None, task) for task in settings["tasks"])
+def table3_note(texts: Part) -> str:
+    """Whose numbers the paper's rows of Table 3 are, if there are any."""
+    names = texts.paper_tasks
+    if not any(names.values()):
+        return ""
+    beside = ", ".join(f"{names[t]} beside {t}" for t in texts.tasks if names[t])
+    own = all(names[task] in (None, task) for task in texts.tasks)
     return "The paper's rows are those of Flan-T5-base on GLUE" + (
         "." if own else f" ({beside}), for orientation only."
     )
 
 
-def table_caption(name, settings) -> str:
+def table_caption(name: str, view: View) -> str:
     """A table's caption."""
-    texts = language_of(settings)
-    scores = [task for task in texts["tasks"] if task in texts["scores"]]
-    first = [part["tasks"][0] for part in (settings, texts) if part["tasks"]]
+    texts, part, n = view.language, part_of(name, view), len(view.seeds)
+    scores = [task for task in texts.tasks if task in texts.scores]
+    first = [each.tasks[0] for each in (view, texts) if each.tasks]
     words = {
         "first": f" ({' and '.join(first)}: the first of each kind)"
         if len(first) > 1
         else f" ({''.join(first)}, the first)",
-        "focus": settings["focus"],
-        "control": settings["control"],
-        "keep": 100 * (settings["keep"] or 0),
-        "table4_paper": TABLE4_PAPER * (settings["suite"] in ("paper", "embedded")),
-        "language_focus": texts["focus"],
+        "focus": view.focus,
+        "control": view.control,
+        "keep": 100 * (view.keep or 0),
+        "table4_paper": TABLE4_PAPER * (view.suite in ("paper", "embedded")),
+        "language_focus": texts.focus,
         "scores": f"; of {', '.join(scores)}, Spearman's ρ × 100" if scores else "",
         "selection": "on the test scores that are shown, as in published code"
-        if texts["reference_selection"]
+        if texts.reference_selection
         else "on validation",
         "tolerance": TOLERANCE,
     }
-    n = len(settings["seeds"])
     spread = f"Mean ± sample standard deviation over {n} seeds." if n > 1 else ""
-    own = texts if name in ("table3", "tasks_language") else settings
-    shown = [own["focus"]] if name in FOCUS_ONLY else encoders_of(own)
-    beside = settings["paper_beside"] and name not in WITHOUT_PAPER
-    note = suite_note(own, shown if beside else [])
-    if name == "table4" and note:
-        note = f"This is the embedded suite on {small_ones(settings, both=True)}."
-    beside = table3_note(texts) if name == "table3" and any(texts["paper_tasks"].values()) else ""
-    notes = [TABLES[name].format(**words), spread * (name != "table4"), beside, note]
+    beside = [view.focus] if name in FOCUS_ONLY else list(view.encoders)
+    if name in WITHOUT_PAPER or not view.paper_beside:
+        beside = []
+    kinds = {"small images": view, "short texts": texts}
+    embedded = [kind for kind, p in kinds.items() if p.encoders and p.suite == "embedded"]
+    notes = [
+        TABLES[name].format(**words),
+        spread * (name != "table4"),
+        table3_note(texts) * (name == "table3"),
+        suite_note(part, beside, " and ".join(embedded) * (name == "table4")),
+    ]
     return " ".join(note for note in notes if note)
 
 
-def figure_caption(name, settings) -> str:
+def figure_caption(name: str, view: View) -> str:
     """A figure's caption; `name` is fig3, fig5, fig7, fig9, fig10, a pair's, or fig7_language …"""
-    base, settings = view_of(name, settings)
-    pair = " – ".join(settings["pairs"].get(base, ()))
+    part, base, n = part_of(name, view), name.removesuffix("_language"), len(view.seeds)
+    pair = " – ".join(part.pairs.get(base, ()))
     kind = "heatmap" if pair else base
-    n = len(settings["seeds"])
-    seeds = BANDS.get(kind, "Mean over {n} seeds.").format(n=n) if n > 1 else ""
-    selection = "test" if settings.get("reference_selection") else "validation"
-    title = FIGURES[kind].format(focus=settings["focus"], pair=pair, selection=selection)
-    scaled = REFERENCE_SCALING if pair and settings.get("reference_scaling") else ""
-    scores = ""
-    if base != name and set(settings["scores"]) and kind != "fig10":
-        scores = f"Of {', '.join(settings['scores'])}: Spearman's ρ."
-    notes = [title, scores, scaled, seeds, suite_note(settings, [])]
+    selection = "test" if part.reference_selection else "validation"
+    scores = f"Of {', '.join(part.scores)}: Spearman's ρ." if part.scores else ""
+    notes = [
+        FIGURES[kind].format(focus=part.focus, pair=pair, selection=selection),
+        scores * (kind != "fig10"),
+        REFERENCE_SCALING * bool(pair and part.reference_scaling),
+        BANDS.get(kind, "Mean over {n} seeds.").format(n=n) * (n > 1),
+        suite_note(part, []),
+    ]
     return " ".join(note for note in notes if note)

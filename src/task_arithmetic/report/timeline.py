@@ -3,26 +3,26 @@
 import itertools
 import re
 from datetime import datetime
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from ..files.records import place
+from .drawing import legend_above, new_figure, styled
 
 # Light and dark take turns, so that neighbours differ in grey; the last: a stage of another name.
 COLORS = "#b5793c #4d4d4d #9ecae1 #543005 #fdd870 #2288c9 #b5e0ae #7a0177 #f7a3b5 #00592b".split()
 COLORS += "#e69f00 #08306b #cdb5e6 #015c5e #dedede #6a51a3 #c8d94a #7f5f3f #a0a0a0 #000000".split()
-FINE, FAILED = {"linewidth": 0}, {"hatch": "//////", "edgecolor": "#d40000", "linewidth": 0.8}
+FINE: dict[str, Any] = {"linewidth": 0}
+FAILED: dict[str, Any] = {"hatch": "//////", "edgecolor": "#d40000", "linewidth": 0.8}
 LANES = 40  # of the timeline, at most
 
 
-def timeline(rows: list[dict]):
+def timeline(rows: list[dict[str, Any]]) -> Figure:
     """A figure (matplotlib) of at least one row: a bar for each attempt; a lane for each GPU, and
     on CPUs for each job beside another of its node. Idle time is cut out."""
-    import matplotlib
-    from matplotlib.patches import Patch
-
-    from ..report.figures import STYLE, legend_above, new_figure
-
     starts = np.array([datetime.fromisoformat(row["started"]).timestamp() for row in rows])
     ends = starts + [row["seconds"] for row in rows]
     lanes = _lanes(rows, starts, ends)
@@ -34,7 +34,7 @@ def timeline(rows: list[dict]):
     left, right = (np.interp(times, real, drawn) for times in (starts, ends))
     hair = 0.001 * drawn[-1]  # between neighbours, and the width of the shortest
     colors = [COLORS[place(r["stage"])] + ("ff" if r["exit"] == 0 else "80") for r in rows]
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
+    with styled():
         figure, ((axes,),) = new_figure(7.2, 1.3 + min(0.21 * len(shown), 7))
         for y, style in itertools.product(range(len(shown)), (FINE, FAILED)):
             own = [i for i in lanes[shown[y]] if (rows[i]["exit"] == 0) == (style is FINE)]
@@ -56,7 +56,9 @@ def timeline(rows: list[dict]):
     return figure
 
 
-def _lanes(rows, starts, ends) -> dict[str, list[int]]:
+def _lanes(
+    rows: list[dict[str, Any]], starts: np.ndarray, ends: np.ndarray
+) -> dict[str, list[int]]:
     """Label → its rows; those that overlap have lanes of their own."""
     lanes: dict[str, list[int]] = {}
     for i in sorted(range(len(rows)), key=lambda i: starts[i]):
@@ -71,7 +73,7 @@ def _lanes(rows, starts, ends) -> dict[str, list[int]]:
     return lanes
 
 
-def _without_idle(starts, ends):
+def _without_idle(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Times and where they are drawn, in seconds, piecewise linear. Every second piece is a gap of
     more than 10 min, or than 5 % of the time in which jobs ran; it is drawn as 1.5 % of that."""
     begin, reach = np.sort(starts)[1:], np.maximum.accumulate(ends[np.argsort(starts)])[:-1]

@@ -219,7 +219,8 @@ class Report:
     """make the HTML report"""
 
     metrics: Input
-    tables_dir: Input
+    paper: Input
+    targets: Input
     figures_dir: Input
     settings: Settings
     config_text: Shown

@@ -1,0 +1,112 @@
+"""What tables, figures and the report show of a run: the JSON of settings.view_settings, typed.
+
+Nothing here imports more than Python itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+PAPER_MODES = ["nonlinear", "ntk", "attention"]  # the paper's order; other modes follow
+LABELS = {"pretrained": "Pre-trained", "posthoc": "Post-hoc linearization"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What is shown of a run on images, or on texts. A part that the run has not has no encoders.
+
+    Attributes:
+        of_texts: whether it is the part on texts.
+        suite: "paper", "embedded", or a name of the user's own.
+        seeds: as they stand in the metrics' seed column.
+        control: the control task of negation, on images.
+        encoders: name → the paper's encoder that it stands for, if any; in the order of rows.
+        modes: name → label, the paper's first and in its order, without ablations.
+        ablations: name → label, by name; of the encoder `focus` alone.
+        labels: name → what tables and figures call a mode, of all of the run's.
+        pairs: name of a heatmap → its two tasks.
+        keep: the share of the control accuracy that negation has to keep.
+        kernel_modes: modes with a kernel behaviour test; of texts none has one.
+        paper_beside: whether the paper's numbers stand beside the run's.
+        reference_scaling: whether ξ is normalised as in the published code.
+        reference_selection: whether α is chosen on test, as in the published code.
+        paper_tasks: task of texts → the paper's task that it stands beside, if any.
+        scores: tasks of texts whose "accuracy" is Spearman's ρ.
+    """
+
+    run: str
+    suite: str
+    seeds: tuple[str, ...]
+    tasks: tuple[str, ...]
+    control: str | None
+    encoders: dict[str, str | None]
+    focus: str
+    modes: dict[str, str]
+    ablations: dict[str, str]
+    labels: dict[str, str]
+    pairs: dict[str, tuple[str, str]]
+    keep: float | None
+    kernel_modes: tuple[str, ...]
+    paper_beside: bool
+    reference_scaling: bool = False
+    reference_selection: bool = False
+    paper_tasks: dict[str, str | None] = field(default_factory=dict)
+    scores: tuple[str, ...] = ()
+    of_texts: bool = False
+
+    @property
+    def unified_modes(self) -> list[str]:
+        """The modes, and of images `posthoc` (a nonlinear task vector through f_lin) where there is
+        nonlinear."""
+        posthoc = "nonlinear" in self.modes and not self.of_texts
+        return [*self.modes, *["posthoc"] * posthoc]
+
+    def label(self, mode: str) -> str:
+        """What tables and figures call a mode."""
+        return self.labels.get(mode, mode)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(Part):
+    """What is shown of a run: its part on images, and `language`, that on texts.
+
+    Attributes:
+        recipes: modality → its recipes, as recipes.recipes_of gives them; for the report alone.
+    """
+
+    language: Part
+    recipes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts that the run has."""
+        return [part for part in (self, self.language) if part.encoders]
+
+
+def view_of(settings: Mapping[str, Any]) -> View:
+    """The view that settings.view_settings or settings.report_settings describe, parsed."""
+    of_texts = {**settings, **settings["language"]}  # the rest is what images have
+    language = Part(**_typed(of_texts, of_texts["modes"], of_texts=True))
+    recipes = settings.get("recipes", {})
+    return View(**_typed(settings, of_texts["modes"]), language=language, recipes=recipes)
+
+
+def _typed(
+    settings: Mapping[str, Any], labels: dict[str, str], of_texts: bool = False
+) -> dict[str, Any]:
+    """The fields of a part; labels: of the modes on texts."""
+    found = {each.name: settings[each.name] for each in fields(Part) if each.name in settings}
+    modes, ablations = settings["modes"], settings["ablations"]
+    ordered = sorted(modes, key=lambda mode: [*PAPER_MODES, mode].index(mode))
+    tested = [mode for mode in ordered if mode in settings["kernel_modes"] and not of_texts]
+    return found | {
+        "seeds": tuple(map(str, settings["seeds"])),
+        "tasks": tuple(settings["tasks"]),
+        "modes": {mode: modes[mode] for mode in ordered},
+        "ablations": dict(sorted(ablations.items())),
+        "labels": LABELS | labels | modes | ablations,
+        "pairs": {name: tuple(pair) for name, pair in settings["pairs"].items()},
+        "kernel_modes": tuple(tested),
+        "scores": tuple(settings.get("scores", ())),
+        "of_texts": of_texts,
+    }
