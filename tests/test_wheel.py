@@ -86,3 +86,13 @@ def test_the_wheel_holds_what_a_run_draws_and_no_more(wheel, root):
     assert {"task_arithmetic/py.typed", "task_arithmetic/embedded/texts.json.bz2"} <= {*names}
     assert "task_arithmetic/embedded/encoders/embedded-t5/model.safetensors" in names
     assert not [name for name in names if "tools" in name or "tests" in name]
+
+
+def test_the_library_works_in_an_empty_folder(environment, tmp_path):
+    code = (
+        "import task_arithmetic as ta; clip = ta.load_encoder('embedded-small');"
+        "print(ta.evaluate(clip, [ta.load_task('shapes', clip)]))"
+    )
+    env = {"TASK_ARITHMETIC_CACHE": str(tmp_path / "cache")}
+    said = ran(environment / "bin/python", "-c", code, cwd=tmp_path, **env)
+    assert "shapes" in said and list(tmp_path.iterdir()) == [tmp_path / "cache"]

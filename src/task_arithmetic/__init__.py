@@ -1,3 +1,47 @@
-"""Task arithmetic on CLIP image encoders: task vectors, unified models, weight disentanglement."""
+"""Task arithmetic by fine-tuning attention modules only: task vectors, unified models, weight
+disentanglement. What a notebook uses is here; it is imported, with torch, at its first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = [
+    "Disentanglement",
+    "Encoder",
+    "Task",
+    "TaskVector",
+    "UserError",
+    "choose_alpha",
+    "disentanglement",
+    "evaluate",
+    "finetune",
+    "load_encoder",
+    "load_task",
+    "merge",
+]
+
+if TYPE_CHECKING:
+    from .core.vectors import TaskVector
+    from .errors import UserError
+    from .library import (
+        Disentanglement,
+        Encoder,
+        Task,
+        choose_alpha,
+        disentanglement,
+        evaluate,
+        finetune,
+        load_encoder,
+        load_task,
+        merge,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".library", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -538,7 +538,7 @@ def test_theta0_plus_tau_predicts_as_the_finetuned_model_did(mode):
     suite = tiny.shared_suite()
     theta0, about = read_encoder(suite["encoder_dir"])
     theta = {**theta0, **read_tensors(tiny.shared_finetuned(mode, "one"))}
-    tau = TaskVector.read(tiny.shared_vector(mode, "one"))
+    tau = TaskVector.load(tiny.shared_vector(mode, "one"))
     head = read_head(suite["heads"][0], read_manifest(suite["data_dirs"][0]), about, "cpu")
     images, _ = read_split(suite["data_dirs"][0], "test")
     pixels, geometry = to_pixels(torch.from_numpy(np.array(images)), about), about["geometry"]

@@ -217,7 +217,7 @@ def test_accuracies_are_those_of_a_naive_loop_over_texts_and_alphas(task, linear
     every = tiny_texts.suite()
     theta0, about = language.read_encoder(every["encoder_dir"])
     (texts, _), _ = examples(task, "test")
-    tau = TaskVector.read(tiny_texts.vector("ntk" if linearized else "nonlinear", task))
+    tau = TaskVector.load(tiny_texts.vector("ntk" if linearized else "nonlinear", task))
     alphas = [0.0, 0.5, 1.0]
     found = language.accuracies(theta0, about, tau, alphas, {"x": (texts, None)}, linearized)["x"]
     tokenizer = language.read_tokenizer(every["encoder_dir"], about)
@@ -249,7 +249,7 @@ def test_accuracies_are_those_of_a_naive_loop_over_texts_and_alphas(task, linear
 
 def test_accuracies_do_not_depend_on_batches(monkeypatch):
     theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    tau = TaskVector.read(tiny_texts.vector("ntk", "mood"))
+    tau = TaskVector.load(tiny_texts.vector("ntk", "mood"))
     parts = {"x": examples("mood", "test")[0]}
     whole = language.accuracies(theta0, about, tau, [0.0, 0.7], parts, True)["x"]
     monkeypatch.setattr(language, "BATCH", 7)
@@ -264,7 +264,7 @@ def test_theta0_plus_tau_answers_as_the_finetuned_model(tmp_path):
     theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
     moved_file = vector.parents[2] / "finetuned/attention/mood-0.safetensors"
     theta = {**theta0, **read_tensors(moved_file)}
-    ours = TaskVector.read(vector).apply(theta0, 1.0)
+    ours = TaskVector.load(vector).apply(theta0, 1.0)
     source = torch.from_numpy(language.padded(examples("mood", "test")[0][0], np.arange(40)))
     with torch.inference_mode():
         answers = [generate(t, source, about["geometry"], 4) for t in (ours, theta)]
@@ -276,7 +276,7 @@ def test_theta0_plus_tau_answers_as_the_finetuned_model(tmp_path):
 
 @pytest.mark.parametrize("mode", tiny_texts.MODES)
 def test_only_what_the_mode_names_moves(mode):
-    tau = TaskVector.read(tiny_texts.vector(mode, "mood")).tensors
+    tau = TaskVector.load(tiny_texts.vector(mode, "mood")).tensors
     theta0, _ = language.read_encoder(tiny_texts.suite()["encoder_dir"])
     attention = tuple(f"Attention.{part}.weight" for part in "qkv")
     named = {name for name in theta0 if mode != "attention" or name.endswith(attention)}
@@ -364,7 +364,7 @@ def test_alpha_is_the_best_mean_of_normalized_validation_accuracy(mode, tmp_path
     test = rows[(rows.split == "test") & (rows.metric == "unified_accuracy")]
     assert len(test) == 2
     theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    tau = sum(TaskVector.read(tiny_texts.vector(mode, task)) for task in tiny_texts.TASKS)
+    tau = sum(TaskVector.load(tiny_texts.vector(mode, task)) for task in tiny_texts.TASKS)
     for row in test.itertuples():
         parts = {"x": examples(row.task, "test")[0]}
         linearized = tiny_texts.MODES[mode]["linearized"]
@@ -406,7 +406,7 @@ def test_poisoned_test_answers_change_alpha_only_under_reference_selection(tmp_p
 def test_reference_selection_takes_the_best_mean_on_test(tmp_path):
     rows = addition(tmp_path, reference_selection=True)
     theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    tau = sum(TaskVector.read(tiny_texts.vector("nonlinear", t)) for t in tiny_texts.TASKS)
+    tau = sum(TaskVector.load(tiny_texts.vector("nonlinear", t)) for t in tiny_texts.TASKS)
     grid = [0.0, 0.25, 0.5, 0.75, 1.0]
     parts = {task: examples(task, "test")[0] for task in tiny_texts.TASKS}
     found = language.accuracies(theta0, about, tau, grid, parts, False)
@@ -457,7 +457,7 @@ def test_cosines_of_t5s_task_vectors(tmp_path):
     arguments = tiny_texts.common("attention")
     cosine(**{k: arguments[k] for k in ("encoder", "mode", "seed", "tasks", "vectors")},
            output=tmp_path / "a.csv")  # fmt: skip
-    one, two = (TaskVector.read(path) for path in arguments["vectors"])
+    one, two = (TaskVector.load(path) for path in arguments["vectors"])
     value = tiny.frame_of(tmp_path / "a.csv").set_index(["task", "other_task"]).value
     assert value["mood", "alike"] == pytest.approx(one.cosine(two), abs=1e-6)
 
@@ -497,7 +497,7 @@ def test_tokens_of_another_encoder_are_refused(tmp_path):
 
 def test_bf16_is_for_the_passes_alone():
     theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    tau = TaskVector.read(tiny_texts.vector("ntk", "mood"))
+    tau = TaskVector.load(tiny_texts.vector("ntk", "mood"))
     parts = {"x": examples("mood", "test")[0]}
     exact, rounded = (
         language.accuracies(theta0, about, tau, [1.0], parts, True, precision)["x"][0]
@@ -529,7 +529,7 @@ def test_an_answer_ends_at_its_end_whatever_a_tokenizer_takes_for_special(tmp_pa
 def test_logits_are_float32_whatever_the_precision():
     theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
     batch = language.read_batch(examples("mood")[0], 0, 0, Recipe(**tiny_texts.RECIPE))
-    tau = TaskVector.read(tiny_texts.vector("ntk", "mood")).tensors
+    tau = TaskVector.load(tiny_texts.vector("ntk", "mood")).tensors
     with torch.autocast("cpu", torch.bfloat16):
         found = [
             language.outputs(theta0, *batch, about),

@@ -73,7 +73,9 @@ def test_a_line_of_the_evaluation_plans_no_training(nano):
 
 def test_a_colour_in_a_figure_plans_the_figures_and_the_report(nano):
     with changed(
-        code(nano, "report/figures"), 'star = Line2D([], [], color="0.7"', 'star = Line2D([], [], color="0.6"'
+        code(nano, "report/figures"),
+        'star = Line2D([], [], color="0.7"',
+        'star = Line2D([], [], color="0.6"',
     ):
         assert set(nano.planned()) == FIGURES | {"report"}
 

@@ -87,7 +87,7 @@ def test_a_sum_holds_two_vectors_at_a_time(forty):
 
     def reading():
         for path in forty:
-            read = vectors.TaskVector.read(path)
+            read = vectors.TaskVector.load(path)
             alive.append(weakref.ref(read))
             most[0] = max(most[0], sum(ref() is not None for ref in alive))
             yield read

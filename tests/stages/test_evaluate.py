@@ -156,7 +156,7 @@ def test_accuracies_do_not_depend_on_batches_and_chunks(linearized, monkeypatch)
     files = zip(suite["heads"], suite["data_dirs"], strict=True)
     files = dict(zip(suite["tasks"], files, strict=True))
     theta0, about, splits = evaluate.load(suite["encoder_dir"], files, {"limit": None}, "cpu")
-    tau = TaskVector.read(tiny.shared_vector("nonlinear", "one"))
+    tau = TaskVector.load(tiny.shared_vector("nonlinear", "one"))
     parts = splits["test"]
     whole = accuracies(theta0, about, tau, GRID, parts, linearized)
     monkeypatch.setattr(vision, "BATCH", 7)

@@ -1,51 +1,112 @@
 """Task vectors τ = θ_t − θ0 (paper, Definition 1) and the names that a mode moves."""
 
+from __future__ import annotations  # names of torch: what only plans does not import it
+
+from collections.abc import Iterable, KeysView, Mapping
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..files.tensors import read_tensors
+from ..files.paths import PathLike
+from ..files.tensors import read_made_by, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class TaskVector:
     """Named tensors with the arithmetic of the paper's formulas.
 
-    `a + b`, `a - b`, `-a`, `alpha * a`, `sum(vectors)`, `a.dot(b)`, `a.norm()`, `a.cosine(b)`, and
-    `a.apply(theta0, alpha)` for θ0 + α·τ. A tensor that a vector does not name is zero.
+    `a + b`, `a - b`, `-a`, `alpha * a`, `a / 2`, `sum(vectors)`, `a.dot(b)`, `a.norm()`,
+    `a.cosine(b)`, and `a.apply(theta0, alpha)` for θ0 + α·τ. A tensor that a vector does not name
+    is zero.
 
     Args:
         tensors: name → tensor, of the parameters that moved.
+        mode: the mode that moved them. linearized: it trained f_lin, in which τ is to be used.
+        base: SHA-256 of θ0; "": not known, and not compared.
     """
 
-    def __init__(self, tensors: dict):
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        mode: str = "",
+        linearized: bool = False,
+        base: str = "",
+    ) -> None:
         self.tensors = dict(tensors)
+        self.mode, self.linearized, self.base = mode, linearized, base
 
     @classmethod
-    def read(cls, path, device="cpu") -> "TaskVector":
-        """Read a vector artifact. Raises UserError if it is missing or no safetensors file."""
-        return cls(read_tensors(path, device))
+    def load(cls, path: PathLike, device: torch.device | str = "cpu") -> TaskVector:
+        """Read a vector's file, of `save` or of a run (results/<run>/vectors). Raises UserError if
+        it is missing or no safetensors file."""
+        made_by = read_made_by(path)
+        mode = made_by.get("settings", {}).get("mode", {})
+        return cls(
+            read_tensors(path, device),
+            made_by.get("mode", ""),
+            mode.get("linearized", False),
+            made_by.get("theta0_sha256", ""),
+        )
 
-    def __add__(self, other):
-        if other == 0:  # sum() starts from 0
+    def save(self, path: PathLike) -> None:
+        """Write the vector to a safetensors file whose header has its mode and its base."""
+        mode = {"linearized": self.linearized}
+        made_by = {"mode": self.mode, "settings": {"mode": mode}, "theta0_sha256": self.base}
+        write_tensors(path, self.tensors, made_by)
+
+    def __repr__(self) -> str:
+        count = sum(tensor.numel() for tensor in self.tensors.values())
+        return (
+            f"TaskVector({self.mode or 'no mode'}, {len(self.tensors)} tensors, {count:,} numbers, "
+            f"norm {self.norm():.4g}, base {self.base[:8] or 'unknown'})"
+        )
+
+    def keys(self) -> KeysView[str]:
+        """The names of the tensors that moved."""
+        return self.tensors.keys()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def to(self, device: torch.device | str) -> TaskVector:
+        """The same vector on a device."""
+        return self._like({name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def _like(self, tensors: dict[str, Tensor]) -> TaskVector:
+        return TaskVector(tensors, self.mode, self.linearized, self.base)
+
+    def __add__(self, other: TaskVector | int) -> TaskVector:
+        if isinstance(other, int):  # sum() starts from 0
+            if other != 0:
+                raise TypeError(f"a task vector and the number {other} cannot be added")
             return self
+        check_alike(self, other)
         merged = dict(self.tensors)
         for name, tensor in other.tensors.items():
             merged[name] = merged[name] + tensor if name in merged else tensor
-        return TaskVector(merged)
+        mode = self.mode if self.mode == other.mode else f"{self.mode} + {other.mode}"
+        return TaskVector(merged, mode, self.linearized, self.base or other.base)
 
     __radd__ = __add__
 
-    def __mul__(self, alpha: float):
-        return TaskVector({name: alpha * tensor for name, tensor in self.tensors.items()})
+    def __mul__(self, alpha: float) -> TaskVector:
+        return self._like({name: alpha * tensor for name, tensor in self.tensors.items()})
 
     __rmul__ = __mul__
 
-    def __neg__(self):
+    def __truediv__(self, number: float) -> TaskVector:
+        return self * (1 / number)
+
+    def __neg__(self) -> TaskVector:
         return -1.0 * self
 
-    def __sub__(self, other):
+    def __sub__(self, other: TaskVector) -> TaskVector:
         return self + (-other)
 
-    def dot(self, other) -> float:
+    def dot(self, other: TaskVector) -> float:
         """Inner product over all entries, accumulated in float64."""
         shared = self.tensors.keys() & other.tensors.keys()
         pairs = (
@@ -57,16 +118,21 @@ class TaskVector:
         """Euclidean norm over all entries."""
         return self.dot(self) ** 0.5
 
-    def cosine(self, other) -> float:
+    def cosine(self, other: TaskVector) -> float:
         """Cosine similarity (paper, Figure 10), in [-1, 1]; a vector of zeros has none."""
         lengths = self.norm() * other.norm()
         if lengths == 0:
             raise UserError("A task vector is zero everywhere: it has no cosine similarity.")
         return self.dot(other) / lengths
 
-    def apply(self, theta0: dict, alpha: float = 1.0) -> dict:
+    def apply(self, theta0: Mapping[str, Tensor], alpha: float = 1.0) -> dict[str, Tensor]:
         """θ0 + α·τ (paper, Definition 1); tensors that did not move are θ0's own, and at α = 0
-        all are, bit for bit (-0 + 0 is not -0)."""
+        all are, bit for bit (-0 + 0 is not -0). Raises UserError if τ has others than θ0."""
+        if foreign := sorted(self.tensors.keys() - theta0.keys()):
+            raise UserError(
+                f"The task vector moves {foreign[0]}, which the encoder has not: it is of another "
+                "encoder."
+            )
         if alpha == 0:
             return dict(theta0)
         return {
@@ -75,25 +141,48 @@ class TaskVector:
         }
 
 
-def total(vectors) -> TaskVector:
+def check_alike(a: TaskVector, b: TaskVector) -> None:
+    """Hold two vectors that are to be added to each other. Raises UserError: they are of different
+    encoders, or one is of f and the other of f_lin; or they move other tensors, and it is not known
+    whether they are of the same encoder."""
+    if a.base and b.base and a.base != b.base:
+        raise UserError(
+            f"The task vectors are of different encoders (base {a.base[:8]} and {b.base[:8]}): add "
+            "vectors that were fine-tuned from the same weights."
+        )
+    if a.tensors and b.tensors and a.linearized != b.linearized:
+        raise UserError(
+            f"One task vector is of the linearized encoder, the other is not ({a.mode} and "
+            f"{b.mode}): add vectors of one mode."
+        )
+    if not (a.base and b.base) and a.tensors and b.tensors and a.keys() != b.keys():
+        raise UserError("The task vectors to add are of different modes or encoders.")
+
+
+def total(vectors: Iterable[TaskVector]) -> TaskVector:
     """Σ τ_t, reading one vector at a time: memory does not grow with the number of tasks.
 
     Args:
-        vectors: iterable of TaskVector, all of the same mode.
+        vectors: at least one, all of the same mode.
+    Raises:
+        UserError: there is none; or they are of different modes or encoders.
     """
-    summed = None
+    summed: TaskVector | None = None
     for vector in vectors:
         if summed is None:
-            summed = TaskVector({name: tensor.clone() for name, tensor in vector.tensors.items()})
+            summed = vector._like({name: tensor.clone() for name, tensor in vector.tensors.items()})
             continue
-        if vector.tensors.keys() != summed.tensors.keys():
+        check_alike(summed, vector)
+        if vector.keys() != summed.keys():
             raise UserError("The task vectors to add are of different modes or encoders.")
         for name, tensor in vector.tensors.items():
             summed.tensors[name] += tensor
+    if summed is None:
+        raise UserError("There is no task vector to add: give at least one.")
     return summed
 
 
-def moved_names(names, patterns: list[str], mode: str = "this mode") -> list[str]:
+def moved_names(names: Iterable[str], patterns: list[str], mode: str = "this mode") -> list[str]:
     """The tensors that a mode fine-tunes, in the order of `names`.
 
     Args:

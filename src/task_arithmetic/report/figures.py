@@ -123,17 +123,29 @@ def fig5(run: Measured) -> Figure:
 
 def heatmaps(run: Measured, pair: tuple[str, str]) -> Figure:
     """Disentanglement error of a pair of tasks: representation above, classification below."""
-    part = run.part
-    size = 1.2 + 2 * len(part.modes), 4.6
-    figure, axes = new_figure(*size, 2, len(part.modes), "compressed", sharex=True, sharey=True)
-    names = ["representation", "classification"]
+    modes = run.part.modes
+    maps = {
+        name: [run.surface(f"{name}_disentanglement", mode, pair) for mode in modes]
+        for name in ("representation", "classification")
+    }
+    return draw_heatmaps(maps, [run.part.label(mode) for mode in modes], pair)
+
+
+def draw_heatmaps(maps: dict[str, list[Any]], labels: list[str], pair: tuple[str, str]) -> Figure:
+    """Disentanglement errors as heatmaps: a row for each module, a column for each mode.
+
+    Args:
+        maps: module → for each mode the grid and the errors (seeds, grid, grid), first axis α1.
+        labels: of the modes. pair: the two tasks.
+    """
+    figure, axes = new_figure(
+        1.2 + 2 * len(labels), 4.6, 2, len(labels), "compressed", sharex=True, sharey=True
+    )
     units = ["KL divergence (nats)", "changed predictions (sum of 2 fractions)"]
-    for row, name, unit in zip(axes, names, units, strict=True):
-        metric = f"{name}_disentanglement"
-        maps = [run.surface(metric, mode, pair) for mode in part.modes]
-        top = np.percentile([center(values) for _, values in maps], 99)
-        over = max(center(values).max() for _, values in maps) > top
-        for cell, mode, (grid, values) in zip(row, part.modes, maps, strict=True):
+    for row, name, unit in zip(axes, maps, units, strict=True):
+        top = np.percentile([center(values) for _, values in maps[name]], 99)
+        over = max(center(values).max() for _, values in maps[name]) > top
+        for cell, label, (grid, values) in zip(row, labels, maps[name], strict=True):
             mean, half = center(values), (grid[-1] - grid[0]) / (len(grid) - 1) / 2
             extent = [grid[0] - half, grid[-1] + half] * 2
             image = cell.imshow(mean.T, cmap=HEAT, vmin=0, vmax=top or 1, origin="lower",
@@ -145,8 +157,8 @@ def heatmaps(run: Measured, pair: tuple[str, str]) -> Figure:
             cell.spines[:].set_visible(True)
             ticks = np.arange(np.ceil(grid[0]), grid[-1] + 1e-6)
             cell.set(xticks=ticks, yticks=ticks)
-            if name == names[0]:
-                cell.set_title(textwrap.fill(part.label(mode), 26))
+            if name == next(iter(maps)):
+                cell.set_title(textwrap.fill(label, 26))
             else:
                 cell.set_xlabel(rf"$\alpha_1$ ({pair[0]})")
         row[0].set_ylabel(f"{name.capitalize()}\n" rf"$\alpha_2$ ({pair[1]})")

@@ -48,7 +48,7 @@ def read_vector(path, theta0: dict) -> TaskVector:
     Raises:
         UserError: a file of another encoder, or no safetensors.
     """
-    vector = TaskVector.read(path, next(iter(theta0.values())).device)
+    vector = TaskVector.load(path, next(iter(theta0.values())).device)
     known = {name: theta0[name].shape for name in vector.tensors if name in theta0}
     check_tensors(path, vector.tensors, known)
     return vector

@@ -1,0 +1,204 @@
+"""What a notebook uses gives the numbers of the pipeline, and refuses what does not fit."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import task_arithmetic as ta
+from task_arithmetic.core.arithmetic import choose_alpha
+from task_arithmetic.progress import SILENT
+
+RECIPE = {**tiny.RECIPE, "steps": 15, "learning_rate": 3e-3}  # of tiny.shared_vector
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return ta.load_encoder(tiny.shared_suite()["encoder_dir"])
+
+
+@pytest.fixture(scope="module")
+def tasks(encoder):
+    suite = tiny.shared_suite()
+    files = zip(suite["tasks"], suite["data_dirs"], suite["heads"], strict=True)
+    return [ta.Task(name, encoder, data, head) for name, data, head in files][:2]
+
+
+@pytest.mark.parametrize("mode", ["nonlinear", "attention", "ntk"])
+def test_fine_tuning_gives_the_vector_of_the_pipeline_bit_for_bit(tasks, mode):
+    recipe = {k: tuple(v) if isinstance(v, list) else v for k, v in RECIPE.items()}
+    tau = ta.finetune(tasks[0], mode, progress=SILENT, **recipe)
+    theirs = ta.TaskVector.load(tiny.shared_vector(mode, "one"))
+    assert tau.keys() == theirs.keys() and tau.base == theirs.base
+    assert tau.linearized == theirs.linearized == (mode == "ntk")
+    assert all(torch.equal(tau[name], theirs[name]) for name in tau.keys())
+
+
+@pytest.mark.parametrize("mode", ["nonlinear", "ntk"])
+def test_alpha_and_accuracies_are_those_of_each_alpha_alone(encoder, tasks, mode):
+    taus = [ta.TaskVector.load(tiny.shared_vector(mode, task.name)) for task in tasks]
+    alphas, tau = [0.0, 0.3, 0.7, 1.0], ta.merge(taus)
+    found = [ta.evaluate(encoder + a * tau, tasks, "validation") for a in alphas]
+    own = [
+        ta.evaluate(encoder + t, [task], "validation")[task.name]
+        for t, task in zip(taus, tasks, strict=True)
+    ]
+    normalized = [
+        [each[task.name] / o for task, o in zip(tasks, own, strict=True)] for each in found
+    ]
+    chosen = alphas[choose_alpha(alphas, normalized)]
+    assert ta.choose_alpha(encoder, tau, tasks, taus, alphas) == chosen
+    assert found[0] == ta.evaluate(encoder, tasks, "validation")
+
+
+def test_a_linearized_vector_is_evaluated_through_f_lin(encoder, tasks):
+    """f(θ0 + τ) is another function: with a large τ, its accuracies differ."""
+    tau = 40.0 * ta.TaskVector.load(tiny.shared_vector("ntk", "one"))
+    as_f = ta.TaskVector(tau.tensors, "ntk", False, tau.base)
+    assert (encoder + tau).tau.linearized
+    assert ta.evaluate(encoder + tau, tasks) != ta.evaluate(encoder + as_f, tasks)
+
+
+def test_a_vector_that_is_saved_is_the_same_again(tmp_path, encoder):
+    tau = ta.TaskVector.load(tiny.shared_vector("ntk", "one"))
+    tau.save(tmp_path / "tau.safetensors")
+    again = ta.TaskVector.load(tmp_path / "tau.safetensors")
+    assert (again.mode, again.linearized, again.base) == ("ntk", True, encoder.base)
+    assert all(torch.equal(again[name], tau[name]) for name in tau.keys())
+    assert repr(again) == repr(tau) and "ntk" in repr(tau) and encoder.base[:8] in repr(tau)
+
+
+def test_plus_and_minus_give_encoders_again(encoder):
+    tau = ta.TaskVector.load(tiny.shared_vector("attention", "one"))
+    there = encoder + 0.5 * tau
+    for name in encoder.theta0:
+        expected = encoder.theta0[name] + 0.5 * tau[name] if name in tau.keys() else None
+        assert torch.equal(
+            there.theta[name], encoder.theta0[name] if expected is None else expected
+        )
+    back = there - tau / 2
+    assert all(torch.allclose(back.theta[k], encoder.theta0[k], atol=1e-7) for k in back.theta)
+
+
+def foreign(encoder, **changes):
+    tau = ta.TaskVector.load(tiny.shared_vector("nonlinear", "one"))
+    given = {"tensors": tau.tensors, "mode": "nonlinear", "linearized": False, "base": encoder.base}
+    return ta.TaskVector(**{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"base": "f" * 64}, "of another encoder"),
+        ({"base": "", "tensors": {"mine": torch.ones(2)}}, "mine"),
+        ({"base": "", "tensors": {"proj": torch.ones(2)}}, "proj of shape"),
+    ],
+)
+def test_a_vector_of_another_encoder_is_refused(encoder, changes, said):
+    with pytest.raises(ta.UserError, match=said):
+        encoder + foreign(encoder, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"base": "f" * 64}, "different encoders"),
+        ({"linearized": True, "mode": "ntk"}, "linearized"),
+        ({"base": "", "tensors": {"proj": torch.ones(2)}}, "different modes or encoders"),
+    ],
+)
+def test_vectors_that_do_not_belong_together_are_not_added(encoder, changes, said):
+    one, other = foreign(encoder), foreign(encoder, **changes)
+    for add in (lambda: one + other, lambda: one - other, lambda: ta.merge([one, other])):
+        with pytest.raises(ta.UserError, match=said):
+            add()
+    with pytest.raises(ta.UserError, match="at least one"):
+        ta.merge([])
+
+
+def test_wrong_names_are_one_sentence(encoder, tasks, tmp_path, monkeypatch):
+    monkeypatch.setenv("TASK_ARITHMETIC_CACHE", str(tmp_path / "cache"))
+    for wrong, said in (
+        (lambda: ta.load_encoder("embeded-small"), "embedded-small"),
+        (lambda: ta.load_encoder(tmp_path), "no folder of an encoder"),
+        (lambda: ta.load_task("numbrs", encoder), "numbers"),
+        (lambda: ta.load_task(tmp_path / "none", encoder), "where nothing is"),
+        (lambda: ta.load_task("sentiment", encoder), "is of texts"),
+        (lambda: ta.load_task("numbers", encoder, templates=["no braces"]), "exactly one"),
+        (lambda: ta.finetune(tasks[0], "atention"), "attention"),
+        (lambda: ta.finetune(tasks[0], rate=1), "rate"),
+        (lambda: ta.choose_alpha(encoder, foreign(encoder), tasks, []), "each task its own"),
+        (lambda: ta.disentanglement(encoder, [], tasks), "two"),
+    ):
+        with pytest.raises(ta.UserError, match=said):
+            wrong()
+
+
+def test_a_task_of_another_encoder_is_refused(encoder, tasks):
+    other = ta.Encoder("other", encoder.folder, "vision", encoder.theta0,
+                       {**encoder.about, "theta0_sha256": "f" * 64}, ta.TaskVector({}))  # fmt: skip
+    with pytest.raises(ta.UserError, match="another encoder"):
+        ta.evaluate(other, tasks)
+
+
+def test_disentanglement_is_zero_where_the_other_coefficient_is(encoder, tasks):
+    taus = [ta.TaskVector.load(tiny.shared_vector("nonlinear", task.name)) for task in tasks]
+    found = ta.disentanglement(
+        encoder, taus, tasks, low=-1, high=1, points=3, samples=8, progress=SILENT
+    )
+    for errors in (found.representation, found.classification):
+        assert errors.shape == (3, 3) and errors[1, 1] == 0 and np.all(errors >= 0)
+    assert found.representation[2, 2] > 0
+    figure = found.plot()
+    assert [cell.get_title() for cell in figure.axes[:2]] == ["nonlinear", ""]
+
+
+def test_the_package_is_imported_at_once_and_without_torch():
+    code = (
+        "import sys, time; start = time.perf_counter(); import task_arithmetic as ta;"
+        "assert time.perf_counter() - start < 1 and 'torch' not in sys.modules;"
+        "assert set(ta.__all__) <= set(dir(ta)); import torch;"
+        "assert all(getattr(ta, name) for name in ta.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_quickstart_runs_in_an_empty_folder(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("TASK_ARITHMETIC_CACHE", str(tmp_path / "cache"))
+    command = [sys.executable, str(root / "examples/quickstart.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "disentanglement.png").is_file()
+    said = dict(line.split(": ", 1) for line in done.stdout.splitlines() if "{" in line)
+    pretrained = eval(said["pretrained"])
+    unified = eval(next(text for name, text in said.items() if name.startswith("unified")))
+    assert all(unified[task] > pretrained[task] + 0.05 for task in pretrained)
+    assert "No pretrained weights" not in done.stderr
+
+
+def test_the_lines_of_the_readme_run(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("TASK_ARITHMETIC_CACHE", str(tmp_path / "cache"))
+    (code,) = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text("utf-8"), re.S)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("'numbers': ") == 2 and (tmp_path / "numbers.safetensors").is_file()
+
+
+def test_texts_are_merged_as_images_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("TASK_ARITHMETIC_CACHE", str(tmp_path / "cache"))
+    t5 = ta.load_encoder("embedded-t5")
+    few = {"train": 64, "validation": 24, "test": 24}
+    tasks = [ta.load_task(name, t5, limit=few) for name in ("sentiment", "paraphrase")]
+    recipe = {"steps": 4, "batch_size": 16, "learning_rate": 1e-3, "progress": SILENT}
+    taus = [ta.finetune(task, "attention", **recipe) for task in tasks]
+    alpha = ta.choose_alpha(t5, ta.merge(taus), tasks, taus, alphas=[0.0, 0.5, 1.0])
+    found = ta.evaluate(t5 + alpha * ta.merge(taus), tasks)
+    assert set(found) == {"sentiment", "paraphrase"} and all(0 <= v <= 1 for v in found.values())
+    with pytest.raises(ta.UserError, match="encoder of images"):
+        ta.disentanglement(t5, taus, tasks)
