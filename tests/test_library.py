@@ -122,6 +122,7 @@ def test_vectors_that_do_not_belong_together_are_not_added(encoder, changes, sai
 
 def test_wrong_names_are_one_sentence(encoder, tasks, tmp_path, monkeypatch):
     monkeypatch.setenv("TASK_ARITHMETIC_CACHE", str(tmp_path / "cache"))
+    tau, as_ntk = foreign(encoder), foreign(encoder, linearized=True, mode="ntk")
     for wrong, said in (
         (lambda: ta.load_encoder("embeded-small"), "embedded-small"),
         (lambda: ta.load_encoder(tmp_path), "no folder of an encoder"),
@@ -133,6 +134,18 @@ def test_wrong_names_are_one_sentence(encoder, tasks, tmp_path, monkeypatch):
         (lambda: ta.finetune(tasks[0], rate=1), "rate"),
         (lambda: ta.choose_alpha(encoder, foreign(encoder), tasks, []), "each task its own"),
         (lambda: ta.disentanglement(encoder, [], tasks), "two"),
+        (lambda: ta.disentanglement(encoder, [tau, tau], tasks, points=1), "2 points"),
+        (lambda: ta.disentanglement(encoder + tau, [tau, tau], tasks), "already"),
+        (lambda: ta.choose_alpha(encoder + tau, tau, tasks, [tau, tau]), "already"),
+        (lambda: ta.choose_alpha(encoder, tau, tasks, [tau, tau], alphas=[]), "at least one"),
+        (lambda: ta.choose_alpha(encoder, tau, tasks, [tau, as_ntk]), "linearized"),
+        (lambda: ta.finetune(tasks[0], steps=0), "steps"),
+        (lambda: ta.finetune(tasks[0], steps=3, seed=-1), "seed"),
+        (lambda: ta.finetune(tasks[0], steps=3, learning_rate="fast"), "learning_rate"),
+        (lambda: ta.evaluate(encoder, tasks, "val"), "no split 'val'"),
+        (lambda: ta.evaluate(encoder, []), "at least one"),
+        (lambda: ta.evaluate(encoder, [tasks[0], tasks[0]]), "Two tasks are called one"),
+        (lambda: ta.load_task("numbers", encoder, limit={"tset": 5}), "limit has tset"),
     ):
         with pytest.raises(ta.UserError, match=said):
             wrong()

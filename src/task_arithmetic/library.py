@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .config import checks
-from .config.experiment import patterns
+from .config.experiment import ImageRecipe, patterns
 from .config.reading import FORMS, load_definition
 from .config.sentences import hold
 from .config.settings import data_settings, download_settings, encoder_settings, head_settings
@@ -26,11 +26,11 @@ from .core import arithmetic
 from .core.disentanglement import disentanglement_errors
 from .core.schedule import Recipe, learning_rate_at
 from .core.training import Training, batches
-from .core.vectors import TaskVector, total
+from .core.vectors import TaskVector, check_alike, total
 from .errors import UserError
 from .files.hashes import canonical, read_sealed
 from .files.local import listing
-from .files.manifest import read_manifest, sample_indices
+from .files.manifest import SPLITS, read_manifest, sample_indices
 from .files.paths import PathLike
 from .pipeline.code import code_hash
 from .progress import Bar, Progress
@@ -281,6 +281,11 @@ def load_task(
     Raises:
         UserError: what is wrong with the data or their definition.
     """
+    for split, count in (limit or {}).items():
+        if split not in SPLITS or not (isinstance(count, int) and count >= 1):
+            raise UserError(
+                f"limit has {split}: {count!r}: give whole numbers above 0 of {', '.join(SPLITS)}."
+            )
     key = name or Path(os.path.normpath(source)).stem
     given = {**definition, **({"templates": templates} if templates is not None else {})}
     local = os.sep in str(source) or os.path.exists(source)
@@ -368,10 +373,9 @@ def finetune(
         UserError: an unknown mode or key, a loss that is not finite.
     """
     encoder = task.encoder
-    known = Recipe.__dataclass_fields__
-    if unknown := [key for key in recipe if key not in known]:
-        raise UserError(f"A recipe has no {unknown[0]!r}: it has {', '.join(known)}.")
-    how = Recipe(steps, **{"warmup_steps": min(200, steps // 10), **recipe})
+    if not (isinstance(seed, int) and seed >= 0):
+        raise UserError(f"seed must be a whole number, 0 or more; found {seed!r}.")
+    how = _recipe({"steps": steps, **recipe})
     _, definition = _defined("modes", mode)
     form = modalities.form(encoder.modality)
     examples = task.examples("train", encoder)
@@ -401,9 +405,18 @@ def finetune(
     return TaskVector(tau, mode, linearized, encoder.base)
 
 
+def _recipe(given: dict[str, Any]) -> Recipe:
+    """A recipe of what is given, held to what a configuration may say of one."""
+    steps = given["steps"] if isinstance(given["steps"], int) else 0
+    whole = {**asdict(Recipe(steps)), "warmup_steps": min(200, steps // 10), **given}
+    whole["crop_scale"] = list(whole["crop_scale"])
+    hold(ImageRecipe, whole, "The recipe")
+    return Recipe(**{**whole, "crop_scale": tuple(whole["crop_scale"])})
+
+
 def merge(vectors: Iterable[TaskVector]) -> TaskVector:
     """Σ τ_t (paper, section 2). Raises UserError: vectors of different encoders or modes."""
-    return total(vectors)
+    return total([vectors] if isinstance(vectors, TaskVector) else vectors)
 
 
 def evaluate(
@@ -418,6 +431,37 @@ def evaluate(
     return {task: float(values[0]) for task, values in found.items()}
 
 
+def _check_pretrained(encoder: Encoder, vectors: Iterable[TaskVector]) -> None:
+    """Raises UserError: an encoder that vectors were added to already, vectors of another one, or
+    some of f and some of f_lin."""
+    if encoder.tau.tensors:
+        raise UserError(
+            f"A task vector was added to this {encoder.name} already: give the encoder as "
+            "load_encoder gave it."
+        )
+    some = list(vectors)
+    for vector in some:
+        encoder.check(vector)
+        check_alike(some[0], vector)
+
+
+def _of_each(tasks: Iterable[Task], encoder: Encoder, split: str) -> dict[str, Any]:
+    """task → its examples of a split. Raises UserError: an unknown split, no task, or two tasks of
+    one name, of which one would be lost."""
+    if split not in SPLITS:
+        raise UserError(f"There is no split {split!r}: it is one of {', '.join(SPLITS)}.")
+    if isinstance(tasks, Task):
+        tasks = [tasks]
+    found: dict[str, Any] = {}
+    for task in tasks:
+        if task.name in found:
+            raise UserError(f"Two tasks are called {task.name}: give one another `name`.")
+        found[task.name] = task.examples(split, encoder)
+    if not found:
+        raise UserError("There is no task to evaluate: give at least one.")
+    return found
+
+
 def _accuracies(
     encoder: Encoder,
     tau: TaskVector,
@@ -427,7 +471,7 @@ def _accuracies(
     precision: str,
 ) -> dict[str, np.ndarray]:
     """task → accuracy of θ0 + α·τ for each α; of a linearized mode, through f_lin."""
-    splits = {task.name: task.examples(split, encoder) for task in tasks}
+    splits = _of_each(tasks, encoder, split)
     found: dict[str, np.ndarray] = modalities.form(encoder.modality).accuracies(
         encoder.theta0, encoder.about, tau, alphas, splits, tau.linearized, precision
     )
@@ -455,20 +499,24 @@ def choose_alpha(
         raise UserError(
             f"There are {len(tasks)} tasks and {len(vectors)} vectors: give each task its own."
         )
-    grid = list(alphas or arithmetic.alpha_grid({"start": 0, "stop": 1, "step": 0.05}))
-    for vector in (tau, *vectors):
-        encoder.check(vector)
+    grid = arithmetic.alpha_grid({"start": 0, "stop": 1, "step": 0.05})
+    if alphas is not None:
+        grid = [float(alpha) for alpha in alphas]
+        if not grid or not np.isfinite(grid).all():
+            raise UserError(f"alphas must be finite numbers, at least one; found {grid}.")
+    _check_pretrained(encoder, (tau, *vectors))
     found = _accuracies(encoder, tau, grid, tasks, "validation", precision)
-    normalized = []
+    own = []
     for task, vector in zip(tasks, vectors, strict=True):
-        own = _accuracies(encoder, vector, [1.0], [task], "validation", precision)[task.name][0]
-        if not own > 0:
+        alone = _accuracies(encoder, vector, [1.0], [task], "validation", precision)
+        own.append(float(alone[task.name][0]))
+        if own[-1] <= 0 and not modalities.form(encoder.modality).MAY_FAIL:
             raise UserError(
                 f"The individual model of {task.name} has no validation accuracy above 0, so that "
                 "normalized accuracy is undefined: train longer."
             )
-        normalized.append(found[task.name] / own)
-    return grid[arithmetic.choose_alpha(grid, np.stack(normalized, axis=1))]
+    accuracies = arithmetic.normalized([found[task.name] for task in tasks], own)
+    return grid[arithmetic.choose_alpha(grid, accuracies)]
 
 
 @dataclass(frozen=True)
@@ -516,15 +564,17 @@ def disentanglement(
     """
     if encoder.modality != "vision" or min(len(vectors), len(tasks)) < 2:
         raise UserError("Disentanglement needs an encoder of images, two vectors and two tasks.")
+    if not (points >= 2 and samples >= 1 and low < high):
+        raise UserError(
+            f"The grid needs low < high, 2 points and 1 sample; found {low} to {high}, {points} "
+            f"points and {samples} samples."
+        )
     taus, parts = list(vectors[:2]), []
-    for tau, task in zip(taus, tasks, strict=False):
-        encoder.check(tau)
-        images, _, head = task.examples("test", encoder)
+    _check_pretrained(encoder, taus)
+    for images, _, head in _of_each(tasks[:2], encoder, "test").values():
         chosen = sample_indices(len(images), samples)
         weights = np.full(len(chosen), 1 / len(chosen))
         parts.append((np.array(images[chosen]), weights, head))
-    if taus[0].linearized != taus[1].linearized:
-        raise UserError("One task vector is linearized, the other is not: take two of one mode.")
     alphas = np.linspace(low, high, points).round(12).tolist()
     found = disentanglement_errors(
         encoder.theta0,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.arithmetic import alpha_grid, choose_alpha
+from ..core.arithmetic import alpha_grid, choose_alpha, normalized
 from ..core.vectors import total
 from ..errors import UserError
 from ..files.metrics import read_rows, write_rows
@@ -60,13 +60,9 @@ def addition(
                 value = found[task][i]
                 rows.append({**at, "metric": "unified_accuracy", "value": value})
                 if own[split][task] > 0:
-                    normalized = {
-                        "metric": "normalized_accuracy",
-                        "value": value / own[split][task],
-                    }
-                    rows.append({**at, **normalized})
-        defined = [found[task] / own[split][task] for task in tasks if own[split][task] > 0]
-        return np.stack(defined or [found[task] for task in tasks], axis=1)
+                    value /= own[split][task]
+                    rows.append({**at, "metric": "normalized_accuracy", "value": value})
+        return normalized([found[task] for task in tasks], [own[split][task] for task in tasks])
 
     chosen = choose_alpha(alphas, record("validation", alphas))
     if settings.get("reference_selection", False):
