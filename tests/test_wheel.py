@@ -93,6 +93,7 @@ def test_the_library_works_in_an_empty_folder(environment, tmp_path):
         "import task_arithmetic as ta; clip = ta.load_encoder('embedded-small');"
         "print(ta.evaluate(clip, [ta.load_task('shapes', clip)]))"
     )
-    env = {"TASK_ARITHMETIC_CACHE": str(tmp_path / "cache")}
+    packages = sysconfig.get_paths()["purelib"]
+    env = {"TASK_ARITHMETIC_CACHE": str(tmp_path / "cache"), "PYTHONPATH": packages}
     said = ran(environment / "bin/python", "-c", code, cwd=tmp_path, **env)
     assert "shapes" in said and list(tmp_path.iterdir()) == [tmp_path / "cache"]
