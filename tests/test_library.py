@@ -72,6 +72,18 @@ def test_a_vector_that_is_saved_is_the_same_again(tmp_path, encoder):
     assert repr(again) == repr(tau) and "ntk" in repr(tau) and encoder.base[:8] in repr(tau)
 
 
+def test_fine_tuned_weights_are_no_task_vector():
+    """Their names, shapes and header are those of the vector: θ0 + θ_t would be evaluated."""
+    with pytest.raises(ta.UserError, match="holds no task vector"):
+        ta.TaskVector.load(tiny.shared_finetuned("attention", "one"))
+
+
+def test_adding_nothing_keeps_the_mode(encoder):
+    tau, nothing = ta.TaskVector.load(tiny.shared_vector("ntk", "one")), encoder.tau
+    for found in (tau + nothing, nothing + tau):
+        assert (found.mode, found.linearized, found.base) == ("ntk", True, encoder.base)
+
+
 def test_plus_and_minus_give_encoders_again(encoder):
     tau = ta.TaskVector.load(tiny.shared_vector("attention", "one"))
     there = encoder + 0.5 * tau

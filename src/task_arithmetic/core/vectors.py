@@ -43,6 +43,11 @@ class TaskVector:
         """Read a vector's file, of `save` or of a run (results/<run>/vectors). Raises UserError if
         it is missing or no safetensors file."""
         made_by = read_made_by(path)
+        if made_by and made_by.get("stage") != "vector":
+            raise UserError(
+                f"{path} holds no task vector (fine-tuned weights, perhaps): give a file of "
+                "results/<run>/vectors or of save()."
+            )
         mode = made_by.get("settings", {}).get("mode", {})
         return cls(
             read_tensors(path, device),
@@ -54,7 +59,8 @@ class TaskVector:
     def save(self, path: PathLike) -> None:
         """Write the vector to a safetensors file whose header has its mode and its base."""
         mode = {"linearized": self.linearized}
-        made_by = {"mode": self.mode, "settings": {"mode": mode}, "theta0_sha256": self.base}
+        made_by = {"stage": "vector", "mode": self.mode, "settings": {"mode": mode}}
+        made_by["theta0_sha256"] = self.base
         write_tensors(path, self.tensors, made_by)
 
     def __repr__(self) -> str:
@@ -84,6 +90,10 @@ class TaskVector:
                 raise TypeError(f"a task vector and the number {other} cannot be added")
             return self
         check_alike(self, other)
+        if not (self.tensors and other.tensors):  # nothing has no mode
+            some = self if self.tensors else other
+            base = self.base or other.base
+            return TaskVector(some.tensors, some.mode, some.linearized, base)
         merged = dict(self.tensors)
         for name, tensor in other.tensors.items():
             merged[name] = merged[name] + tensor if name in merged else tensor
