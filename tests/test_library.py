@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tiny
+import tiny_texts
 import torch
 
 import task_arithmetic as ta
@@ -30,11 +31,22 @@ def tasks(encoder):
 
 @pytest.mark.parametrize("mode", ["nonlinear", "attention", "ntk"])
 def test_fine_tuning_gives_the_vector_of_the_pipeline_bit_for_bit(tasks, mode):
-    recipe = {k: tuple(v) if isinstance(v, list) else v for k, v in RECIPE.items()}
-    tau = ta.finetune(tasks[0], mode, progress=SILENT, **recipe)
+    tau = ta.finetune(tasks[0], mode, progress=SILENT, **RECIPE)
     theirs = ta.TaskVector.load(tiny.shared_vector(mode, "one"))
     assert tau.keys() == theirs.keys() and tau.base == theirs.base
     assert tau.linearized == theirs.linearized == (mode == "ntk")
+    assert all(torch.equal(tau[name], theirs[name]) for name in tau.keys())
+
+
+def test_fine_tuning_on_texts_gives_the_vector_of_the_pipeline_bit_for_bit():
+    """With what config.yaml says of texts, where nothing is said: no warm-up, no decay, no clip."""
+    suite = tiny_texts.suite()
+    t5 = ta.load_encoder(suite["encoder_dir"])
+    task = ta.Task("mood", t5, suite["data_dirs"][0], suite["heads"][0])
+    given = {"steps": 60, "batch_size": 8, "learning_rate": 1e-2}
+    tau = ta.finetune(task, "nonlinear", progress=SILENT, **given)
+    theirs = ta.TaskVector.load(tiny_texts.vector("nonlinear", "mood"))
+    assert tau.keys() == theirs.keys() and tau.base == theirs.base
     assert all(torch.equal(tau[name], theirs[name]) for name in tau.keys())
 
 
@@ -96,6 +108,30 @@ def test_plus_and_minus_give_encoders_again(encoder):
     assert all(torch.allclose(back.theta[k], encoder.theta0[k], atol=1e-7) for k in back.theta)
 
 
+def test_a_vector_that_does_not_say_what_it_is_of_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"proj": torch.ones(2)}, tmp_path / "plain.safetensors")
+    with pytest.raises(ta.UserError, match="mode and base"):
+        ta.TaskVector.load(tmp_path / "plain.safetensors")
+
+
+def test_numbers_that_are_not_finite_are_refused(encoder):
+    with pytest.raises(ta.UserError, match="not finite"):
+        encoder + float("nan") * foreign(encoder)
+
+
+def test_a_name_of_config_is_no_folder_of_that_name(encoder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TASK_ARITHMETIC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sentiment").mkdir()
+    with pytest.raises(ta.UserError, match="is of texts"):
+        ta.load_task("sentiment", encoder)
+    with pytest.raises(ta.UserError, match="no path"):
+        ta.load_task("./sentiment", encoder, name="../../mine")
+    assert {path.name for path in tmp_path.iterdir()} == {"sentiment"}
+
+
 def foreign(encoder, **changes):
     tau = ta.TaskVector.load(tiny.shared_vector("nonlinear", "one"))
     given = {"tensors": tau.tensors, "mode": "nonlinear", "linearized": False, "base": encoder.base}
@@ -135,6 +171,7 @@ def test_vectors_that_do_not_belong_together_are_not_added(encoder, changes, sai
 def test_wrong_names_are_one_sentence(encoder, tasks, tmp_path, monkeypatch):
     monkeypatch.setenv("TASK_ARITHMETIC_CACHE", str(tmp_path / "cache"))
     tau, as_ntk = foreign(encoder), foreign(encoder, linearized=True, mode="ntk")
+    attention = foreign(encoder, mode="attention")
     for wrong, said in (
         (lambda: ta.load_encoder("embeded-small"), "embedded-small"),
         (lambda: ta.load_encoder(tmp_path), "no folder of an encoder"),
@@ -151,7 +188,11 @@ def test_wrong_names_are_one_sentence(encoder, tasks, tmp_path, monkeypatch):
         (lambda: ta.choose_alpha(encoder + tau, tau, tasks, [tau, tau]), "already"),
         (lambda: ta.choose_alpha(encoder, tau, tasks, [tau, tau], alphas=[]), "at least one"),
         (lambda: ta.choose_alpha(encoder, tau, tasks, [tau, as_ntk]), "linearized"),
+        (lambda: ta.choose_alpha(encoder, tau, tasks, [tau, attention]), "different modes"),
         (lambda: ta.finetune(tasks[0], steps=0), "steps"),
+        (lambda: ta.finetune(tasks[0], steps=3, warmup_steps=4), "warmup_steps"),
+        (lambda: ta.finetune(tasks[0], steps=3, crop_scale=[1.0, 0.5]), "smallest, largest"),
+        (lambda: ta.finetune(tasks[0], steps=3, schedule="linear"), "schedule"),
         (lambda: ta.finetune(tasks[0], steps=3, seed=-1), "seed"),
         (lambda: ta.finetune(tasks[0], steps=3, learning_rate="fast"), "learning_rate"),
         (lambda: ta.evaluate(encoder, tasks, "val"), "no split 'val'"),
@@ -163,9 +204,10 @@ def test_wrong_names_are_one_sentence(encoder, tasks, tmp_path, monkeypatch):
             wrong()
 
 
-def test_a_task_of_another_encoder_is_refused(encoder, tasks):
+@pytest.mark.parametrize("key", ["theta0_sha256", "seal"])  # the seal: its head, its pixels
+def test_a_task_of_another_encoder_is_refused(encoder, tasks, key):
     other = ta.Encoder("other", encoder.folder, "vision", encoder.theta0,
-                       {**encoder.about, "theta0_sha256": "f" * 64}, ta.TaskVector({}))  # fmt: skip
+                       {**encoder.about, key: "f" * 64}, ta.TaskVector({}))  # fmt: skip
     with pytest.raises(ta.UserError, match="another encoder"):
         ta.evaluate(other, tasks)
 

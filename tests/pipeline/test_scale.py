@@ -65,7 +65,7 @@ def forty(tmp_path):
     for number, path in enumerate(paths):
         generator = np.random.default_rng(number)
         tensors = {f"t{i}": generator.random((64, 1024), np.float32) for i in range(4)}
-        save_file(tensors, path, header({}))
+        save_file(tensors, path, header({"stage": "vector"}))
     return paths
 
 

@@ -96,15 +96,20 @@ def check_recipes(part: dict, where: str) -> None:
     """
     rows = recipes_of(part)
     for row in rows:
-        recipe, of = row["recipe"], f", as for {used_for(row)}" if len(rows) > 1 else ""
-        if recipe["warmup_steps"] > recipe["steps"]:
-            raise UserError(
-                f"{where}finetune.warmup_steps ({recipe['warmup_steps']}) must be at most "
-                f"{where}finetune.steps ({recipe['steps']}){of}."
-            )
-        small, large = recipe.get("crop_scale", (0, 1))
-        if small > large:
-            raise UserError(
-                f"{where}finetune.crop_scale must be [smallest, largest]; found "
-                f"[{small}, {large}]{of}."
-            )
+        of = f", as for {used_for(row)}" if len(rows) > 1 else ""
+        check_recipe(row["recipe"], f"{where}finetune.", of)
+
+
+def check_recipe(recipe: dict, where: str, of: str) -> None:
+    """One recipe; `where` stands before its keys, and `of` says whom it is for. Raises UserError as
+    check_recipes."""
+    if recipe["warmup_steps"] > recipe["steps"]:
+        raise UserError(
+            f"{where}warmup_steps ({recipe['warmup_steps']}) must be at most {where}steps "
+            f"({recipe['steps']}){of}."
+        )
+    small, large = recipe.get("crop_scale", (0, 1))
+    if small > large:
+        raise UserError(
+            f"{where}crop_scale must be [smallest, largest]; found [{small}, {large}]{of}."
+        )

@@ -43,10 +43,11 @@ class TaskVector:
         """Read a vector's file, of `save` or of a run (results/<run>/vectors). Raises UserError if
         it is missing or no safetensors file."""
         made_by = read_made_by(path)
-        if made_by and made_by.get("stage") != "vector":
+        if made_by.get("stage") != "vector":
             raise UserError(
-                f"{path} holds no task vector (fine-tuned weights, perhaps): give a file of "
-                "results/<run>/vectors or of save()."
+                f"{path} holds no task vector that says its mode and base (fine-tuned weights, "
+                "perhaps): give a file of results/<run>/vectors or of save(), or make one by "
+                "TaskVector(tensors, mode, linearized, base)."
             )
         mode = made_by.get("settings", {}).get("mode", {})
         return cls(
@@ -119,6 +120,7 @@ class TaskVector:
     def dot(self, other: TaskVector) -> float:
         """Inner product over all entries, accumulated in float64."""
         shared = self.tensors.keys() & other.tensors.keys()
+        check_base(self, other)
         pairs = (
             (self.tensors[name].double(), other.tensors[name].double()) for name in sorted(shared)
         )
@@ -151,15 +153,20 @@ class TaskVector:
         }
 
 
+def check_base(a: TaskVector, b: TaskVector) -> None:
+    """Raises UserError: two vectors of different encoders."""
+    if a.base and b.base and a.base != b.base:
+        raise UserError(
+            f"The task vectors are of different encoders (base {a.base[:8]} and {b.base[:8]}): "
+            "take vectors that were fine-tuned from the same weights."
+        )
+
+
 def check_alike(a: TaskVector, b: TaskVector) -> None:
     """Hold two vectors that are to be added to each other. Raises UserError: they are of different
     encoders, or one is of f and the other of f_lin; or they move other tensors, and it is not known
     whether they are of the same encoder."""
-    if a.base and b.base and a.base != b.base:
-        raise UserError(
-            f"The task vectors are of different encoders (base {a.base[:8]} and {b.base[:8]}): add "
-            "vectors that were fine-tuned from the same weights."
-        )
+    check_base(a, b)
     if a.tensors and b.tensors and a.linearized != b.linearized:
         raise UserError(
             f"One task vector is of the linearized encoder, the other is not ({a.mode} and "

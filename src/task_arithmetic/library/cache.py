@@ -1,0 +1,69 @@
+"""What is prepared once: kept in a folder, under a hash of all that it depends on."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..config.reading import load_definition
+from ..config.settings import download_settings
+from ..errors import UserError
+from ..files.hashes import canonical
+from ..files.paths import PathLike
+from ..files.shipped import ROOT
+from ..pipeline.code import code_hash
+from ..stages.declared import STAGES
+
+
+def cache_dir() -> Path:
+    """Where prepared encoders and tasks are kept: the folder that the environment variable
+    TASK_ARITHMETIC_CACHE names, or ~/.cache/task_arithmetic."""
+    found = os.environ.get("TASK_ARITHMETIC_CACHE") or "~/.cache/task_arithmetic"
+    return Path(found).expanduser()
+
+
+def is_path(kind: str, source: PathLike) -> bool:
+    """Whether a source is meant as a path: it has a slash, or something lies there that is no name
+    of config/, so that a folder beside a notebook does not stand for a task that comes with the
+    code."""
+    named = [place / "config" / kind / f"{source}.yaml" for place in (Path(), ROOT)]
+    return os.sep in str(source) or (os.path.exists(source) and not any(map(Path.is_file, named)))
+
+
+def defined(kind: str, name: str) -> tuple[str, dict[str, Any]]:
+    """The modality and the definition that a name of config/ stands for."""
+    own = Path("config") / kind / f"{name}.yaml"
+    place = {"basedir": Path()} if own.is_file() else {}
+    try:
+        return "vision", load_definition(kind, name, kind, **place)
+    except UserError as error:
+        if "is a definition for texts" not in str(error):
+            raise
+    return "language", load_definition(kind, name, kind, modality="language", **place)
+
+
+def cached(stage: str, modality: str, name: str, *content: Any) -> Path:
+    """Where the cache has what a stage makes of this content alone, and by today's code."""
+    code = STAGES[stage].code
+    module = (code if isinstance(code, str) else code[modality]).rpartition(".")[0]
+    key = canonical([code_hash(module), *content])
+    return cache_dir() / stage / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def downloaded(config: dict[str, Any], kind: str, name: str, folder: Path) -> str | None:
+    """The record of a hub's files, which are downloaded; None: they are no hub's."""
+    definition = config["definitions"][kind][name]
+    if "hub" not in definition and "pretrained" not in definition:
+        return None
+    record = folder.with_name(f"{folder.name}.download.json")
+    if not record.is_file():
+        settings = json.loads(download_settings(config, kind, name))
+        run_stage("download", {"settings": settings, "output": str(record)})
+    return str(record)
+
+
+def run_stage(stage: str, given: dict[str, Any]) -> None:
+    """A stage of the pipeline, into the cache."""
+    Path(given["output"]).parent.mkdir(parents=True, exist_ok=True)
+    STAGES[stage].function(given)(**given)
