@@ -1,10 +1,10 @@
 """The wheel works without the repository: in a new environment, from an empty folder."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -30,8 +30,7 @@ def wheel(root, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     env = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     ran(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder, cwd=root, **env)
-    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
-        archive.extractall(folder, filter="data")
+    shutil.unpack_archive(next(folder.glob("*.tar.gz")), folder)
     source = next(path for path in folder.iterdir() if path.is_dir())
     ran(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=source, **env)
     return next(folder.glob("*.whl"))

@@ -123,7 +123,7 @@ def test_the_kernel_test_evaluates_the_same_vectors_through_f_lin(mode, given, t
     arguments = tiny.common(mode=mode)
     for i, task in enumerate(TASKS):  # four times as long, so that f and f_lin differ
         arguments["vectors"][i] = tmp_path / task
-        write_tensors(tmp_path / task, summed(mode, [task], [4.0]), {})
+        write_tensors(tmp_path / task, summed(mode, [task], [4.0]), {"stage": "vector"})
     given = {"limit": None, **given}
     paths = tiny.each(kernel, arguments, tmp_path / "a.csv", settings=given)
     found = values(*paths, metric="posthoc_accuracy", mode=mode)
@@ -498,7 +498,8 @@ def test_cosine_similarities_are_those_of_the_flat_vectors(mode, tmp_path):
     ids=["misshapen", "unknown"],
 )
 def test_a_vector_of_another_encoder_is_refused(tensors, says, tmp_path):
-    write_tensors(tmp_path / "tau", {k: torch.zeros(v) for k, v in tensors.items()}, {})
+    zeros = {name: torch.zeros(shape) for name, shape in tensors.items()}
+    write_tensors(tmp_path / "tau", zeros, {"stage": "vector"})
     arguments = tiny.common(("one",))
     arguments["vectors"] = [tmp_path / "tau"]
     with pytest.raises(UserError, match=f"tau {says}"):
