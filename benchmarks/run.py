@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,42 +25,38 @@ import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from task_arithmetic.config.experiment import patterns
-from task_arithmetic.core.disentanglement import disentanglement_errors
+from task_arithmetic.core.disentanglement import Sample, disentanglement_errors
+from task_arithmetic.core.encoder import Encoder
 from task_arithmetic.core.precision import in_parts, uses_bf16
+from task_arithmetic.core.schedule import Recipe
+from task_arithmetic.core.training import Training
 from task_arithmetic.core.vectors import TaskVector
 from task_arithmetic.files.hashes import now, sha256_of_file, versions
 from task_arithmetic.files.manifest import Manifest
 from task_arithmetic.files.paths import read_json, write_json
 from task_arithmetic.files.tensors import read_tensors, write_tensors
-from task_arithmetic.language.geometry import t5_geometry, t5_shapes
+from task_arithmetic.language.geometry import T5, t5_geometry
+from task_arithmetic.language.modality import Language
 from task_arithmetic.language.t5 import generate
 from task_arithmetic.pipeline.gpu import torch_device
 from task_arithmetic.planning.operations import flops
 from task_arithmetic.stages.efficiency import peak_memory, start_memory, wait
-from task_arithmetic.stages.finetune import start
 from task_arithmetic.vision.clip import encode, encode_linearized
-from task_arithmetic.vision.geometry import image_tower_shapes
-from task_arithmetic.vision.modality import accuracies
+from task_arithmetic.vision.geometry import ViT
+from task_arithmetic.vision.modality import Images, Vision
 from task_arithmetic.vision.pixels import to_pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("nonlinear", "ntk", "attention")
-RECIPE = {"learning_rate": 1e-5, "weight_decay": 0.1, "gradient_clip": 1.0}
+RECIPE = {"steps": 1000, "learning_rate": 1e-5, "weight_decay": 0.1, "gradient_clip": 1.0}
 CLASSES = 10
 
 
-def vit(patch: int, width: int, layers: int, heads: int, embed_dim: int, **other) -> dict:
-    """An image tower's geometry; CLIP's at 224 pixels unless `other` says otherwise."""
-    shape = {"patch_size": patch, "width": width, "layers": layers, "heads": heads}
-    rest = {"image_size": 224, "mlp_width": 4 * width, "activation": "quick_gelu"}
-    return {**shape, "embed_dim": embed_dim, **rest, **other}
-
-
 GEOMETRIES = {
-    "embedded-base": vit(8, 96, 4, 3, 64, image_size=32),
-    "ViT-B-32": vit(32, 768, 12, 12, 512),
-    "ViT-B-16": vit(16, 768, 12, 12, 512),
-    "ViT-L-14": vit(14, 1024, 24, 16, 768),
+    "embedded-base": ViT(4, 96, 8, 32, 384, 3, 64, "quick_gelu"),
+    "ViT-B-32": ViT(12, 768, 32, 224, 3072, 12, 512, "quick_gelu"),
+    "ViT-B-16": ViT(12, 768, 16, 224, 3072, 12, 512, "quick_gelu"),
+    "ViT-L-14": ViT(24, 1024, 14, 224, 4096, 16, 768, "quick_gelu"),
 }
 EMBEDDED_T5 = ROOT / "src/task_arithmetic/embedded/encoders/embedded-t5"
 T5_BASE = {
@@ -85,9 +83,30 @@ def medians(actions: dict, repeats: int, device) -> dict:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def setting(name: str, batch: int, device) -> dict:
-    """θ0, about and head of one geometry, and random inputs and targets of one step; of an image
-    tower also a task vector and the images before they were pixels."""
+NO_VECTOR = TaskVector({})
+
+
+class Setting(NamedTuple):
+    """An encoder of one geometry, its head, and random inputs and targets of one step; of an image
+    tower also a task vector, and the images before they were pixels."""
+
+    encoder: Encoder
+    head: torch.Tensor | None
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    tau: TaskVector = NO_VECTOR
+    images: np.ndarray | None = None
+
+    @property
+    def geometry(self) -> ViT | T5:
+        return self.encoder.modality.geometry
+
+    def examples(self) -> Images:
+        """The images as an evaluation reads them."""
+        return Images(self.images, self.targets.cpu().numpy(), self.head)
+
+
+def setting(name: str, batch: int, device) -> Setting:
     return (texts if name in TEXTS else images)(name, batch, device)
 
 
@@ -101,26 +120,24 @@ def drawn(shapes: dict, generator, device) -> dict:
     }
 
 
-def images(name: str, batch: int, device) -> dict:
+def images(name: str, batch: int, device) -> Setting:
     geometry = GEOMETRIES[name]
     generator = torch.Generator().manual_seed(0)
-    theta0 = drawn(image_tower_shapes(geometry), generator, device)
-    size = geometry["image_size"]
-    pixels = torch.randint(0, 256, (batch, size, size, 3), generator=generator).byte()
-    about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
-    return {
-        "modality": "vision",
-        "theta0": theta0,
-        "tau": TaskVector({k: 0.01 * t for k, t in theta0.items()}),
-        "images": pixels.numpy(),
-        "inputs": to_pixels(pixels.to(device), about),
-        "targets": torch.randint(0, CLASSES, (batch,), generator=generator).to(device),
-        "head": torch.randn(CLASSES, geometry["embed_dim"], generator=generator).to(device),
-        "about": about,
-    }
+    theta0 = drawn(geometry.shapes(), generator, device)
+    size = geometry.image_size
+    some = torch.randint(0, 256, (batch, size, size, 3), generator=generator).byte()
+    modality = Vision(geometry, (0.5,) * 3, (0.25,) * 3)
+    return Setting(
+        Encoder(name, theta0, modality, "", ""),
+        torch.randn(CLASSES, geometry.embed_dim, generator=generator).to(device),
+        modality.pixels(some.to(device)),
+        torch.randint(0, CLASSES, (batch,), generator=generator).to(device),
+        TaskVector({k: 0.01 * t for k, t in theta0.items()}),
+        some.numpy(),
+    )
 
 
-def texts(name: str, batch: int, device) -> dict:
+def texts(name: str, batch: int, device) -> Setting:
     """The embedded T5 with its own weights, others with random ones. Later rows end in
     padding."""
     generator = torch.Generator().manual_seed(0)
@@ -129,21 +146,14 @@ def texts(name: str, batch: int, device) -> dict:
         theta0 = read_tensors(EMBEDDED_T5 / "model.safetensors", device)
     else:
         geometry = t5_geometry(name, T5_BASE)
-        theta0 = drawn(t5_shapes(geometry), generator, device)
+        theta0 = drawn(geometry.shapes(), generator, device)
     _, length, target = TEXTS[name]
-    words = geometry["vocab_size"]
-    source = torch.randint(2, words, (batch, length), generator=generator)
+    source = torch.randint(2, geometry.vocab_size, (batch, length), generator=generator)
     for i, row in enumerate(source):
-        row[length - i * length // (2 * batch) :] = geometry["pad"]
-    targets = torch.randint(2, words, (batch, target), generator=generator)
-    return {
-        "modality": "language",
-        "theta0": theta0,
-        "inputs": source.to(device),
-        "targets": targets.to(device),
-        "head": None,
-        "about": {"geometry": geometry},
-    }
+        row[length - i * length // (2 * batch) :] = geometry.pad
+    targets = torch.randint(2, geometry.vocab_size, (batch, target), generator=generator)
+    encoder = Encoder(name, theta0, Language(geometry), "", "")
+    return Setting(encoder, None, source.to(device), targets.to(device))
 
 
 def definition(mode: str, modality: str) -> dict:
@@ -152,13 +162,20 @@ def definition(mode: str, modality: str) -> dict:
     return {**found, "train": patterns(found, modality)}
 
 
-def training(given: dict, mode: str, precision: str = "auto"):
+def training(given: Setting, mode: str, precision: str = "auto"):
     """One training step of a mode, as a function; it holds what training does, and no more."""
-    modality = given["modality"]
-    settings = {"mode": definition(mode, modality), "finetune": RECIPE}
-    settings |= {"modality": modality, "precision": precision}
-    run = start(given["theta0"], given["about"], given["head"], settings, mode)
-    inputs, targets = given["inputs"], given["targets"]
+    modality = given.encoder.modality
+    moves = definition(mode, modality.name)
+    run = Training(
+        given.encoder.theta0,
+        modality,
+        given.head,
+        Recipe(**RECIPE),
+        moves["train"],
+        linearized=moves["linearized"],
+        precision=precision,
+    )
+    inputs, targets = given.inputs, given.targets
     return lambda: run.step(inputs, targets, 1e-5)
 
 
@@ -200,14 +217,14 @@ def alpha_grid_ratio(name: str, batch: int, points: int, repeats: int, device) -
     """nonlinear: a grid of α ÷ (as many bare forward passes); ntk: ÷ one linearized pass."""
     alphas = np.linspace(0, 1, points).tolist()
     given = setting(name, batch, device)
-    theta0, tau, geometry = given["theta0"], given["tau"], given["about"]["geometry"]
-    split = {"task": (given["images"], given["targets"].cpu().numpy(), given["head"])}
+    theta0, modality, tau = given.encoder.theta0, given.encoder.modality, given.tau
+    geometry, split = given.geometry, {"task": given.examples()}
 
     def grid(linearized):
-        return lambda: accuracies(theta0, given["about"], tau, alphas, split, linearized, "auto")
+        return lambda: modality.accuracies(theta0, tau, alphas, split, linearized, "auto")
 
     def bare(function):
-        return lambda: in_parts(function, given["inputs"], "auto")
+        return lambda: in_parts(function, given.inputs, "auto")
 
     def forwards(pixels):
         return [encode(theta0, pixels, geometry) for _ in alphas]
@@ -230,8 +247,8 @@ def generation_ratio(name: str, points: int, repeats: int, device) -> dict:
     """Generation from f_lin for a grid of α ÷ for one α. alike: all α choose the same tokens;
     apart: each chooses its own, from the second token on."""
     given = setting(name, TEXTS[name][0], device)
-    theta0, source = given["theta0"], given["inputs"]
-    geometry = {**given["about"]["geometry"], "eos": -1}  # none ends before the others
+    theta0, source = given.encoder.theta0, given.inputs
+    geometry = replace(given.geometry, eos=-1)  # none ends before the others
     generator = torch.Generator().manual_seed(1)
     tau = {
         key: (tensor.std().cpu() * torch.randn(tensor.shape, generator=generator)).to(device)
@@ -253,15 +270,13 @@ def heatmap_ratio(name: str, batch: int, points: int, repeats: int, device) -> d
     (points²: those on the task's own axis are its individual models); ntk: ÷ one forward pass and
     two jvps."""
     given = setting(name, batch, device)
-    theta0, geometry, pixels = given["theta0"], given["about"]["geometry"], given["inputs"]
-    taus = [given["tau"], -0.5 * given["tau"]]
+    theta0, geometry, pixels = given.encoder.theta0, given.geometry, given.inputs
+    taus = [given.tau, -0.5 * given.tau]
     alphas = np.linspace(-2, 2, points).tolist()
-    parts = [(given["images"], np.full(batch, 1 / batch), given["head"])]
+    samples = [Sample(given.images, np.full(batch, 1 / batch), given.head)]
 
     def heatmap(linearized):
-        return lambda: disentanglement_errors(
-            theta0, given["about"], taus, parts, alphas, linearized
-        )
+        return lambda: disentanglement_errors(given.encoder, taus, samples, alphas, linearized)
 
     def merged():
         for a in alphas:
@@ -295,12 +310,11 @@ def evaluation_speedup(name: str, repeats: int, device) -> float:
     from PIL import Image
     from skimage import data
 
-    size = GEOMETRIES[name]["image_size"]
+    size = GEOMETRIES[name].image_size
     photograph = Image.fromarray(data.astronaut()).resize((500, 375))
     buffer = io.BytesIO()
     photograph.save(buffer, "JPEG", quality=90)
     transform = open_clip.image_transform(size, is_train=False)
-    about = {"geometry": {"image_size": size}, "mean": [0.5] * 3, "std": [0.25] * 3}
     count = 32  # fresh memory of more than 32 MB costs more than what is done with it
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
@@ -313,7 +327,8 @@ def evaluation_speedup(name: str, repeats: int, device) -> float:
                 transform(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")).to(device)
 
         def read():
-            to_pixels(torch.from_numpy(np.array(stored)).to(device), about)
+            stored_images = torch.from_numpy(np.array(stored)).to(device)
+            to_pixels(stored_images, size, (0.5,) * 3, (0.25,) * 3)
 
         seconds = medians({"decode": decode, "read": read}, repeats, device)
     return seconds["decode"] / seconds["read"]
@@ -353,11 +368,11 @@ def startup_seconds(name: str, repeats: int) -> float:
     code = (
         "import os, sys, time\n"
         "from task_arithmetic import cli\n"
-        "import task_arithmetic.finetune as module\n"
+        "from task_arithmetic.core.training import Training\n"
         "def first(*arguments):\n"
         "    print(time.time(), flush=True)\n"
         "    os._exit(0)\n"
-        "module._batch_gradient = first\n"
+        "Training.gradient = first\n"
         "cli.main(sys.argv[1:])\n"
     )
     seconds = []
@@ -375,21 +390,24 @@ def finetune_options(name: str, folder: Path) -> list[str]:
     """Real artifacts of one geometry in `folder`, and the command's options for them."""
     given = setting(name, 16, torch.device("cpu"))
     tower = folder / "encoder/image_tower.safetensors"
-    write_tensors(tower, given["theta0"], {})
-    about = {**given["about"], "theta0_sha256": sha256_of_file(tower)}
+    write_tensors(tower, given.encoder.theta0, {})
+    geometry = {k: v for k, v in asdict(given.geometry).items() if k != "text"}
+    about = {"name": name, "geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
+    about["theta0_sha256"] = sha256_of_file(tower)
     write_json(folder / "encoder/encoder.json", about)
-    write_tensors(folder / "head.safetensors", {"head": given["head"]}, {})
-    size = given["images"].shape[1]
+    write_tensors(folder / "head.safetensors", {"head": given.head}, {})
+    size = given.images.shape[1]
     (folder / "data").mkdir()
-    np.save(folder / "data/train_images.npy", given["images"].reshape(-1, 3))
+    np.save(folder / "data/train_images.npy", given.images.reshape(-1, 3))
     np.save(folder / "data/train_sizes.npy", np.full((16, 2), size, np.int32))
-    np.save(folder / "data/train_labels.npy", given["targets"].numpy())
+    np.save(folder / "data/train_labels.npy", given.targets.numpy())
     names = [str(i) for i in range(CLASSES)]
     files = {path.name: sha256_of_file(path) for path in (folder / "data").iterdir()}
     Manifest("benchmark", names, files).write(folder / "data")
     recipe = {**RECIPE, "steps": 2, "warmup_steps": 1, "batch_size": 16}
     recipe |= {"crop_scale": [0.9, 1.0], "checkpoint_steps": 100}
-    settings = {"mode": definition("attention", "vision"), "finetune": recipe, "limit": None}
+    moves = {k: definition("attention", "vision")[k] for k in ("train", "linearized")}
+    settings = {"mode": moves, "finetune": recipe, "limit": None}
     values = {
         **{"encoder-dir": folder / "encoder", "head": folder / "head.safetensors"},
         **{"data-dir": folder / "data", "encoder": name, "mode": "attention", "task": "random"},
@@ -407,19 +425,19 @@ def throughput(name: str, batch: int, repeats: int, device, peak_tflops: float |
     peak, the share of it that the model's own operations reach (one forward pass for evaluation,
     three for training: 1 + 2, whatever a mode saves or adds)."""
     given = setting(name, batch, device)
-    theta0, geometry = given["theta0"], given["about"]["geometry"]
+    theta0, geometry = given.encoder.theta0, given.geometry
 
     def evaluation(function):
         @torch.inference_mode()
         def run():
-            in_parts(function, given["inputs"], "auto")
+            in_parts(function, given.inputs, "auto")
 
         return run
 
     actions = {f"train {mode}": training(given, mode) for mode in MODES}
     actions["evaluate"] = evaluation(lambda x: (encode(theta0, x, geometry),))
     actions["evaluate linearized"] = evaluation(
-        lambda x: encode_linearized(theta0, given["tau"].tensors, x, geometry)
+        lambda x: encode_linearized(theta0, given.tau.tensors, x, geometry)
     )
     found = {}
     for action, seconds in medians(actions, repeats, device).items():

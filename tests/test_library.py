@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,10 +205,9 @@ def test_wrong_names_are_one_sentence(encoder, tasks, tmp_path, monkeypatch):
             wrong()
 
 
-@pytest.mark.parametrize("key", ["theta0_sha256", "seal"])  # the seal: its head, its pixels
+@pytest.mark.parametrize("key", ["base", "seal"])  # the seal: its head, its pixels
 def test_a_task_of_another_encoder_is_refused(encoder, tasks, key):
-    other = ta.Encoder("other", encoder.folder, "vision", encoder.theta0,
-                       {**encoder.about, key: "f" * 64}, ta.TaskVector({}))  # fmt: skip
+    other = replace(encoder, **{key: "f" * 64})
     with pytest.raises(ta.UserError, match="another encoder"):
         ta.evaluate(other, tasks)
 

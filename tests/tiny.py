@@ -18,6 +18,7 @@ from task_arithmetic.files.paths import write_json
 from task_arithmetic.stages.finetune import finetune
 from task_arithmetic.stages.vector import write_vector
 from task_arithmetic.vision.checkpoints import import_encoder, write_head
+from task_arithmetic.vision.geometry import ViT
 
 MODEL = {
     "embed_dim": 16,
@@ -65,19 +66,10 @@ REAL = {  # name → width, layers, heads, patch, embed_dim, all at 224 pixels (
 }
 
 
-def real_geometry(name: str) -> dict:
+def real_geometry(name: str) -> ViT:
     """The image tower's geometry of one of the paper's encoders."""
     width, layers, heads, patch, embed_dim = REAL[name]
-    return {
-        "image_size": 224,
-        "patch_size": patch,
-        "width": width,
-        "layers": layers,
-        "heads": heads,
-        "mlp_width": 4 * width,
-        "embed_dim": embed_dim,
-        "activation": "quick_gelu",
-    }
+    return ViT(layers, width, patch, 224, 4 * width, heads, embed_dim, "quick_gelu")
 
 
 def checkpoint(folder: Path, **changes) -> Path:

@@ -404,12 +404,12 @@ def test_an_encoder_that_open_clip_does_not_know_is_refused_before_anything_runs
 
 
 def test_the_alpha_grid_is_written_as_people_write_it():
-    grid = alpha_grid({"start": 0.0, "stop": 1.0, "step": 0.05})
+    grid = alpha_grid(0.0, 1.0, 0.05)
     assert grid == [float(f"{i / 20:.2f}") for i in range(21)]
     assert 0.15 in grid and 0.3 in grid and 0.7 in grid
-    assert alpha_grid({"start": 0.1, "stop": 0.3, "step": 0.1}) == [0.1, 0.2, 0.3]
-    assert alpha_grid({"start": 0, "stop": 1, "step": 1}) == [0.0, 1.0]
-    assert len(alpha_grid({"start": 0, "stop": 2, "step": 0.01})) == 201
+    assert alpha_grid(0.1, 0.3, 0.1) == [0.1, 0.2, 0.3]
+    assert alpha_grid(0, 1, 1) == [0.0, 1.0]
+    assert len(alpha_grid(0, 2, 0.01)) == 201
 
 
 SLICES = {

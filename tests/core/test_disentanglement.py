@@ -12,6 +12,7 @@ from task_arithmetic.files.tensors import read_tensors
 from task_arithmetic.stages import disentanglement as module
 from task_arithmetic.stages.disentanglement import disentanglement, reference_weights
 from task_arithmetic.vision import modality as vision
+from task_arithmetic.vision.clip import classify
 
 GRID = {"low": -2.0, "high": 2.0, "points": 5}
 ALPHAS = [-2.0, -1.0, 0.0, 1.0, 2.0]
@@ -110,11 +111,12 @@ def test_divergence_stays_finite_far_from_theta0():
 def test_changed_is_the_share_of_other_predictions():
     generator = np.random.default_rng(1)
     x, y, head = (generator.standard_normal(s) for s in ((60, 16), (60, 16), (5, 16)))
-    ours = float(changed(*(torch.from_numpy(t) for t in (x, y, head))).mean())
+    a, b, rows = (torch.from_numpy(t) for t in (x, y, head))
+    ours = float(changed(classify(a, rows), classify(b, rows)).mean())
     assert ours == pytest.approx(disagreement(x, y, head), abs=1e-12)
     assert 0.5 < ours < 1
-    scaled = torch.from_numpy(9 * x)  # predictions depend on the direction of a feature alone
-    assert not changed(torch.from_numpy(x), scaled, torch.from_numpy(head)).any()
+    # predictions depend on the direction of a feature alone
+    assert not changed(classify(a, rows), classify(9 * a, rows)).any()
 
 
 # --- The grid ------------------------------------------------------------------------------------
@@ -156,10 +158,10 @@ def test_a_tasks_term_is_exactly_0_where_the_other_coefficient_is_0(mode, t, mon
     """With the other task's images gone, ξ is the term of this one."""
     original = module.disentanglement_errors
 
-    def only(theta0, about, taus, parts, *rest, **options):
-        empty = [(images[:0], weights[:0], head) for images, weights, head in parts]
-        empty[t] = parts[t]
-        return original(theta0, about, taus, empty, *rest, **options)
+    def only(encoder, taus, samples, *rest, **options):
+        empty = [(images[:0], weights[:0], head) for images, weights, head in samples]
+        empty[t] = samples[t]
+        return original(encoder, taus, empty, *rest, **options)
 
     monkeypatch.setattr(module, "disentanglement_errors", only)
     linearized = tiny.MODES[mode]["linearized"]
@@ -183,7 +185,7 @@ def test_the_rows_say_what_they_are(ours):
 def test_the_papers_grid_is_15_equispaced_values_with_an_exact_0(tmp_path, monkeypatch):
     seen = []
 
-    def remember(theta0, about, taus, parts, alphas, *rest, **options):
+    def remember(encoder, taus, samples, alphas, *rest, **options):
         seen.append(alphas)
         return {"representation": np.zeros((15, 15)), "classification": np.zeros((15, 15))}
 
@@ -212,9 +214,9 @@ def test_batches_change_nothing_but_rounding(ours, tmp_path, monkeypatch):
 def test_only_the_sampled_test_images_are_read(tmp_path, monkeypatch):
     seen, original = [], module.disentanglement_errors
 
-    def remember(theta0, about, taus, parts, *rest, **options):
-        seen.extend(images for images, *_ in parts)
-        return original(theta0, about, taus, parts, *rest, **options)
+    def remember(encoder, taus, samples, *rest, **options):
+        seen.extend(images for images, *_ in samples)
+        return original(encoder, taus, samples, *rest, **options)
 
     monkeypatch.setattr(module, "disentanglement_errors", remember)
     disentanglement(**tiny.common(), settings=settings(samples=9), output=tmp_path / "a.csv")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -27,19 +28,20 @@ from task_arithmetic.core.training import Training, batches, read_ahead
 from task_arithmetic.core.vectors import TaskVector
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.hashes import sha256_of_file
-from task_arithmetic.files.manifest import read_manifest
 from task_arithmetic.files.paths import read_json
 from task_arithmetic.files.tensors import read_made_by, read_tensors, write_tensors
 from task_arithmetic.pipeline.identity import packages
 from task_arithmetic.pipeline.rerun import stage_code
 from task_arithmetic.progress import Progress
 from task_arithmetic.stages import finetune as module
-from task_arithmetic.stages.finetune import finetune, recipe_of, start
+from task_arithmetic.stages.finetune import finetune, start
+from task_arithmetic.stages.settings import TrainingSettings
+from task_arithmetic.stages.vector import read_vector
 from task_arithmetic.vision import modality as vision
 from task_arithmetic.vision.clip import encode, encode_linearized
 from task_arithmetic.vision.images import read_split
-from task_arithmetic.vision.modality import accuracies, read_encoder, read_head
-from task_arithmetic.vision.pixels import crop_boxes, to_pixels
+from task_arithmetic.vision.modality import read_encoder
+from task_arithmetic.vision.pixels import crop_boxes
 
 # --- One step, in float64, against open_clip's module and torch's own autograd -------------------
 
@@ -53,8 +55,8 @@ def model64():
 def prepare(mode, dtype=torch.float64, **recipe):
     """A run as `finetune` starts it, and three batches of pixels and labels."""
     suite = tiny.shared_suite()
-    theta0, about = read_encoder(suite["encoder_dir"])
-    theta0 = {name: tensor.to(dtype) for name, tensor in theta0.items()}
+    encoder = read_encoder(suite["encoder_dir"])
+    theta0 = {name: tensor.to(dtype) for name, tensor in encoder.theta0.items()}
     head = read_tensors(suite["heads"][0])["head"].to(dtype)
     generator = torch.Generator().manual_seed(5)
     batches = [
@@ -64,7 +66,9 @@ def prepare(mode, dtype=torch.float64, **recipe):
         )
         for _ in range(3)
     ]
-    return start(theta0, about, head, tiny.settings(mode, **recipe), mode), theta0, batches
+    how = TrainingSettings.of(tiny.settings(mode, **recipe))
+    examples = vision.Images(None, None, head)
+    return start(replace(encoder, theta0=theta0), examples, how, mode), theta0, batches
 
 
 def reference_gradient(model, theta, theta0, linearized, pixels, labels, head):
@@ -245,12 +249,12 @@ def test_bf16_is_for_the_forward_pass_alone(mode):
 def test_a_step_and_an_evaluation_leave_no_reference_cycle(mode):
     """Jobs run without the garbage collector, see __main__.py."""
     run, theta0, batches = prepare(mode, torch.float32)
-    split = {"task": (np.zeros((9, 16, 16, 3), np.uint8), np.zeros(9, np.int64), run.head)}
-    arguments = (theta0, run.about, TaskVector({}), [0.0, 1.0], split, mode == "ntk")
+    images = vision.Images(np.zeros((9, 16, 16, 3), np.uint8), np.zeros(9, np.int64), run.head)
+    arguments = (theta0, TaskVector({}), [0.0, 1.0], {"task": images}, mode == "ntk")
     for _ in range(2):
         gc.collect()
         run.step(*batches[0], 1e-3)
-        accuracies(*arguments)
+        run.modality.accuracies(*arguments)
     assert gc.collect() == 0
 
 
@@ -285,12 +289,16 @@ def test_a_training_step_does_not_import_the_compiler():
     code = """
 import sys
 import tiny, torch
+from task_arithmetic.core.encoder import Encoder
 from task_arithmetic.stages.finetune import start
-from task_arithmetic.vision.geometry import image_tower_shapes
-g = {"image_size": 8, "patch_size": 8, "width": 8, "layers": 1, "heads": 1, "mlp_width": 8,
-     "embed_dim": 8, "activation": "gelu"}
-theta0 = {n: torch.randn(s) for n, s in image_tower_shapes(g).items()}
-run = start(theta0, {"geometry": g}, torch.randn(3, 8), tiny.settings("ntk"), "ntk")
+from task_arithmetic.stages.settings import TrainingSettings
+from task_arithmetic.vision.geometry import ViT
+from task_arithmetic.vision.modality import Images, Vision
+g = ViT(1, 8, 8, 8, 8, 1, 8, "gelu")
+theta0 = {n: torch.randn(s) for n, s in g.shapes().items()}
+encoder = Encoder("tiny", theta0, Vision(g, (0.5,) * 3, (0.2,) * 3), "", "")
+settings = TrainingSettings.of(tiny.settings("ntk"))
+run = start(encoder, Images(None, None, torch.randn(3, 8)), settings, "ntk")
 run.step(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), 1e-3)
 assert "torch._dynamo" not in sys.modules
 """
@@ -357,23 +365,19 @@ def test_the_images_of_a_step_are_a_function_of_seed_and_step_alone():
 
 def test_a_training_batch_is_random_crops_of_the_steps_images():
     suite = tiny.shared_suite()
-    _, about = read_encoder(suite["encoder_dir"])
+    modality = read_encoder(suite["encoder_dir"]).modality
     images, labels = read_split(suite["data_dirs"][0], "train")
-    examples = images, labels, None
+    examples = vision.Images(images, labels, None)
 
     def draw(number, seed, scale=(0.5, 0.9)):
-        settings = tiny.settings(crop_scale=list(scale))
-        return next(
-            batches(
-                vision, examples, [number], seed, recipe_of(settings), about, torch.device("cpu")
-            )
-        )
+        recipe = Recipe(**{**tiny.RECIPE, "crop_scale": scale})
+        return next(batches(modality, examples, [number], seed, recipe, torch.device("cpu")))
 
     pixels, marks = draw(2, seed=1)
     chosen = batch_indices(2, len(images), 8, 1)
     assert pixels.shape == (8, 3, 16, 16) and pixels.dtype == torch.float32
     assert np.array_equal(marks, labels[chosen])
-    whole = to_pixels(torch.from_numpy(images.take(chosen)[0]), about)
+    whole = modality.pixels(torch.from_numpy(images.take(chosen)[0]))
     assert not torch.equal(pixels, whole)
     assert torch.equal(draw(2, seed=1)[0], pixels)
     assert not torch.equal(draw(2, seed=2)[0], pixels)
@@ -381,8 +385,8 @@ def test_a_training_batch_is_random_crops_of_the_steps_images():
 
 def test_the_crops_of_a_step_are_a_function_of_seed_and_step_alone(monkeypatch):
     suite, drawn = tiny.shared_suite(), []
-    _, about = read_encoder(suite["encoder_dir"])
-    examples = *read_split(suite["data_dirs"][0], "train"), None
+    modality = read_encoder(suite["encoder_dir"]).modality
+    examples = vision.Images(*read_split(suite["data_dirs"][0], "train"), None)
 
     def remember(*arguments):
         drawn.append(crop_boxes(*arguments))
@@ -390,12 +394,8 @@ def test_the_crops_of_a_step_are_a_function_of_seed_and_step_alone(monkeypatch):
 
     monkeypatch.setattr(vision, "crop_boxes", remember)
     for number, seed in [(2, 1), (3, 1), (2, 2), (2, 1)]:
-        settings = tiny.settings(crop_scale=[0.3, 0.9])
-        next(
-            batches(
-                vision, examples, [number], seed, recipe_of(settings), about, torch.device("cpu")
-            )
-        )
+        recipe = Recipe(**{**tiny.RECIPE, "crop_scale": (0.3, 0.9)})
+        next(batches(modality, examples, [number], seed, recipe, torch.device("cpu")))
     first, next_step, other_seed, again = drawn
     assert torch.equal(first, again)
     assert not torch.equal(first, next_step) and not torch.equal(first, other_seed)
@@ -464,7 +464,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("mode", tiny.MODES)
 def test_a_finetuned_file_holds_the_moved_tensors_alone_and_all_of_them_moved(mode, whole):
-    theta0, _ = read_encoder(tiny.shared_suite()["encoder_dir"])
+    theta0 = read_encoder(tiny.shared_suite()["encoder_dir"]).theta0
     theta = read_tensors(whole[mode])
     moved = {n for n in theta0 if mode != "attention" or n.endswith(("proj_weight", "proj.weight"))}
     moved -= {n for n in moved if mode == "attention" and ".mlp." in n}
@@ -533,15 +533,13 @@ def test_a_finetuned_file_says_what_made_it(whole):
 @pytest.mark.parametrize("mode", tiny.MODES)
 def test_theta0_plus_tau_predicts_as_the_finetuned_model_did(mode):
     """θ0 + 1·τ is the individual model (paper, after Definition 1)."""
-    from task_arithmetic.core.vectors import TaskVector
-
     suite = tiny.shared_suite()
-    theta0, about = read_encoder(suite["encoder_dir"])
+    encoder = read_encoder(suite["encoder_dir"])
+    theta0, modality = encoder.theta0, encoder.modality
     theta = {**theta0, **read_tensors(tiny.shared_finetuned(mode, "one"))}
-    tau = TaskVector.load(tiny.shared_vector(mode, "one"))
-    head = read_head(suite["heads"][0], read_manifest(suite["data_dirs"][0]), about, "cpu")
-    images, _ = read_split(suite["data_dirs"][0], "test")
-    pixels, geometry = to_pixels(torch.from_numpy(np.array(images)), about), about["geometry"]
+    tau = read_vector(tiny.shared_vector(mode, "one"))
+    images, _, head = modality.read_examples(suite["heads"][0], suite["data_dirs"][0], "test")
+    pixels, geometry = modality.pixels(torch.from_numpy(np.array(images))), modality.geometry
     if mode == "ntk":
         exact = {name: theta[name] - theta0[name] for name in theta}
         individual = sum(encode_linearized(theta0, exact, pixels, geometry))

@@ -14,8 +14,7 @@ from task_arithmetic.config.reading import ROOT
 from task_arithmetic.core.vectors import TaskVector, moved_names, total
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.tensors import read_made_by, read_tensors, write_tensors
-from task_arithmetic.stages.vector import write_vector
-from task_arithmetic.vision.geometry import image_tower_shapes
+from task_arithmetic.stages.vector import read_vector, write_vector
 
 
 def vector(seed, names="abc"):
@@ -136,7 +135,7 @@ def definition(mode):
 
 
 def trained(mode, encoder):
-    shapes = image_tower_shapes(tiny.real_geometry(encoder))
+    shapes = tiny.real_geometry(encoder).shapes()
     names = moved_names(shapes, patterns(definition(mode), "vision"), mode)
     return sum(int(np.prod(shapes[name])) for name in names)
 
@@ -188,7 +187,7 @@ def test_only_ntk_is_linearized():
     assert linearized == ["ntk"]
 
 
-NAMES = list(image_tower_shapes(tiny.real_geometry("ViT-B-32")))
+NAMES = list(tiny.real_geometry("ViT-B-32").shapes())
 
 
 @pytest.mark.parametrize(
@@ -224,7 +223,7 @@ def test_patterns_choose_names_in_the_towers_order_once():
 def test_a_written_vector_is_theta_t_minus_theta0_of_the_moved_tensors(mode):
     theta0 = read_tensors(tiny.shared_suite()["encoder_dir"] / "image_tower.safetensors")
     theta = read_tensors(tiny.shared_finetuned(mode, "one"))
-    tau = TaskVector.load(tiny.shared_vector(mode, "one"))
+    tau = read_vector(tiny.shared_vector(mode, "one"))
     assert list(tau.tensors) == list(theta)
     assert set(tau.tensors) == set(moved_names(theta0, tiny.MODES[mode]["train"]))
     for name, tensor in tau.tensors.items():
@@ -236,7 +235,7 @@ def test_a_written_vector_is_theta_t_minus_theta0_of_the_moved_tensors(mode):
 def test_theta0_plus_tau_is_theta_t_to_float32_rounding(mode):
     theta0 = read_tensors(tiny.shared_suite()["encoder_dir"] / "image_tower.safetensors")
     theta = read_tensors(tiny.shared_finetuned(mode, "one"))
-    applied = TaskVector.load(tiny.shared_vector(mode, "one")).apply(theta0)
+    applied = read_vector(tiny.shared_vector(mode, "one")).apply(theta0)
     assert applied.keys() == theta0.keys()
     for name, tensor in theta0.items():
         if name in theta:

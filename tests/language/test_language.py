@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,20 +14,20 @@ import torch.nn.functional as F
 
 from task_arithmetic.core.schedule import Recipe, learning_rate_at
 from task_arithmetic.core.training import Training
-from task_arithmetic.core.vectors import TaskVector
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.hashes import sealed, sha256_of_file
 from task_arithmetic.files.metrics import write_rows
 from task_arithmetic.files.paths import write_json
 from task_arithmetic.files.tensors import read_tensors
 from task_arithmetic.language import modality as language
-from task_arithmetic.language.t5 import generate, logits
+from task_arithmetic.language.t5 import generate, logits, logits_linearized
 from task_arithmetic.stages import addition as module
 from task_arithmetic.stages.efficiency import efficiency
-from task_arithmetic.stages.finetune import recipe_of, start
+from task_arithmetic.stages.finetune import start
+from task_arithmetic.stages.settings import TrainingSettings
 from task_arithmetic.stages.single_task import pretrained
 from task_arithmetic.stages.single_task import single_task as of_one_task
-from task_arithmetic.stages.vector import cosine
+from task_arithmetic.stages.vector import cosine, read_vector
 from task_arithmetic.vision import modality as vision
 
 EVALUATION = {"modality": "language", "limit": None}
@@ -36,19 +37,20 @@ GRID = {"start": 0.0, "stop": 1.0, "step": 0.25}
 def examples(task="mood", split="train"):
     every = tiny_texts.suite()
     i = every["tasks"].index(task)
-    _, about = language.read_encoder(every["encoder_dir"])
-    parts = every["heads"][i], every["data_dirs"][i], split, None, about, "cpu"
-    return language.read_examples(*parts), about
+    return encoder().modality.read_examples(every["heads"][i], every["data_dirs"][i], split)
+
+
+def encoder():
+    return language.read_encoder(tiny_texts.suite()["encoder_dir"])
 
 
 def prepare(mode, dtype=torch.float64, **recipe):
     """A run as `finetune` starts it, and a batch of tokens and targets."""
-    texts, about = examples("alike")
-    theta0, _ = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    theta0 = {name: tensor.to(dtype) for name, tensor in theta0.items()}
-    settings = tiny_texts.settings(mode, **recipe)
-    run = start(theta0, about, None, settings, mode)
-    batch = language.to_inputs(*language.read_batch(texts, 3, 0, recipe_of(settings)), about)
+    texts, pretrained = examples("alike"), encoder()
+    theta0 = {name: tensor.to(dtype) for name, tensor in pretrained.theta0.items()}
+    how = TrainingSettings.of(tiny_texts.settings(mode, **recipe))
+    run = start(replace(pretrained, theta0=theta0), texts, how, mode)
+    batch = run.modality.to_inputs(*run.modality.read_batch(texts, 3, 0, how.finetune))
     return run, theta0, batch
 
 
@@ -65,8 +67,8 @@ def moved(run, amount=0.05):
 
 
 def test_a_batch_is_the_steps_texts_and_answers_padded_to_the_longest():
-    (texts, _), _ = examples("mood")
-    source, targets = language.read_batch((texts, None), 5, 1, Recipe(**tiny_texts.RECIPE))
+    texts, _ = found = examples("mood")
+    source, targets = encoder().modality.read_batch(found, 5, 1, Recipe(**tiny_texts.RECIPE))
     chosen = language.batch_indices(5, len(texts.target), 8, 1)
     lengths = (texts.ends - texts.starts)[chosen]
     assert source.shape == (8, lengths.max()) and len(set(lengths)) > 1
@@ -84,7 +86,7 @@ def test_the_decoder_is_given_the_targets_one_step_later_as_in_transformers():
     config.decoder_start_token_id = 0
     targets = torch.tensor([[5, 7, 1], [4, 1, -100]])
     theirs = T5ForConditionalGeneration(config)._shift_right(targets)
-    ours = language.given(targets, {"geometry": {"start": 0, "pad": 0}})
+    ours = encoder().modality._given(targets)
     assert torch.equal(ours, theirs)
 
 
@@ -111,8 +113,7 @@ def test_gradients_are_those_of_autograd_over_the_mean_of_all_target_tokens(mode
     """For a linearized mode: of autograd through torch's jvp, at a τ that is not 0."""
     run, theta0, (source, targets) = prepare(mode)
     moved(run)
-    geometry = run.about["geometry"]
-    given = language.given(targets, run.about)
+    geometry, given = run.modality.geometry, run.modality._given(targets)
     leaves = {name: t.detach().clone().requires_grad_() for name, t in run.theta.items()}
 
     def model(params):
@@ -189,14 +190,14 @@ def test_an_answer_that_is_no_number_counts_as_0(text, number):
 
 def test_an_exact_match_is_of_decoded_texts_and_nothing_less():
     words = {(4, 1, 0): "yes", (5, 1, 0): "no", (6, 7, 1): "yes", (4, 4, 1): "yes yes", (1,): ""}
-    texts = examples("mood")[0][0]._replace(
+    texts = examples("mood").texts._replace(
         words=np.array([[4, 1, 0], [5, 1, 0]]), target=np.array([0, 0, 1, 0, 1])
     )
     answers = np.array([[4, 1, 0], [6, 7, 1], [5, 1, 0], [4, 4, 1], [4, 1, 0]])
     assert language.measured(answers, texts, words.__getitem__) == 3 / 5
 
 
-def naive(theta, about, texts, tokenizer) -> list[str]:
+def naive(theta, texts, tokenizer) -> list[str]:
     """Answers one text at a time, without padding, cache or batch."""
     found = []
     for start_at, end in zip(texts.starts, texts.ends, strict=True):
@@ -214,26 +215,23 @@ def naive(theta, about, texts, tokenizer) -> list[str]:
 @pytest.mark.parametrize("linearized", [False, True], ids=["f", "f_lin"])
 @pytest.mark.parametrize("task", tiny_texts.TASKS)
 def test_accuracies_are_those_of_a_naive_loop_over_texts_and_alphas(task, linearized):
-    every = tiny_texts.suite()
-    theta0, about = language.read_encoder(every["encoder_dir"])
-    (texts, _), _ = examples(task, "test")
-    tau = TaskVector.load(tiny_texts.vector("ntk" if linearized else "nonlinear", task))
+    theta0, modality, found = encoder().theta0, encoder().modality, examples(task, "test")
+    texts, geometry = found.texts, modality.geometry
+    tau = read_vector(tiny_texts.vector("ntk" if linearized else "nonlinear", task))
     alphas = [0.0, 0.5, 1.0]
-    found = language.accuracies(theta0, about, tau, alphas, {"x": (texts, None)}, linearized)["x"]
-    tokenizer = language.read_tokenizer(every["encoder_dir"], about)
+    found = modality.accuracies(theta0, tau, alphas, {"x": found}, linearized)["x"]
+    tokenizer = language.read_tokenizer(modality.folder, modality.tokenizer_sha256)
     expected = []
     for alpha in alphas:
 
         def theta(source, given, alpha=alpha):
             if not linearized:
-                return logits(tau.apply(theta0, alpha), source, given, about["geometry"])
-            value, tangent = language.logits_linearized(
-                theta0, tau.tensors, source, given, about["geometry"]
-            )
+                return logits(tau.apply(theta0, alpha), source, given, geometry)
+            value, tangent = logits_linearized(theta0, tau.tensors, source, given, geometry)
             return value + alpha * tangent
 
         with torch.no_grad():
-            said = naive(theta, about, texts, tokenizer)
+            said = naive(theta, texts, tokenizer)
         if task == "mood":
             labels = ["sad", "very glad"]
             hits = [a == labels[t] for a, t in zip(said, texts.target, strict=True)]
@@ -248,26 +246,23 @@ def test_accuracies_are_those_of_a_naive_loop_over_texts_and_alphas(task, linear
 
 
 def test_accuracies_do_not_depend_on_batches(monkeypatch):
-    theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    tau = TaskVector.load(tiny_texts.vector("ntk", "mood"))
-    parts = {"x": examples("mood", "test")[0]}
-    whole = language.accuracies(theta0, about, tau, [0.0, 0.7], parts, True)["x"]
+    t5, tau = encoder(), read_vector(tiny_texts.vector("ntk", "mood"))
+    of = t5.theta0, tau, [0.0, 0.7], {"x": examples("mood", "test")}, True
+    whole = t5.modality.accuracies(*of)["x"]
     monkeypatch.setattr(language, "BATCH", 7)
-    assert language.accuracies(theta0, about, tau, [0.0, 0.7], parts, True)["x"].tolist() == (
-        whole.tolist()
-    )
+    assert t5.modality.accuracies(*of)["x"].tolist() == whole.tolist()
 
 
 def test_theta0_plus_tau_answers_as_the_finetuned_model(tmp_path):
     """θ0 + 1·τ is the individual model (paper, after Definition 1)."""
     vector = tiny_texts.vector("attention", "mood")
-    theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
+    theta0, geometry = encoder().theta0, encoder().modality.geometry
     moved_file = vector.parents[2] / "finetuned/attention/mood-0.safetensors"
     theta = {**theta0, **read_tensors(moved_file)}
-    ours = TaskVector.load(vector).apply(theta0, 1.0)
-    source = torch.from_numpy(language.padded(examples("mood", "test")[0][0], np.arange(40)))
+    ours = read_vector(vector).apply(theta0, 1.0)
+    source = torch.from_numpy(language.padded(examples("mood", "test").texts, np.arange(40)))
     with torch.inference_mode():
-        answers = [generate(t, source, about["geometry"], 4) for t in (ours, theta)]
+        answers = [generate(t, source, geometry, 4) for t in (ours, theta)]
     assert torch.equal(*answers) and len(answers[0].flatten(0, 1).unique(dim=0)) > 1
 
 
@@ -276,8 +271,8 @@ def test_theta0_plus_tau_answers_as_the_finetuned_model(tmp_path):
 
 @pytest.mark.parametrize("mode", tiny_texts.MODES)
 def test_only_what_the_mode_names_moves(mode):
-    tau = TaskVector.load(tiny_texts.vector(mode, "mood")).tensors
-    theta0, _ = language.read_encoder(tiny_texts.suite()["encoder_dir"])
+    tau = read_vector(tiny_texts.vector(mode, "mood")).tensors
+    theta0 = encoder().theta0
     attention = tuple(f"Attention.{part}.weight" for part in "qkv")
     named = {name for name in theta0 if mode != "attention" or name.endswith(attention)}
     assert set(tau) == named
@@ -363,12 +358,12 @@ def test_alpha_is_the_best_mean_of_normalized_validation_accuracy(mode, tmp_path
     assert chosen_alpha(rows) == curve.groupby("alpha").value.mean().idxmax()
     test = rows[(rows.split == "test") & (rows.metric == "unified_accuracy")]
     assert len(test) == 2
-    theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    tau = sum(TaskVector.load(tiny_texts.vector(mode, task)) for task in tiny_texts.TASKS)
+    t5 = encoder()
+    tau = sum(read_vector(tiny_texts.vector(mode, task)) for task in tiny_texts.TASKS)
     for row in test.itertuples():
-        parts = {"x": examples(row.task, "test")[0]}
+        parts = {"x": examples(row.task, "test")}
         linearized = tiny_texts.MODES[mode]["linearized"]
-        found = language.accuracies(theta0, about, tau, [row.alpha], parts, linearized)
+        found = t5.modality.accuracies(t5.theta0, tau, [row.alpha], parts, linearized)
         assert row.value == found["x"][0]
 
 
@@ -405,11 +400,11 @@ def test_poisoned_test_answers_change_alpha_only_under_reference_selection(tmp_p
 
 def test_reference_selection_takes_the_best_mean_on_test(tmp_path):
     rows = addition(tmp_path, reference_selection=True)
-    theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    tau = sum(TaskVector.load(tiny_texts.vector("nonlinear", t)) for t in tiny_texts.TASKS)
+    t5 = encoder()
+    tau = sum(read_vector(tiny_texts.vector("nonlinear", t)) for t in tiny_texts.TASKS)
     grid = [0.0, 0.25, 0.5, 0.75, 1.0]
-    parts = {task: examples(task, "test")[0] for task in tiny_texts.TASKS}
-    found = language.accuracies(theta0, about, tau, grid, parts, False)
+    parts = {task: examples(task, "test") for task in tiny_texts.TASKS}
+    found = t5.modality.accuracies(t5.theta0, tau, grid, parts, False)
     mean = sum(found.values())
     assert chosen_alpha(rows) == grid[int(np.argmax(mean))]
 
@@ -450,22 +445,21 @@ def test_a_task_whose_individual_model_scores_nothing_has_no_normalized_accuracy
 
 
 def test_on_images_an_accuracy_of_0_stays_an_error():
-    assert language.MAY_FAIL and not vision.MAY_FAIL
+    assert language.Language.may_fail and not vision.Vision.may_fail
 
 
 def test_cosines_of_t5s_task_vectors(tmp_path):
     arguments = tiny_texts.common("attention")
     cosine(**{k: arguments[k] for k in ("encoder", "mode", "seed", "tasks", "vectors")},
            output=tmp_path / "a.csv")  # fmt: skip
-    one, two = (TaskVector.load(path) for path in arguments["vectors"])
+    one, two = (read_vector(path) for path in arguments["vectors"])
     value = tiny.frame_of(tmp_path / "a.csv").set_index(["task", "other_task"]).value
     assert value["mood", "alike"] == pytest.approx(one.cosine(two), abs=1e-6)
 
 
 def test_the_costs_of_a_step_are_measured_for_a_t5_too(tmp_path):
     every, counts = tiny_texts.suite(), {}
-    theta0, _ = language.read_encoder(every["encoder_dir"])
-    total = sum(tensor.numel() for tensor in theta0.values())
+    total = sum(tensor.numel() for tensor in encoder().theta0.values())
     for mode in tiny_texts.MODES:
         efficiency(
             every["encoder_dir"],
@@ -496,17 +490,16 @@ def test_tokens_of_another_encoder_are_refused(tmp_path):
 
 
 def test_bf16_is_for_the_passes_alone():
-    theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    tau = TaskVector.load(tiny_texts.vector("ntk", "mood"))
-    parts = {"x": examples("mood", "test")[0]}
+    t5, tau = encoder(), read_vector(tiny_texts.vector("ntk", "mood"))
+    parts = {"x": examples("mood", "test")}
     exact, rounded = (
-        language.accuracies(theta0, about, tau, [1.0], parts, True, precision)["x"][0]
+        t5.modality.accuracies(t5.theta0, tau, [1.0], parts, True, precision)["x"][0]
         for precision in ("float32", "bf16")
     )
     assert abs(exact - rounded) < 0.15
-    settings = {**tiny_texts.settings("ntk"), "precision": "bf16"}
-    run = start(theta0, about, None, settings, "ntk")
-    batch = language.read_batch(examples("mood")[0], 0, 0, recipe_of(settings))
+    how = TrainingSettings.of({**tiny_texts.settings("ntk"), "precision": "bf16"})
+    run = start(t5, examples("mood"), how, "ntk")
+    batch = t5.modality.read_batch(examples("mood"), 0, 0, how.finetune)
     loss = run.step(*batch, 1e-3)
     assert np.isfinite(loss)
     assert all(t.grad.dtype == t.dtype == torch.float32 for t in run.theta.values())
@@ -518,23 +511,23 @@ def test_an_answer_ends_at_its_end_whatever_a_tokenizer_takes_for_special(tmp_pa
     path = folder / "tokenizer.json"
     path.write_text(path.read_text().replace('"special":true', '"special":false').replace(
         '"special": true', '"special": false'))  # fmt: skip
-    _, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    plain = language.decoder(about)
-    about = {**about, "folder": str(folder), "tokenizer_sha256": sha256_of_file(path)}
+    modality = encoder().modality
+    plain = modality.decoder()
+    other = replace(modality, folder=folder, tokenizer_sha256=sha256_of_file(path)).decoder()
     answers = [(14, 1, 0, 0), (14, 1, 14), (1, 0), (14, 15)]
-    assert [language.decoder(about)(x) for x in answers] == [plain(x) for x in answers]
+    assert [other(x) for x in answers] == [plain(x) for x in answers]
     assert plain((14, 1, 14)) == plain((14,)) != ""
 
 
 def test_logits_are_float32_whatever_the_precision():
-    theta0, about = language.read_encoder(tiny_texts.suite()["encoder_dir"])
-    batch = language.read_batch(examples("mood")[0], 0, 0, Recipe(**tiny_texts.RECIPE))
-    tau = TaskVector.load(tiny_texts.vector("ntk", "mood")).tensors
+    theta0, modality = encoder().theta0, encoder().modality
+    batch = modality.read_batch(examples("mood"), 0, 0, Recipe(**tiny_texts.RECIPE))
+    tau = read_vector(tiny_texts.vector("ntk", "mood")).tensors
     with torch.autocast("cpu", torch.bfloat16):
         found = [
-            language.outputs(theta0, *batch, about),
-            *language.outputs_linearized(theta0, tau, *batch, about),
+            modality.outputs(theta0, *batch),
+            *modality.outputs_linearized(theta0, tau, *batch),
         ]
     assert {tensor.dtype for tensor in found} == {torch.float32}
-    exact = language.outputs(theta0, *batch, about)
+    exact = modality.outputs(theta0, *batch)
     assert not torch.equal(found[0], exact) and tiny.close(found[0], exact) < 0.1

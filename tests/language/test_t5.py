@@ -1,6 +1,7 @@
 """T5, its linearization and its generation, held to transformers' own; import of checkpoints."""
 
 import json
+from dataclasses import replace
 from types import MethodType, SimpleNamespace
 
 import pytest
@@ -15,8 +16,8 @@ from task_arithmetic.errors import UserError
 from task_arithmetic.files.paths import read_json, write_json
 from task_arithmetic.language import t5 as module
 from task_arithmetic.language.checkpoints import import_t5
-from task_arithmetic.language.geometry import t5_geometry, t5_shapes
-from task_arithmetic.language.modality import read_t5
+from task_arithmetic.language.geometry import T5, t5_geometry
+from task_arithmetic.language.modality import read_encoder
 from task_arithmetic.language.t5 import generate, logits, logits_linearized
 from task_arithmetic.planning.operations import t5_flops
 from task_arithmetic.vision.geometry import parameters
@@ -138,7 +139,9 @@ def test_the_buckets_of_distances_are_transformers(both_ways, buckets, max_dista
     from transformers.models.t5.modeling_t5 import T5Attention
 
     distances = torch.arange(-600, 601)
-    ours = module._buckets(distances, both_ways, {"buckets": buckets, "max_distance": max_distance})
+    geometry = t5_geometry("tiny", SMALL)
+    geometry = replace(geometry, buckets=buckets, max_distance=max_distance)
+    ours = module._buckets(distances, both_ways, geometry)
     theirs = T5Attention._relative_position_bucket(distances, both_ways, buckets, max_distance)
     assert torch.equal(ours, theirs) and len(ours.unique()) == buckets - both_ways
 
@@ -331,24 +334,24 @@ def test_under_autocast_the_residual_stream_and_its_tangent_stay_float32(t5, mon
 # --- Generation ----------------------------------------------------------------------------------
 
 
-def ending(answers, geometry) -> dict:
+def ending(answers, geometry) -> T5:
     """The geometry with that token as the end that stops the most answers at different places."""
 
     def places(token):
         found = [(row == token).nonzero() for row in answers.flatten(0, -2)]
         return len({int(at[0]) for at in found if len(at)})
 
-    return {**geometry, "eos": max(range(1, 50), key=places)}
+    return replace(geometry, eos=max(range(1, 50), key=places))
 
 
 def one_by_one(scores, source, geometry, most):
     """Greedy generation as naively as can be: all of it anew for every token."""
-    given = torch.full((len(source), 1), geometry["start"])
+    given = torch.full((len(source), 1), geometry.start)
     done = torch.zeros(len(source), dtype=torch.bool)
     for _ in range(most):
-        token = scores(given)[:, -1].argmax(-1).masked_fill(done, geometry["pad"])
+        token = scores(given)[:, -1].argmax(-1).masked_fill(done, geometry.pad)
         given = torch.cat([given, token[:, None]], 1)
-        done |= token == geometry["eos"]
+        done |= token == geometry.eos
     return given[:, 1:]
 
 
@@ -360,7 +363,7 @@ def test_generation_is_transformers_with_answers_of_different_lengths(t5):
     assert len(lengths.unique()) > 2 and lengths.min() < 12
     theirs = t5.model64.generate(
         source, attention_mask=(source != 0).long(), do_sample=False, num_beams=1, use_cache=False,
-        max_new_tokens=12, eos_token_id=geometry["eos"], pad_token_id=0,
+        max_new_tokens=12, eos_token_id=geometry.eos, pad_token_id=0,
     )  # fmt: skip
     assert torch.equal(ours[0, :, : theirs.shape[1] - 1], theirs[:, 1:])
     assert (ours[0, :, theirs.shape[1] - 1 :] == 0).all()
@@ -417,7 +420,7 @@ def test_a_grid_whose_alphas_choose_alike_computes_each_example_once(t5, monkeyp
 
     monkeypatch.setattr(module, "_write", watched)
     tau, near = direction(t5.params64), [1e-9 * i for i in range(21)]
-    geometry = {**t5.geometry, "eos": -1}  # none ends
+    geometry = replace(t5.geometry, eos=-1)  # none ends
     answers = generate(t5.params64, source, geometry, 8, tau, near)
     assert rows == 8 * [4] and answers.shape == (21, 4, 8)
     rows.clear()
@@ -447,17 +450,17 @@ def test_generation_under_autocast_and_inference_mode(t5):
 def test_the_expected_tensors_are_those_of_transformers(kind):
     model = transformers_model(kind)
     theirs = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
-    assert t5_shapes(t5_geometry("tiny", model.config.to_dict())) == theirs
+    assert t5_geometry("tiny", model.config.to_dict()).shapes() == theirs
 
 
 def test_the_sizes_of_table_4_follow_from_t5_base_alone():
     geometry = t5_geometry("t5-base", BASE)
-    shapes = t5_shapes(geometry)
+    shapes = geometry.shapes()
     once = parameters(shapes.values())
     assert once == 222_903_552
     assert f"{4 * once / 1e6:.3f}" == "891.614"
     # Table 4's NTK holds θ0, and beside it θ with a copy of the embedding as its head.
-    copied = parameters(t5_shapes({**geometry, "tied": False}).values())
+    copied = parameters(replace(geometry, tied=False).shapes().values())
     assert once + copied == 470_481_408
     assert f"{4 * (once + copied) / 1e6:.3f}" == "1881.926"
     for patterns, count in (("qkv", 63_700_992), ("qkvo", 84_934_656)):
@@ -468,7 +471,7 @@ def test_the_sizes_of_table_4_follow_from_t5_base_alone():
 
 
 def test_the_size_of_flan_t5_base():
-    shapes = t5_shapes(t5_geometry("flan-t5-base", FLAN))
+    shapes = t5_geometry("flan-t5-base", FLAN).shapes()
     assert parameters(shapes.values()) == 247_577_856
     moved = moved_names(shapes, ["*Attention.[qkv].weight"])
     assert parameters(shapes[name] for name in moved) == 63_700_992
@@ -559,7 +562,11 @@ def test_an_imported_checkpoint_is_transformers_model(kind, form, tmp_path):
         path.write_text(json.dumps({**config, **KINDS[kind]}))
     settings = {"path": str(tmp_path / "checkpoint"), "architecture": {**SMALL, **KINDS[kind]}}
     import_t5("mine", settings, tmp_path / "encoder")
-    params, about = read_t5(tmp_path / "encoder")
+    encoder, about = (
+        read_encoder(tmp_path / "encoder"),
+        read_json(tmp_path / "encoder/encoder.json"),
+    )
+    params = encoder.theta0
     assert sorted(p.name for p in (tmp_path / "encoder").iterdir()) == [
         "encoder.json", "model.safetensors", "tokenizer.json",
     ]  # fmt: skip
@@ -569,7 +576,7 @@ def test_an_imported_checkpoint_is_transformers_model(kind, form, tmp_path):
     assert ("lm_head.weight" in params) is (kind == "v1.1")
     source, given = texts()
     theirs = model(**inputs(source, given)).logits
-    assert tiny.close(logits(params, source, given, about["geometry"]), theirs) < 1e-5
+    assert tiny.close(logits(params, source, given, encoder.modality.geometry), theirs) < 1e-5
     tokenizer = Tokenizer.from_file(str(tmp_path / "encoder" / "tokenizer.json"))
     assert tokenizer.encode("w3 w4 w5").ids == [3, 4, 5]  # the checkpoint's own cut is gone
 
@@ -578,7 +585,7 @@ def test_weights_in_bfloat16_are_imported_as_float32(tmp_path):
     model = checkpoint(tmp_path / "checkpoint")
     model.bfloat16().save_pretrained(tmp_path / "checkpoint")
     import_t5("mine", {"path": str(tmp_path / "checkpoint")}, tmp_path / "encoder")
-    params, _ = read_t5(tmp_path / "encoder")
+    params = read_encoder(tmp_path / "encoder").theta0
     for name, tensor in model.named_parameters():
         assert params[name].dtype == torch.float32
         assert torch.equal(params[name], tensor.float()), name
@@ -667,8 +674,8 @@ def test_a_changed_file_of_an_imported_t5_is_refused(tmp_path):
     tensors["shared.weight"] += 1
     save_file(tensors, tmp_path / "encoder" / "model.safetensors")
     with pytest.raises(UserError, match="is damaged"):
-        read_t5(tmp_path / "encoder")
+        read_encoder(tmp_path / "encoder")
     about = read_json(tmp_path / "encoder" / "encoder.json")
     write_json(tmp_path / "encoder" / "encoder.json", {**about, "geometry": {}})
     with pytest.raises(UserError, match="encoder.json is damaged"):
-        read_t5(tmp_path / "encoder")
+        read_encoder(tmp_path / "encoder")

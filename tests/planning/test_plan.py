@@ -28,6 +28,7 @@ from task_arithmetic.config.reading import (
     validate_config,
 )
 from task_arithmetic.core.disentanglement import disentanglement_errors
+from task_arithmetic.core.encoder import Encoder
 from task_arithmetic.core.vectors import TaskVector, moved_names
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.paths import write_json
@@ -47,9 +48,10 @@ from task_arithmetic.planning.work import (
     models_evaluated,
 )
 from task_arithmetic.stages.finetune import start
+from task_arithmetic.stages.settings import TrainingSettings
 from task_arithmetic.vision.clip import encode, encode_linearized
-from task_arithmetic.vision.geometry import image_tower_shapes, parameters, text_parameters
-from task_arithmetic.vision.modality import accuracies
+from task_arithmetic.vision.geometry import ViT, parameters
+from task_arithmetic.vision.modality import Images, Vision
 
 NANO, MINI = ROOT / "config/nano.yaml", ROOT / "config/mini.yaml"
 REAL = ["ViT-B-32", "ViT-B-16", "ViT-L-14"]
@@ -109,7 +111,7 @@ def work(config: dict, auto: str) -> list[Work]:
     return [each for job in jobs(config, auto) for each in job.work]
 
 
-def real_geometry(encoder: str) -> dict:
+def real_geometry(encoder: str) -> ViT:
     return read_geometry(encoder, load_definition("encoders", encoder, "encoders"))
 
 
@@ -189,13 +191,13 @@ def test_done_counts_the_outputs_that_are_there(capsys, tmp_path):
 )
 def test_the_real_geometries_have_the_published_sizes(encoder, count, attention, billions):
     geometry = real_geometry(encoder)
-    shapes = image_tower_shapes(geometry)
+    shapes = geometry.shapes()
     assert parameters(shapes.values()) == count
     names = moved_names(shapes, mode("attention")["train"])
     assert parameters(shapes[name] for name in names) == attention
     forward = flops("image", geometry, None)
     assert forward / 1e9 == pytest.approx(billions, abs=0.005)
-    assert geometry["activation"] == "quick_gelu"
+    assert geometry.activation == "quick_gelu"
     # nonlinear: forward, and both sides of each product backward; ntk: a tangent more
     assert flops("step", geometry, mode("nonlinear")) / forward == pytest.approx(3, abs=0.03)
     assert flops("step", geometry, mode("ntk")) / forward == pytest.approx(5, abs=0.06)
@@ -212,22 +214,27 @@ def test_the_text_tower_has_the_parameters_of_the_checkpoint():
     words = [s for n, s in counts.items() if not n.startswith(("visual.", "logit_scale"))]
     images = [s for n, s in counts.items() if n.startswith("visual.")]
     geometry = read_geometry("e", {"path": folder})
-    assert text_parameters(geometry["text"]) == parameters(words)
-    assert parameters(image_tower_shapes(geometry).values()) == parameters(images)
+    assert parameters(geometry.text.shapes().values()) == parameters(words)
+    assert parameters(geometry.shapes().values()) == parameters(images)
+
+
+def training_settings(definition: dict, recipe: dict) -> TrainingSettings:
+    moves = {key: definition[key] for key in ("train", "linearized")}
+    return TrainingSettings.of({"mode": moves, "finetune": recipe})
 
 
 @pytest.mark.parametrize("name", ["nonlinear", "ntk", "attention", "attention_mlp_bias"])
 def test_the_arithmetic_of_a_step_is_what_torch_counts(name):
     """But for the last block, of which the encoder computes only the class token's part."""
-    geometry = {**real_geometry("ViT-B-32"), "image_size": 64, "width": 64, "heads": 2}
-    geometry |= {"mlp_width": 256, "embed_dim": 32, "layers": 12}
+    geometry = ViT(12, 64, 32, 64, 256, 2, 32, "quick_gelu")
     generator = torch.Generator().manual_seed(0)
-    shapes = image_tower_shapes(geometry)
+    shapes = geometry.shapes()
     theta0 = {n: 0.02 * torch.randn(s, generator=generator) for n, s in shapes.items()}
     recipe = {"steps": 1, "weight_decay": 0.1, "gradient_clip": 1.0}
     head = torch.randn(3, 32, generator=generator)
-    settings = {"mode": mode(name), "finetune": recipe}
-    run = start(theta0, {"geometry": geometry}, head, settings, name)
+    settings = training_settings(mode(name), recipe)
+    encoder = Encoder("tiny", theta0, Vision(geometry, (0.5,) * 3, (0.25,) * 3), "", "")
+    run = start(encoder, Images(None, None, head), settings, name)
     batch = torch.randn(4, 3, 64, 64, generator=generator), torch.zeros(4, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
         run.step(*batch, 1e-5)
@@ -593,12 +600,11 @@ def test_work_on_texts_is_counted_as_the_stages_do_it():
 @pytest.mark.parametrize("linearized", [False, True])
 def test_the_grids_pass_no_more_images_than_planned(linearized):
     """Held to what the stages' own functions compute, as torch counts it."""
-    geometry = {**real_geometry("ViT-B-32"), "image_size": 64, "width": 32, "heads": 2}
-    geometry |= {"mlp_width": 128, "embed_dim": 16, "layers": 2}
-    about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
+    geometry = ViT(2, 32, 32, 64, 128, 2, 16, "quick_gelu")
     generator = torch.Generator().manual_seed(0)
-    shapes = image_tower_shapes(geometry).items()
+    shapes = geometry.shapes().items()
     theta0 = {n: 0.1 * torch.randn(s, generator=generator) for n, s in shapes}
+    encoder = Encoder("tiny", theta0, Vision(geometry, (0.5,) * 3, (0.25,) * 3), "", "")
     taus = [TaskVector({n: 0.1 * t.flip(0) for n, t in theta0.items()})] * 2
     head = torch.zeros(3, 16)  # classes cost nothing
     images = torch.zeros(5, 64, 64, 3, dtype=torch.uint8).numpy()
@@ -617,12 +623,12 @@ def test_the_grids_pass_no_more_images_than_planned(linearized):
     for grid in ([-1.0, 0.0, 1.0], [-1.0, 1.0]):
         passes = models_evaluated({"low": -1.0, "high": 1.0, "points": len(grid)})
         assert passes == {3: 9, 2: 6}[len(grid)]
-        of = theta0, about, taus, parts, grid, linearized
+        of = encoder, taus, parts, grid, linearized
         heatmap = counted(lambda of=of: disentanglement_errors(*of))
         assert 0.8 < heatmap / (2 * (2 if linearized else passes) * once) < 1.1  # of both tasks
     grid = [-1.0, 0.0, 1.0]
-    splits = {"task": (images, labels, head)}
-    alphas = counted(lambda: accuracies(theta0, about, taus[0], grid, splits, linearized))
+    of = theta0, taus[0], grid, {"task": Images(images, labels, head)}, linearized
+    alphas = counted(lambda: encoder.modality.accuracies(*of))
     assert alphas / ((1 if linearized else 3) * once) == pytest.approx(1, abs=0.1)
 
 
@@ -692,11 +698,11 @@ def test_a_probe_of_texts_computes_what_is_counted(name):
     geometry = t5_geometry("tiny", TINY_T5)
     definition = mode(name, "language")
     made = probe._random_texts(geometry, torch.device("cpu"))
-    moved = moved_names(made.theta0, definition["train"])
-    tau = TaskVector({name: 0.01 * made.theta0[name] for name in moved})
+    theta0 = made.encoder.theta0
+    moved = moved_names(theta0, definition["train"])
+    tau = TaskVector({name: 0.01 * theta0[name] for name in moved})
     recipe = {"steps": 1, "weight_decay": 0.1, "gradient_clip": 1.0}
-    chosen = {"mode": definition, "finetune": recipe, "modality": "language"}
-    run = start(made.theta0, made.about, made.head, chosen, name)
+    run = start(made.encoder, made.examples(1), training_settings(definition, recipe), name)
     actions = {
         "text": lambda: made.evaluate(made.examples(5), tau, [1.0], False, "float32"),
         "linearized": lambda: made.evaluate(made.examples(5), tau, [1.0], True, "float32"),

@@ -13,7 +13,7 @@ from task_arithmetic.planning import requests as resources
 from task_arithmetic.planning.disk import data_bytes, example_counts
 from task_arithmetic.planning.requests import requests
 from task_arithmetic.planning.work import LEARNING, jobs, work_of
-from task_arithmetic.vision.geometry import image_tower_shapes, parameters
+from task_arithmetic.vision.geometry import parameters
 
 NANO, MINI = ROOT / "config/nano.yaml", ROOT / "config/mini.yaml"
 SEVERAL = {  # each list has another length, so that no two factors can be mistaken
@@ -90,7 +90,7 @@ def test_a_request_holds_the_tensors_and_cuda_but_not_the_arrays():
     config = resolved()
     request = requests(config)
     geometry = read_geometry("ViT-L-14", config["definitions"]["encoders"]["ViT-L-14"])
-    weights = 4 * parameters(image_tower_shapes(geometry).values()) / 1e6
+    weights = 4 * parameters(geometry.shapes().values()) / 1e6
     saved = 3 * weights  # θ and AdamW's two moments
     memory = request("finetune", "ViT-L-14", "nonlinear", "sun397").memory_mb
     assert resources.LEAST + resources.CUDA + weights + saved < memory < 20_000

@@ -3,6 +3,7 @@
 import copy
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,11 @@ from task_arithmetic.files.tensors import read_tensors, write_tensors
 from task_arithmetic.stages import evaluate
 from task_arithmetic.stages.addition import addition
 from task_arithmetic.stages.negation import negation
+from task_arithmetic.stages.settings import EvaluationSettings
 from task_arithmetic.stages.single_task import kernel, pretrained, single_task
-from task_arithmetic.stages.vector import cosine
+from task_arithmetic.stages.vector import cosine, read_vector
 from task_arithmetic.vision import modality as vision
-from task_arithmetic.vision.modality import accuracies, read_encoder
+from task_arithmetic.vision.modality import read_encoder
 
 ALPHAS = {"start": 0.0, "stop": 1.0, "step": 0.25}
 GRID = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -155,13 +157,13 @@ def test_accuracies_do_not_depend_on_batches_and_chunks(linearized, monkeypatch)
     suite = tiny.common()
     files = zip(suite["heads"], suite["data_dirs"], strict=True)
     files = dict(zip(suite["tasks"], files, strict=True))
-    theta0, about, splits = evaluate.load(suite["encoder_dir"], files, {"limit": None}, "cpu")
-    tau = TaskVector.load(tiny.shared_vector("nonlinear", "one"))
-    parts = splits["test"]
-    whole = accuracies(theta0, about, tau, GRID, parts, linearized)
+    encoder, splits = evaluate.load(suite["encoder_dir"], files, EvaluationSettings(), "cpu")
+    tau = read_vector(tiny.shared_vector("nonlinear", "one"))
+    arguments = encoder.theta0, tau, GRID, splits["test"], linearized
+    whole = encoder.modality.accuracies(*arguments)
     monkeypatch.setattr(vision, "BATCH", 7)
     monkeypatch.setattr(vision, "CHUNK_BYTES", 50_000)
-    small = accuracies(theta0, about, tau, GRID, parts, linearized)
+    small = encoder.modality.accuracies(*arguments)
     assert whole.keys() == small.keys() == {"one", "two"}
     for task in whole:
         assert whole[task].tolist() == small[task].tolist()
@@ -553,8 +555,9 @@ EVERY_MODE = {  # and what a user may define: any tensors alone
 @pytest.mark.parametrize("patterns", EVERY_MODE.values(), ids=EVERY_MODE)
 def test_f_lin_in_bf16_is_f_lin_rounded_whatever_moves(patterns, activation):
     """The tangent's residual stream stays float32, as the value's does."""
-    theta0, about = read_encoder(tiny.shared_suite()["encoder_dir"])
-    about["geometry"]["activation"] = activation
+    encoder = read_encoder(tiny.shared_suite()["encoder_dir"])
+    theta0, modality = encoder.theta0, encoder.modality
+    modality = replace(modality, geometry=replace(modality.geometry, activation=activation))
     generator = torch.Generator().manual_seed(0)
     tau = {
         name: 0.01 * torch.randn(theta0[name].shape, generator=generator)
@@ -563,7 +566,7 @@ def test_f_lin_in_bf16_is_f_lin_rounded_whatever_moves(patterns, activation):
     pixels = torch.randn(16, 3, 16, 16, generator=generator)
 
     def features(precision):
-        return vision.features_linearized(theta0, TaskVector(tau), pixels, about, precision)
+        return modality.features_linearized(theta0, TaskVector(tau), pixels, precision)
 
     for exact, rounded in zip(features("float32"), features("bf16"), strict=True):
         assert rounded.dtype == torch.float32
@@ -571,11 +574,11 @@ def test_f_lin_in_bf16_is_f_lin_rounded_whatever_moves(patterns, activation):
 
 
 def test_bf16_changes_features_by_rounding_alone():
-    theta0, about = read_encoder(tiny.shared_suite()["encoder_dir"])
+    encoder = read_encoder(tiny.shared_suite()["encoder_dir"])
     pixels = torch.randn(16, 3, 16, 16)
 
     def features(precision):
-        return vision.features(theta0, pixels, about, precision)
+        return encoder.modality.features(encoder.theta0, pixels, precision)
 
     exact, rounded = features("float32"), features("bf16")
     assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)

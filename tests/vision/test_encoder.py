@@ -27,7 +27,7 @@ from task_arithmetic.vision.clip import (
     encode_text,
     make_head,
 )
-from task_arithmetic.vision.geometry import HARMLESS, SIZES, image_tower_shapes, weights_repository
+from task_arithmetic.vision.geometry import HARMLESS, SIZES, TextTower, ViT, weights_repository
 from task_arithmetic.vision.modality import read_encoder
 
 TEMPLATES = ["a photo of a {}.", "{}", "art of the {}, don't ask!"]
@@ -39,13 +39,13 @@ def clip(request, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param)
     folder = tiny.checkpoint(root / "checkpoint", quick_gelu=request.param == "quick_gelu")
     import_encoder("tiny", {"path": str(folder)}, root / "encoder")
-    params, about = read_encoder(root / "encoder")
+    encoder = read_encoder(root / "encoder")
     return SimpleNamespace(
         folder=folder,
         encoder_dir=root / "encoder",
-        params=params,
-        about=about,
-        geometry=about["geometry"],
+        params=encoder.theta0,
+        geometry=encoder.modality.geometry,
+        text_geometry=TextTower(**read_json(root / "encoder/encoder.json")["text"]),
         text=read_tensors(root / "encoder" / "text_tower.safetensors"),
         model=tiny.open_clip_model(folder),
         model64=tiny.open_clip_model(folder).double(),
@@ -116,7 +116,7 @@ def test_encode_is_open_clips_image_tower_at_full_size(name):
 @pytest.mark.parametrize("name", tiny.REAL)
 def test_the_expected_tensors_are_those_of_open_clips_tower(name):
     theirs = {k: tuple(v.shape) for k, v in real_tower(name).state_dict().items()}
-    assert image_tower_shapes(tiny.real_geometry(name)) == theirs
+    assert tiny.real_geometry(name).shapes() == theirs
 
 
 def test_encode_does_not_depend_on_the_batch_that_an_image_is_in(clip):
@@ -128,7 +128,7 @@ def test_encode_does_not_depend_on_the_batch_that_an_image_is_in(clip):
 def test_the_gradient_in_every_tensor_is_that_of_open_clips_tower(clip):
     pixels = images()
     params = {k: v.requires_grad_() for k, v in double(clip.params).items()}
-    weights = torch.randn(3, clip.geometry["embed_dim"], dtype=torch.float64)
+    weights = torch.randn(3, clip.geometry.embed_dim, dtype=torch.float64)
     (encode(params, pixels, clip.geometry) * weights).sum().backward()
     visual = clip.model64.visual
     visual.zero_grad()
@@ -264,9 +264,9 @@ def test_encode_text_is_open_clips_text_tower(clip):
         ["a", "a photo of a star.", "word " * 40]
     )
     with torch.no_grad():
-        ours = encode_text(clip.text, tokens, clip.about["text"])
+        ours = encode_text(clip.text, tokens, clip.text_geometry)
         assert tiny.close(ours, clip.model.encode_text(tokens)) < 1e-5
-        ours = encode_text(double(clip.text), tokens, clip.about["text"])
+        ours = encode_text(double(clip.text), tokens, clip.text_geometry)
         assert tiny.close(ours, clip.model64.encode_text(tokens)) < 1e-12
 
 
@@ -404,7 +404,7 @@ def test_a_tokenizer_that_does_not_fit_the_text_tower_is_refused(tmp_path):
         with pytest.raises(UserError, match="49408 tokens, its text tower 600: put .*bpe_merges"):
             take("tiny", {"path": str(folder)})
     small_merges(folder / "bpe_merges.txt.gz", 600 - 514)
-    assert read_geometry("tiny", {"path": str(folder)})["text"]["vocab_size"] == 600
+    assert read_geometry("tiny", {"path": str(folder)}).text.vocab_size == 600
     (folder / "bpe_merges.txt.gz").write_bytes(b"no gzip")
     with pytest.raises(UserError, match="Encoder tiny: .*bpe_merges.txt.gz cannot be read"):
         read_geometry("tiny", {"path": str(folder)})
@@ -438,7 +438,7 @@ def test_half_precision_weights_are_imported_as_float32(tmp_path):
     half = {k: v.half() for k, v in load_file(weights).items()}
     save_file(half, weights)
     import_encoder("tiny", {"path": str(folder)}, tmp_path / "encoder")
-    params, _ = read_encoder(tmp_path / "encoder")
+    params = read_encoder(tmp_path / "encoder").theta0
     for name, tensor in params.items():
         assert tensor.dtype == torch.float32 and torch.equal(tensor, half[f"visual.{name}"].float())
 
@@ -515,7 +515,7 @@ def test_defaults_that_are_spelled_out_are_plain(good_checkpoint, tmp_path):
     assert read_geometry("tiny", {"path": str(folder)}) == plain
     import_encoder("tiny", {"path": str(folder)}, tmp_path / "encoder")
     about = read_json(tmp_path / "encoder/encoder.json")
-    assert {**about["geometry"], "text": about["text"]} == plain
+    assert ViT(**about["geometry"], text=TextTower(**about["text"])) == plain
 
 
 def test_the_table_of_known_keys_is_open_clips():

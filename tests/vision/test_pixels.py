@@ -11,16 +11,17 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from task_arithmetic.files.source import hold_out
+from task_arithmetic.vision import pixels as prepared
 from task_arithmetic.vision.images import read_split
-from task_arithmetic.vision.pixels import crop_boxes, resample, to_pixels
+from task_arithmetic.vision.pixels import crop_boxes, resample
 from task_arithmetic.vision.prepare import write_task
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 BICUBIC = transforms.InterpolationMode.BICUBIC
 
 
-def about(size):
-    return {"geometry": {"image_size": size}, "mean": MEAN, "std": STD}
+def to_pixels(images, size, boxes=None):
+    return prepared.to_pixels(images, size, MEAN, STD, boxes)
 
 
 def picture(kind, height, width):
@@ -86,13 +87,13 @@ def test_a_whole_image_of_the_right_size_is_not_resampled():
     image = torch.from_numpy(picture("noise", 16, 16))
     assert np.array_equal(levels(image.numpy(), (0, 0, 16, 16), 16), image.numpy())
     boxes = torch.tensor([[0, 0, 16, 16]])
-    plain, boxed = to_pixels(image[None], about(16)), to_pixels(image[None], about(16), boxes)
+    plain, boxed = to_pixels(image[None], 16), to_pixels(image[None], 16, boxes)
     assert torch.equal(plain, boxed)
 
 
 def test_pixels_are_normalised_as_by_torchvision():
     images = [picture("noise", 16, 16), picture("photograph", 16, 16)]
-    ours = to_pixels(torch.from_numpy(np.stack(images)), about(16))
+    ours = to_pixels(torch.from_numpy(np.stack(images)), 16)
     normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     theirs = torch.stack([normalise(Image.fromarray(image)) for image in images])
     assert ours.dtype == torch.float32 and ours.shape == (2, 3, 16, 16)
@@ -105,7 +106,7 @@ def test_pixels_are_those_of_open_clips_preprocessing(stored, size):
 
     image = picture("photograph", stored, stored)
     theirs = open_clip.image_transform(size, is_train=False, mean=MEAN, std=STD)
-    ours = to_pixels(torch.from_numpy(image)[None], about(size))[0]
+    ours = to_pixels(torch.from_numpy(image)[None], size)[0]
     level = 1 / 255 / min(STD)
     assert (ours - theirs(Image.fromarray(image))).abs().max() <= level + 1e-5
 
@@ -114,7 +115,7 @@ def test_resampled_pixels_are_whole_levels_within_range():
     """As the stored images are: bicubic overshoots at edges."""
     image = np.zeros((16, 16, 3), np.uint8)
     image[:, 8:] = 255
-    pixels = to_pixels(torch.from_numpy(image)[None], about(24))
+    pixels = to_pixels(torch.from_numpy(image)[None], 24)
     back = (pixels * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)) * 255
     assert torch.allclose(back, back.round(), atol=1e-3)
     assert back.min() > -1e-3 and back.max() < 255 + 1e-3
@@ -218,7 +219,7 @@ def test_evaluation_pixels_are_open_clips_of_photographs_of_many_shapes(stored_p
     import open_clip
 
     images, _ = read_split(stored_photographs, "test")
-    ours = to_pixels(torch.from_numpy(np.array(images)), about(224))
+    ours = to_pixels(torch.from_numpy(np.array(images)), 224)
     transform = open_clip.image_transform(224, is_train=False, mean=MEAN, std=STD)
     level = torch.tensor(STD).view(3, 1, 1) * 255
     for pixels, photograph in zip(ours, photographs(), strict=True):
@@ -234,7 +235,7 @@ def test_crops_of_stored_train_images_look_as_crops_of_the_photographs(stored_ph
     for number, index in enumerate(kept):
         batch, ((height, width),) = images.take([number])
         box = torch.tensor([[0, 0, height, width]])
-        ours = to_pixels(torch.from_numpy(batch), about(224), box)[0]
+        ours = to_pixels(torch.from_numpy(batch), 224, box)[0]
         whole = photographs()[index].resize((224, 224), Image.Resampling.BICUBIC)
         theirs = functional.normalize(functional.to_tensor(whole), MEAN, STD)
         difference = ((ours - theirs) * level).abs()
@@ -261,7 +262,7 @@ def test_padding_of_a_batch_never_reaches_a_crop(stored_photographs):
     every = np.arange(len(images))
     batch, sizes = images.take(every)
     boxes = crop_boxes(torch.from_numpy(sizes), (0.9, 1.0), torch.Generator().manual_seed(2))
-    together = to_pixels(torch.from_numpy(batch), about(224), boxes)
+    together = to_pixels(torch.from_numpy(batch), 224, boxes)
     for i in every:
-        alone = to_pixels(torch.from_numpy(images.take([i])[0]), about(224), boxes[i : i + 1])
+        alone = to_pixels(torch.from_numpy(images.take([i])[0]), 224, boxes[i : i + 1])
         assert torch.allclose(together[i], alone[0], atol=2 / 255 / min(STD))

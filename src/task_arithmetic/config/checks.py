@@ -129,7 +129,7 @@ def check_alphas(config: dict) -> None:
     """The grid of α is one."""
     from ..core.arithmetic import alpha_grid  # which imports numpy
 
-    alpha_grid(config["alphas"])
+    alpha_grid(**config["alphas"])
 
 
 def check_config(config: dict, definitions: dict) -> None:
@@ -162,8 +162,9 @@ def _check_shapes(modality: str, part: dict, definitions: dict) -> None:
     they are stored, and every task has the prompts that every encoder asks for; as far as it can be
     seen before an encoder is taken."""
     from ..core.vectors import moved_names
+    from ..vision.geometry import ViT
     from ..vision.images import RESOLUTION
-    from .geometries import read_geometry, shapes_of
+    from .geometries import read_geometry
 
     for name in part["encoders"]:
         encoder = definitions["encoders"][name]
@@ -171,14 +172,14 @@ def _check_shapes(modality: str, part: dict, definitions: dict) -> None:
             geometry = read_geometry(name, encoder)
         except PackageNotFoundError:  # no open_clip here, to know its models
             continue
-        if geometry.get("image_size", 0) > RESOLUTION:
+        if isinstance(geometry, ViT) and geometry.image_size > RESOLUTION:
             raise UserError(
-                f"Encoder {name} reads images of {geometry['image_size']} pixels, but they are "
+                f"Encoder {name} reads images of {geometry.image_size} pixels, but they are "
                 f"stored at {RESOLUTION}: choose a model of at most that."
             )
         for mode in [*part["modes"], *part["ablations"]]:
             chosen = patterns(definitions["modes"][mode], modality)
-            moved_names(shapes_of(geometry), chosen, mode)
+            moved_names(geometry.shapes(), chosen, mode)
         for task in part["tasks"]:
             known = list(definitions["tasks"][task].get("prompts", [encoder.get("prompts")]))
             if encoder.get("prompts") not in known:

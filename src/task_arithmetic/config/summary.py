@@ -28,7 +28,7 @@ def check(*paths: str | os.PathLike, basedir: str | os.PathLike = ROOT) -> None:
     check_weights(config)
     from ..core.arithmetic import alpha_grid
 
-    alphas, seeds = alpha_grid(config["alphas"]), len(config["seeds"])
+    alphas, seeds = alpha_grid(**config["alphas"]), len(config["seeds"])
     print(f"run        {config['run']}: results/{config['run']}/")
     print(f"alphas     {alphas[0]:g} to {alphas[-1]:g}, {len(alphas)} values")
     for modality, part in config["parts"].items():

@@ -30,7 +30,9 @@ def choose_alpha(alphas: Sequence[float], accuracies: np.ndarray) -> int:
     return int(np.argmax(np.mean(accuracies, axis=1)))
 
 
-def choose_negation(target, control, pretrained_control: float, keep: float) -> int:
+def choose_negation(
+    target: np.ndarray, control: np.ndarray, pretrained_control: float, keep: float
+) -> int:
     """Index of the α with the lowest target accuracy among those whose control accuracy is at
     least keep × the pretrained model's (paper, appendix A); the first wins a tie.
 
@@ -39,8 +41,9 @@ def choose_negation(target, control, pretrained_control: float, keep: float) -> 
     Raises:
         UserError: no α keeps the control accuracy (α = 0 always does).
     """
-    target, control = np.asarray(target), np.asarray(control)
-    kept = control >= keep * pretrained_control - 1e-9  # "at least" includes rounded equality
+    kept = (
+        np.asarray(control) >= keep * pretrained_control - 1e-9
+    )  # "at least" includes rounded equality
     if not kept.any():
         raise UserError(
             f"No α of the grid keeps {keep:.0%} of the pretrained control accuracy: let `alphas` "
@@ -52,13 +55,12 @@ def choose_negation(target, control, pretrained_control: float, keep: float) -> 
 MOST_ALPHAS = 201
 
 
-def alpha_grid(alphas: dict) -> list[float]:
+def alpha_grid(start: float, stop: float, step: float) -> list[float]:
     """start, start + step, …, stop, each rounded to 10 decimals, so that 0.15 is 0.15.
 
     Raises:
         UserError: not 0 ≤ start < stop ≤ 2, no whole number of steps, or too many of them.
     """
-    start, stop, step = alphas["start"], alphas["stop"], alphas["step"]
     if not 0 <= start < stop <= 2:
         raise UserError(
             f"alphas must have 0 <= start < stop <= 2; found start {start} and stop {stop}."

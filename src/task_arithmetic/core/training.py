@@ -10,14 +10,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
 from ..errors import UserError
-from .modality import Modality, Tensors
+from .encoder import Examples, Modality, Tensors
 from .precision import autocast, out_of_memory
 from .schedule import Recipe
 from .vectors import moved_names
@@ -29,8 +28,8 @@ class Training:
     """An encoder that is fine-tuned in one mode.
 
     Args:
-        theta0: pretrained tensors. about: what `form` says of the encoder.
-        head: what the loss needs of the task. form: the modality.
+        theta0: pretrained tensors. modality: what they compute.
+        head: what the loss needs of the task.
         train: patterns of the names of tensors that move; linearized: train f_lin instead of f.
         mode: its name, for messages. precision: see precision.autocast.
         micro_batch: examples of one forward pass; None: the whole batch.
@@ -45,9 +44,8 @@ class Training:
     def __init__(
         self,
         theta0: Tensors,
-        about: dict[str, Any],
+        modality: Modality,
         head: Tensor | None,
-        form: Modality,
         recipe: Recipe,
         train: list[str],
         *,
@@ -68,7 +66,7 @@ class Training:
             }
             for name, tensor in self.theta.items()
         }
-        self.about, self.head, self.form, self.recipe = about, head, form, recipe
+        self.modality, self.head, self.recipe = modality, head, recipe
         self.linearized, self.precision, self.micro_batch = linearized, precision, micro_batch
         self.done, self.lock = 0, threading.RLock()
 
@@ -131,9 +129,9 @@ class Training:
             self.micro_batch = micro = (micro + 1) // 2
             torch.cuda.empty_cache()
             print(
-                f"Out of GPU memory: going on with {micro} {self.form.UNIT}s at a time, which add "
-                f"up to the same batch of {len(inputs)}; `micro_batch: {micro}` in the encoder's "
-                "definition keeps it.",
+                f"Out of GPU memory: going on with {micro} {self.modality.unit}s at a time, which "
+                f"add up to the same batch of {len(inputs)}; `micro_batch: {micro}` in the "
+                "encoder's definition keeps it.",
                 file=sys.stderr,
             )
 
@@ -141,8 +139,8 @@ class Training:
         """Add the gradient of share · L(f(x; θ)) to theta's .grad; returns share · L."""
         params = {**self.base, **self.theta}
         with self._autocast():
-            outputs = self.form.outputs(params, inputs, targets, self.about)
-        loss = share * self.form.loss(outputs.to(self._dtype), targets, self.head)
+            outputs = self.modality.outputs(params, inputs, targets)
+        loss = share * self.modality.loss(outputs.to(self._dtype), targets, self.head)
         loss.backward()
         return loss.detach()
 
@@ -160,13 +158,13 @@ class Training:
             tau = {name: tensor - theta0[name] for name, tensor in self.theta.items()}
         anchor = {name: theta0[name].detach().requires_grad_() for name in self.theta}
         with self._autocast():
-            value, tangent = self.form.outputs_linearized(
-                {**theta0, **anchor}, tau, inputs, targets, self.about
+            value, tangent = self.modality.outputs_linearized(
+                {**theta0, **anchor}, tau, inputs, targets
             )
         del tau  # its memory is the gradient's
         full = self._dtype  # autocast gives narrower ones
         outputs = (value.detach().to(full) + tangent.to(full)).requires_grad_()
-        loss = share * self.form.loss(outputs, targets, self.head)
+        loss = share * self.modality.loss(outputs, targets, self.head)
         (slope,) = torch.autograd.grad(loss, outputs)
         # A sum: torch checks a vector given with a tensor by importing two seconds of sympy.
         product = (value * slope.to(value.dtype)).sum()
@@ -212,23 +210,22 @@ def _counted(targets: Tensor) -> int:
 
 
 def batches(
-    form: Modality,
-    examples: Any,
+    modality: Modality,
+    examples: Examples,
     numbers: Iterable[int],
     seed: int,
     recipe: Recipe,
-    about: dict[str, Any],
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each step of `numbers` its inputs and targets, as `form` makes them, on the device. A GPU
-    finds the next ones read ahead."""
+    """For each step of `numbers` its inputs and targets, as the modality makes them, on the device.
+    A GPU finds the next ones read ahead."""
 
     def read(number: int) -> list[Tensor]:
-        parts = form.read_batch(examples, number, seed, recipe)
+        parts = modality.read_batch(examples, number, seed, recipe)
         return [part.pin_memory() for part in parts] if device.type == "cuda" else list(parts)
 
     for parts in read_ahead(read, numbers, READ_AHEAD if device.type == "cuda" else 0):
-        yield form.to_inputs(*(part.to(device, non_blocking=True) for part in parts), about)
+        yield modality.to_inputs(*(part.to(device, non_blocking=True) for part in parts))
 
 
 def read_ahead(

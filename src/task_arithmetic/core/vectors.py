@@ -4,11 +4,9 @@ from __future__ import annotations  # names of torch: what only plans does not i
 
 from collections.abc import Iterable, KeysView, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from ..errors import UserError
-from ..files.paths import PathLike
-from ..files.tensors import read_made_by, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -38,32 +36,6 @@ class TaskVector:
         self.tensors = dict(tensors)
         self.mode, self.linearized, self.base = mode, linearized, base
 
-    @classmethod
-    def load(cls, path: PathLike, device: torch.device | str = "cpu") -> TaskVector:
-        """Read a vector's file, of `save` or of a run (results/<run>/vectors). Raises UserError if
-        it is missing or no safetensors file."""
-        made_by = read_made_by(path)
-        if made_by.get("stage") != "vector":
-            raise UserError(
-                f"{path} holds no task vector that says its mode and base (fine-tuned weights, "
-                "perhaps): give a file of results/<run>/vectors or of save(), or make one by "
-                "TaskVector(tensors, mode, linearized, base)."
-            )
-        mode = made_by.get("settings", {}).get("mode", {})
-        return cls(
-            read_tensors(path, device),
-            made_by.get("mode", ""),
-            mode.get("linearized", False),
-            made_by.get("theta0_sha256", ""),
-        )
-
-    def save(self, path: PathLike) -> None:
-        """Write the vector to a safetensors file whose header has its mode and its base."""
-        mode = {"linearized": self.linearized}
-        made_by = {"stage": "vector", "mode": self.mode, "settings": {"mode": mode}}
-        made_by["theta0_sha256"] = self.base
-        write_tensors(path, self.tensors, made_by)
-
     def __repr__(self) -> str:
         count = sum(tensor.numel() for tensor in self.tensors.values())
         return (
@@ -78,14 +50,14 @@ class TaskVector:
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
-    def to(self, device: torch.device | str) -> TaskVector:
+    def to(self, device: torch.device | str) -> Self:
         """The same vector on a device."""
         return self._like({name: tensor.to(device) for name, tensor in self.tensors.items()})
 
-    def _like(self, tensors: dict[str, Tensor]) -> TaskVector:
-        return TaskVector(tensors, self.mode, self.linearized, self.base)
+    def _like(self, tensors: dict[str, Tensor]) -> Self:
+        return type(self)(tensors, self.mode, self.linearized, self.base)
 
-    def __add__(self, other: TaskVector | int) -> TaskVector:
+    def __add__(self, other: TaskVector | int) -> Self:
         if isinstance(other, int):  # sum() starts from 0
             if other != 0:
                 raise TypeError(f"a task vector and the number {other} cannot be added")
@@ -94,27 +66,27 @@ class TaskVector:
         if not (self.tensors and other.tensors):  # nothing has no mode
             some = self if self.tensors else other
             base = self.base or other.base
-            return TaskVector(some.tensors, some.mode, some.linearized, base)
+            return type(self)(some.tensors, some.mode, some.linearized, base)
         merged = dict(self.tensors)
         for name, tensor in other.tensors.items():
             merged[name] = merged[name] + tensor if name in merged else tensor
         mode = self.mode if self.mode == other.mode else f"{self.mode} + {other.mode}"
-        return TaskVector(merged, mode, self.linearized, self.base or other.base)
+        return type(self)(merged, mode, self.linearized, self.base or other.base)
 
     __radd__ = __add__
 
-    def __mul__(self, alpha: float) -> TaskVector:
+    def __mul__(self, alpha: float) -> Self:
         return self._like({name: alpha * tensor for name, tensor in self.tensors.items()})
 
     __rmul__ = __mul__
 
-    def __truediv__(self, number: float) -> TaskVector:
+    def __truediv__(self, number: float) -> Self:
         return self * (1 / number)
 
-    def __neg__(self) -> TaskVector:
+    def __neg__(self) -> Self:
         return -1.0 * self
 
-    def __sub__(self, other: TaskVector) -> TaskVector:
+    def __sub__(self, other: TaskVector) -> Self:
         return self + (-other)
 
     def dot(self, other: TaskVector) -> float:
@@ -153,6 +125,9 @@ class TaskVector:
         }
 
 
+Vector = TypeVar("Vector", bound=TaskVector)
+
+
 def check_base(a: TaskVector, b: TaskVector) -> None:
     """Raises UserError: two vectors of different encoders."""
     if a.base and b.base and a.base != b.base:
@@ -176,7 +151,7 @@ def check_alike(a: TaskVector, b: TaskVector) -> None:
         raise UserError("The task vectors to add are of different modes or encoders.")
 
 
-def total(vectors: Iterable[TaskVector]) -> TaskVector:
+def total(vectors: Iterable[Vector]) -> Vector:
     """Σ τ_t, reading one vector at a time: memory does not grow with the number of tasks.
 
     Args:
@@ -184,7 +159,7 @@ def total(vectors: Iterable[TaskVector]) -> TaskVector:
     Raises:
         UserError: there is none; or they are of different modes or encoders.
     """
-    summed: TaskVector | None = None
+    summed: Vector | None = None
     for vector in vectors:
         if summed is None:
             summed = vector._like({name: tensor.clone() for name, tensor in vector.tensors.items()})

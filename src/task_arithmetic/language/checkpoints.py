@@ -3,6 +3,7 @@
 The only module that needs transformers, whose import takes five seconds.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from ..files.download import Download
 from ..files.hashes import sealed, sha256_of_file
 from ..files.paths import atomic_path, read_json, write_json
 from ..files.tensors import write_tensors
-from .geometry import t5_geometry, t5_shapes
+from .geometry import T5, t5_geometry
 from .modality import TOKENIZER, WEIGHTS
 from .t5 import Tensors, logits
 
@@ -46,7 +47,7 @@ def import_t5(encoder: str, settings: dict, output, download=None) -> None:
             "name": encoder,
             "definition": settings,
             "modality": "language",
-            "geometry": geometry,
+            "geometry": asdict(geometry),
             "theta0": WEIGHTS,
             "theta0_sha256": sha256_of_file(written / WEIGHTS),
             "tokenizer_sha256": sha256_of_file(written / TOKENIZER),
@@ -74,9 +75,10 @@ def _folder(name: str, settings: dict, record: Download | None) -> Path:
 def _check_architecture(name: str, architecture: dict, config: dict) -> None:
     """What the definition says of the architecture must be what the checkpoint's config.json says,
     its defaults included."""
-    theirs = t5_geometry(name, config)
-    tied = {"scale_decoder_outputs": architecture.get("tie_word_embeddings", theirs["tied"])}
-    ours = t5_geometry(name, {**config, **architecture, **tied})
+    found = t5_geometry(name, config)
+    tied = {"scale_decoder_outputs": architecture.get("tie_word_embeddings", found.tied)}
+    theirs = asdict(found)
+    ours = asdict(t5_geometry(name, {**config, **architecture, **tied}))
     differs = [f"{key} {theirs[key]}, not {ours[key]}" for key in ours if ours[key] != theirs[key]]
     if differs:
         raise UserError(
@@ -85,7 +87,7 @@ def _check_architecture(name: str, architecture: dict, config: dict) -> None:
         )
 
 
-def _tensors(name: str, folder: Path, geometry: dict) -> Tensors:
+def _tensors(name: str, folder: Path, geometry: T5) -> Tensors:
     """The checkpoint's tensors (float32), a tied embedding once; transformers' own model reads
     them, and ours is held to it."""
     from transformers import AutoModelForSeq2SeqLM, logging
@@ -103,7 +105,7 @@ def _tensors(name: str, folder: Path, geometry: dict) -> Tensors:
             f"Encoder {name}: transformers cannot load {folder} ({reason}); check the checkpoint."
         ) from error
     missing = set(info["missing_keys"])
-    if not geometry["tied"] and model.lm_head.weight is model.shared.weight:
+    if not geometry.tied and model.lm_head.weight is model.shared.weight:
         missing.add("lm_head.weight")  # transformers takes the embedding in its place
     for problem, names in (("misses", missing), ("has unexpected", info["unexpected_keys"])):
         if names:  # transformers would take random weights, or none
@@ -112,29 +114,29 @@ def _tensors(name: str, folder: Path, geometry: dict) -> Tensors:
                 f"Encoder {name}: the checkpoint in {folder} {problem} {some}; choose a whole T5."
             )
     state = model.eval().state_dict()
-    if not set(t5_shapes(geometry)) <= set(state) or not _is_plain(model, geometry):
+    if not set(geometry.shapes()) <= set(state) or not _is_plain(model, geometry):
         raise UserError(
             f"Encoder {name} is no plain T5: its tensors or outputs differ from those of a T5 "
             "v1.0, v1.1 or Flan-T5; choose another checkpoint."
         )
-    return {key: state[key] for key in t5_shapes(geometry)}
+    return {key: state[key] for key in geometry.shapes()}
 
 
 @torch.no_grad()
-def _is_plain(model, geometry: dict) -> bool:
+def _is_plain(model, geometry: T5) -> bool:
     """Whether our function gives transformers' own outputs, on random tokens with padding."""
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(geometry["vocab_size"], (2, 160), generator=generator)
+    tokens = torch.randint(geometry.vocab_size, (2, 160), generator=generator)
     source, given = tokens[:, :148], tokens[:, 148:]
-    source = source.masked_fill(source == geometry["pad"], geometry["eos"])
-    source[1, 20:] = geometry["pad"]
+    source = source.masked_fill(source == geometry.pad, geometry.eos)
+    source[1, 20:] = geometry.pad
     ours = logits(dict(model.named_parameters()), source, given, geometry)
-    mask = (source != geometry["pad"]).long()
+    mask = (source != geometry.pad).long()
     theirs = model(input_ids=source, attention_mask=mask, decoder_input_ids=given).logits
     return bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max())
 
 
-def _tokenizer(name: str, folder: Path, geometry: dict):
+def _tokenizer(name: str, folder: Path, geometry: T5):
     """The checkpoint's tokenizer without any cutting or padding of its own."""
     from tokenizers import Tokenizer
 
@@ -147,10 +149,10 @@ def _tokenizer(name: str, folder: Path, geometry: dict):
             "AutoTokenizer writes it."
         ) from error
     size = max(tokenizer.get_vocab().values(), default=0) + 1
-    if size > geometry["vocab_size"] or tokenizer.id_to_token(geometry["eos"]) is None:
+    if size > geometry.vocab_size or tokenizer.id_to_token(geometry.eos) is None:
         raise UserError(
-            f"Encoder {name}: its tokenizer has {size} tokens, its model {geometry['vocab_size']}, "
-            f"of which {geometry['eos']} ends a text: put the model's own tokenizer.json beside it."
+            f"Encoder {name}: its tokenizer has {size} tokens, its model {geometry.vocab_size}, "
+            f"of which {geometry.eos} ends a text: put the model's own tokenizer.json beside it."
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -2,7 +2,7 @@
 
 `logits` computes a plain T5 (Raffel et al., 2020; v1.1 and Flan-T5 too) from a dictionary of
 tensors under transformers' names. `logits_linearized` carries a tangent through the same layers.
-Nothing here needs transformers; pretrained_t5.py brings its weights.
+Nothing here needs transformers; checkpoints.py brings its weights.
 """
 
 import math
@@ -23,6 +23,7 @@ from ..core.dual import (
     rms_norm,
     softmax,
 )
+from .geometry import T5
 
 Tensors = dict[str, Tensor]
 NEVER = torch.finfo(torch.bfloat16).min  # the score of a token that must not be attended to
@@ -32,14 +33,13 @@ NUMBERS = 2**24  # logits in memory at a time while tokens are chosen for a grid
 # --- f and f_lin ---------------------------------------------------------------------------------
 
 
-def logits(params: Tensors, source: Tensor, given: Tensor, geometry: dict) -> Tensor:
+def logits(params: Tensors, source: Tensor, given: Tensor, geometry: T5) -> Tensor:
     """f(x; θ): the scores of every token of the vocabulary after each given token.
 
     Args:
-        params: the model's tensors under transformers' names, see `t5_shapes`.
-        source: int64 (B, S), padded on the right with geometry["pad"].
+        params: the model's tensors under transformers' names, see `T5.shapes`.
+        source: int64 (B, S), padded on the right with geometry.pad.
         given: decoder input, int64 (B, T): the start token, then the target but its last token.
-        geometry: see `t5_geometry`.
     Returns:
         logits (B, T, vocab_size), differentiable in every tensor of `params`.
     """
@@ -47,7 +47,7 @@ def logits(params: Tensors, source: Tensor, given: Tensor, geometry: dict) -> Te
 
 
 def logits_linearized(
-    params: Tensors, tau: Tensors, source: Tensor, given: Tensor, geometry: dict
+    params: Tensors, tau: Tensors, source: Tensor, given: Tensor, geometry: T5
 ) -> tuple[Tensor, Tensor]:
     """f(x; θ0) and ∇f(x; θ0)·τ; their sum is f_lin(x; θ0 + τ) (paper, section 2, "NTK
     Linearization").
@@ -69,7 +69,7 @@ def _named(params: Tensors, tau: Tensors):
     return lambda name: Dual(params[name], tau.get(name))
 
 
-def _model(p, source: Tensor, given: Tensor, geometry: dict) -> Dual:
+def _model(p, source: Tensor, given: Tensor, geometry: T5) -> Dual:
     memory = _read(p, source, geometry)
     hidden, _ = _write(p, given, memory, _padding(p, source, geometry), geometry)
     return _scores(p, hidden, geometry)
@@ -78,24 +78,24 @@ def _model(p, source: Tensor, given: Tensor, geometry: dict) -> Dual:
 # --- Encoder and decoder -------------------------------------------------------------------------
 
 
-def _read(p, source: Tensor, geometry: dict) -> list[tuple[Dual, Dual]]:
+def _read(p, source: Tensor, geometry: T5) -> list[tuple[Dual, Dual]]:
     """The encoder: for each layer of the decoder the keys and values (B, heads, S, d_kv) of the
     source, which its cross-attention reads."""
     x, padding = lookup(p("shared.weight"), source), _padding(p, source, geometry)
     bias = _position_bias(p, "encoder", 0, source.shape[1], geometry)
     bias = Dual(bias.value + padding, bias.tangent)  # (B, heads, S, S)
-    for layer in range(geometry["layers"]):
+    for layer in range(geometry.layers):
         prefix = f"encoder.block.{layer}.layer."
         h = _norm(x, p, prefix + "0.", geometry)
         keys = _keys(h, p, prefix + "0.SelfAttention.", geometry)
         x = add(x, _attention(h, keys, bias, p, prefix + "0.SelfAttention.", geometry))
         x = _feed_forward(x, p, prefix + "1.", geometry)
-    x = rms_norm(x, p("encoder.final_layer_norm.weight"), geometry["eps"])
-    layers = range(geometry["decoder_layers"])
+    x = rms_norm(x, p("encoder.final_layer_norm.weight"), geometry.eps)
+    layers = range(geometry.decoder_layers)
     return [_keys(x, p, f"decoder.block.{i}.layer.1.EncDecAttention.", geometry) for i in layers]
 
 
-def _write(p, given: Tensor, memory, padding: Tensor, geometry: dict, past=()):
+def _write(p, given: Tensor, memory, padding: Tensor, geometry: T5, past=()):
     """The decoder, over all of `given` or, with `past`, over what follows it.
 
     Args:
@@ -107,7 +107,7 @@ def _write(p, given: Tensor, memory, padding: Tensor, geometry: dict, past=()):
     x, before = lookup(p("shared.weight"), given), past[0][0].value.shape[2] if past else 0
     bias = _position_bias(p, "decoder", before, before + given.shape[1], geometry)
     now = []
-    for layer in range(geometry["decoder_layers"]):
+    for layer in range(geometry.decoder_layers):
         prefix = f"decoder.block.{layer}.layer."
         h = _norm(x, p, prefix + "0.", geometry)
         keys = _keys(h, p, prefix + "0.SelfAttention.", geometry)
@@ -119,45 +119,45 @@ def _write(p, given: Tensor, memory, padding: Tensor, geometry: dict, past=()):
         prefix_cross = prefix + "1.EncDecAttention."
         x = add(x, _attention(h, memory[layer], Dual(padding), p, prefix_cross, geometry))
         x = _feed_forward(x, p, prefix + "2.", geometry)
-    return rms_norm(x, p("decoder.final_layer_norm.weight"), geometry["eps"]), now
+    return rms_norm(x, p("decoder.final_layer_norm.weight"), geometry.eps), now
 
 
-def _scores(p, hidden: Dual, geometry: dict) -> Dual:
+def _scores(p, hidden: Dual, geometry: T5) -> Dual:
     """Logits of hidden states; a head that is the embedding takes them times d_model**-0.5. Never
     in a narrower precision, in which tokens of like score would be equal."""
     with torch.autocast(hidden.value.device.type, enabled=False):
-        if not geometry["tied"]:
+        if not geometry.tied:
             return linear(hidden, p("lm_head.weight"))
-        hidden = each(lambda t: t * geometry["d_model"] ** -0.5, hidden)
+        hidden = each(lambda t: t * geometry.d_model**-0.5, hidden)
         return linear(hidden, p("shared.weight"))
 
 
-def _norm(x: Dual, p, prefix: str, geometry: dict) -> Dual:
-    return rms_norm(x, p(prefix + "layer_norm.weight"), geometry["eps"])
+def _norm(x: Dual, p, prefix: str, geometry: T5) -> Dual:
+    return rms_norm(x, p(prefix + "layer_norm.weight"), geometry.eps)
 
 
-def _feed_forward(x: Dual, p, prefix: str, geometry: dict) -> Dual:
+def _feed_forward(x: Dual, p, prefix: str, geometry: T5) -> Dual:
     """x + W_o act(W_i n(x)), or with gate x + W_o (act(W_0 n(x)) ∘ W_1 n(x))."""
     h, dense = _norm(x, p, prefix, geometry), prefix + "DenseReluDense."
-    if geometry["gated"]:
-        gate = activation(linear(h, p(dense + "wi_0.weight")), geometry["activation"])
+    if geometry.gated:
+        gate = activation(linear(h, p(dense + "wi_0.weight")), geometry.activation)
         h = multiply(gate, linear(h, p(dense + "wi_1.weight")))
     else:
-        h = activation(linear(h, p(dense + "wi.weight")), geometry["activation"])
+        h = activation(linear(h, p(dense + "wi.weight")), geometry.activation)
     return add(x, linear(h, p(dense + "wo.weight")))
 
 
-def _keys(x: Dual, p, prefix: str, geometry: dict) -> tuple[Dual, Dual]:
+def _keys(x: Dual, p, prefix: str, geometry: T5) -> tuple[Dual, Dual]:
     """Keys and values (B, heads, N, d_kv) of tokens (B, N, d_model)."""
     k, v = (_heads(linear(x, p(f"{prefix}{part}.weight")), geometry) for part in "kv")
     return k, v
 
 
-def _heads(x: Dual, geometry: dict) -> Dual:
-    return each(lambda t: t.unflatten(-1, (geometry["heads"], -1)).transpose(1, 2), x)
+def _heads(x: Dual, geometry: T5) -> Dual:
+    return each(lambda t: t.unflatten(-1, (geometry.heads, -1)).transpose(1, 2), x)
 
 
-def _attention(x: Dual, keys: tuple[Dual, Dual], bias: Dual, p, prefix: str, geometry) -> Dual:
+def _attention(x: Dual, keys: tuple[Dual, Dual], bias: Dual, p, prefix: str, geometry: T5) -> Dual:
     """Multi-head attention of tokens x (B, N, d_model), scores without T5's absent scale."""
     (k, v), q = keys, _heads(linear(x, p(prefix + "q.weight")), geometry)
     if all(t.tangent is None for t in (q, k, v, bias)):
@@ -174,13 +174,13 @@ def _attention(x: Dual, keys: tuple[Dual, Dual], bias: Dual, p, prefix: str, geo
 # --- Positions and padding -----------------------------------------------------------------------
 
 
-def _padding(p, source: Tensor, geometry: dict) -> Tensor:
+def _padding(p, source: Tensor, geometry: T5) -> Tensor:
     """Scores (B, 1, 1, S) that keep attention from padding."""
-    hidden = (source == geometry["pad"])[:, None, None]
+    hidden = (source == geometry.pad)[:, None, None]
     return p("shared.weight").value.new_zeros(hidden.shape).masked_fill_(hidden, NEVER)
 
 
-def _position_bias(p, stack: str, first: int, length: int, geometry: dict) -> Dual:
+def _position_bias(p, stack: str, first: int, length: int, geometry: T5) -> Dual:
     """Scores (1, heads, length − first, length) of the tokens first … length − 1 for all tokens:
     the learnt ones of their distances, shared by all layers; a decoder does not look ahead."""
     weight = p(f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
@@ -198,17 +198,17 @@ def _position_bias(p, stack: str, first: int, length: int, geometry: dict) -> Du
     return Dual(bias.value.masked_fill(ahead.triu(1 + first), NEVER), bias.tangent)
 
 
-def _buckets(distances: Tensor, both_ways: bool, geometry: dict) -> Tensor:
+def _buckets(distances: Tensor, both_ways: bool, geometry: T5) -> Tensor:
     """The bucket of each distance from a token to one that it attends to: short distances have
     their own, longer ones share logarithmically wider ones (Raffel et al., 2020, section 2.1)."""
-    count, ahead = geometry["buckets"], 0
+    count, ahead = geometry.buckets, 0
     if both_ways:
         count //= 2
         ahead, distances = count * (distances > 0), distances.abs()
     else:
         distances = (-distances).clamp(min=0)
     exact = count // 2
-    far = torch.log(distances.float() / exact) / math.log(geometry["max_distance"] / exact)
+    far = torch.log(distances.float() / exact) / math.log(geometry.max_distance / exact)
     far = exact + (far * (count - exact)).long()
     return ahead + torch.where(distances < exact, distances, far.clamp(max=count - 1))
 
@@ -217,7 +217,7 @@ def _buckets(distances: Tensor, both_ways: bool, geometry: dict) -> Tensor:
 
 
 def generate(
-    params: Tensors, source: Tensor, geometry: dict, most: int, tau: Tensors | None = None,
+    params: Tensors, source: Tensor, geometry: T5, most: int, tau: Tensors | None = None,
     alphas=(0.0,),
 ) -> Tensor:  # fmt: skip
     """The most likely tokens, one after the other, by f(x; θ), or by f_lin(x; θ0 + ατ) for each α.
@@ -228,26 +228,26 @@ def generate(
 
     Args:
         params: θ, or θ0 if there is a τ.
-        source: int64 (B, S), padded on the right with geometry["pad"].
+        source: int64 (B, S), padded on the right with geometry.pad.
         most: length of the longest answer, its end token included.
         tau: task vector; None generates by f, whatever `alphas` are.
         alphas: the grid, any floats.
     Returns:
         int64 (A, B, most), A = len(alphas), or 1 without τ; after the end token, padding.
     """
-    p, examples, words = _named(params, tau or {}), len(source), geometry["vocab_size"]
+    p, examples, words = _named(params, tau or {}), len(source), geometry.vocab_size
     grid = params["shared.weight"].new_tensor([0.0] if tau is None else list(alphas))
-    answers = source.new_full((len(grid) * examples, most), geometry["pad"])
+    answers = source.new_full((len(grid) * examples, most), geometry.pad)
     unfinished = torch.arange(len(answers), device=source.device)
     # Rows are what is computed: an example with what was chosen so far. row: of each unfinished.
     row, alpha = unfinished % examples, grid[unfinished // examples]
-    given = source.new_full((examples, 1), geometry["start"])
+    given = source.new_full((examples, 1), geometry.start)
     memory, padding, past = _read(p, source, geometry), _padding(p, source, geometry), ()
     for position in range(most):
         hidden, past = _write(p, given, memory, padding, geometry, past)
         chosen = _choose(each(lambda t: t[:, 0], _scores(p, hidden, geometry)), row, alpha)
         answers[unfinished, position] = chosen
-        going = chosen != geometry["eos"]
+        going = chosen != geometry.eos
         unfinished, row, alpha, chosen = (t[going] for t in (unfinished, row, alpha, chosen))
         if not len(unfinished):
             break

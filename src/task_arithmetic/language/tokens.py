@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,11 +26,11 @@ BATCH = 1024  # texts that are tokenized at a time
 UNKNOWN = "<unk>"  # as T5s call what they have no token for
 
 
-def read_tokenizer(encoder_dir: PathLike, about: dict[str, Any]) -> "Tokenizer":
+def read_tokenizer(encoder_dir: PathLike, sha256: str) -> "Tokenizer":
     """An encoder's own tokenizer (of `tokenizers`), which neither cuts nor pads.
 
     Raises:
-        UserError: tokenizer.json is missing, damaged, or not the one that encoder.json names.
+        UserError: tokenizer.json is missing, damaged, or not the one of this SHA-256.
     """
     path = Path(encoder_dir) / TOKENIZER
     # Read when the first batch is tokenized: no more threads than the job has.
@@ -38,7 +39,7 @@ def read_tokenizer(encoder_dir: PathLike, about: dict[str, Any]) -> "Tokenizer":
 
     if not path.is_file():
         raise UserError(f"{path} does not exist: {again(path)}.")
-    check_file(path, about["tokenizer_sha256"])
+    check_file(path, sha256)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
@@ -73,7 +74,8 @@ def write_tokens(
             parts, or two of them that are the same tokens; a damaged file.
     """
     manifest, about = read_manifest(data_dir), read_sealed(Path(encoder_dir) / "encoder.json")
-    tokenizer, eos = read_tokenizer(encoder_dir, about), about["geometry"]["eos"]
+    tokenizer = read_tokenizer(encoder_dir, about["tokenizer_sha256"])
+    eos = about["geometry"]["eos"]
     prompt, labels = settings["prompt"], settings["prompt"]["labels"]
     most = {**MAX_TOKENS, **settings.get("max_tokens", {})}
     task, classes, scores = manifest.task, manifest.classes, has_scores(settings)
@@ -221,14 +223,15 @@ class Texts(NamedTuple):
 def read_tokens(
     path: PathLike,
     manifest: Manifest,
-    about: dict[str, Any],
+    encoder: str,
+    tokenizer_sha256: str,
     split: str,
-    limit: dict[str, int] | None = None,
+    limit: Mapping[str, int] | None = None,
 ) -> Texts:
     """A split's inputs and answers, as `write_tokens` wrote them.
 
     Args:
-        manifest: of the task's folder. about: the encoder's, see `write_tokens`.
+        manifest: of the task's folder. encoder: its name, and the hash of its tokenizer.
         limit: as in images.read_split.
     Raises:
         UserError: tokens of other data or of another encoder, a split without rows, a damaged file.
@@ -237,8 +240,8 @@ def read_tokens(
     for what, key, wanted in (
         ("task", "task", manifest.task),
         ("data", "data_sha256", manifest.data_sha256),
-        ("encoder", "encoder", about["name"]),
-        ("tokenizer", "tokenizer_sha256", about["tokenizer_sha256"]),
+        ("encoder", "encoder", encoder),
+        ("tokenizer", "tokenizer_sha256", tokenizer_sha256),
     ):
         if made_by.get(key) != wanted:
             raise UserError(

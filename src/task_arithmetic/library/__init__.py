@@ -1,12 +1,12 @@
 """What a notebook uses: encoders, tasks and task vectors as values, and the paper's steps on them.
 A thin layer over the functions that a run of the pipeline calls, which gives the same numbers."""
 
-from ..core.vectors import TaskVector
 from ..errors import UserError
 from .cache import cache_dir
 from .encoders import Encoder, load_encoder
 from .steps import Disentanglement, choose_alpha, disentanglement, evaluate, finetune, merge
 from .tasks import Task, load_task
+from .vectors import TaskVector
 
 __all__ = [
     "Disentanglement",

@@ -13,48 +13,37 @@ from ..config import checks
 from ..config.reading import FORMS
 from ..config.sentences import hold
 from ..config.settings import encoder_settings
-from ..core.vectors import TaskVector
+from ..core import encoder
 from ..errors import UserError
 from ..files.hashes import read_sealed
 from ..files.paths import PathLike
 from ..stages import modalities
 from .cache import cached, defined, downloaded, is_path, run_stage
+from .vectors import TaskVector
 
 FILES = {"encoder.json": None, "open_clip_config.json": "vision", "config.json": "language"}
 
 
-@dataclass(frozen=True, repr=False)
-class Encoder:
+@dataclass(frozen=True, repr=False, eq=False)
+class Encoder(encoder.Encoder):
     """An encoder at θ0 + τ. `encoder + vector` and `encoder - vector` are encoders again.
 
     Attributes:
-        name: its name. folder: where its files lie. modality: vision or language.
-        theta0: pretrained tensors by name, float32. about: what encoder.json says of it.
+        name: its name. theta0: pretrained tensors by name, float32. base: their SHA-256, which a
+            task vector carries. modality: what it reads and computes, see core.encoder.
+        folder: where its files lie.
         tau: the task vector that was added; one of a linearized mode is used in f_lin.
         prompts: of texts: the prompt set of a task that it reads; "": a task's only one.
     """
 
-    name: str
     folder: Path
-    modality: str
-    theta0: dict[str, Tensor]
-    about: dict[str, Any]
     tau: TaskVector
     prompts: str = ""
-
-    @property
-    def base(self) -> str:
-        """The SHA-256 of θ0, which a task vector carries."""
-        return str(self.about["theta0_sha256"])
 
     @property
     def theta(self) -> dict[str, Tensor]:
         """θ0 + τ by name."""
         return self.tau.apply(self.theta0)
-
-    @property
-    def device(self) -> torch.device:
-        return next(iter(self.theta0.values())).device
 
     def check(self, tau: TaskVector) -> None:
         """Raises UserError: a vector of another encoder, or one that is not finite."""
@@ -84,13 +73,14 @@ class Encoder:
 
     def to(self, device: torch.device | str) -> "Encoder":
         """The same encoder on a device."""
-        theta0 = {name: tensor.to(device) for name, tensor in self.theta0.items()}
-        return replace(self, theta0=theta0, tau=self.tau.to(device))
+        place = torch_device(device)
+        theta0 = {name: tensor.to(place) for name, tensor in self.theta0.items()}
+        return replace(self, theta0=theta0, tau=self.tau.to(place))
 
     def __repr__(self) -> str:
         count = sum(tensor.numel() for tensor in self.theta0.values())
         moved = f" + {self.tau!r}" if self.tau.tensors else ""
-        return f"Encoder({self.name}, {self.modality}, {count:,} numbers){moved}"
+        return f"Encoder({self.name}, {self.modality.name}, {count:,} numbers){moved}"
 
 
 def load_encoder(name: PathLike, device: torch.device | str = "cpu") -> Encoder:
@@ -133,15 +123,28 @@ def load_encoder(name: PathLike, device: torch.device | str = "cpu") -> Encoder:
         record = downloaded(config, "encoders", key, folder)
         given = {"encoder": key, "settings": settings, "output": str(folder)}
         run_stage("encoder", {**given, "download": record})
-    encoder = _read_encoder(folder, device)
-    return encoder if found else replace(encoder, prompts=definition.get("prompts", ""))
+    loaded = _read_encoder(folder, device)
+    return loaded if found else replace(loaded, prompts=definition.get("prompts", ""))
 
 
 def _read_encoder(folder: Path, device: torch.device | str) -> Encoder:
     modality = read_sealed(folder / "encoder.json").get("modality", "vision")
-    theta0, about = modalities.form(modality).read_encoder(folder, device)
-    none = TaskVector({}, base=about["theta0_sha256"])
-    return Encoder(about["name"], folder, modality, theta0, about, none)
+    at = modalities.read_encoder(folder, modality, torch_device(device))
+    none = TaskVector({}, base=at.base)
+    return Encoder(at.name, at.theta0, at.modality, at.base, at.seal, folder, none)
+
+
+def torch_device(device: torch.device | str) -> torch.device:
+    """A device by name. Raises UserError: it is none, or is not in this machine."""
+    try:
+        found = torch.device(device)
+        torch.zeros((), device=found)
+        return found
+    except (RuntimeError, AssertionError, TypeError):
+        raise UserError(
+            f"There is no device {device!r} on this machine: give cpu"
+            f"{', or cuda' if torch.cuda.is_available() else ''}."
+        ) from None
 
 
 def _sizes(path: PathLike) -> list[tuple[str, int, int]]:

@@ -13,18 +13,19 @@ from ..config.reading import read_yaml
 from ..config.recipes import check_recipe
 from ..config.sentences import hold
 from ..core import arithmetic
-from ..core.disentanglement import disentanglement_errors
+from ..core.disentanglement import Sample, disentanglement_errors
+from ..core.encoder import Examples
 from ..core.schedule import Recipe, learning_rate_at
 from ..core.training import Training, batches
-from ..core.vectors import TaskVector, check_alike, total
+from ..core.vectors import check_alike, total
 from ..errors import UserError
 from ..files.manifest import sample_indices
 from ..files.shipped import ROOT
 from ..progress import Bar, Progress
-from ..stages import modalities
 from .cache import defined
 from .encoders import Encoder
 from .tasks import Task
+from .vectors import TaskVector
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,28 +54,32 @@ def finetune(
     Raises:
         UserError: an unknown mode or key, a loss that is not finite.
     """
+    _expect(task, Task, "load_task")
     encoder = task.encoder
+    modality = encoder.modality
+    if not isinstance(mode, str):
+        raise UserError(f"mode must be a name of config/modes, such as attention; found {mode!r}.")
     if not (isinstance(seed, int) and seed >= 0):
         raise UserError(f"seed must be a whole number, 0 or more; found {seed!r}.")
-    how = _recipe(encoder.modality, {"steps": steps, **recipe})
+    if micro_batch is not None and not (isinstance(micro_batch, int) and micro_batch >= 1):
+        raise UserError(f"micro_batch must be a whole number above 0; found {micro_batch!r}.")
+    how = _recipe(modality.name, {"steps": steps, **recipe})
     _, definition = defined("modes", mode)
-    form = modalities.form(encoder.modality)
     examples = task.examples("train", encoder)
     linearized = definition["linearized"]
     training = Training(
         encoder.theta0,
-        encoder.about,
-        examples[-1],
-        form,
+        modality,
+        examples.head,
         how,
-        patterns(definition, encoder.modality),
+        patterns(definition, modality.name),
         linearized=linearized,
         mode=mode,
         precision=precision,
         micro_batch=micro_batch,
     )
     progress = progress or Bar(f"{mode} {task.name}")
-    for batch in batches(form, examples, range(steps), seed, how, encoder.about, encoder.device):
+    for batch in batches(modality, examples, range(steps), seed, how, encoder.device):
         loss = training.step(*batch, learning_rate_at(training.done, how))
         if not math.isfinite(loss):
             raise UserError(
@@ -84,6 +89,16 @@ def finetune(
         progress.at(training.done, steps, "step", loss=loss)
     tau = {name: tensor.detach() - encoder.theta0[name] for name, tensor in training.theta.items()}
     return TaskVector(tau, mode, linearized, encoder.base)
+
+
+def _expect(value: object, kind: type, origin: str) -> None:
+    """Raises UserError: a value of another kind than is needed."""
+    if not isinstance(value, kind):
+        shown = repr(value)[:60]
+        raise UserError(
+            f"A {kind.__name__} is needed here, as {origin} gives it; found {shown} "
+            f"({type(value).__name__})."
+        )
 
 
 def _recipe(modality: str, given: dict[str, Any]) -> Recipe:
@@ -103,7 +118,10 @@ def _recipe(modality: str, given: dict[str, Any]) -> Recipe:
 
 def merge(vectors: Iterable[TaskVector]) -> TaskVector:
     """Σ τ_t (paper, section 2). Raises UserError: vectors of different encoders or modes."""
-    return total([vectors] if isinstance(vectors, TaskVector) else vectors)
+    some = [vectors] if isinstance(vectors, TaskVector) else list(vectors)
+    for vector in some:
+        _expect(vector, TaskVector, "finetune")
+    return total(some)
 
 
 def evaluate(
@@ -114,6 +132,7 @@ def evaluate(
     Returns:
         task → accuracy, a fraction.
     """
+    _expect(encoder, Encoder, "load_encoder")
     found = _accuracies(encoder, encoder.tau, [1.0], tasks, split, precision)
     return {task: float(values[0]) for task, values in found.items()}
 
@@ -121,6 +140,7 @@ def evaluate(
 def _check_pretrained(encoder: Encoder, vectors: Iterable[TaskVector]) -> None:
     """Raises UserError: an encoder that vectors were added to already, vectors of another one, or
     of different modes."""
+    _expect(encoder, Encoder, "load_encoder")
     if encoder.tau.tensors:
         raise UserError(
             f"A task vector was added to this {encoder.name} already: give the encoder as "
@@ -128,6 +148,7 @@ def _check_pretrained(encoder: Encoder, vectors: Iterable[TaskVector]) -> None:
         )
     some = list(vectors)
     for vector in some:
+        _expect(vector, TaskVector, "finetune")
         encoder.check(vector)
         check_alike(some[0], vector)
         if vector.mode != some[0].mode:
@@ -137,15 +158,17 @@ def _check_pretrained(encoder: Encoder, vectors: Iterable[TaskVector]) -> None:
             )
 
 
-def _of_each(tasks: Iterable[Task], encoder: Encoder, split: str) -> dict[str, Any]:
+def _of_each(tasks: Iterable[Task], encoder: Encoder, split: str) -> dict[str, Examples]:
     """task → its examples of a split. Raises UserError: an unknown split, no task, or two tasks of
     one name, of which one would be lost."""
     if split not in ("validation", "test"):
         raise UserError(f"There is no split {split!r} to evaluate: it is validation or test.")
-    if isinstance(tasks, Task):
+    _expect(encoder, Encoder, "load_encoder")
+    if isinstance(tasks, Task | str):
         tasks = [tasks]
-    found: dict[str, Any] = {}
+    found: dict[str, Examples] = {}
     for task in tasks:
+        _expect(task, Task, "load_task")
         if task.name in found:
             raise UserError(f"Two tasks are called {task.name}: give one another `name`.")
         found[task.name] = task.examples(split, encoder)
@@ -164,10 +187,9 @@ def _accuracies(
 ) -> dict[str, np.ndarray]:
     """task → accuracy of θ0 + α·τ for each α; of a linearized mode, through f_lin."""
     splits, tau = _of_each(tasks, encoder, split), tau.to(encoder.device)
-    found: dict[str, np.ndarray] = modalities.form(encoder.modality).accuracies(
-        encoder.theta0, encoder.about, tau, alphas, splits, tau.linearized, precision
+    return encoder.modality.accuracies(
+        encoder.theta0, tau, alphas, splits, tau.linearized, precision
     )
-    return found
 
 
 def choose_alpha(
@@ -191,7 +213,7 @@ def choose_alpha(
         raise UserError(
             f"There are {len(tasks)} tasks and {len(vectors)} vectors: give each task its own."
         )
-    grid = arithmetic.alpha_grid({"start": 0, "stop": 1, "step": 0.05})
+    grid = arithmetic.alpha_grid(0, 1, 0.05)
     if alphas is not None:
         grid = [float(alpha) for alpha in alphas]
         if not grid or not np.isfinite(grid).all():
@@ -202,7 +224,7 @@ def choose_alpha(
     for task, vector in zip(tasks, vectors, strict=True):
         alone = _accuracies(encoder, vector, [1.0], [task], "validation", precision)
         own.append(float(alone[task.name][0]))
-        if own[-1] <= 0 and not modalities.form(encoder.modality).MAY_FAIL:
+        if own[-1] <= 0 and not encoder.modality.may_fail:
             raise UserError(
                 f"The individual model of {task.name} has no validation accuracy above 0, so that "
                 "normalized accuracy is undefined: train longer."
@@ -257,7 +279,7 @@ def disentanglement(
     Raises:
         UserError: texts; vectors of another encoder or of different modes; a grid that is none.
     """
-    if encoder.modality != "vision" or min(len(vectors), len(tasks)) < 2:
+    if encoder.modality.name != "vision" or min(len(vectors), len(tasks)) < 2:
         raise UserError("Disentanglement needs an encoder of images, two vectors and two tasks.")
     if not (points >= 2 and samples >= 1 and low < high):
         raise UserError(
@@ -265,17 +287,16 @@ def disentanglement(
             f"points and {samples} samples."
         )
     _check_pretrained(encoder, vectors[:2])
-    taus, parts = [tau.to(encoder.device) for tau in vectors[:2]], []
+    taus, drawn = [tau.to(encoder.device) for tau in vectors[:2]], []
     for images, _, head in _of_each(tasks[:2], encoder, "test").values():
         chosen = sample_indices(len(images), samples)
         weights = np.full(len(chosen), 1 / len(chosen))
-        parts.append((np.array(images[chosen]), weights, head))
+        drawn.append(Sample(np.array(images[chosen]), weights, head))
     alphas = np.linspace(low, high, points).round(12).tolist()
     found = disentanglement_errors(
-        encoder.theta0,
-        encoder.about,
+        encoder,
         taus,
-        parts,
+        drawn,
         alphas,
         taus[0].linearized,
         progress=progress or Bar("disentanglement"),

@@ -10,19 +10,19 @@ from ..config import checks
 from ..config.reading import FORMS
 from ..config.sentences import hold
 from ..config.settings import data_settings, head_settings
-from ..core.vectors import TaskVector
+from ..core.encoder import Examples
 from ..errors import UserError
 from ..files.local import listing
 from ..files.manifest import SPLITS, read_manifest
 from ..files.paths import PathLike
-from ..stages import modalities
 from .cache import cached, defined, downloaded, is_path, run_stage
 from .encoders import Encoder
+from .vectors import TaskVector
 
 TEMPLATES = ["a photo of a {}."]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Task:
     """A labelled data set as one encoder reads it.
 
@@ -43,18 +43,17 @@ class Task:
         """The classes' names in label order; none if labels are scores."""
         return read_manifest(self.data_dir).classes
 
-    def examples(self, split: str, encoder: Encoder) -> Any:
+    def examples(self, split: str, encoder: Encoder) -> Examples:
         """The examples of train, validation or test, as the modality reads them. Raises UserError:
         the task was loaded for another encoder."""
-        ours, theirs = ((e.base, e.about["seal"], e.prompts) for e in (self.encoder, encoder))
+        ours, theirs = ((e.base, e.seal, e.prompts) for e in (self.encoder, encoder))
         if ours != theirs:
             raise UserError(
                 f"Task {self.name} was loaded for another encoder than this {encoder.name}: load "
                 "it with load_task(..., encoder)."
             )
-        form = modalities.form(encoder.modality)
-        return form.read_examples(
-            self.head, self.data_dir, split, self.limit, encoder.about, encoder.device
+        return encoder.modality.read_examples(
+            self.head, self.data_dir, split, self.limit, encoder.device
         )
 
     def __repr__(self) -> str:
@@ -110,11 +109,11 @@ def load_task(
         checks.check_task(model, where)
     if "path" in task:
         checks.check_path(task["path"], "tasks", modality, where)
-    if modality != encoder.modality:
+    if modality != encoder.modality.name:
         kinds = {"vision": "images", "language": "texts"}
         raise UserError(
             f"Task {key} is of {kinds[modality]}, and encoder {encoder.name} reads "
-            f"{kinds[encoder.modality]}: choose one of the other."
+            f"{kinds[encoder.modality.name]}: choose one of the other."
         )
     sets = list(task.get("prompts", {}))
     prompts = encoder.prompts or (sets[0] if len(sets) == 1 else None)
@@ -144,7 +143,7 @@ def load_task(
         )
     own = json.loads(head_settings(config, key, encoder.name))
     data = read_manifest(data_dir).data_sha256
-    head = cached("head", modality, key, own, data, encoder.about["seal"])
+    head = cached("head", modality, key, own, data, encoder.seal)
     head = head.with_name(f"{head.name}.safetensors")
     if not head.exists():
         files = {"encoder_dir": str(encoder.folder), "data_dir": str(data_dir)}

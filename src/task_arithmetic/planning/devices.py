@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config.experiment import mode_of
-from ..config.geometries import shapes_of
+from ..config.geometries import Geometry
 from ..errors import UserError, nearest
 from .work import Key, operations
 
@@ -53,7 +53,9 @@ def named_device(name: str | None, basedir: str | Path) -> Device | None:
     return known[name]
 
 
-def rated(keys: list[Key], config: dict, geometries: dict, device: Device) -> dict[Key, float]:
+def rated(
+    keys: list[Key], config: dict, geometries: dict[str, Geometry], device: Device
+) -> dict[Key, float]:
     """Seconds of each key by arithmetic: its operations over the device's sustained rate; of a
     training step at least what starting its work takes."""
     found = {}
@@ -62,7 +64,7 @@ def rated(keys: list[Key], config: dict, geometries: dict, device: Device) -> di
         found[key] = operations(key, config, geometry) / device.rate(key.precision)
         if key.mode and key.kind == "step":
             linearized = mode_of(config, key.mode, key.encoder)["linearized"]
-            shapes = shapes_of(geometry).values()
+            shapes = geometry.shapes().values()
             products = (5 if linearized else 3) * sum(len(shape) == 2 for shape in shapes)
             found[key] = max(found[key], LAUNCH * products)
     return found

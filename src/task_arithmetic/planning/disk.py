@@ -40,9 +40,9 @@ SAMPLE = 48  # images of a folder's split whose sizes are looked at
 LINE = 4 * SOURCE  # bytes of a row's texts: four characters for each token, assumed
 
 
-def is_text(about: dict) -> bool:
-    """Whether a task's definition, or an encoder's geometry, is of texts."""
-    return "prompts" in about or "d_model" in about
+def is_text(definition: dict) -> bool:
+    """Whether a task's definition is of texts."""
+    return "prompts" in definition
 
 
 # --- Sums of numbers of which some may be unknown -------------------------------------------------

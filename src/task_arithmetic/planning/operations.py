@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable
 
 from ..core.vectors import moved_names
-from ..language.geometry import t5_shapes
-from ..vision.geometry import image_tower_shapes
+from ..language.geometry import T5
+from ..vision.geometry import ViT
 
 
-def flops(kind: str, geometry: dict, mode: dict | None) -> float:
+def flops(kind: str, geometry: ViT, mode: dict | None) -> float:
     """Arithmetic for one image (or prompt), a multiplication and an addition as two operations.
 
     Of matrix products only, and of every token in every layer. A pass back, or one of a tangent,
@@ -23,21 +23,20 @@ def flops(kind: str, geometry: dict, mode: dict | None) -> float:
     if kind == "read":
         return 0.0
     if kind == "prompt":
-        text = geometry["text"]
-        length, width = text["context_length"], text["width"]
-        weights = 4 * width * width + 2 * width * text["mlp_width"]
-        return text["layers"] * (2 * length * weights + 4 * length * length * width)
-    shapes = image_tower_shapes(geometry)
-    patches = (geometry["image_size"] // geometry["patch_size"]) ** 2
-    tokens = patches + 1
+        text = geometry.text
+        assert text is not None
+        length, width = text.context_length, text.width
+        weights = 4 * width * width + 2 * width * text.mlp_width
+        return text.layers * (2 * length * weights + 4 * length * length * width)
+    shapes, tokens = geometry.shapes(), geometry.tokens
 
     def of_weights(names: Iterable[str]) -> int:
         at = {name: 2 * math.prod(shapes[name]) for name in names if len(shapes[name]) > 1}
         at.pop("positional_embedding", None)
-        uses = {"conv1.weight": patches, "proj": 1}
+        uses = {"conv1.weight": tokens - 1, "proj": 1}
         return sum(product * uses.get(name, tokens) for name, product in at.items())
 
-    weights, pairs = of_weights(shapes), 4 * tokens**2 * geometry["width"] * geometry["layers"]
+    weights, pairs = of_weights(shapes), 4 * tokens**2 * geometry.width * geometry.layers
     forward = weights + pairs
     if kind == "image" or mode is None:
         return forward
@@ -47,7 +46,7 @@ def flops(kind: str, geometry: dict, mode: dict | None) -> float:
     return forward + passes * again
 
 
-def t5_flops(kind: str, geometry: dict, mode: dict | None, source: int, target: int) -> float:
+def t5_flops(kind: str, geometry: T5, mode: dict | None, source: int, target: int) -> float:
     """Arithmetic for one example of `source` and `target` tokens, counted as `flops` does.
 
     Args:
@@ -58,7 +57,7 @@ def t5_flops(kind: str, geometry: dict, mode: dict | None, source: int, target: 
     """
     if kind == "read":
         return 0.0
-    shapes, head = t5_shapes(geometry), "shared.weight" if geometry["tied"] else "lm_head.weight"
+    shapes, head = geometry.shapes(), geometry.head
 
     def tokens(name: str) -> int:  # that a weight is multiplied with
         if name == head:
@@ -71,8 +70,8 @@ def t5_flops(kind: str, geometry: dict, mode: dict | None, source: int, target: 
     def of_weights(names: Iterable[str]) -> int:
         return sum(2 * math.prod(shapes[name]) * tokens(name) for name in names)
 
-    per_layer = geometry["layers"] * source**2, geometry["decoder_layers"] * (target + source)
-    pairs = 4 * geometry["heads"] * geometry["d_kv"] * (per_layer[0] + per_layer[1] * target)
+    per_layer = geometry.layers * source**2, geometry.decoder_layers * (target + source)
+    pairs = 4 * geometry.heads * geometry.d_kv * (per_layer[0] + per_layer[1] * target)
     weights = of_weights(shapes)
     forward = weights + pairs
     if kind == "text" or mode is None:

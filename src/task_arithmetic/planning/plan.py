@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..config.geometries import read_geometry, shapes_of
+from ..config.geometries import Geometry, read_geometry
 from ..config.reading import ROOT, read_config
 from ..files.paths import human_bytes, three_digits
 from ..vision.geometry import parameters
@@ -177,7 +177,7 @@ def _speed_table(
     work: list[Work],
     speeds: dict[Key, float],
     config: dict,
-    geometries: dict,
+    geometries: dict[str, Geometry],
     unit: Unit,
 ) -> str:
     rows, steps = [], Counter((key.encoder, key.mode) for key in keys if key.kind == "step")
@@ -207,10 +207,10 @@ def _share(kind: str) -> int:
     return 4 if kind == "cuda" else os.cpu_count() or 1
 
 
-def _notes(config: dict, kind: str, geometries: dict, shared: str) -> list[str]:
+def _notes(config: dict, kind: str, geometries: dict[str, Geometry], shared: str) -> list[str]:
     """Sentences on what the numbers are; shared: the time if it is spread."""
     parts = parts_of(config)
-    state = 3 * FLOAT * max(parameters(shapes_of(g).values()) for g in geometries.values())
+    state = 3 * FLOAT * max(parameters(g.shapes().values()) for g in geometries.values())
     notes = [
         "Jobs and times of everything from scratch; done: outputs that are there already, with the "
         "bytes under there; disk and files: what is added to them (files about, with logs, records "

@@ -16,21 +16,24 @@ import torch
 
 from ..config import settings
 from ..config.experiment import mode_of
-from ..config.geometries import shapes_of
+from ..config.geometries import Geometry
+from ..core.encoder import Encoder, Modality
 from ..core.precision import uses_bf16
 from ..core.training import Training
 from ..core.vectors import TaskVector, moved_names
 from ..errors import UserError
 from ..files.paths import human_bytes
 from ..language import modality as language
+from ..language.geometry import T5
 from ..language.tokens import Texts
 from ..pipeline.gpu import claim, torch_device
 from ..stages.efficiency import WARM_UP
 from ..stages.finetune import start
+from ..stages.settings import EfficiencySettings
 from ..vision import modality as vision
 from ..vision.clip import encode_text
-from ..vision.geometry import image_tower_shapes, parameters
-from .disk import FLOAT, SOURCE, TARGET, is_text
+from ..vision.geometry import Shapes, TextTower, ViT, parameters
+from .disk import FLOAT, SOURCE, TARGET
 from .work import Key, operations
 
 STEPS = 20  # timed training steps of a probe
@@ -78,8 +81,8 @@ def probed(
         for encoder in dict.fromkeys(key.encoder for key in keys):
             own = [key for key in keys if key.encoder == encoder]
             began = time.perf_counter()
-            texts = is_text(geometries[encoder])
-            before = {k: v for k, v in speeds.items() if is_text(geometries[k.encoder]) == texts}
+            kind = type(geometries[encoder])
+            before = {k: v for k, v in speeds.items() if isinstance(geometries[k.encoder], kind)}
             found, how = _probe_encoder(own, config, geometries[encoder], device, bool(before))
             if not found:
                 found = _scaled(own, before, config, geometries)
@@ -101,12 +104,12 @@ def _device_name(device: torch.device) -> str:
 
 
 def _probe_encoder(
-    keys: list[Key], config: dict, geometry: dict, device: torch.device, may_skip: bool
+    keys: list[Key], config: dict, geometry: Geometry, device: torch.device, may_skip: bool
 ) -> tuple[dict[Key, float], str]:
     """Seconds of each key of one encoder, or nothing if it is too large here; and how."""
-    shapes, encoder = shapes_of(geometry), keys[0].encoder
+    shapes, encoder = geometry.shapes(), keys[0].encoder
     batches = sorted({key.batch for key in keys if key.kind == "step"})
-    unit = "text" if is_text(geometry) else "image"
+    unit = "text" if isinstance(geometry, T5) else "image"
     needed = 8 * FLOAT * parameters(shapes.values())  # θ0, θ, two moments, gradients, a tangent
     if device.type == "cpu" and needed > _free_memory():
         if not may_skip:
@@ -116,8 +119,9 @@ def _probe_encoder(
             )
         return {}, "not measured (too little memory), scaled from the one above by arithmetic"
     print(f"probing {encoder} …", file=sys.stderr, flush=True)
-    probe = (_random_texts if is_text(geometry) else _random_images)(geometry, device)
-    theta0 = probe.theta0
+    is_text = isinstance(geometry, T5)
+    probe = _random_texts(geometry, device) if is_text else _random_images(geometry, device)
+    theta0 = probe.encoder.theta0
     alone, one = (probe.examples(1), TaskVector({}), [1.0], False, "float32"), math.inf
     for _ in range(2):  # the first includes what is done once
         one = _seconds(lambda: probe.evaluate(*alone), device)
@@ -137,12 +141,13 @@ def _probe_encoder(
         mode = key.mode and mode_of(config, key.mode, encoder)
         if key.kind == "step":
             chosen = json.loads(settings.efficiency_settings(config, key.mode, encoder))
-            run = start(theta0, probe.about, probe.head, chosen, key.mode)
+            how = EfficiencySettings.of(chosen)
+            run = start(probe.encoder, probe.examples(1), how, key.mode)
             some = few if is_long(key.batch) else None
             return _step_seconds(run, probe.batch, key.batch, some, device)
         if key.kind == "prompt":
             texts = min(count, PROMPTS)
-            return _median(_text_probe(geometry["text"], texts, device), device) / texts
+            return _median(_text_probe(geometry.text, texts, device), device) / texts
         tau = TaskVector({})
         if mode:
             moved = moved_names(shapes, mode["train"], key.mode)
@@ -185,75 +190,81 @@ class Probe(NamedTuple):
     """An encoder with random weights, and random examples.
 
     Attributes:
-        theta0, about, head: what training asks of a modality.
-        batch: function n → inputs and targets of n examples, as finetune.step takes them.
+        encoder: at random weights. batch: function n → inputs and targets of n examples, as
+            Training.step takes them.
         examples: function n → n examples, as `evaluate` takes them.
         evaluate: function (examples, τ, alphas, linearized, precision): what `accuracies` does.
         most: examples of one forward pass.
     """
 
-    theta0: dict[str, torch.Tensor]
-    about: dict
-    head: torch.Tensor | None
-    batch: Callable[[int], tuple]
+    encoder: Encoder
+    batch: Callable[[int], tuple[torch.Tensor, torch.Tensor]]
     examples: Callable[[int], Any]
     evaluate: Callable
     most: int
 
 
-def _random_images(geometry: dict, device: torch.device) -> Probe:
-    generator = torch.Generator().manual_seed(0)
-    theta0, size = _random_weights(shapes_of(geometry), generator, device), geometry["image_size"]
-    about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
-    head = torch.randn(100, geometry["embed_dim"], generator=generator).to(device)
+def _random_images(geometry: ViT, device: torch.device) -> Probe:
+    generator, size = torch.Generator().manual_seed(0), geometry.image_size
+    modality = vision.Vision(geometry, (0.5,) * 3, (0.25,) * 3)
+    encoder = _random_encoder(modality, geometry.shapes(), generator, device)
+    head = torch.randn(100, geometry.embed_dim, generator=generator).to(device)
 
-    def batch(count: int) -> tuple:
+    def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         pixels = torch.randn(count, 3, size, size, generator=generator).to(device)
         return pixels, torch.zeros(count, dtype=torch.int64, device=device)
 
-    def examples(count: int) -> tuple:
+    def examples(count: int) -> vision.Images:
         shape = count, size, size, 3
         images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
-        return images, np.zeros(count, np.int64), head
+        return vision.Images(images, np.zeros(count, np.int64), head)
 
     def evaluate(
         some: Any, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
     ) -> None:
-        vision.accuracies(theta0, about, tau, alphas, {"task": some}, linearized, precision)
+        modality.accuracies(encoder.theta0, tau, alphas, {"task": some}, linearized, precision)
 
-    return Probe(theta0, about, head, batch, examples, evaluate, vision.BATCH)
+    return Probe(encoder, batch, examples, evaluate, vision.BATCH)
 
 
-def _random_texts(geometry: dict, device: torch.device) -> Probe:
-    generator = torch.Generator().manual_seed(0)
-    theta0, about = _random_weights(shapes_of(geometry), generator, device), {"geometry": geometry}
+def _random_texts(geometry: T5, device: torch.device) -> Probe:
+    generator, modality = torch.Generator().manual_seed(0), language.Language(geometry)
+    encoder = _random_encoder(modality, geometry.shapes(), generator, device)
+    theta0 = encoder.theta0
 
     def tokens(*shape: int) -> torch.Tensor:  # neither padding nor an end of text
-        return torch.randint(2, geometry["vocab_size"], shape, generator=generator)
+        return torch.randint(2, geometry.vocab_size, shape, generator=generator)
 
-    def batch(count: int) -> tuple:
+    def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         return tokens(count, SOURCE).to(device), tokens(count, TARGET).to(device)
 
-    def examples(count: int) -> Texts:
+    def examples(count: int) -> language.Examples:
         flat, ends = tokens(count * SOURCE).numpy(), SOURCE * np.arange(1, count + 1)
         words = tokens(1, TARGET).numpy(), ["?"], "exact_match", TARGET
-        return Texts(flat, ends - SOURCE, ends, np.zeros(count, np.int32), None, *words)
+        target = np.zeros(count, np.int32)
+        return language.Examples(Texts(flat, ends - SOURCE, ends, target, None, *words))
 
     @torch.inference_mode()
     def evaluate(
         some: Any, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
     ) -> None:
         if linearized:
-            language.answered(theta0, about, some, precision, tau.tensors, alphas)
+            modality.answered(theta0, some.texts, precision, tau.tensors, alphas)
         else:
             for alpha in alphas:
-                language.answered(tau.apply(theta0, alpha), about, some, precision)
+                modality.answered(tau.apply(theta0, alpha), some.texts, precision)
 
-    return Probe(theta0, about, None, batch, examples, evaluate, language.BATCH)
+    return Probe(encoder, batch, examples, evaluate, language.BATCH)
+
+
+def _random_encoder(
+    modality: Modality, shapes: Shapes, generator: torch.Generator, device: torch.device
+) -> Encoder:
+    return Encoder("random", _random_weights(shapes, generator, device), modality, "", "")
 
 
 def _random_weights(
-    shapes: dict, generator: torch.Generator, device: torch.device
+    shapes: Shapes, generator: torch.Generator, device: torch.device
 ) -> dict[str, torch.Tensor]:
     return {
         name: (0.02 * torch.randn(shape, generator=generator)).to(device)
@@ -261,21 +272,10 @@ def _random_weights(
     }
 
 
-def _text_probe(text: dict, count: int, device: torch.device) -> Callable[[], None]:
+def _text_probe(text: TextTower, count: int, device: torch.device) -> Callable[[], None]:
     """A function that encodes `count` random texts with random weights."""
-    generator = torch.Generator().manual_seed(0)
-    blocks = image_tower_shapes({**text, "image_size": 1, "patch_size": 1})  # named alike
-    shapes = {name: shape for name, shape in blocks.items() if name.startswith("transformer.")}
-    width = text["width"]
-    shapes |= {
-        "token_embedding.weight": (text["vocab_size"], width),
-        "positional_embedding": (text["context_length"], width),
-        "ln_final.weight": (width,),
-        "ln_final.bias": (width,),
-        "text_projection": (width, text["embed_dim"]),
-    }
-    params = _random_weights(shapes, generator, device)
-    tokens = torch.randint(1, text["vocab_size"], (count, text["context_length"])).to(device)
+    params = _random_weights(text.shapes(), torch.Generator().manual_seed(0), device)
+    tokens = torch.randint(1, text.vocab_size, (count, text.context_length)).to(device)
 
     def action() -> None:
         with torch.inference_mode():

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from ..config import settings
 from ..config.experiment import pairs_of, part_of
-from ..config.geometries import read_geometry, shapes_of
+from ..config.geometries import Geometry, read_geometry
 from ..config.reading import ROOT
 from ..config.recipes import recipe_of
-from ..vision.geometry import parameters
+from ..language.geometry import T5
+from ..vision.geometry import TextTower, ViT, parameters
 from ..vision.images import RESOLUTION
 from .devices import read_devices
 from .disk import FLOAT, class_count, data_bytes, example_counts, is_text
@@ -48,9 +49,9 @@ LONG, ANSWER = 256, 10  # tokens of an input and an answer, in the batch that ne
 # Taken for numbers that neither a definition nor an earlier run tells.
 UNKNOWN = {"train": 100_000, "validation": 5_000, "test": 25_000, "classes": 1_000}
 # For an encoder whose geometry cannot be read here (no open_clip beside Snakemake): ViT-L-14's.
-LARGE = {"image_size": 224, "patch_size": 14, "width": 1024, "layers": 24, "mlp_width": 4096}
-LARGE_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 768, "layers": 12}
-LARGE |= {"embed_dim": 768, "text": {**LARGE_TEXT, "mlp_width": 3072, "embed_dim": 768}}
+LARGE = ViT(
+    24, 1024, 14, 224, 4096, 16, 768, "gelu", TextTower(12, 768, 12, 77, 49408, 3072, 768, "")
+)
 
 
 class Request(NamedTuple):
@@ -72,7 +73,7 @@ def requests(config: dict, basedir: str | Path = ROOT) -> Callable[..., Request]
     device = read_devices(basedir)[DEVICE]
 
     @cache
-    def geometry(encoder: str) -> dict:
+    def geometry(encoder: str) -> Geometry:
         try:
             return read_geometry(encoder, definitions["encoders"][encoder])
         except PackageNotFoundError:
@@ -137,12 +138,12 @@ def _alike(
     return [Job(stage, "", encoder, mode, task, None, pair) for pair in pairs]
 
 
-def _held_bytes(config: dict, part: dict, job: tuple, geometry: dict, counts: Known) -> float:
+def _held_bytes(config: dict, part: dict, job: tuple, geometry: Geometry, counts: Known) -> float:
     """Bytes of tensors and images in a job's host memory at a time, at most; job: its stage,
     encoder, mode and tasks."""
     stage, encoder, mode, tasks = job
     on_gpu, limit = config["device"] != "cpu", config["limit"] or {}
-    weights = FLOAT * parameters(shapes_of(geometry).values())
+    weights = FLOAT * parameters(geometry.shapes().values())
     if stage == "encoder":  # the file, the library's model, our tensors, and what compares them
         return 4 * encoder_bytes(geometry) + LIBRARY * 1e6
     if stage == "head":  # with the text tower
@@ -166,16 +167,15 @@ def _held_bytes(config: dict, part: dict, job: tuple, geometry: dict, counts: Kn
     return 4 * weights + running + 3 * RESOLUTION**2 * drawn
 
 
-def _activations(geometry: dict) -> tuple[int, int]:
+def _activations(geometry: Geometry) -> tuple[int, int]:
     """Bytes of activations: of a batch that is evaluated, and of an example that is trained on."""
-    if is_text(geometry):
-        layer = 20 * FLOAT * LONG * geometry["d_model"]
-        layers, answers = geometry["decoder_layers"], FLOAT * ANSWER * geometry["vocab_size"]
+    if isinstance(geometry, T5):
+        layer = 20 * FLOAT * LONG * geometry.d_model
+        layers, answers = geometry.decoder_layers, FLOAT * ANSWER * geometry.vocab_size
         kept = layers * layer // 5  # keys and values of the source, with their tangents
-        return 64 * (layer + kept), (geometry["layers"] + layers) * layer + 6 * answers
-    tokens = (geometry["image_size"] // geometry["patch_size"]) ** 2 + 1
-    layer = 20 * FLOAT * tokens * geometry["width"]
-    return 256 * layer, geometry["layers"] * layer
+        return 64 * (layer + kept), (geometry.layers + layers) * layer + 6 * answers
+    layer = 20 * FLOAT * geometry.tokens * geometry.width
+    return 256 * layer, geometry.layers * layer
 
 
 def _up(value: float, multiple: int) -> int:

@@ -12,11 +12,12 @@ import numpy as np
 from ..config import settings
 from ..config.available import figure_names, table_names
 from ..config.experiment import control_of, mode_of, pairs_of, part_of
-from ..config.geometries import read_geometry, shapes_of
+from ..config.geometries import Geometry, read_geometry
 from ..config.recipes import models_of, recipe_of
 from ..core.arithmetic import alpha_grid
 from ..core.vectors import moved_names
-from ..vision.geometry import parameters, text_parameters
+from ..language.geometry import T5
+from ..vision.geometry import ViT, parameters
 from .disk import (
     EMBEDDED_SIDE,
     FLOAT,
@@ -141,7 +142,7 @@ def jobs(config: dict, auto: str = "bf16") -> list[Job]:
 
     found = []
     for job in sorted(_listed(config), key=lambda job: STAGES.index(job.stage)):
-        geometry = geometries.get(job.encoder or "", {})
+        geometry = geometries.get(job.encoder or "")
         found.append(
             job._replace(
                 work=work_of(config, known, job, auto), size=_size(config, known, job, geometry)
@@ -262,7 +263,7 @@ def work_of(config: dict, known: Known, job: Job, auto: str = "bf16") -> tuple[W
     read = add_up([walked, one])
     if linearized:  # f_lin gives the whole grid in one pass
         return (some("linearized", read, "nonlinear" if mode == "posthoc" else mode),)
-    alphas = len(alpha_grid(config["alphas"])) if stage in GRIDS else 1
+    alphas = len(alpha_grid(**config["alphas"])) if stage in GRIDS else 1
     passes = some(part["unit"], add_up([times(alphas, walked), one]))
     return (passes, some("read", read)) if of_images else (passes,)
 
@@ -283,14 +284,14 @@ def models_evaluated(grid: dict) -> int:
     return grid["points"] * (grid["points"] + 1 - int(0 in coefficients))
 
 
-def flops_of(kind: str, geometry: dict, mode: dict | None) -> float:
+def flops_of(kind: str, geometry: Geometry, mode: dict | None) -> float:
     """Arithmetic for one example through an encoder, see operations.flops; of a text, t5_flops."""
-    if is_text(geometry):
+    if isinstance(geometry, T5):
         return t5_flops(kind, geometry, mode, SOURCE, TARGET)
     return flops(kind, geometry, mode)
 
 
-def operations(key: Key, config: dict, geometry: dict) -> float:
+def operations(key: Key, config: dict, geometry: Geometry) -> float:
     """Arithmetic operations of one unit of a key: of a step, of its whole batch."""
     mode = mode_of(config, key.mode, key.encoder) if key.mode else None
     return key.batch * flops_of(key.kind, geometry, mode)
@@ -299,10 +300,10 @@ def operations(key: Key, config: dict, geometry: dict) -> float:
 # --- What a job writes ---------------------------------------------------------------------------
 
 
-def _size(config: dict, known: Known, job: Job, geometry: dict) -> int | None:
+def _size(config: dict, known: Known, job: Job, geometry: Geometry | None) -> int | None:
     """Bytes of a job's outputs; None: unknown, 0: less than a megabyte."""
     if job.stage in ("finetune", "vector"):
-        shapes = shapes_of(geometry)
+        shapes = geometry.shapes()
         names = moved_names(shapes, mode_of(config, job.mode, job.encoder)["train"], job.mode)
         return FLOAT * parameters(shapes[name] for name in names)
     if job.stage == "encoder":
@@ -316,12 +317,13 @@ def _size(config: dict, known: Known, job: Job, geometry: dict) -> int | None:
         return times(row, add_up(counts.values()))
     if job.stage == "data":
         return data_bytes(definition, counts)
-    if is_text(geometry):  # tokens (int32) and, of each text, where they end and its answer
+    if isinstance(geometry, T5):  # tokens (int32) and, of each text, where they end and its answer
         return times(4 * SOURCE + 8 + 4, add_up(counts.values()))
-    return times(FLOAT * geometry["embed_dim"], known(job.task)["classes"])
+    return times(FLOAT * geometry.embed_dim, known(job.task)["classes"])
 
 
-def encoder_bytes(geometry: dict) -> int:
+def encoder_bytes(geometry: Geometry) -> int:
     """Bytes of an encoder's tensors, a CLIP's text tower included."""
-    text = text_parameters(geometry["text"]) if "text" in geometry else 0
-    return FLOAT * (parameters(shapes_of(geometry).values()) + text)
+    text = isinstance(geometry, ViT) and geometry.text
+    towers = [geometry, *([text] if text else [])]
+    return FLOAT * sum(parameters(tower.shapes().values()) for tower in towers)

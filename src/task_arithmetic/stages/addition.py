@@ -1,34 +1,37 @@
 """Task addition (paper, section 3.4); α is chosen from validation rows alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from ..core.arithmetic import alpha_grid, choose_alpha, normalized
 from ..core.vectors import total
 from ..errors import UserError
 from ..files.metrics import read_rows, write_rows
-from ..files.paths import mend
-from ..progress import SILENT
-from . import modalities
-from .evaluate import CPU, accuracies, load, read_vector
+from ..files.paths import PathLike, mend
+from ..progress import SILENT, Progress
+from .evaluate import CPU, Splits, accuracies, load, vector_of
+from .settings import AdditionSettings
 
 
 def addition(
-    encoder_dir,
+    encoder_dir: PathLike,
     *,
-    encoder,
-    mode,
-    seed,
-    tasks,
-    heads,
-    data_dirs,
-    vectors,
-    single_task,
-    settings,
-    output,
-    device=CPU,
-    progress=SILENT,
+    encoder: str,
+    mode: str,
+    seed: int,
+    tasks: list[str],
+    heads: list[PathLike],
+    data_dirs: list[PathLike],
+    vectors: list[PathLike],
+    single_task: list[PathLike],
+    settings: dict[str, Any],
+    output: PathLike,
+    device: torch.device = CPU,
+    progress: Progress = SILENT,
 ) -> None:
     """Task addition θ0 + α Σ τ_t (paper, section 3.4 and appendix A).
 
@@ -41,19 +44,18 @@ def addition(
     Args:
         single_task: metrics of the mode's own single-task accuracy, one file for each task, which
             normalize.
-        settings: with `reference_selection`, α is the one with the largest mean accuracy on the
-            test split itself, as published code for language has it.
+        settings: see AdditionSettings.
     """
     files = dict(zip(tasks, zip(heads, data_dirs, strict=True), strict=True))
-    theta0, about, splits = load(encoder_dir, files, settings, device)
-    form = modalities.form(settings.get("modality", "vision"))
-    own = _own_accuracy(single_task, tasks, splits, form.MAY_FAIL)
-    alphas = alpha_grid(settings["alphas"])
-    tau = total(read_vector(path, theta0) for path in vectors)
-    rows = []
+    how = AdditionSettings.of(settings)
+    model, splits = load(encoder_dir, files, how, device)
+    own = _own_accuracy(single_task, tasks, splits, model.modality.may_fail)
+    alphas = alpha_grid(**how.alphas)
+    tau = total(vector_of(path, model) for path in vectors)
+    rows: list[dict[str, Any]] = []
 
-    def record(split, grid):
-        found = accuracies(theta0, about, tau, grid, splits[split], settings)
+    def record(split: str, grid: Sequence[float]) -> np.ndarray:
+        found = accuracies(model, tau, grid, splits[split], how)
         for i, alpha in enumerate(grid):
             for task in tasks:
                 at = {"task": task, "split": split, "alpha": alpha}
@@ -65,14 +67,16 @@ def addition(
         return normalized([found[task] for task in tasks], [own[split][task] for task in tasks])
 
     chosen = choose_alpha(alphas, record("validation", alphas))
-    if settings.get("reference_selection", False):
-        on_test = accuracies(theta0, about, tau, alphas, splits["test"], settings)
+    if how.reference_selection:
+        on_test = accuracies(model, tau, alphas, splits["test"], how)
         chosen = choose_alpha(alphas, np.stack([on_test[task] for task in tasks], axis=1))
     record("test", [alphas[chosen]])
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
 
 
-def _own_accuracy(paths, tasks, splits: dict, may_fail: bool) -> dict:
+def _own_accuracy(
+    paths: list[PathLike], tasks: list[str], splits: Splits, may_fail: bool
+) -> dict[str, dict[str, float]]:
     """split → task → the mode's own single-task accuracy. Zero cannot normalize, and is an error
     where no task may fail."""
     own: dict[str, dict[str, float]] = {"validation": {}, "test": {}}

@@ -1,34 +1,36 @@
 """Disentanglement error of two tasks over a grid of coefficients (paper, Eq. 2, Figures 6, 8)."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from ..core.disentanglement import disentanglement_errors
-from ..files.manifest import read_manifest, sample_indices
+from ..core.disentanglement import Sample, disentanglement_errors
+from ..files.manifest import sample_indices
 from ..files.metrics import write_rows
+from ..files.paths import PathLike
 from ..progress import SILENT, Progress
-from ..vision.images import read_split
-from ..vision.modality import read_encoder, read_head
-from .evaluate import read_vector
+from . import modalities
+from .evaluate import CPU, vector_of
+from .settings import DisentanglementSettings
 
 # What the published code reads: the first batches of the test split, in its order.
-CPU = torch.device("cpu")
 REFERENCE_BATCH, REFERENCE_BATCHES = 128, 16
 
 
 def disentanglement(
-    encoder_dir,
+    encoder_dir: PathLike,
     *,
-    encoder,
-    mode,
-    seed,
-    tasks,
-    heads,
-    data_dirs,
-    vectors,
-    settings,
-    output,
-    device=CPU,
+    encoder: str,
+    mode: str,
+    seed: int,
+    tasks: list[str],
+    heads: list[PathLike],
+    data_dirs: list[PathLike],
+    vectors: list[PathLike],
+    settings: dict[str, Any],
+    output: PathLike,
+    device: torch.device = CPU,
     progress: Progress = SILENT,
 ) -> None:
     """ξ(α1, α2) on a grid, for the representation and for the classification module.
@@ -39,32 +41,29 @@ def disentanglement(
 
     Args:
         tasks, heads, data_dirs, vectors: two of each.
-        settings: low, high, points, samples, linearized, limit, reference_scaling (as the
-            published code normalises, see reference_weights).
+        settings: see DisentanglementSettings.
     """
-    theta0, about = read_encoder(encoder_dir, device)
-    reference = settings.get("reference_scaling", False)
-    parts = []
-    for head_path, data_dir in zip(heads, data_dirs, strict=True):
-        head = read_head(head_path, read_manifest(data_dir), about, device)
-        images, _ = read_split(data_dir, "test", settings["limit"])
-        if reference:
+    how = DisentanglementSettings.of(settings)
+    model = modalities.read_encoder(encoder_dir, device=device)
+    samples = []
+    for head, data_dir in zip(heads, data_dirs, strict=True):
+        images, _, classes = model.modality.read_examples(head, data_dir, "test", how.limit, device)
+        if how.reference_scaling:
             weights = reference_weights(len(images))
             chosen = np.arange(len(weights))
         else:
-            chosen = sample_indices(len(images), settings["samples"])
+            chosen = sample_indices(len(images), how.samples)
             weights = np.full(len(chosen), 1 / len(chosen))
-        parts.append((np.array(images[chosen]), weights, head))
-    taus = [read_vector(path, theta0) for path in vectors]
-    alphas = np.linspace(settings["low"], settings["high"], settings["points"]).round(12).tolist()
+        samples.append(Sample(np.array(images[chosen]), weights, classes))
+    taus = [vector_of(path, model) for path in vectors]
+    alphas = np.linspace(how.low, how.high, how.points).round(12).tolist()
     errors = disentanglement_errors(
-        theta0,
-        about,
+        model,
         taus,
-        parts,
+        samples,
         alphas,
-        settings["linearized"],
-        symmetric=reference,
+        how.linearized,
+        symmetric=how.reference_scaling,
         progress=progress,
     )
     rows = [

@@ -2,21 +2,34 @@
 
 import statistics
 import time
+from typing import Any
 
 import torch
 
 from ..core.schedule import learning_rate_at
 from ..core.training import batches
 from ..files.metrics import write_rows
-from ..progress import SILENT
+from ..files.paths import PathLike
+from ..progress import SILENT, Progress
 from . import modalities
-from .finetune import CPU, start
+from .evaluate import CPU
+from .finetune import start
+from .settings import EfficiencySettings
 
 WARM_UP = 3  # steps before the clock starts
 
 
 def efficiency(
-    encoder_dir, *, encoder, mode, head, data_dir, settings, output, device=CPU, progress=SILENT
+    encoder_dir: PathLike,
+    *,
+    encoder: str,
+    mode: str,
+    head: PathLike,
+    data_dir: PathLike,
+    settings: dict[str, Any],
+    output: PathLike,
+    device: torch.device = CPU,
+    progress: Progress = SILENT,
 ) -> None:
     """Run real training steps alone on the machine and write what they cost.
 
@@ -27,17 +40,18 @@ def efficiency(
     holds θ0 beside θ).
 
     Args:
-        settings: those of finetune, and `efficiency`: steps.
+        settings: see EfficiencySettings.
     """
     before = start_memory(device)
-    form = modalities.form(settings.get("modality", "vision"))
-    theta0, about = form.read_encoder(encoder_dir, device)
-    examples = form.read_examples(head, data_dir, "train", settings["limit"], about, device)
-    run = start(theta0, about, examples[-1], settings, mode)
-    del theta0
+    how = EfficiencySettings.of(settings)
+    model = modalities.read_encoder(encoder_dir, how.modality, device)
+    modality = model.modality
+    examples = modality.read_examples(head, data_dir, "train", how.limit, device)
+    run = start(model, examples, how, mode)
+    del model  # θ0 is held by the training alone, if at all
     alone, whole = [], []  # seconds of each step, without and with its batch
-    numbers = range(WARM_UP + settings["efficiency"]["steps"])
-    ahead = batches(form, examples, numbers, 0, run.recipe, about, device)
+    numbers = range(WARM_UP + how.efficiency["steps"])
+    ahead = batches(modality, examples, numbers, 0, run.recipe, device)
     for _ in numbers:
         began = time.perf_counter()
         batch = next(ahead)
@@ -59,16 +73,16 @@ def efficiency(
     write_rows(output, rows, encoder=encoder, mode=mode)
 
 
-def _count(tensors: dict) -> int:
+def _count(tensors: dict[str, torch.Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
 
 
-def wait(device) -> None:
+def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def start_memory(device) -> int:
+def start_memory(device: torch.device) -> int:
     """Reset the peak; bytes in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -78,7 +92,7 @@ def start_memory(device) -> int:
     return _status("RssAnon")
 
 
-def peak_memory(device) -> int:
+def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _status("VmHWM") - _status("RssFile")  # without libraries and images, mapped from files

@@ -1,54 +1,64 @@
-"""What all evaluations share: reading a model, vectors and examples, and one computation.
+"""What all evaluations share: reading an encoder, vectors and examples, and one computation: the
+accuracy of θ0 + α·τ, for each α of a grid, on one or more splits, through f or through f_lin."""
 
-That is the modality's `accuracies`: the model at θ0 + α·τ, for each α of a grid, on one or more
-splits, through f or through f_lin.
-"""
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
+from ..core.encoder import Encoder, Examples
 from ..core.vectors import TaskVector
+from ..files.paths import PathLike
 from ..files.tensors import check_tensors
 from . import modalities
+from .settings import EvaluationSettings, Settings
+from .vector import read_vector
 
 CPU = torch.device("cpu")
+Splits = dict[str, dict[str, Examples]]  # split → task → examples
 
 
-def load(encoder_dir, files: dict, settings: dict, device):
-    """θ0, its description, and for each split the tasks' examples, as the modality reads them.
+def load(
+    encoder_dir: PathLike,
+    files: Mapping[str, tuple[PathLike, PathLike]],
+    settings: Settings,
+    device: torch.device | str,
+) -> tuple[Encoder, Splits]:
+    """An encoder, and for validation and test the tasks' examples, as its modality reads them.
 
     Args:
         files: task → its head and its data folder.
-    Returns:
-        theta0, about, {split: {task: examples}}, of the splits validation and test.
     """
-    form = modalities.form(settings.get("modality", "vision"))
-    theta0, about = form.read_encoder(encoder_dir, device)
+    encoder = modalities.read_encoder(encoder_dir, settings.modality, device)
     splits = {
         split: {
-            task: form.read_examples(head, data_dir, split, settings["limit"], about, device)
+            task: encoder.modality.read_examples(head, data_dir, split, settings.limit, device)
             for task, (head, data_dir) in files.items()
         }
         for split in ("validation", "test")
     }
-    return theta0, about, splits
+    return encoder, splits
 
 
-def accuracies(theta0, about, tau, alphas, splits, settings: dict) -> dict:
-    """The modality's `accuracies` as a stage's settings say: linearized (default: not) and
-    precision."""
-    form = modalities.form(settings.get("modality", "vision"))
-    linearized = settings.get("linearized", False)
-    precision = settings.get("precision", "float32")
-    return form.accuracies(theta0, about, tau, alphas, splits, linearized, precision)
+def accuracies(
+    encoder: Encoder,
+    tau: TaskVector,
+    alphas: Sequence[float],
+    splits: Mapping[str, Examples],
+    settings: EvaluationSettings,
+) -> dict[str, np.ndarray]:
+    """The modality's `accuracies` as a stage's settings say."""
+    how = settings.linearized, settings.precision
+    return encoder.modality.accuracies(encoder.theta0, tau, alphas, splits, *how)
 
 
-def read_vector(path, theta0: dict) -> TaskVector:
+def vector_of(path: PathLike, encoder: Encoder) -> TaskVector:
     """A task vector, on θ0's device, held to θ0's names and shapes.
 
     Raises:
         UserError: a file of another encoder, or no safetensors.
     """
-    vector = TaskVector.load(path, next(iter(theta0.values())).device)
+    vector, theta0 = read_vector(path, encoder.device), encoder.theta0
     known = {name: theta0[name].shape for name in vector.tensors if name in theta0}
     check_tensors(path, vector.tensors, known)
     return vector

@@ -11,34 +11,35 @@ from typing import Any
 
 import torch
 
-from ..core.modality import Tensors
+from ..core.encoder import Encoder, Examples, Tensors
 from ..core.precision import uses_bf16
-from ..core.schedule import Recipe, learning_rate_at
+from ..core.schedule import learning_rate_at
 from ..core.training import Training, batches
 from ..errors import UserError
 from ..files.hashes import sha256_of, sha256_of_file, versions
 from ..files.manifest import read_manifest
-from ..files.paths import atomic_path, node, remove
+from ..files.paths import PathLike, atomic_path, node, remove
 from ..files.tensors import check_tensors, read_made_by, read_tensors, write_tensors
 from ..progress import SILENT, Progress
 from . import modalities
+from .evaluate import CPU
+from .settings import TrainingSettings
 
-CPU = torch.device("cpu")
 LOG_EVERY = 10  # steps
 
 
 def finetune(
-    encoder_dir,
-    head,
-    data_dir,
+    encoder_dir: PathLike,
+    head: PathLike,
+    data_dir: PathLike,
     *,
-    encoder,
-    mode,
-    task,
-    seed,
-    settings,
-    output,
-    log,
+    encoder: str,
+    mode: str,
+    task: str,
+    seed: int,
+    settings: dict[str, Any],
+    output: PathLike,
+    log: PathLike,
     device: torch.device = CPU,
     progress: Progress = SILENT,
 ) -> None:
@@ -48,36 +49,34 @@ def finetune(
         encoder_dir, data_dir: folders of the encoder and data stages; head: a head artifact.
         encoder, mode, task: names, recorded in the artifact.
         seed: repeats differ in data order and crops only.
-        settings: `mode` (train: name patterns, linearized), `finetune` (steps, batch_size,
-            learning_rate, schedule, warmup_steps, weight_decay, gradient_clip, checkpoint_steps;
-            for images, crop_scale), `limit`, `micro_batch`, `precision`, `modality`.
+        settings: see TrainingSettings.
         output: safetensors of θ_t, of the moved tensors only.
         log: CSV: step, loss, learning_rate, images_per_second (or texts).
     Raises:
         UserError: patterns that match nothing, a loss that is not finite (the last good state is
             kept), artifacts that do not fit each other.
     """
-    form = modalities.form(settings.get("modality", "vision"))
-    theta0, about = form.read_encoder(encoder_dir, device)
-    examples = form.read_examples(head, data_dir, "train", settings.get("limit"), about, device)
-    precision = settings.get("precision", "float32")
+    how = TrainingSettings.of(settings)
+    model = modalities.read_encoder(encoder_dir, how.modality, device)
+    modality = model.modality
+    examples = modality.read_examples(head, data_dir, "train", how.limit, device)
     recipe = {
         "encoder": encoder,
-        "encoder_sha256": about.get("seal"),
-        "theta0_sha256": about["theta0_sha256"],
+        "encoder_sha256": model.seal,
+        "theta0_sha256": model.base,
         "head_sha256": sha256_of_file(head),
         "mode": mode,
         "task": task,
         "seed": seed,
         "settings": settings,
-        "precision": "bf16" if uses_bf16(precision, device) else "float32",
+        "precision": "bf16" if uses_bf16(how.precision, device) else "float32",
         "data_sha256": read_manifest(data_dir).data_sha256,
         "device": device.type,
         **progress.provenance,
     }
     state_path, others = _state_paths(output, recipe)
-    training = start(theta0, about, examples[-1], settings, mode)
-    del theta0  # unless the training holds it
+    training = start(model, examples, how, mode)
+    del model  # θ0 is held by the training alone, if at all
     rows = _restore(state_path, training)
     _say_how_it_starts(training, recipe, others)
     _train(training, examples, seed, rows, state_path, recipe, f"{mode} {task}", progress)
@@ -85,7 +84,7 @@ def finetune(
     made_by = {**recipe, "versions": versions()}
     with atomic_path(log) as temporary:
         temporary.write_text(
-            f"step,loss,learning_rate,{form.UNIT}s_per_second\n"
+            f"step,loss,learning_rate,{modality.unit}s_per_second\n"
             + "".join(f"{s},{loss:.6f},{lr:.6e},{speed:.1f}\n" for s, loss, lr, speed in rows),
             "utf-8",
         )
@@ -94,34 +93,28 @@ def finetune(
         progress.when_done(partial(remove, path))
 
 
-def start(theta0: Tensors, about: dict, head: Any, settings: dict, mode: str) -> Training:
-    """A training as a stage's settings say, see `finetune`."""
+def start(encoder: Encoder, examples: Examples, settings: TrainingSettings, mode: str) -> Training:
+    """A training on a task's examples, as a stage's settings say."""
     return Training(
-        theta0,
-        about,
-        head,
-        modalities.form(settings.get("modality", "vision")),
-        recipe_of(settings),
-        settings["mode"]["train"],
-        linearized=settings["mode"]["linearized"],
+        encoder.theta0,
+        encoder.modality,
+        examples.head,
+        settings.finetune,
+        settings.mode.train,
+        linearized=settings.mode.linearized,
         mode=mode,
-        precision=settings.get("precision", "float32"),
-        micro_batch=settings.get("micro_batch"),
+        precision=settings.precision,
+        micro_batch=settings.micro_batch,
     )
-
-
-def recipe_of(settings: dict) -> Recipe:
-    """The recipe of a stage's settings."""
-    return Recipe(**settings["finetune"])
 
 
 def _train(
     training: Training,
-    examples: Any,
+    examples: Examples,
     seed: int,
-    rows: list,
+    rows: list[Any],
     state_path: Path,
-    recipe: dict,
+    recipe: dict[str, Any],
     label: str,
     progress: Progress,
 ) -> None:
@@ -131,7 +124,7 @@ def _train(
     The state changes under the training's lock only, and as a whole: who stops it finds it complete
     at any time, and need not wait for the step that is being computed.
     """
-    how, unit = training.recipe, training.form.UNIT
+    how, unit = training.recipe, training.modality.unit
     first, steps = training.done, how.steps
     began = time.perf_counter()
 
@@ -141,9 +134,8 @@ def _train(
             write_tensors(state_path, _state(training), {**recipe, **reached})
             return f"{training.done} of {steps} steps are saved ({label})."
 
-    ahead = batches(
-        training.form, examples, range(first, steps), seed, how, training.about, training.device
-    )
+    numbers = range(first, steps)
+    ahead = batches(training.modality, examples, numbers, seed, how, training.device)
     progress.at(first, steps, "step")
     with progress.saving(save):
         for batch in ahead:
@@ -167,7 +159,7 @@ def _train(
             progress.at(done, steps, "step", loss=loss, **{f"{unit}s_per_second": speed})
 
 
-def _state_paths(output: Path | str, recipe: dict) -> tuple[Path, list[Path]]:
+def _state_paths(output: Path | str, recipe: dict[str, Any]) -> tuple[Path, list[Path]]:
     """Where the state of an unfinished run is kept, and what other recipes left of this output.
 
     The name holds a hash of all that the run depends on. It lies beside the output, hidden, or in
@@ -186,7 +178,7 @@ def _expanded(scratch: str) -> str:
     """The configuration's `scratch` with the `~` and variables (`$TMPDIR`) of this machine, which
     need not be those of the one that submitted."""
 
-    def value(match) -> str:
+    def value(match: re.Match[str]) -> str:
         if found := os.environ.get(match[1] or match[2]):
             return found
         raise UserError(
@@ -197,7 +189,7 @@ def _expanded(scratch: str) -> str:
     return re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, os.path.expanduser(scratch))
 
 
-def _say_how_it_starts(training: Training, recipe: dict, others: list[Path]) -> None:
+def _say_how_it_starts(training: Training, recipe: dict[str, Any], others: list[Path]) -> None:
     """On stderr: the step that it goes on from, or why an unfinished run is of no use."""
     if training.done:
         print(f"Going on after step {training.done}, which was saved.", file=sys.stderr)
@@ -214,7 +206,7 @@ def _say_how_it_starts(training: Training, recipe: dict, others: list[Path]) -> 
         )
 
 
-def _state(training: Training) -> dict:
+def _state(training: Training) -> Tensors:
     """The tensors that training changes, under names of their own."""
     state = {f"theta.{name}": tensor for name, tensor in training.theta.items()}
     for name, moments in training.moments.items():
@@ -222,7 +214,7 @@ def _state(training: Training) -> dict:
     return state
 
 
-def _restore(path: Path, training: Training) -> list:
+def _restore(path: Path, training: Training) -> list[Any]:
     """Load a resume state if there is one; returns the rows of the metrics log up to there."""
     if not path.is_file():
         return []

@@ -1,16 +1,18 @@
-"""The modality of an encoder: the module that knows its inputs, outputs and measure.
-
-Training and evaluation are the same for all modalities. What they ask of one is a module of this
-package, `modality` in the room of that name, with these functions: `read_encoder`, `read_examples`,
-`read_batch`, `to_inputs`, `outputs`, `outputs_linearized`, `loss`, `accuracies` and `remarks`, the
-word `UNIT` and the flag `MAY_FAIL`. vision and language are the two that there are; a third is a
-third room.
-"""
+"""The modality of an encoder: found by the name of its room, vision or language; a third is a third
+room, whose `modality` reads an encoder as core.encoder.Encoder."""
 
 from importlib import import_module
-from typing import Any
+
+import torch
+
+from ..core.encoder import Encoder
+from ..files.paths import PathLike
 
 
-def form(modality: str) -> Any:
-    """The module of a modality."""
-    return import_module(f"..{modality}.modality", __package__)
+def read_encoder(
+    encoder_dir: PathLike, modality: str = "vision", device: torch.device | str = "cpu"
+) -> Encoder:
+    """An encoder at θ0, from the encoder stage's folder. Raises UserError as the modality's."""
+    room = import_module(f"..{modality}.modality", __package__)
+    encoder: Encoder = room.read_encoder(encoder_dir, device)
+    return encoder

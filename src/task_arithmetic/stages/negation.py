@@ -1,43 +1,52 @@
 """Task negation (paper, appendix A); α is chosen from validation rows alone."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
 from ..core.arithmetic import alpha_grid, choose_negation
 from ..errors import UserError
 from ..files.metrics import read_rows, write_rows
-from ..progress import SILENT
-from .evaluate import CPU, accuracies, load, read_vector
+from ..files.paths import PathLike
+from ..progress import SILENT, Progress
+from .evaluate import CPU, accuracies, load, vector_of
+from .settings import NegationSettings
 
 
 def negation(
-    encoder_dir,
-    head,
-    data_dir,
+    encoder_dir: PathLike,
+    head: PathLike,
+    data_dir: PathLike,
     *,
-    encoder,
-    mode,
-    task,
-    seed,
-    vector,
-    pretrained,
-    control,
-    control_head,
-    control_data_dir,
-    settings,
-    output,
-    device=CPU,
-    progress=SILENT,
+    encoder: str,
+    mode: str,
+    task: str,
+    seed: int,
+    vector: PathLike,
+    pretrained: PathLike,
+    control: str,
+    control_head: PathLike,
+    control_data_dir: PathLike,
+    settings: dict[str, Any],
+    output: PathLike,
+    device: torch.device = CPU,
+    progress: Progress = SILENT,
 ) -> None:
     """Task negation θ0 − α τ_t (paper, appendix A).
 
     α is chosen on validation: the lowest target accuracy whose control accuracy keeps
-    settings["keep"] of the pretrained model's. Writes `negated_accuracy` (target) and
+    `keep` of the pretrained model's. Writes `negated_accuracy` (target) and
     `control_accuracy`: validation over the whole grid, test at the chosen α.
 
     Args:
         pretrained: metrics of the pretrained model's accuracy on the control task.
     """
     files = {task: (head, data_dir), control: (control_head, control_data_dir)}
-    theta0, about, splits = load(encoder_dir, files, settings, device)
-    alphas = alpha_grid(settings["alphas"])
+    how = NegationSettings.of(settings)
+    model, splits = load(encoder_dir, files, how, device)
+    alphas = alpha_grid(**how.alphas)
     before = [
         row.value
         for row in read_rows(pretrained)
@@ -45,10 +54,11 @@ def negation(
     ]
     if len(before) != 1:
         raise UserError(f"{pretrained} has no validation accuracy of {control}: make it again.")
-    tau, rows = -read_vector(vector, theta0), []
+    tau = -vector_of(vector, model)
+    rows: list[dict[str, Any]] = []
 
-    def record(split, grid):
-        found = accuracies(theta0, about, tau, grid, splits[split], settings)
+    def record(split: str, grid: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        found = accuracies(model, tau, grid, splits[split], how)
         for i, alpha in enumerate(grid):
             at = {"split": split, "alpha": alpha}
             rows.append({**at, "metric": "negated_accuracy", "value": found[task][i]})
@@ -56,7 +66,7 @@ def negation(
         return found[task], found[control]
 
     target, kept = record("validation", alphas)
-    chosen = choose_negation(target, kept, before[0], settings["keep"])
+    chosen = choose_negation(target, kept, before[0], how.keep)
     record("test", [alphas[chosen]])
     shared = {"encoder": encoder, "mode": mode, "seed": seed, "task": task}
     write_rows(output, rows, **shared, other_task=control)

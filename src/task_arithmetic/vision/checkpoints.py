@@ -4,7 +4,9 @@ The only module that needs open_clip, whose import takes ten seconds.
 """
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from ..files.manifest import Manifest, read_manifest
 from ..files.paths import atomic_path, write_json
 from ..files.tensors import check_tensors, read_tensors, write_tensors
 from .clip import Tensors, encode, encode_text, make_head
-from .geometry import OWN_MERGES, check_preprocessing, clip_geometry, image_tower_shapes
+from .geometry import OWN_MERGES, TextTower, ViT, check_preprocessing, clip_geometry
 from .modality import IMAGE_TOWER, MERGES, TEXT_TOWER
 
 # --- Heads ---------------------------------------------------------------------------------------
@@ -45,11 +47,12 @@ def write_head(
     merges = encoder_dir / MERGES if about["own_merges"] else None
     if merges:
         check_file(merges, about["merges_sha256"])
-    tokenize = clip_tokenizer(about["text"]["context_length"], merges)
-    if tokenize.vocab_size != about["text"]["vocab_size"]:
+    text = TextTower(**about["text"])
+    tokenize = clip_tokenizer(text.context_length, merges)
+    if tokenize.vocab_size != text.vocab_size:
         raise UserError(
             f"Encoder {about['name']}: its tokenizer has {tokenize.vocab_size} tokens, its text "
-            f"tower {about['text']['vocab_size']}: put the tokenizer's own merges beside the "
+            f"tower {text.vocab_size}: put the tokenizer's own merges beside the "
             "checkpoint as bpe_merges.txt.gz."
         )
     prompts = [
@@ -61,7 +64,7 @@ def write_head(
     features = []
     with torch.inference_mode():
         for tokens in prompts:
-            features.append(encode_text(params, tokens.to(device), about["text"]))
+            features.append(encode_text(params, tokens.to(device), text))
         head = make_head(torch.stack(features), about["logit_scale"])
     made_by = {
         "encoder": about["name"],
@@ -125,9 +128,8 @@ def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
     if "path" in definition:
         _check_files(name, Path(definition["path"]))
     geometry = clip_geometry(name, definition)
-    text = geometry.pop("text")
     model, preprocess, merges = _open_clip_model(name, definition, record)
-    check_preprocessing(name, preprocess, geometry["image_size"])
+    check_preprocessing(name, preprocess, geometry.image_size)
     state = {k: v.float() for k, v in model.state_dict().items()}
     image = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
     words = {
@@ -135,7 +137,8 @@ def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
         for k, v in state.items()
         if not k.startswith("visual.") and k not in ("logit_scale", "logit_bias", "attn_mask")
     }
-    _check_plain(name, model, image, words, geometry, text)
+    _check_plain(name, model, image, words, geometry)
+    sizes = asdict(geometry)
     with atomic_path(output) as folder:
         folder.mkdir()
         made_by = {"encoder": name, "definition": definition}
@@ -146,8 +149,8 @@ def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
         about = {
             "name": name,
             "definition": definition,
-            "geometry": geometry,
-            "text": text,
+            "geometry": {k: v for k, v in sizes.items() if k != "text"},
+            "text": sizes["text"],
             "mean": list(preprocess["mean"]),
             "std": list(preprocess["std"]),
             "own_merges": merges is not None,
@@ -219,14 +222,15 @@ def _create(name: str, create, *args, **options):
 
 
 @torch.no_grad()
-def _check_plain(name, model, image: Tensors, words: Tensors, geometry: dict, text: dict) -> None:
+def _check_plain(name: str, model: Any, image: Tensors, words: Tensors, geometry: ViT) -> None:
     """Hold our functions to open_clip's own outputs, on random images and tokens."""
     generator = torch.Generator().manual_seed(0)
-    size, length = geometry["image_size"], text["context_length"]
+    size, text = geometry.image_size, geometry.text
+    assert text is not None  # clip_geometry reads both
     pixels = torch.randn(2, 3, size, size, generator=generator)
-    tokens = torch.randint(1, text["vocab_size"], (2, length), generator=generator)
-    expected = image_tower_shapes(geometry)
-    whole = size % geometry["patch_size"] == 0  # else open_clip drops the rest of the pixels
+    tokens = torch.randint(1, text.vocab_size, (2, text.context_length), generator=generator)
+    expected = geometry.shapes()
+    whole = size % geometry.patch_size == 0  # else open_clip drops the rest of the pixels
     if whole and {k: tuple(v.shape) for k, v in image.items()} == expected:
         ours = encode(image, pixels, geometry), encode_text(words, tokens, text)
         theirs = model.encode_image(pixels), model.encode_text(tokens)

@@ -23,6 +23,7 @@ from ..core.dual import (
     prepend,
     softmax,
 )
+from .geometry import TextTower, ViT
 
 Tensors = dict[str, Tensor]
 
@@ -30,13 +31,12 @@ Tensors = dict[str, Tensor]
 # --- The image tower -----------------------------------------------------------------------------
 
 
-def encode(params: Tensors, pixels: Tensor, geometry: dict) -> Tensor:
+def encode(params: Tensors, pixels: Tensor, geometry: ViT) -> Tensor:
     """f(x; θ): the raw image features, before L2 normalisation (paper, section 2).
 
     Args:
-        params: the image tower's tensors under open_clip's names, see `image_tower_shapes`.
-        pixels: normalised images, float (B, 3, S, S), S = geometry["image_size"].
-        geometry: image_size, patch_size, width, layers, heads, mlp_width, embed_dim, activation.
+        params: the image tower's tensors under open_clip's names, see `ViT.shapes`.
+        pixels: normalised images, float (B, 3, S, S), S = geometry.image_size.
     Returns:
         features (B, embed_dim), differentiable in every tensor of `params`.
     """
@@ -44,7 +44,7 @@ def encode(params: Tensors, pixels: Tensor, geometry: dict) -> Tensor:
 
 
 def encode_linearized(
-    params: Tensors, tau: Tensors, pixels: Tensor, geometry: dict
+    params: Tensors, tau: Tensors, pixels: Tensor, geometry: ViT
 ) -> tuple[Tensor, Tensor]:
     """f(x; θ0) and ∇f(x; θ0)·τ; their sum is f_lin(x; θ0 + τ) (paper, section 2, "NTK
     Linearization").
@@ -63,11 +63,11 @@ def encode_linearized(
     return value, torch.zeros_like(value) if tangent is None else tangent
 
 
-def _image_tower(params: Tensors, tau: Tensors, pixels: Tensor, geometry: dict) -> Dual:
+def _image_tower(params: Tensors, tau: Tensors, pixels: Tensor, geometry: ViT) -> Dual:
     def p(name):
         return Dual(params[name], tau.get(name))
 
-    size, patch, width = geometry["image_size"], geometry["patch_size"], geometry["width"]
+    size, patch, width = geometry.image_size, geometry.patch_size, geometry.width
     side = size // patch
     patches = pixels.reshape(-1, 3, side, patch, side, patch).permute(0, 2, 4, 1, 3, 5)
     patches = patches.reshape(-1, side * side, 3 * patch * patch)  # (B, N, 3·p·p)
@@ -75,25 +75,25 @@ def _image_tower(params: Tensors, tau: Tensors, pixels: Tensor, geometry: dict) 
     x = prepend(p("class_embedding"), x)  # (B, 1 + N, width)
     x = add(x, p("positional_embedding"))
     x = layer_norm(x, p("ln_pre.weight"), p("ln_pre.bias"))
-    for layer in range(geometry["layers"]):
+    for layer in range(geometry.layers):
         # Only the class token is read from the last block: nothing else of it is computed.
-        only_first = layer == geometry["layers"] - 1
+        only_first = layer == geometry.layers - 1
         x = _block(x, p, f"transformer.resblocks.{layer}.", geometry, only_first=only_first)
     x = each(lambda t: t[:, 0], x)
     x = layer_norm(x, p("ln_post.weight"), p("ln_post.bias"))
     return linear(x, each(lambda t: t.T, p("proj")))
 
 
-def _block(x: Dual, p, prefix: str, geometry: dict, mask=None, only_first=False) -> Dual:
+def _block(x: Dual, p, prefix: str, geometry: ViT, mask=None, only_first=False) -> Dual:
     """One pre-norm residual attention block; `only_first` returns its first token alone."""
     tokens = layer_norm(x, p(prefix + "ln_1.weight"), p(prefix + "ln_1.bias"))
     queries = tokens
     if only_first:
         queries, x = each(lambda t: t[:, :1], tokens), each(lambda t: t[:, :1], x)
-    x = add(x, _attention(queries, tokens, p, prefix + "attn.", geometry["heads"], mask))
+    x = add(x, _attention(queries, tokens, p, prefix + "attn.", geometry.heads, mask))
     h = layer_norm(x, p(prefix + "ln_2.weight"), p(prefix + "ln_2.bias"))
     h = linear(h, p(prefix + "mlp.c_fc.weight"), p(prefix + "mlp.c_fc.bias"))
-    h = activation(h, geometry["activation"])
+    h = activation(h, geometry.activation)
     h = linear(h, p(prefix + "mlp.c_proj.weight"), p(prefix + "mlp.c_proj.bias"))
     return add(x, h)
 
@@ -127,20 +127,19 @@ def _attention(queries: Dual, tokens: Dual, p, prefix: str, heads: int, mask=Non
 # --- The text tower and the heads ----------------------------------------------------------------
 
 
-def encode_text(params: Tensors, tokens: Tensor, geometry: dict) -> Tensor:
+def encode_text(params: Tensors, tokens: Tensor, geometry: TextTower) -> Tensor:
     """CLIP's text features, before L2 normalisation; only heads need them.
 
     Args:
         params: the text tower's tensors under open_clip's names.
         tokens: int64 (B, context_length); the end-of-text token has the largest id.
-        geometry: width, layers, heads, embed_dim, activation, context_length, vocab_size.
     Returns:
         features (B, embed_dim).
     """
     x = Dual(params["token_embedding.weight"][tokens] + params["positional_embedding"])
-    length = geometry["context_length"]
+    length = geometry.context_length
     mask = torch.full((length, length), -torch.inf, dtype=x.value.dtype, device=tokens.device)
-    for layer in range(geometry["layers"]):
+    for layer in range(geometry.layers):
         prefix = f"transformer.resblocks.{layer}."
         x = _block(x, lambda name: Dual(params[name]), prefix, geometry, mask=mask.triu(1))
     last = x.value[torch.arange(len(tokens)), tokens.argmax(-1)]

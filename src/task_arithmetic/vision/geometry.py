@@ -7,8 +7,10 @@ import sys
 import types
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any, NoReturn
 
 from ..errors import UserError, nearest
 from ..files.paths import read_json, read_users_json
@@ -53,10 +55,90 @@ CLIP_TOKENS = 49408  # of the tokenizer that comes with open_clip
 PREPARED = {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"}  # see data.py
 
 
-def clip_geometry(name: str, definition: dict) -> dict:
-    """The image tower of an encoder's definition as `encode` takes it and, as `text`, its text
-    tower; read from open_clip's own model configurations without importing it, or from a local
-    checkpoint's.
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """CLIP's text tower, which heads are made with."""
+
+    layers: int
+    width: int
+    heads: int
+    context_length: int
+    vocab_size: int
+    mlp_width: int
+    embed_dim: int
+    activation: str
+
+    def shapes(self) -> Shapes:
+        """Name → shape of every tensor, as open_clip names them."""
+        return {
+            "token_embedding.weight": (self.vocab_size, self.width),
+            "positional_embedding": (self.context_length, self.width),
+            **_norms("ln_final", width=self.width),
+            "text_projection": (self.width, self.embed_dim),
+            **_blocks(self.layers, self.width, self.mlp_width),
+        }
+
+
+@dataclass(frozen=True)
+class ViT:
+    """A plain CLIP ViT: its image tower and, where it is known, its text tower."""
+
+    layers: int
+    width: int
+    patch_size: int
+    image_size: int
+    mlp_width: int
+    heads: int
+    embed_dim: int
+    activation: str
+    text: TextTower | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Of an image: its patches and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+    def shapes(self) -> Shapes:
+        """Name → shape of every tensor of the image tower, as open_clip names them."""
+        return {
+            "conv1.weight": (self.width, 3, self.patch_size, self.patch_size),
+            "class_embedding": (self.width,),
+            "positional_embedding": (self.tokens, self.width),
+            **_norms("ln_pre", "ln_post", width=self.width),
+            "proj": (self.width, self.embed_dim),
+            **_blocks(self.layers, self.width, self.mlp_width),
+        }
+
+
+def _blocks(layers: int, width: int, mlp_width: int) -> Shapes:
+    block = {
+        "attn.in_proj_weight": (3 * width, width),
+        "attn.in_proj_bias": (3 * width,),
+        "attn.out_proj.weight": (width, width),
+        "attn.out_proj.bias": (width,),
+        "mlp.c_fc.weight": (mlp_width, width),
+        "mlp.c_fc.bias": (mlp_width,),
+        "mlp.c_proj.weight": (width, mlp_width),
+        "mlp.c_proj.bias": (width,),
+        **_norms("ln_1", "ln_2", width=width),
+    }
+    return {
+        f"transformer.resblocks.{i}.{name}": shape
+        for i in range(layers)
+        for name, shape in block.items()
+    }
+
+
+def _norms(*names: str, width: int) -> Shapes:
+    return {f"{name}.{part}": (width,) for name in names for part in ("weight", "bias")}
+
+
+def clip_geometry(name: str, definition: dict[str, Any]) -> ViT:
+    """Both towers of an encoder's definition, read from open_clip's own model configurations
+    without importing it, or from a local checkpoint's.
 
     Raises:
         UserError: open_clip has no such model, or it is no plain CLIP ViT, or a local checkpoint's
@@ -66,13 +148,13 @@ def clip_geometry(name: str, definition: dict) -> dict:
         config = read_users_json(name, Path(definition["path"]) / "open_clip_config.json")
         geometry = _towers(name, config.get("model_cfg"))
         tokens = _tokens(name, Path(definition["path"]) / OWN_MERGES)
-        if geometry["text"]["vocab_size"] != tokens:
+        if geometry.text and geometry.text.vocab_size != tokens:
             raise UserError(
                 f"Encoder {name}: its tokenizer has {tokens} tokens, its text tower "
-                f"{geometry['text']['vocab_size']}: put the tokenizer's own merges beside the "
+                f"{geometry.text.vocab_size}: put the tokenizer's own merges beside the "
                 f"checkpoint as {OWN_MERGES}."
             )
-        check_preprocessing(name, config.get("preprocess_cfg") or {}, geometry["image_size"])
+        check_preprocessing(name, config.get("preprocess_cfg") or {}, geometry.image_size)
         return geometry
     folder = open_clip_folder() / "model_configs"
     known = sorted(path.stem for path in folder.glob("*.json"))
@@ -95,17 +177,17 @@ def _tokens(name: str, merges: Path) -> int:
     return min(CLIP_TOKENS, 512 + len(lines) - 1 + 2)
 
 
-def _towers(name: str, config) -> dict:
+def _towers(name: str, config: Any) -> ViT:
     """The towers of open_clip's model configuration, of which nothing may be ignored."""
 
-    def refuse(key, value):
+    def refuse(key: str, value: Any) -> NoReturn:
         raise UserError(
             f"Encoder {name} is no plain CLIP ViT (its configuration has {key}: {value!r}): only "
             "vision transformers with class-token pooling and CLIP's text transformer and "
             "tokenizer can be used; choose another model."
         )
 
-    def whole(value):
+    def whole(value: Any) -> bool:
         return isinstance(value, int) and value > 0
 
     found = {}
@@ -143,7 +225,7 @@ def _towers(name: str, config) -> dict:
         tower["activation"] = "quick_gelu" if config.get("quick_gelu") else "gelu"
     if vision["image_size"] % vision["patch_size"]:  # open_clip drops the rest of the pixels
         refuse("vision_cfg.image_size", vision["image_size"])
-    return {**vision, "text": text}
+    return ViT(**vision, text=TextTower(**text))
 
 
 def check_preprocessing(name: str, preprocess: dict, image_size: int) -> None:
@@ -199,8 +281,8 @@ def weights_repository(name: str, definition: dict) -> str:
             f"{tags}); correct `model` or `pretrained`."
         )
     geometry = clip_geometry(name, definition)
-    check_preprocessing(name, weights, geometry["image_size"])
-    if weights.get("quick_gelu", False) and geometry["activation"] == "gelu":
+    check_preprocessing(name, weights, geometry.image_size)
+    if weights.get("quick_gelu", False) and geometry.activation == "gelu":
         raise UserError(
             f"Encoder {name}: the weights {tag} of {model} were trained with QuickGELU, which this "
             f"architecture does not have; use model: {model}-quickgelu."
@@ -217,46 +299,6 @@ def open_clip_folder() -> Path:
     return Path(str(distribution("open_clip_torch").locate_file("open_clip")))
 
 
-def image_tower_shapes(geometry: dict) -> dict[str, tuple]:
-    """Name → shape of every tensor of a plain CLIP ViT's image tower, as open_clip names them."""
-    g, width = geometry, geometry["width"]
-    side = g["image_size"] // g["patch_size"]
-    return {
-        "conv1.weight": (width, 3, g["patch_size"], g["patch_size"]),
-        "class_embedding": (width,),
-        "positional_embedding": (side * side + 1, width),
-        **{f"{ln}.{part}": (width,) for ln in ("ln_pre", "ln_post") for part in ("weight", "bias")},
-        "proj": (width, g["embed_dim"]),
-        **_block_shapes(g),
-    }
-
-
-def _block_shapes(geometry: dict) -> dict[str, tuple]:
-    width, mlp_width = geometry["width"], geometry["mlp_width"]
-    block = {
-        "attn.in_proj_weight": (3 * width, width),
-        "attn.in_proj_bias": (3 * width,),
-        "attn.out_proj.weight": (width, width),
-        "attn.out_proj.bias": (width,),
-        "mlp.c_fc.weight": (mlp_width, width),
-        "mlp.c_fc.bias": (mlp_width,),
-        "mlp.c_proj.weight": (width, mlp_width),
-        "mlp.c_proj.bias": (width,),
-        **{f"{ln}.{part}": (width,) for ln in ("ln_1", "ln_2") for part in ("weight", "bias")},
-    }
-    layers = range(geometry["layers"])
-    return {f"transformer.resblocks.{i}.{k}": shape for i in layers for k, shape in block.items()}
-
-
-def parameters(shapes: Iterable[tuple]) -> int:
+def parameters(shapes: Iterable[tuple[int, ...]]) -> int:
     """The number of parameters of tensors of these shapes."""
     return sum(math.prod(shape) for shape in shapes)
-
-
-def text_parameters(text: dict) -> int:
-    """The number of parameters of a plain CLIP text tower."""
-    width, mlp = text["width"], text["mlp_width"]
-    attention, norms = 4 * width * width + 4 * width, 4 * width
-    block = attention + norms + 2 * width * mlp + mlp + width
-    tokens = (text["vocab_size"] + text["context_length"]) * width
-    return tokens + text["layers"] * block + 2 * width + width * text["embed_dim"]

@@ -8,6 +8,7 @@ training crops them at random: `train_images.npy` (uint8, ΣH·W × 3) holds one
 `train_sizes.npy` (int32, N × 2) their heights and widths.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ class TrainImages:
 
 
 def read_split(
-    data_dir: PathLike, split: str, limit: dict[str, int] | None = None
+    data_dir: PathLike, split: str, limit: Mapping[str, int] | None = None
 ) -> tuple[TrainImages | np.ndarray, np.ndarray]:
     """A split's images and labels, mapped from disk.
 

@@ -2,33 +2,37 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def to_pixels(images: Tensor, about: dict[str, Any], boxes: Tensor | None = None) -> Tensor:
+def to_pixels(
+    images: Tensor,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    boxes: Tensor | None = None,
+) -> Tensor:
     """CLIP's preprocessing: crop and resize (bicubic, antialiased), round to levels, normalise.
 
     Args:
         images: uint8 (B, H, W, 3).
-        about: the encoder's description: geometry.image_size, mean, std.
+        size: S, the side of the square. mean, std: of each channel, in 0–1.
         boxes: (B, 4) top, left, height, width in pixels; None takes whole images.
     Returns:
         float32 (B, 3, S, S).
     """
-    size = about["geometry"]["image_size"]
     pixels = images.permute(0, 3, 1, 2).contiguous().float()  # new: may be changed in place
     if boxes is not None or pixels.shape[-2:] != (size, size):
         if boxes is None:
             boxes = torch.tensor([[0, 0, *pixels.shape[-2:]]]).expand(len(pixels), 4)
         pixels = resample(pixels, boxes.to(pixels.device), size)
-    mean, std = (
-        torch.tensor(about[k], dtype=torch.float32, device=pixels.device).view(3, 1, 1)
-        for k in ("mean", "std")
+    shift, scale = (
+        torch.tensor(list(of), dtype=torch.float32, device=pixels.device).view(3, 1, 1)
+        for of in (mean, std)
     )
-    return pixels.div_(255).sub_(mean).div_(std)
+    return pixels.div_(255).sub_(shift).div_(scale)
 
 
 def resample(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
