@@ -460,22 +460,16 @@ def checkpoint_files(model: dict, dtype: str = "float16") -> tuple[dict[str, byt
     import numpy as np
     from safetensors.numpy import save
 
-    from task_arithmetic.vision.geometry import image_tower_shapes
+    from task_arithmetic.vision.geometry import TextTower, ViT
 
     vision, text, embed_dim = model["vision_cfg"], model["text_cfg"], model["embed_dim"]
-    mlp_width = {"mlp_width": 4 * vision["width"], "embed_dim": embed_dim}
-    shapes = {f"visual.{k}": v for k, v in image_tower_shapes({**vision, **mlp_width}).items()}
-    width = text["width"]
-    same = {"image_size": 1, "patch_size": 1, "mlp_width": 4 * width, "embed_dim": embed_dim}
-    blocks = image_tower_shapes({**text, **same})
-    shapes |= {k: v for k, v in blocks.items() if k.startswith("transformer.")} | {
-        "token_embedding.weight": (text["vocab_size"], width),
-        "positional_embedding": (text["context_length"], width),
-        "ln_final.weight": (width,),
-        "ln_final.bias": (width,),
-        "text_projection": (width, embed_dim),
-        "logit_scale": (),
-    }
+    sizes = {k: vision[k] for k in ("layers", "width", "patch_size", "image_size")}
+    rest = {"heads": 1, "embed_dim": embed_dim, "activation": "gelu"}
+    image = ViT(**sizes, mlp_width=4 * vision["width"], **rest)
+    sizes = {k: text[k] for k in ("layers", "width", "context_length", "vocab_size")}
+    words = TextTower(**sizes, mlp_width=4 * text["width"], **rest)
+    shapes = {f"visual.{name}": shape for name, shape in image.shapes().items()}
+    shapes |= {**words.shapes(), "logit_scale": ()}
     generator = np.random.default_rng(0)
     tensors = {
         name: np.asarray(0.03 * generator.standard_normal(shape, np.float32), dtype)

@@ -24,9 +24,9 @@ def as_text(call: ast.Call) -> bool:
         modes = [x for x in constants if isinstance(x, str) and set(x) <= set("rwxab+t")]
         own = isinstance(call.func, ast.Name) or modes
         return bool(own) and not any("b" in mode for mode in modes)
-    return name in ("read_text", "write_text") or any(
-        each.arg in ("text", "universal_newlines") for each in call.keywords
-    )
+    asked = {each.arg for each in call.keywords} & {"text", "universal_newlines"}
+    process = name in ("run", "Popen", "call", "check_call", "check_output")
+    return name in ("read_text", "write_text") or bool(process and asked)
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)

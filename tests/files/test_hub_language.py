@@ -373,7 +373,8 @@ def test_the_encoder_reads_the_prompts_of_the_rows(made, config):
     texts = read_tokens(
         folder / f"heads/{config}.safetensors",
         read_manifest(folder / "data" / config),
-        about,
+        about["name"],
+        about["tokenizer_sha256"],
         "test",
     )
     rows = glue_rows(config, glue_splits(config)[1])

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import fields
 from functools import partial
 from itertools import count
 
@@ -22,6 +23,7 @@ from task_arithmetic.files.metrics import write_rows
 from task_arithmetic.pipeline import code
 from task_arithmetic.pipeline.code import changes, code_hash, code_parts, package_versions
 from task_arithmetic.pipeline.rerun import modules
+from task_arithmetic.stages import settings as stage_settings
 from task_arithmetic.stages.declare import MODALITIES
 from task_arithmetic.stages.declared import STAGES
 
@@ -196,7 +198,7 @@ GENERATING = {(c, "language") for c in (*(c for c, s in STAGES.items() if s.moda
     ("file", "old", "new", "changed"),
     [
         ("core/training", "beta1=0.9", "beta1=0.8", TRAINING),
-        ("language/t5", "geometry: dict) -> Dual:", "geometry: dict, x=1) -> Dual:", GENERATING),
+        ("language/t5", "geometry: T5) -> Dual:", "geometry: T5, x=1) -> Dual:", GENERATING),
         ("core/arithmetic", "np.argmax(", "np.argmin(",
          {(c, m) for c in ("addition", "negation") for m in MODALITIES}),
         ("report/figures", 'marker="*", markersize=11', 'marker="P", markersize=11',
@@ -268,6 +270,15 @@ def run(call, *entries) -> None:
     assert set(found.values()) <= set(code_parts(*entries))
 
 
+def settings_of(command: str, every: dict) -> dict:
+    """Those of all settings that a learning or measuring stage has; of another stage, all."""
+    kind = "Training" if command == "finetune" else command.capitalize()
+    if command in ("pretrained", "single-task", "kernel"):
+        kind = "Evaluation"
+    kind = getattr(stage_settings, f"{kind}Settings", None)
+    return {f.name: every[f.name] for f in fields(kind) if f.name in every} if kind else every
+
+
 @pytest.mark.parametrize("mode", ["nonlinear", "ntk"])
 def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
     """But for `download`, which needs a hub; what no mode concerns once."""
@@ -296,7 +307,8 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
     given |= {"reference": test_report.REFERENCE, "output_dir": tmp_path}
     for command, stage in STAGES.items():
         for name in names.get(command, ["a"]):
-            given |= {"settings": settings.get(command, common), "output": made[command]}
+            own = settings.get(command, settings_of(command, common))
+            given |= {"settings": own, "output": made[command]}
             given |= {"name": name, "task": name}
             arguments = {option: given[option] for option in stage.options if option in given}
             if command == "embedded":
@@ -320,7 +332,9 @@ def test_all_functions_that_a_stage_runs_on_texts_count_as_its_code(tmp_path, mo
     settings["head"] = {key: definition[key] for key in ("prompt", "metric")}
     wanted = ["data", "encoder", "head", "vector", "cosine"]
     wanted += [command for command, stage in STAGES.items() if stage.modal]
-    wanted = [c for c in STAGES if c in wanted and c not in ("kernel", "negation")]
+    wanted = [
+        c for c in STAGES if c in wanted and c not in ("kernel", "negation", "disentanglement")
+    ]
     made = {command: tmp_path / command for command in wanted}
     one = {"data_dir": made["data"], "head": made["head"], "finetuned": made["finetune"]}
     many = {"data_dirs": [made["data"]] * 2, "heads": [made["head"]] * 2, "tasks": ["mood"] * 2}
@@ -329,7 +343,8 @@ def test_all_functions_that_a_stage_runs_on_texts_count_as_its_code(tmp_path, mo
     given |= {"vector": made["vector"], "task": "mood"}
     given |= {"single_task": [made["single-task"]] * 2}
     for command in wanted:
-        given |= {"settings": settings.get(command, common), "output": made[command]}
+        own = settings.get(command, settings_of(command, common))
+        given |= {"settings": own, "output": made[command]}
         stage = STAGES[command]
         arguments = {option: given[option] for option in stage.options if option in given}
         function = stage.function({"settings": {"modality": "language"}})

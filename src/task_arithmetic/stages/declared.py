@@ -154,7 +154,9 @@ class Negation(OfOneTask):
     control_data_dir: Input
 
 
-@stage("stages.disentanglement.disentanglement", on_device=True, stored=True, hashed=True)
+@stage(
+    "stages.disentanglement.disentanglement", on_device=True, stored=True, hashed=True, modal=True
+)
 class Disentanglement(OfManyTasks):
     """disentanglement error of two tasks on a grid"""
 
