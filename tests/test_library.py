@@ -68,6 +68,48 @@ def test_alpha_and_accuracies_are_those_of_each_alpha_alone(encoder, tasks, mode
     assert found[0] == ta.evaluate(encoder, tasks, "validation")
 
 
+@pytest.mark.parametrize("mode", ["nonlinear", "ntk"])
+def test_forgetting_takes_the_alpha_that_keeps_the_control_task(encoder, tasks, mode):
+    tau, keep = ta.TaskVector.load(tiny.shared_vector(mode, "one")), 0.9
+    alphas = [0.0, 0.2, 0.5, 1.0, 1.5]
+    found = [ta.evaluate(encoder - a * tau, tasks, "validation") for a in alphas]
+    kept = [i for i, each in enumerate(found) if each["two"] >= keep * found[0]["two"] - 1e-9]
+    best = min(kept, key=lambda i: found[i]["one"])
+    assert ta.choose_negation(encoder, tau, *tasks, keep, alphas) == alphas[best]
+
+
+def test_an_alpha_at_the_end_of_its_grid_is_said(encoder, tasks):
+    taus = [ta.TaskVector.load(tiny.shared_vector("nonlinear", task.name)) for task in tasks]
+    with pytest.warns(UserWarning, match=r"α = 0.01 is the largest of the grid"):
+        ta.choose_alpha(encoder, ta.merge(taus), tasks, taus, [0.0, 0.01])
+
+
+@pytest.mark.parametrize("mode", ["nonlinear", "ntk"])
+def test_numbers_that_overflow_are_no_accuracy(encoder, tasks, mode):
+    huge = 1e30 * ta.TaskVector.load(tiny.shared_vector(mode, "one"))
+    with pytest.raises(ta.UserError, match="not finite at α = 1"):
+        ta.evaluate(encoder + 1e8 * huge, tasks)
+
+
+def test_another_kind_of_value_is_named(encoder, tasks, tmp_path):
+    tau = ta.TaskVector.load(tiny.shared_vector("nonlinear", "one"))
+    for wrong, said in (
+        (lambda: ta.finetune("numbers"), "load_task gives the Task that is needed here; found"),
+        (lambda: ta.evaluate(encoder, ["numbers"]), "load_task gives the Task"),
+        (lambda: ta.evaluate("embedded-small", tasks), "load_encoder gives the Encoder"),
+        (lambda: ta.choose_alpha(encoder, tau, tasks, ["a", "b"]), "finetune gives the TaskVector"),
+        (lambda: ta.merge(["a.safetensors"]), "finetune gives the TaskVector"),
+        (lambda: ta.finetune(tasks[0], mode=None), "mode must be a name"),
+        (lambda: ta.finetune(tasks[0], micro_batch=0), "micro_batch must be a whole number"),
+        (lambda: ta.load_encoder("embedded-small", device="gpu"), "no device 'gpu' on this"),
+        (lambda: encoder.to("cuda:99"), "no device 'cuda:99' on this"),
+        (lambda: tau.save(tmp_path), "is a folder"),
+    ):
+        with pytest.raises(ta.UserError, match=said):
+            wrong()
+    assert len({tasks[0], tasks[1], encoder}) == 3
+
+
 def test_a_linearized_vector_is_evaluated_through_f_lin(encoder, tasks):
     """f(θ0 + τ) is another function: with a large τ, its accuracies differ."""
     tau = 40.0 * ta.TaskVector.load(tiny.shared_vector("ntk", "one"))

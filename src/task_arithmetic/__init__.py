@@ -12,6 +12,7 @@ __all__ = [
     "TaskVector",
     "UserError",
     "choose_alpha",
+    "choose_negation",
     "disentanglement",
     "evaluate",
     "finetune",
@@ -21,13 +22,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .core.vectors import TaskVector
     from .errors import UserError
     from .library import (
         Disentanglement,
         Encoder,
         Task,
+        TaskVector,
         choose_alpha,
+        choose_negation,
         disentanglement,
         evaluate,
         finetune,

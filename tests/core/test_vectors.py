@@ -11,9 +11,10 @@ import yaml
 
 from task_arithmetic.config.experiment import patterns
 from task_arithmetic.config.reading import ROOT
-from task_arithmetic.core.vectors import TaskVector, moved_names, total
+from task_arithmetic.core.vectors import TaskVector, moved_names
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.tensors import read_made_by, read_tensors, write_tensors
+from task_arithmetic.merging.sum import total
 from task_arithmetic.stages.vector import read_vector, write_vector
 
 

@@ -6,6 +6,7 @@ the vector-Jacobian product at θ0 of the loss's gradient in f_lin, so no second
 built (paper, section 2, "NTK Linearization").
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ class Dual(NamedTuple):
     tangent: Tensor | None = None
 
 
-def each(linear_map, x: Dual) -> Dual:
+def each(linear_map: Callable[[Tensor], Tensor], x: Dual) -> Dual:
     """A linear map, its own derivative, of the value and of the tangent if there is one."""
     return Dual(linear_map(x.value), None if x.tangent is None else linear_map(x.tangent))
 

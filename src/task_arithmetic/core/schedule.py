@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def batch_indices(step: int, count: int, batch_size: int, seed: int) -> np.ndarr
     A function of its arguments alone; batches run over the ends of epochs, so that none is short.
     """
     at = np.arange(step * batch_size, (step + 1) * batch_size)
-    orders = {
+    orders: dict[Any, np.ndarray] = {
         epoch: np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count)
         for epoch in range(at[0] // count, at[-1] // count + 1)
     }

@@ -182,8 +182,9 @@ class Training:
         moments = self.moments.values()
         adamw(
             list(self.theta.values()),
-            [tensor.grad for tensor in self.theta.values()],
-            *([m[key] for m in moments] for key in ("exp_avg", "exp_avg_sq")),
+            [tensor.grad for tensor in self.theta.values()],  # type: ignore[misc]
+            [m["exp_avg"] for m in moments],
+            [m["exp_avg_sq"] for m in moments],
             max_exp_avg_sqs=[],
             state_steps=[m["step"] for m in moments],
             lr=learning_rate,

@@ -54,6 +54,10 @@ class TaskVector:
         """The same vector on a device."""
         return self._like({name: tensor.to(device) for name, tensor in self.tensors.items()})
 
+    def copy(self) -> Self:
+        """The same vector in memory of its own."""
+        return self._like({name: tensor.clone() for name, tensor in self.tensors.items()})
+
     def _like(self, tensors: dict[str, Tensor]) -> Self:
         return type(self)(tensors, self.mode, self.linearized, self.base)
 
@@ -149,29 +153,6 @@ def check_alike(a: TaskVector, b: TaskVector) -> None:
         )
     if not (a.base and b.base) and a.tensors and b.tensors and a.keys() != b.keys():
         raise UserError("The task vectors to add are of different modes or encoders.")
-
-
-def total(vectors: Iterable[Vector]) -> Vector:
-    """Σ τ_t, reading one vector at a time: memory does not grow with the number of tasks.
-
-    Args:
-        vectors: at least one, all of the same mode.
-    Raises:
-        UserError: there is none; or they are of different modes or encoders.
-    """
-    summed: Vector | None = None
-    for vector in vectors:
-        if summed is None:
-            summed = vector._like({name: tensor.clone() for name, tensor in vector.tensors.items()})
-            continue
-        check_alike(summed, vector)
-        if vector.keys() != summed.keys():
-            raise UserError("The task vectors to add are of different modes or encoders.")
-        for name, tensor in vector.tensors.items():
-            summed.tensors[name] += tensor
-    if summed is None:
-        raise UserError("There is no task vector to add: give at least one.")
-    return summed
 
 
 def moved_names(names: Iterable[str], patterns: list[str], mode: str = "this mode") -> list[str]:

@@ -5,20 +5,26 @@ The only module that needs transformers, whose import takes five seconds.
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import UserError
 from ..files.download import Download
 from ..files.hashes import sealed, sha256_of_file
-from ..files.paths import atomic_path, read_json, write_json
+from ..files.paths import PathLike, atomic_path, read_json, write_json
 from ..files.tensors import write_tensors
 from .geometry import T5, t5_geometry
 from .modality import TOKENIZER, WEIGHTS
 from .t5 import Tensors, logits
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
-def import_t5(encoder: str, settings: dict, output, download=None) -> None:
+
+def import_t5(
+    encoder: str, settings: dict[str, Any], output: PathLike, download: PathLike | None = None
+) -> None:
     """Take a pretrained T5 through transformers and write it as named tensors.
 
     Args:
@@ -56,7 +62,7 @@ def import_t5(encoder: str, settings: dict, output, download=None) -> None:
         write_json(written / "encoder.json", sealed(about))
 
 
-def _folder(name: str, settings: dict, record: Download | None) -> Path:
+def _folder(name: str, settings: dict[str, Any], record: Download | None) -> Path:
     """Where the checkpoint lies: its own folder, or its commit's in the hub's cache."""
     if "path" not in settings:
         if record is None:
@@ -72,7 +78,7 @@ def _folder(name: str, settings: dict, record: Download | None) -> Path:
     return folder
 
 
-def _check_architecture(name: str, architecture: dict, config: dict) -> None:
+def _check_architecture(name: str, architecture: dict[str, Any], config: dict[str, Any]) -> None:
     """What the definition says of the architecture must be what the checkpoint's config.json says,
     its defaults included."""
     found = t5_geometry(name, config)
@@ -123,7 +129,7 @@ def _tensors(name: str, folder: Path, geometry: T5) -> Tensors:
 
 
 @torch.no_grad()
-def _is_plain(model, geometry: T5) -> bool:
+def _is_plain(model: Any, geometry: T5) -> bool:
     """Whether our function gives transformers' own outputs, on random tokens with padding."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(geometry.vocab_size, (2, 160), generator=generator)
@@ -136,7 +142,7 @@ def _is_plain(model, geometry: T5) -> bool:
     return bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max())
 
 
-def _tokenizer(name: str, folder: Path, geometry: T5):
+def _tokenizer(name: str, folder: Path, geometry: T5) -> "Tokenizer":
     """The checkpoint's tokenizer without any cutting or padding of its own."""
     from tokenizers import Tokenizer
 

@@ -152,6 +152,8 @@ class Language:
             precision: auto, bf16 or float32, see precision.autocast.
         Returns:
             key of a split → shares of exact matches, or ρ (alphas,).
+        Raises:
+            UserError: logits that are not finite, as of a vector or an α that is far too large.
         """
         decode = self.decoder()
         found = {key: np.zeros(len(alphas)) for key in splits}

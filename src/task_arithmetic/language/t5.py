@@ -6,6 +6,7 @@ Nothing here needs transformers; checkpoints.py brings its weights.
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +24,13 @@ from ..core.dual import (
     rms_norm,
     softmax,
 )
+from ..core.precision import check_finite
 from .geometry import T5
 
 Tensors = dict[str, Tensor]
+Named = Callable[[str], Dual]  # a tensor of the model, and its tangent
+Layers = list[tuple[Dual, Dual]]  # keys and values of each layer
+NO_LAYERS: Layers = []
 NEVER = torch.finfo(torch.bfloat16).min  # the score of a token that must not be attended to
 NUMBERS = 2**24  # logits in memory at a time while tokens are chosen for a grid of α
 
@@ -65,11 +70,11 @@ def logits_linearized(
     return value, torch.zeros_like(value) if tangent is None else tangent.detach()
 
 
-def _named(params: Tensors, tau: Tensors):
+def _named(params: Tensors, tau: Tensors) -> Named:
     return lambda name: Dual(params[name], tau.get(name))
 
 
-def _model(p, source: Tensor, given: Tensor, geometry: T5) -> Dual:
+def _model(p: Named, source: Tensor, given: Tensor, geometry: T5) -> Dual:
     memory = _read(p, source, geometry)
     hidden, _ = _write(p, given, memory, _padding(p, source, geometry), geometry)
     return _scores(p, hidden, geometry)
@@ -78,7 +83,7 @@ def _model(p, source: Tensor, given: Tensor, geometry: T5) -> Dual:
 # --- Encoder and decoder -------------------------------------------------------------------------
 
 
-def _read(p, source: Tensor, geometry: T5) -> list[tuple[Dual, Dual]]:
+def _read(p: Named, source: Tensor, geometry: T5) -> Layers:
     """The encoder: for each layer of the decoder the keys and values (B, heads, S, d_kv) of the
     source, which its cross-attention reads."""
     x, padding = lookup(p("shared.weight"), source), _padding(p, source, geometry)
@@ -95,7 +100,9 @@ def _read(p, source: Tensor, geometry: T5) -> list[tuple[Dual, Dual]]:
     return [_keys(x, p, f"decoder.block.{i}.layer.1.EncDecAttention.", geometry) for i in layers]
 
 
-def _write(p, given: Tensor, memory, padding: Tensor, geometry: T5, past=()):
+def _write(
+    p: Named, given: Tensor, memory: Layers, padding: Tensor, geometry: T5, past: Layers = NO_LAYERS
+) -> tuple[Dual, Layers]:
     """The decoder, over all of `given` or, with `past`, over what follows it.
 
     Args:
@@ -122,7 +129,7 @@ def _write(p, given: Tensor, memory, padding: Tensor, geometry: T5, past=()):
     return rms_norm(x, p("decoder.final_layer_norm.weight"), geometry.eps), now
 
 
-def _scores(p, hidden: Dual, geometry: T5) -> Dual:
+def _scores(p: Named, hidden: Dual, geometry: T5) -> Dual:
     """Logits of hidden states; a head that is the embedding takes them times d_model**-0.5. Never
     in a narrower precision, in which tokens of like score would be equal."""
     with torch.autocast(hidden.value.device.type, enabled=False):
@@ -132,11 +139,11 @@ def _scores(p, hidden: Dual, geometry: T5) -> Dual:
         return linear(hidden, p("shared.weight"))
 
 
-def _norm(x: Dual, p, prefix: str, geometry: T5) -> Dual:
+def _norm(x: Dual, p: Named, prefix: str, geometry: T5) -> Dual:
     return rms_norm(x, p(prefix + "layer_norm.weight"), geometry.eps)
 
 
-def _feed_forward(x: Dual, p, prefix: str, geometry: T5) -> Dual:
+def _feed_forward(x: Dual, p: Named, prefix: str, geometry: T5) -> Dual:
     """x + W_o act(W_i n(x)), or with gate x + W_o (act(W_0 n(x)) ∘ W_1 n(x))."""
     h, dense = _norm(x, p, prefix, geometry), prefix + "DenseReluDense."
     if geometry.gated:
@@ -147,7 +154,7 @@ def _feed_forward(x: Dual, p, prefix: str, geometry: T5) -> Dual:
     return add(x, linear(h, p(dense + "wo.weight")))
 
 
-def _keys(x: Dual, p, prefix: str, geometry: T5) -> tuple[Dual, Dual]:
+def _keys(x: Dual, p: Named, prefix: str, geometry: T5) -> tuple[Dual, Dual]:
     """Keys and values (B, heads, N, d_kv) of tokens (B, N, d_model)."""
     k, v = (_heads(linear(x, p(f"{prefix}{part}.weight")), geometry) for part in "kv")
     return k, v
@@ -157,7 +164,9 @@ def _heads(x: Dual, geometry: T5) -> Dual:
     return each(lambda t: t.unflatten(-1, (geometry.heads, -1)).transpose(1, 2), x)
 
 
-def _attention(x: Dual, keys: tuple[Dual, Dual], bias: Dual, p, prefix: str, geometry: T5) -> Dual:
+def _attention(
+    x: Dual, keys: tuple[Dual, Dual], bias: Dual, p: Named, prefix: str, geometry: T5
+) -> Dual:
     """Multi-head attention of tokens x (B, N, d_model), scores without T5's absent scale."""
     (k, v), q = keys, _heads(linear(x, p(prefix + "q.weight")), geometry)
     if all(t.tangent is None for t in (q, k, v, bias)):
@@ -174,13 +183,13 @@ def _attention(x: Dual, keys: tuple[Dual, Dual], bias: Dual, p, prefix: str, geo
 # --- Positions and padding -----------------------------------------------------------------------
 
 
-def _padding(p, source: Tensor, geometry: T5) -> Tensor:
+def _padding(p: Named, source: Tensor, geometry: T5) -> Tensor:
     """Scores (B, 1, 1, S) that keep attention from padding."""
     hidden = (source == geometry.pad)[:, None, None]
     return p("shared.weight").value.new_zeros(hidden.shape).masked_fill_(hidden, NEVER)
 
 
-def _position_bias(p, stack: str, first: int, length: int, geometry: T5) -> Dual:
+def _position_bias(p: Named, stack: str, first: int, length: int, geometry: T5) -> Dual:
     """Scores (1, heads, length − first, length) of the tokens first … length − 1 for all tokens:
     the learnt ones of their distances, shared by all layers; a decoder does not look ahead."""
     weight = p(f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
@@ -188,7 +197,7 @@ def _position_bias(p, stack: str, first: int, length: int, geometry: T5) -> Dual
     distances = torch.arange(1 - length, length - first, device=weight.value.device)
     buckets = _buckets(distances, stack == "encoder", geometry)
 
-    def spread(scores):  # (distances, heads) → (1, heads, queries, keys)
+    def spread(scores: Tensor) -> Tensor:  # (distances, heads) → (1, heads, queries, keys)
         return scores.T.unfold(-1, length, 1).flip(1)[None]
 
     bias = each(spread, lookup(weight, buckets))
@@ -201,7 +210,7 @@ def _position_bias(p, stack: str, first: int, length: int, geometry: T5) -> Dual
 def _buckets(distances: Tensor, both_ways: bool, geometry: T5) -> Tensor:
     """The bucket of each distance from a token to one that it attends to: short distances have
     their own, longer ones share logarithmically wider ones (Raffel et al., 2020, section 2.1)."""
-    count, ahead = geometry.buckets, 0
+    count, ahead = geometry.buckets, torch.zeros_like(distances)
     if both_ways:
         count //= 2
         ahead, distances = count * (distances > 0), distances.abs()
@@ -218,7 +227,7 @@ def _buckets(distances: Tensor, both_ways: bool, geometry: T5) -> Tensor:
 
 def generate(
     params: Tensors, source: Tensor, geometry: T5, most: int, tau: Tensors | None = None,
-    alphas=(0.0,),
+    alphas: Sequence[float] = (0.0,),
 ) -> Tensor:  # fmt: skip
     """The most likely tokens, one after the other, by f(x; θ), or by f_lin(x; θ0 + ατ) for each α.
 
@@ -234,6 +243,8 @@ def generate(
         alphas: the grid, any floats.
     Returns:
         int64 (A, B, most), A = len(alphas), or 1 without τ; after the end token, padding.
+    Raises:
+        UserError: logits that are not finite.
     """
     p, examples, words = _named(params, tau or {}), len(source), geometry.vocab_size
     grid = params["shared.weight"].new_tensor([0.0] if tau is None else list(alphas))
@@ -242,7 +253,7 @@ def generate(
     # Rows are what is computed: an example with what was chosen so far. row: of each unfinished.
     row, alpha = unfinished % examples, grid[unfinished // examples]
     given = source.new_full((examples, 1), geometry.start)
-    memory, padding, past = _read(p, source, geometry), _padding(p, source, geometry), ()
+    memory, padding, past = _read(p, source, geometry), _padding(p, source, geometry), NO_LAYERS
     for position in range(most):
         hidden, past = _write(p, given, memory, padding, geometry, past)
         chosen = _choose(each(lambda t: t[:, 0], _scores(p, hidden, geometry)), row, alpha)
@@ -262,20 +273,26 @@ def _choose(scores: Dual, row: Tensor, alpha: Tensor) -> Tensor:
     """The token with the largest f + α ∇f·τ of each pair of a row and an α; the first of equals."""
     value, tangent = scores
     if tangent is None:
-        return value.argmax(-1)[row]
+        return _largest(value)[row]
     size = max(1, NUMBERS // value.shape[-1])
     parts = zip(row.split(size), alpha.split(size), strict=True)
-    return torch.cat([(value[r] + a[:, None] * tangent[r]).argmax(-1) for r, a in parts])
+    return torch.cat([_largest(value[r] + a[:, None] * tangent[r]) for r, a in parts])
+
+
+def _largest(scores: Tensor) -> Tensor:
+    chosen = scores.argmax(-1)  # NaN is larger than all
+    check_finite(scores.gather(-1, chosen[:, None]))
+    return chosen
 
 
 def _append(before: Dual, x: Dual) -> Dual:
     """Tokens (B, heads, N, d_kv) after those before."""
     value = torch.cat([before.value, x.value], dim=2)
-    if before.tangent is None:
+    if before.tangent is None or x.tangent is None:
         return Dual(value)
     return Dual(value, torch.cat([before.tangent, x.tangent], dim=2))
 
 
-def _rows(layers, chosen: Tensor) -> list[tuple[Dual, Dual]]:
+def _rows(layers: Layers, chosen: Tensor) -> Layers:
     """The chosen rows of all layers' keys and values."""
     return [(each(lambda t: t[chosen], k), each(lambda t: t[chosen], v)) for k, v in layers]

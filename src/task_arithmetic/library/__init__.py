@@ -4,7 +4,15 @@ A thin layer over the functions that a run of the pipeline calls, which gives th
 from ..errors import UserError
 from .cache import cache_dir
 from .encoders import Encoder, load_encoder
-from .steps import Disentanglement, choose_alpha, disentanglement, evaluate, finetune, merge
+from .steps import (
+    Disentanglement,
+    choose_alpha,
+    choose_negation,
+    disentanglement,
+    evaluate,
+    finetune,
+    merge,
+)
 from .tasks import Task, load_task
 from .vectors import TaskVector
 
@@ -16,6 +24,7 @@ __all__ = [
     "UserError",
     "cache_dir",
     "choose_alpha",
+    "choose_negation",
     "disentanglement",
     "evaluate",
     "finetune",

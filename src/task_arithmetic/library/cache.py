@@ -33,14 +33,13 @@ def is_path(kind: str, source: PathLike) -> bool:
 
 def defined(kind: str, name: str) -> tuple[str, dict[str, Any]]:
     """The modality and the definition that a name of config/ stands for."""
-    own = Path("config") / kind / f"{name}.yaml"
-    place = {"basedir": Path()} if own.is_file() else {}
+    place = Path() if (Path("config") / kind / f"{name}.yaml").is_file() else ROOT
     try:
-        return "vision", load_definition(kind, name, kind, **place)
+        return "vision", load_definition(kind, name, kind, basedir=place)
     except UserError as error:
         if "is a definition for texts" not in str(error):
             raise
-    return "language", load_definition(kind, name, kind, modality="language", **place)
+    return "language", load_definition(kind, name, kind, basedir=place, modality="language")
 
 
 def cached(stage: str, modality: str, name: str, *content: Any) -> Path:

@@ -1,6 +1,7 @@
 """The paper's steps on values: fine-tune, merge, choose α, evaluate, disentanglement."""
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,11 @@ from ..core.disentanglement import Sample, disentanglement_errors
 from ..core.encoder import Examples
 from ..core.schedule import Recipe, learning_rate_at
 from ..core.training import Training, batches
-from ..core.vectors import check_alike, total
+from ..core.vectors import check_alike
 from ..errors import UserError
 from ..files.manifest import sample_indices
 from ..files.shipped import ROOT
+from ..merging.sum import total
 from ..progress import Bar, Progress
 from .cache import defined
 from .encoders import Encoder
@@ -37,7 +39,7 @@ def finetune(
     *,
     steps: int = 2000,
     seed: int = 0,
-    precision: str = "float32",
+    precision: str = "auto",
     micro_batch: int | None = None,
     progress: Progress | None = None,
     **recipe: Any,
@@ -94,9 +96,8 @@ def finetune(
 def _expect(value: object, kind: type, origin: str) -> None:
     """Raises UserError: a value of another kind than is needed."""
     if not isinstance(value, kind):
-        shown = repr(value)[:60]
         raise UserError(
-            f"A {kind.__name__} is needed here, as {origin} gives it; found {shown} "
+            f"{origin} gives the {kind.__name__} that is needed here; found {repr(value)[:60]} "
             f"({type(value).__name__})."
         )
 
@@ -125,7 +126,7 @@ def merge(vectors: Iterable[TaskVector]) -> TaskVector:
 
 
 def evaluate(
-    encoder: Encoder, tasks: Iterable[Task], split: str = "test", precision: str = "float32"
+    encoder: Encoder, tasks: Iterable[Task], split: str = "test", precision: str = "auto"
 ) -> dict[str, float]:
     """Accuracy of an encoder on tasks: top-1 of images, exact match or Spearman's ρ of texts.
 
@@ -198,7 +199,7 @@ def choose_alpha(
     tasks: Sequence[Task],
     vectors: Sequence[TaskVector],
     alphas: Sequence[float] | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
 ) -> float:
     """The α with the largest mean normalized accuracy of θ0 + α·τ on validation (paper,
     appendix A); the first wins a tie.
@@ -213,11 +214,7 @@ def choose_alpha(
         raise UserError(
             f"There are {len(tasks)} tasks and {len(vectors)} vectors: give each task its own."
         )
-    grid = arithmetic.alpha_grid(0, 1, 0.05)
-    if alphas is not None:
-        grid = [float(alpha) for alpha in alphas]
-        if not grid or not np.isfinite(grid).all():
-            raise UserError(f"alphas must be finite numbers, at least one; found {grid}.")
+    grid = _grid(alphas)
     _check_pretrained(encoder, (tau, *vectors))
     found = _accuracies(encoder, tau, grid, tasks, "validation", precision)
     own = []
@@ -230,7 +227,50 @@ def choose_alpha(
                 "normalized accuracy is undefined: train longer."
             )
     accuracies = arithmetic.normalized([found[task.name] for task in tasks], own)
-    return grid[arithmetic.choose_alpha(grid, accuracies)]
+    chosen = grid[arithmetic.choose_alpha(grid, accuracies)]
+    if len(grid) > 1 and chosen == max(grid):
+        warnings.warn(
+            f"α = {chosen:g} is the largest of the grid: a larger one may be better; give "
+            "`alphas` that go on.",
+            stacklevel=2,
+        )
+    return chosen
+
+
+def choose_negation(
+    encoder: Encoder,
+    tau: TaskVector,
+    task: Task,
+    control: Task,
+    keep: float = 0.95,
+    alphas: Sequence[float] | None = None,
+    precision: str = "auto",
+) -> float:
+    """The α with which θ0 − α·τ forgets a task: of those that keep the accuracy of a control task
+    on validation, the one with the lowest accuracy of the task (paper, appendix A).
+
+    Args:
+        tau: the task's own vector. keep: the least share of the pretrained model's accuracy on
+            the control task that is to be kept.
+        alphas: default 0, 0.05, …, 1.
+    Raises:
+        UserError: no α keeps it.
+    """
+    grid = _grid(alphas)
+    _check_pretrained(encoder, [tau])
+    found = _accuracies(encoder, -tau, grid, [task, control], "validation", precision)
+    before = _accuracies(encoder, tau, [0.0], [control], "validation", precision)
+    kept = float(before[control.name][0])
+    return grid[arithmetic.choose_negation(found[task.name], found[control.name], kept, keep)]
+
+
+def _grid(alphas: Sequence[float] | None) -> list[float]:
+    if alphas is None:
+        return arithmetic.alpha_grid(0, 1, 0.05)
+    grid = [float(alpha) for alpha in alphas]
+    if not grid or not np.isfinite(grid).all():
+        raise UserError(f"alphas must be finite numbers, at least one; found {grid}.")
+    return grid
 
 
 @dataclass(frozen=True)

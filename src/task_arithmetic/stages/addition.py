@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from ..core.arithmetic import alpha_grid, choose_alpha, normalized
-from ..core.vectors import total
 from ..errors import UserError
 from ..files.metrics import read_rows, write_rows
 from ..files.paths import PathLike, mend
+from ..merging.sum import total
 from ..progress import SILENT, Progress
 from .evaluate import CPU, Splits, accuracies, load, vector_of
 from .settings import AdditionSettings

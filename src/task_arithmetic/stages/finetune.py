@@ -159,7 +159,7 @@ def _train(
             progress.at(done, steps, "step", loss=loss, **{f"{unit}s_per_second": speed})
 
 
-def _state_paths(output: Path | str, recipe: dict[str, Any]) -> tuple[Path, list[Path]]:
+def _state_paths(output: PathLike, recipe: dict[str, Any]) -> tuple[Path, list[Path]]:
     """Where the state of an unfinished run is kept, and what other recipes left of this output.
 
     The name holds a hash of all that the run depends on. It lies beside the output, hidden, or in

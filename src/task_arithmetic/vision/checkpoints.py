@@ -4,6 +4,7 @@ The only module that needs open_clip, whose import takes ten seconds.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,28 @@ from ..errors import UserError
 from ..files.download import Download
 from ..files.hashes import check_file, read_sealed, sealed, sha256_of_file
 from ..files.manifest import Manifest, read_manifest
-from ..files.paths import atomic_path, write_json
+from ..files.paths import PathLike, atomic_path, write_json
 from ..files.tensors import check_tensors, read_tensors, write_tensors
 from .clip import Tensors, encode, encode_text, make_head
-from .geometry import OWN_MERGES, TextTower, ViT, check_preprocessing, clip_geometry
+from .geometry import (
+    OWN_MERGES,
+    TextTower,
+    ViT,
+    check_preprocessing,
+    clip_geometry,
+    part_of_open_clip,
+)
 from .modality import IMAGE_TOWER, MERGES, TEXT_TOWER
 
 # --- Heads ---------------------------------------------------------------------------------------
 
 
 def write_head(
-    encoder_dir, data_dir, settings: dict, output, device: torch.device | str = "cpu"
+    encoder_dir: PathLike,
+    data_dir: PathLike,
+    settings: dict[str, Any],
+    output: PathLike,
+    device: torch.device | str = "cpu",
 ) -> None:
     """Make the head of one task for one encoder and write it to `output`.
 
@@ -90,17 +102,12 @@ def _check_told_apart(manifest: Manifest, prompts: list[Tensor]) -> None:
             )
 
 
-def clip_tokenizer(context_length: int, merges=None):
+def clip_tokenizer(context_length: int, merges: Path | None = None) -> Any:
     """open_clip's tokenizer: texts → int64 (n, context_length).
 
     Its module is loaded by itself: the whole of open_clip takes ten seconds to import.
     """
-    import importlib.util
-
-    folder = importlib.util.find_spec("open_clip").submodule_search_locations[0]
-    spec = importlib.util.spec_from_file_location("_clip_tokenizer", f"{folder}/tokenizer.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = part_of_open_clip("tokenizer")
     extra = {} if merges is None else {"bpe_path": str(merges)}
     return module.SimpleTokenizer(context_length=context_length, **extra)
 
@@ -108,7 +115,9 @@ def clip_tokenizer(context_length: int, merges=None):
 # --- Import --------------------------------------------------------------------------------------
 
 
-def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
+def import_encoder(
+    encoder: str, settings: dict[str, Any], output: PathLike, download: PathLike | None = None
+) -> None:
     """Take a pretrained CLIP through open_clip and write its towers as named tensors.
 
     Args:
@@ -165,7 +174,9 @@ def import_encoder(encoder: str, settings: dict, output, download=None) -> None:
         write_json(folder / "encoder.json", sealed(about))
 
 
-def _open_clip_model(name: str, definition: dict, record: Download | None):
+def _open_clip_model(
+    name: str, definition: dict[str, Any], record: Download | None
+) -> tuple[Any, dict[str, Any], Path | None]:
     """The open_clip model (float32, CPU), its mean and std, and the path of its own tokenizer
     merges, if any.
 
@@ -204,7 +215,7 @@ def _check_files(name: str, folder: Path) -> None:
         )
 
 
-def _create(name: str, create, *args, **options):
+def _create(name: str, create: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """create(*args, **options), with open_clip's own errors as one sentence, and without its
     warning that the model has no weights: they are read afterwards."""
     before = logging.root.manager.disable

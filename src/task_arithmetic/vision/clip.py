@@ -6,6 +6,7 @@ the directional derivative ∇f(x; θ0)·τ. Nothing here needs open_clip; clip.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from ..core.dual import (
 from .geometry import TextTower, ViT
 
 Tensors = dict[str, Tensor]
+Named = Callable[[str], Dual]  # a tensor of the model, and its tangent
 
 
 # --- The image tower -----------------------------------------------------------------------------
@@ -64,7 +66,7 @@ def encode_linearized(
 
 
 def _image_tower(params: Tensors, tau: Tensors, pixels: Tensor, geometry: ViT) -> Dual:
-    def p(name):
+    def p(name: str) -> Dual:
         return Dual(params[name], tau.get(name))
 
     size, patch, width = geometry.image_size, geometry.patch_size, geometry.width
@@ -84,7 +86,14 @@ def _image_tower(params: Tensors, tau: Tensors, pixels: Tensor, geometry: ViT) -
     return linear(x, each(lambda t: t.T, p("proj")))
 
 
-def _block(x: Dual, p, prefix: str, geometry: ViT, mask=None, only_first=False) -> Dual:
+def _block(
+    x: Dual,
+    p: Named,
+    prefix: str,
+    geometry: ViT | TextTower,
+    mask: Tensor | None = None,
+    only_first: bool = False,
+) -> Dual:
     """One pre-norm residual attention block; `only_first` returns its first token alone."""
     tokens = layer_norm(x, p(prefix + "ln_1.weight"), p(prefix + "ln_1.bias"))
     queries = tokens
@@ -98,17 +107,22 @@ def _block(x: Dual, p, prefix: str, geometry: ViT, mask=None, only_first=False) 
     return add(x, h)
 
 
-def _attention(queries: Dual, tokens: Dual, p, prefix: str, heads: int, mask=None) -> Dual:
+def _attention(
+    queries: Dual, tokens: Dual, p: Named, prefix: str, heads: int, mask: Tensor | None = None
+) -> Dual:
     """Multi-head attention of `queries` (B, Q, width) over `tokens` (B, N, width)."""
     width = tokens.value.shape[-1]
     head = width // heads
     weight, bias = p(prefix + "in_proj_weight"), p(prefix + "in_proj_bias")
 
+    def nth(x: Dual, i: int) -> Dual:
+        return each(lambda t: t[i], x)
+
     def project(x: Dual, rows: slice) -> list[Dual]:
         """Rows of the stacked q, k, v projection → one (B, heads, N, head) for each."""
         x = linear(x, each(lambda t: t[rows], weight), each(lambda t: t[rows], bias))
         x = each(lambda t: t.unflatten(-1, (-1, heads, head)).permute(2, 0, 3, 1, 4), x)
-        return [each(lambda t, i=i: t[i], x) for i in range(len(x.value))]
+        return [nth(x, i) for i in range(len(x.value))]
 
     (q,) = project(queries, slice(width))
     k, v = project(tokens, slice(width, None))

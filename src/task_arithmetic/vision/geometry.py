@@ -20,10 +20,10 @@ SIZES = {
     "vision_cfg": {"layers": 12, "width": 768, "patch_size": 16, "image_size": 224},
     "text_cfg": {"layers": 12, "width": 512, "heads": 8, "context_length": 77, "vocab_size": 49408},
 }
-OFF = (None, False, "", {})
+OFF: tuple[Any, ...] = (None, False, "", {})
 # The rest: key → the values that leave the function as it is; None: every value, as it is of what
 # is not there, or of pretraining. A key that is not here is one that we do not know.
-HARMLESS: dict[str, dict[str, tuple | None]] = {
+HARMLESS: dict[str, dict[str, tuple[Any, ...] | None]] = {
     "model_cfg": {
         **dict.fromkeys(("embed_dim", "vision_cfg", "text_cfg")),
         **dict.fromkeys(("init_logit_scale", "init_logit_bias", "nonscalar_logit_scale")),
@@ -228,7 +228,7 @@ def _towers(name: str, config: Any) -> ViT:
     return ViT(**vision, text=TextTower(**text))
 
 
-def check_preprocessing(name: str, preprocess: dict, image_size: int) -> None:
+def check_preprocessing(name: str, preprocess: dict[str, Any], image_size: int) -> None:
     """Refuse an encoder whose images are to be prepared otherwise than ours are.
 
     Args:
@@ -259,7 +259,7 @@ def check_preprocessing(name: str, preprocess: dict, image_size: int) -> None:
             )
 
 
-def weights_repository(name: str, definition: dict) -> str:
+def weights_repository(name: str, definition: dict[str, Any]) -> str:
     """The hub's repository of a pretrained tag, from open_clip's table of them alone.
 
     Raises:
@@ -267,10 +267,7 @@ def weights_repository(name: str, definition: dict) -> str:
             ViT; weights that were trained with QuickGELU for a model without it, or on images that
             are prepared otherwise, which would give wrong numbers without an error.
     """
-    package = types.ModuleType("_open_clip_table")
-    package.__path__ = [str(open_clip_folder())]
-    sys.modules[package.__name__] = package
-    table = importlib.import_module(f"{package.__name__}.pretrained")
+    table = part_of_open_clip("pretrained")
     model, tag = definition["model"], definition["pretrained"]
     weights = table.get_pretrained_cfg(model, tag)
     repo, _, file = weights.get("hf_hub", "").rpartition("/")
@@ -288,6 +285,14 @@ def weights_repository(name: str, definition: dict) -> str:
             f"architecture does not have; use model: {model}-quickgelu."
         )
     return repo
+
+
+def part_of_open_clip(name: str) -> types.ModuleType:
+    """One module of open_clip by itself, whose import as a whole takes ten seconds."""
+    package = types.ModuleType("_open_clip")
+    package.__path__ = [str(open_clip_folder())]
+    sys.modules[package.__name__] = package
+    return importlib.import_module(f"{package.__name__}.{name}")
 
 
 def open_clip_folder() -> Path:

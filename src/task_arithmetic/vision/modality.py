@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.encoder import Encoder
-from ..core.precision import in_parts
+from ..core.precision import check_finite, in_parts
 from ..core.schedule import Recipe, batch_indices
 from ..core.vectors import TaskVector
 from ..files.hashes import check_file, read_sealed
@@ -166,21 +166,28 @@ class Vision:
             precision: auto, bf16 or float32, see precision.autocast.
         Returns:
             key of a split → fractions (alphas,).
+        Raises:
+            UserError: features that are not finite, as of a vector or an α that is far too large.
         """
         device = theta0["proj"].device
+        sums = torch.zeros(len(alphas), device=device)
         hits = {key: torch.zeros(len(alphas), dtype=torch.int64, device=device) for key in splits}
         for chunk in self._chunks(splits):
             if linearized:
                 for key, pixels, labels, head in chunk:
                     value, tangent = self.features_linearized(theta0, tau, pixels, precision)
                     for i, alpha in enumerate(alphas):
-                        hits[key][i] += _hits(value + alpha * tangent, head, labels)
+                        found = value + alpha * tangent
+                        hits[key][i] += _hits(found, head, labels)
+                        sums[i] += found.sum()
             else:
                 for i, alpha in enumerate(alphas):
                     theta = tau.apply(theta0, alpha)
                     for key, pixels, labels, head in chunk:
                         found = self.features(theta, pixels, precision)
                         hits[key][i] += _hits(found, head, labels)
+                        sums[i] += found.sum()
+        check_finite(sums, alphas)
         return {key: hits[key].cpu().numpy() / len(splits[key].labels) for key in splits}
 
     def features(self, theta: Tensors, pixels: Tensor, precision: str = "float32") -> Tensor:

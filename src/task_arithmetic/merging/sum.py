@@ -1,0 +1,34 @@
+"""Task arithmetic's own merging: the sum of the task vectors (paper, section 2)."""
+
+from collections.abc import Iterable
+
+from ..core.vectors import Vector, check_alike
+from ..errors import UserError
+
+
+def total(vectors: Iterable[Vector]) -> Vector:
+    """Σ τ_t, reading one vector at a time: memory does not grow with the number of tasks.
+
+    Args:
+        vectors: at least one, all of the same mode.
+    Returns:
+        a new vector; of tensors of different dtypes the wider one, as of `+`.
+    Raises:
+        UserError: there is none; or they are of different modes or encoders.
+    """
+    summed: Vector | None = None
+    for vector in vectors:
+        if summed is None:
+            summed = vector.copy()
+            continue
+        check_alike(summed, vector)
+        if vector.keys() != summed.keys():
+            raise UserError("The task vectors to add are of different modes or encoders.")
+        for name, tensor in vector.tensors.items():
+            held = summed.tensors[name]
+            summed.tensors[name] = (
+                held.add_(tensor) if held.dtype == tensor.dtype else held + tensor
+            )
+    if summed is None:
+        raise UserError("There is no task vector to add: give at least one.")
+    return summed
