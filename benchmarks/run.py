@@ -22,7 +22,7 @@ import torch
 import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from task_arithmetic.config.experiment import patterns
+from task_arithmetic.config.definitions import Mode
 from task_arithmetic.core.disentanglement import disentanglement_errors
 from task_arithmetic.core.precision import in_parts, uses_bf16
 from task_arithmetic.core.vectors import TaskVector
@@ -149,7 +149,7 @@ def texts(name: str, batch: int, device) -> dict:
 def definition(mode: str, modality: str) -> dict:
     """A mode's definition, as it is for a modality."""
     found = yaml.safe_load((ROOT / f"config/modes/{mode}.yaml").read_text())
-    return {**found, "train": patterns(found, modality)}
+    return {**found, "train": Mode(**found).patterns(modality)}
 
 
 def training(given: dict, mode: str, precision: str = "auto"):

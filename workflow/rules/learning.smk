@@ -5,7 +5,7 @@
 # through transformers.
 rule encoder:
     input:
-        lambda wildcards: settings.encoder_files(config, wildcards.encoder),
+        lambda wildcards: settings.encoder_files(wildcards.encoder, ENCODERS[wildcards.encoder]),
     output:
         description=ENCODER,
         towers=expand(
@@ -15,7 +15,7 @@ rule encoder:
     log:
         "results/shared/logs/encoder/{encoder}.log",
     wildcard_constraints:
-        encoder=one_of(VISION["encoders"]),
+        encoder=one_of(VISION.encoders),
     priority: 1000
     conda:
         "../../envs/torch.yaml"
@@ -24,7 +24,7 @@ rule encoder:
         runtime=minutes("encoder"),
     params:
         code=code_of("encoder"),
-        settings=lambda wildcards: settings.encoder_settings(config, wildcards.encoder),
+        settings=lambda wildcards: settings.encoder_settings(ENCODERS[wildcards.encoder]),
         download=lambda wildcards, input: (
             ["--download", *input] if wildcards.encoder in FROM_HUB["encoders"] else []
         ),
@@ -40,7 +40,7 @@ use rule encoder as text_encoder with:
         weights="results/shared/encoders/{encoder}/model.safetensors",
         tokenizer="results/shared/encoders/{encoder}/tokenizer.json",
     wildcard_constraints:
-        encoder=one_of(LANGUAGE["encoders"]),
+        encoder=one_of(LANGUAGE.encoders),
 
 
 # The frozen zero-shot classifier of one task for one encoder, from class names and templates; of
@@ -58,12 +58,14 @@ rule head:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=lambda wildcards: gpus() * (wildcards.encoder in VISION["encoders"]),  # texts need none
+        gpu=lambda wildcards: gpus() * (wildcards.encoder in VISION.encoders),  # texts need none
         mem_mb=memory("head"),
         runtime=minutes("head"),
     params:
         code=code_of("head"),
-        settings=lambda wildcards: settings.head_settings(config, wildcards.task, wildcards.encoder),
+        settings=lambda wildcards: settings.head_settings(
+            TASKS[wildcards.task], ENCODERS[wildcards.encoder].prompts
+        ),
     message:
         "Make the head of {wildcards.task} for {wildcards.encoder}"
     shell:
@@ -93,7 +95,7 @@ rule finetune:
     params:
         code=code_of("finetune"),
         settings=lambda wildcards: settings.finetune_settings(
-            config, wildcards.mode, wildcards.encoder, wildcards.task
+            experiment, wildcards.mode, wildcards.encoder, wildcards.task
         ),
     message:
         "Fine-tune {wildcards.encoder} on {wildcards.task}: {wildcards.mode}, seed {wildcards.seed}"

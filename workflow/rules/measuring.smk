@@ -21,7 +21,7 @@ rule pretrained:
         runtime=minutes("pretrained"),
     params:
         code=code_of("pretrained"),
-        settings=lambda wildcards: settings.pretrained_settings(config, wildcards.encoder),
+        settings=lambda wildcards: settings.pretrained_settings(experiment, wildcards.encoder),
     message:
         "Evaluate {wildcards.encoder} on {wildcards.task}, as it was pretrained"
     shell:
@@ -52,7 +52,7 @@ rule single_task:
         code=code_of("single-task"),
         vector=VECTOR,
         settings=lambda wildcards: settings.single_task_settings(
-            config, wildcards.mode, wildcards.encoder
+            experiment, wildcards.mode, wildcards.encoder
         ),
     message:
         "Evaluate {wildcards.encoder} fine-tuned on {wildcards.task}: {wildcards.mode}, seed {wildcards.seed}"
@@ -82,7 +82,7 @@ rule kernel:
     params:
         code=code_of("kernel"),
         vector=VECTOR,
-        settings=lambda wildcards: settings.kernel_settings(config, wildcards.encoder),
+        settings=lambda wildcards: settings.pretrained_settings(experiment, wildcards.encoder),
     message:
         "Test kernel behaviour of {wildcards.encoder} on {wildcards.task}: {wildcards.mode}, seed {wildcards.seed}"
     shell:
@@ -116,7 +116,7 @@ rule disentanglement:
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=lambda wildcards: PAIRS[wildcards.pair],
         data_dirs=lambda wildcards: expand(DATA_DIR, task=PAIRS[wildcards.pair]),
-        settings=lambda wildcards: settings.disentanglement_settings(config, wildcards.mode),
+        settings=lambda wildcards: settings.disentanglement_settings(experiment, wildcards.mode),
     message:
         "Measure the disentanglement error of {params.tasks}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
@@ -169,7 +169,7 @@ rule efficiency:
         code=code_of("efficiency"),
         task=lambda wildcards: tasks_of(wildcards)[0],
         settings=lambda wildcards: settings.efficiency_settings(
-            config, wildcards.mode, wildcards.encoder
+            experiment, wildcards.mode, wildcards.encoder
         ),
     message:
         "Time training steps of {wildcards.encoder}, {wildcards.mode}"

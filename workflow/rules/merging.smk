@@ -27,7 +27,7 @@ rule addition:
         tasks=tasks_of,
         data_dirs=of_tasks(DATA_DIR),
         settings=lambda wildcards: settings.addition_settings(
-            config, wildcards.mode, wildcards.encoder
+            experiment, wildcards.mode, wildcards.encoder
         ),
     message:
         "Add the task vectors: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
@@ -46,7 +46,7 @@ use rule addition as posthoc with:
         single_task=of_tasks("results/{run}/metrics/kernel/{encoder}/nonlinear/{task}/{seed}.csv"),
     wildcard_constraints:
         mode="posthoc",
-        encoder=one_of(VISION["encoders"]),
+        encoder=one_of(VISION.encoders),
 
 
 # Task negation: theta_0 - alpha * tau_t forgets one task while the control task keeps its accuracy.
@@ -76,7 +76,7 @@ rule negation:
         vector=VECTOR,
         control=CONTROL,
         settings=lambda wildcards: settings.negation_settings(
-            config, wildcards.mode, wildcards.encoder
+            experiment, wildcards.mode, wildcards.encoder
         ),
     message:
         "Negate the task vector of {wildcards.task}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"

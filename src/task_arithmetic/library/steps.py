@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config.experiment import ImageRecipe, patterns
-from ..config.experiment import Recipe as TextRecipe
+from ..config.checks import check_recipe
+from ..config.experiment import ImageRecipe, TextRecipe
 from ..config.reading import read_yaml
-from ..config.recipes import check_recipe
 from ..config.sentences import hold
 from ..core import arithmetic
 from ..core.disentanglement import disentanglement_errors
@@ -57,17 +56,17 @@ def finetune(
     if not (isinstance(seed, int) and seed >= 0):
         raise UserError(f"seed must be a whole number, 0 or more; found {seed!r}.")
     how = _recipe(encoder.modality, {"steps": steps, **recipe})
-    _, definition = defined("modes", mode)
+    definition = defined("modes", mode)
     form = modalities.form(encoder.modality)
     examples = task.examples("train", encoder)
-    linearized = definition["linearized"]
+    linearized = definition.linearized
     training = Training(
         encoder.theta0,
         encoder.about,
         examples[-1],
         form,
         how,
-        patterns(definition, encoder.modality),
+        definition.patterns(encoder.modality),
         linearized=linearized,
         mode=mode,
         precision=precision,
@@ -94,11 +93,12 @@ def _recipe(modality: str, given: dict[str, Any]) -> Recipe:
     form = ImageRecipe if modality == "vision" else TextRecipe
     usual = {key: usual[key] for key in form.model_fields if key in usual}
     given = {key: list(v) if isinstance(v, tuple) else v for key, v in given.items()}
-    held = hold(form, {**usual, **given}, "The recipe").model_dump()
+    held = hold(form, {**usual, **given}, "The recipe")
     if "warmup_steps" not in given:
-        held["warmup_steps"] = min(held["warmup_steps"], held["steps"] // 10)
-    check_recipe(held, "The recipe's ", "")
-    return Recipe(**held)
+        short = min(held.warmup_steps, held.steps // 10)
+        held = held.model_copy(update={"warmup_steps": short})
+    check_recipe(held, "The recipe's ")
+    return Recipe(**held.model_dump())
 
 
 def merge(vectors: Iterable[TaskVector]) -> TaskVector:

@@ -3,20 +3,23 @@
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..config import settings
-from ..config.experiment import mode_of
-from ..config.geometries import shapes_of
+from ..config.experiment import Experiment
+from ..config.geometries import Geometry, of_texts, shapes_of
 from ..core.precision import uses_bf16
 from ..core.training import Training
 from ..core.vectors import TaskVector, moved_names
@@ -30,7 +33,8 @@ from ..stages.finetune import start
 from ..vision import modality as vision
 from ..vision.clip import encode_text
 from ..vision.geometry import image_tower_shapes, parameters
-from .disk import FLOAT, SOURCE, TARGET, is_text
+from .disk import FLOAT
+from .operations import SOURCE, TARGET
 from .work import Key, operations
 
 STEPS = 20  # timed training steps of a probe
@@ -40,11 +44,10 @@ SLOW = 1.0  # seconds that one example may take on a CPU to be worth a probe
 GRID = [0.2, 0.4, 0.6, 0.8, 1.0]  # α that tell an image's reading from its passes
 PROMPTS = 80  # texts that a head encodes at a time, at most
 
+Speeds = dict[Key, float]  # seconds
 
-# --- The device at hand --------------------------------------------------------------------------
 
-
-def device_at_hand(config: dict, device: str | None) -> tuple[str, str]:
+def device_at_hand(experiment: Experiment, device: str | None) -> tuple[str, str]:
     """cuda or cpu, as the jobs choose it, and what `precision: auto` stands for there; a GPU is
     held until this process ends.
 
@@ -52,15 +55,15 @@ def device_at_hand(config: dict, device: str | None) -> tuple[str, str]:
         UserError: the configuration asks for a GPU, and there is none that works.
     """
     kind = "cpu"
-    if device != "cpu" and config["device"] != "cpu":
-        claim(config["device"])
+    if device != "cpu" and experiment.device != "cpu":
+        claim(experiment.device)
         kind = torch_device().type
     return kind, "bf16" if uses_bf16("auto", kind) else "float32"
 
 
 def probed(
-    keys: list[Key], config: dict, geometries: dict, kind: str
-) -> tuple[dict[Key, float], list[str]]:
+    keys: list[Key], experiment: Experiment, geometries: dict[str, Geometry], kind: str
+) -> tuple[Speeds, list[str]]:
     """Seconds of each key, measured here, and lines that say how.
 
     Real training steps and evaluations, with random weights and examples, texts of SOURCE and
@@ -68,22 +71,19 @@ def probed(
     long, with a few examples, from which the batch is extrapolated; where one takes longer than a
     second, or the memory is too small, what a smaller encoder took is scaled by the arithmetic.
     """
-    device = torch.device(kind)
-    threads = torch.get_num_threads()
-    speeds: dict[Key, float] = {}
+    device, threads = torch.device(kind), torch.get_num_threads()
+    speeds: Speeds = {}
     about = [_device_name(device) + ":"]
     if kind == "cpu":
         torch.set_num_threads(1)
     try:
         for encoder in dict.fromkeys(key.encoder for key in keys):
             own = [key for key in keys if key.encoder == encoder]
-            began = time.perf_counter()
-            texts = is_text(geometries[encoder])
-            before = {k: v for k, v in speeds.items() if is_text(geometries[k.encoder]) == texts}
-            found, how = _probe_encoder(own, config, geometries[encoder], device, bool(before))
-            if not found:
-                found = _scaled(own, before, config, geometries)
-            speeds |= found
+            began, geometry = time.perf_counter(), geometries[encoder]
+            texts = of_texts(geometry)
+            before = {k: v for k, v in speeds.items() if of_texts(geometries[k.encoder]) == texts}
+            found, how = _probe_encoder(own, experiment, geometry, device, bool(before))
+            speeds |= found or _scaled(own, before, experiment, geometries)
             about.append(f"  {encoder}: {how} ({time.perf_counter() - began:.0f} s).")
     finally:
         torch.set_num_threads(threads)
@@ -93,22 +93,32 @@ def probed(
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, measured now with random weights"
-    name = ""
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    return f"CPU {name or 'of this machine'}, one thread, measured now with random weights"
+    name = _system("/proc/cpuinfo", r"model name\s*: (.*)") or "of this machine"
+    return f"CPU {name}, one thread, measured now with random weights"
+
+
+def _system(path: str, pattern: str) -> str:
+    """What the system says of itself in a file; "" where it says nothing."""
+    text = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
+    return found[1] if (found := re.search(pattern, text)) else ""
+
+
+def _free_memory() -> float:
+    """Bytes that programs can still take; unlimited where the system does not say."""
+    return float(_system("/proc/meminfo", r"MemAvailable:\s*(\d+)") or math.inf) * 1024
 
 
 def _probe_encoder(
-    keys: list[Key], config: dict, geometry: dict, device: torch.device, may_skip: bool
-) -> tuple[dict[Key, float], str]:
+    keys: list[Key],
+    experiment: Experiment,
+    geometry: Geometry,
+    device: torch.device,
+    may_skip: bool,
+) -> tuple[Speeds, str]:
     """Seconds of each key of one encoder, or nothing if it is too large here; and how."""
-    shapes, encoder = shapes_of(geometry), keys[0].encoder
-    batches = sorted({key.batch for key in keys if key.kind == "step"})
-    unit = "text" if is_text(geometry) else "image"
+    shapes, encoder, on_gpu = shapes_of(geometry), keys[0].encoder, device.type == "cuda"
     needed = 8 * FLOAT * parameters(shapes.values())  # θ0, θ, two moments, gradients, a tangent
-    if device.type == "cpu" and needed > _free_memory():
+    if not on_gpu and needed > _free_memory():
         if not may_skip:
             raise UserError(
                 f"Probing {encoder} needs {human_bytes(needed)} of memory, of which "
@@ -116,69 +126,74 @@ def _probe_encoder(
             )
         return {}, "not measured (too little memory), scaled from the one above by arithmetic"
     print(f"probing {encoder} …", file=sys.stderr, flush=True)
-    probe = (_random_texts if is_text(geometry) else _random_images)(geometry, device)
-    theta0 = probe.theta0
-    alone, one = (probe.examples(1), TaskVector({}), [1.0], False, "float32"), math.inf
-    for _ in range(2):  # the first includes what is done once
-        one = _seconds(lambda: probe.evaluate(*alone), device)
-    if device.type == "cpu" and one > SLOW and may_skip:
+    probe = (_random_texts if of_texts(geometry) else _random_images)(geometry, device)
+    most, alone = SECONDS[device.type], (probe.examples(1), TaskVector({}), [1.0], False, "float32")
+    _seconds(lambda: probe.evaluate(*alone), device)  # includes what is done once
+    one = _seconds(lambda: probe.evaluate(*alone), device)
+    if not on_gpu and one > SLOW and may_skip:
         return {}, "not measured (too slow), scaled from the one above by arithmetic"
-    most = SECONDS[device.type]
     few = max(1, int(most / one) // 9)
 
     def is_long(batch: int) -> bool:  # to measure a step of it
-        return device.type != "cuda" and 3 * one * batch >= most
+        return not on_gpu and 3 * one * batch >= most
 
-    count = 2 * probe.most if device.type == "cuda" else max(1, min(probe.most, int(most / one)))
+    count = 2 * probe.most if on_gpu else max(1, min(probe.most, int(most / one)))
     examples = probe.examples(count)
-    measured: dict[tuple, float] = {}  # modes that move the same tensors are measured once
 
-    def of(key: Key) -> float:
-        mode = key.mode and mode_of(config, key.mode, encoder)
-        if key.kind == "step":
-            chosen = json.loads(settings.efficiency_settings(config, key.mode, encoder))
-            run = start(theta0, probe.about, probe.head, chosen, key.mode)
-            some = few if is_long(key.batch) else None
-            return _step_seconds(run, probe.batch, key.batch, some, device)
+    def step(key: Key, mode: str) -> float:
+        chosen = json.loads(settings.efficiency_settings(experiment, mode, encoder))
+        run = start(probe.theta0, probe.about, probe.head, chosen, mode)
+        return _step_seconds(
+            run, probe.batch, key.batch, few if is_long(key.batch) else None, device
+        )
+
+    def passes(key: Key, alphas: list[float]) -> float:
+        tau = TaskVector({})
+        if key.mode:
+            moved = moved_names(shapes, experiment.patterns(key.mode, encoder), key.mode)
+            tau = TaskVector({name: 0.01 * probe.theta0[name] for name in moved})
+        what = examples, tau, alphas, key.kind == "linearized", key.precision
+        return _median(lambda: probe.evaluate(*what), device) / count
+
+    @cache
+    def image(precision: str) -> dict[str, float]:
+        plain = Key(encoder, "image", None, precision)
+        once = another = passes(plain, [1.0])  # on a CPU, reading is nothing beside a pass
+        if on_gpu:
+            another = max(0.0, (passes(plain, GRID) - once) / (len(GRID) - 1))
+        return {"image": another, "read": max(0.0, once - another)}
+
+    def seconds(key: Key) -> float:
+        if key.kind == "step" and key.mode:
+            return step(key, key.mode)
         if key.kind == "prompt":
             texts = min(count, PROMPTS)
             return _median(_text_probe(geometry["text"], texts, device), device) / texts
-        tau = TaskVector({})
-        if mode:
-            moved = moved_names(shapes, mode["train"], key.mode)
-            tau = TaskVector({name: 0.01 * theta0[name] for name in moved})
-        linearized = key.kind == "linearized"
+        if key.kind in ("image", "read"):
+            return image(key.precision)[key.kind]
+        return passes(key, [1.0])
 
-        def seconds(alphas: list[float]) -> float:
-            what = examples, tau, alphas, linearized, key.precision
-            return _median(lambda: probe.evaluate(*what), device)
-
-        once = seconds([1.0]) / count
-        if linearized or key.kind == "text":
-            return once
-        another = once  # on a CPU, reading is nothing beside a pass
-        if device.type == "cuda":
-            another = max(0.0, (seconds(GRID) / count - once) / (len(GRID) - 1))
-        measured["image", key.precision, (), None] = another
-        measured["read", key.precision, (), None] = max(0.0, once - another)
-        return measured[key.kind, key.precision, (), None]
-
-    speeds = {}
+    speeds: Speeds = {}
+    measured: dict[tuple[Any, ...], float] = {}  # modes that move the same tensors: once
     for key in keys:
-        train = tuple(mode_of(config, key.mode, encoder)["train"]) if key.mode else ()
+        train = tuple(experiment.patterns(key.mode, encoder)) if key.mode else ()
         same = key.kind, key.precision, train, (key.mode, key.batch) if key.kind == "step" else None
         if same not in measured:
-            measured[same] = of(key)
-            if device.type == "cuda":
+            measured[same] = seconds(key)
+            if on_gpu:
                 torch.cuda.empty_cache()
         speeds[key] = measured[same]
-    sizes = " and ".join(map(str, batches))
-    how = (
-        f"up to {STEPS} training steps of {sizes} {unit}s for each mode, {count} evaluated {unit}s"
-    )
+    batches = sorted({key.batch for key in keys if key.kind == "step"})
+    sizes, unit = " and ".join(map(str, batches)), "text" if of_texts(geometry) else "image"
     if any(map(is_long, batches)):
         how = f"steps of {few} and {3 * few} {unit}s, extrapolated to {sizes}; {count} evaluated"
+    else:
+        how = f"up to {STEPS} training steps of {sizes} {unit}s for each mode, {count} evaluated"
+        how += f" {unit}s"
     return speeds, how
+
+
+# --- What is measured ----------------------------------------------------------------------------
 
 
 class Probe(NamedTuple):
@@ -192,26 +207,26 @@ class Probe(NamedTuple):
         most: examples of one forward pass.
     """
 
-    theta0: dict[str, torch.Tensor]
-    about: dict
-    head: torch.Tensor | None
-    batch: Callable[[int], tuple]
+    theta0: dict[str, Tensor]
+    about: dict[str, Any]
+    head: Tensor | None
+    batch: Callable[[int], tuple[Tensor, Tensor]]
     examples: Callable[[int], Any]
-    evaluate: Callable
+    evaluate: Callable[[Any, TaskVector, list[float], bool, str], None]
     most: int
 
 
-def _random_images(geometry: dict, device: torch.device) -> Probe:
+def _random_images(geometry: Geometry, device: torch.device) -> Probe:
     generator = torch.Generator().manual_seed(0)
     theta0, size = _random_weights(shapes_of(geometry), generator, device), geometry["image_size"]
     about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
     head = torch.randn(100, geometry["embed_dim"], generator=generator).to(device)
 
-    def batch(count: int) -> tuple:
+    def batch(count: int) -> tuple[Tensor, Tensor]:
         pixels = torch.randn(count, 3, size, size, generator=generator).to(device)
         return pixels, torch.zeros(count, dtype=torch.int64, device=device)
 
-    def examples(count: int) -> tuple:
+    def examples(count: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
         shape = count, size, size, 3
         images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
         return images, np.zeros(count, np.int64), head
@@ -224,14 +239,14 @@ def _random_images(geometry: dict, device: torch.device) -> Probe:
     return Probe(theta0, about, head, batch, examples, evaluate, vision.BATCH)
 
 
-def _random_texts(geometry: dict, device: torch.device) -> Probe:
+def _random_texts(geometry: Geometry, device: torch.device) -> Probe:
     generator = torch.Generator().manual_seed(0)
     theta0, about = _random_weights(shapes_of(geometry), generator, device), {"geometry": geometry}
 
-    def tokens(*shape: int) -> torch.Tensor:  # neither padding nor an end of text
+    def tokens(*shape: int) -> Tensor:  # neither padding nor an end of text
         return torch.randint(2, geometry["vocab_size"], shape, generator=generator)
 
-    def batch(count: int) -> tuple:
+    def batch(count: int) -> tuple[Tensor, Tensor]:
         return tokens(count, SOURCE).to(device), tokens(count, TARGET).to(device)
 
     def examples(count: int) -> Texts:
@@ -253,15 +268,15 @@ def _random_texts(geometry: dict, device: torch.device) -> Probe:
 
 
 def _random_weights(
-    shapes: dict, generator: torch.Generator, device: torch.device
-) -> dict[str, torch.Tensor]:
+    shapes: dict[str, tuple[int, ...]], generator: torch.Generator, device: torch.device
+) -> dict[str, Tensor]:
     return {
         name: (0.02 * torch.randn(shape, generator=generator)).to(device)
         for name, shape in shapes.items()
     }
 
 
-def _text_probe(text: dict, count: int, device: torch.device) -> Callable[[], None]:
+def _text_probe(text: Geometry, count: int, device: torch.device) -> Callable[[], None]:
     """A function that encodes `count` random texts with random weights."""
     generator = torch.Generator().manual_seed(0)
     blocks = image_tower_shapes({**text, "image_size": 1, "patch_size": 1})  # named alike
@@ -284,9 +299,12 @@ def _text_probe(text: dict, count: int, device: torch.device) -> Callable[[], No
     return action
 
 
+# --- Measuring -----------------------------------------------------------------------------------
+
+
 def _step_seconds(
     run: Training,
-    examples: Callable[[int], tuple],
+    examples: Callable[[int], tuple[Any, Any]],
     batch: int,
     few: int | None,
     device: torch.device,
@@ -327,41 +345,28 @@ def _seconds(action: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def _scaled(keys: list[Key], speeds: dict, config: dict, geometries: dict) -> dict[Key, float]:
+def _scaled(
+    keys: list[Key], speeds: Speeds, experiment: Experiment, geometries: dict[str, Geometry]
+) -> Speeds:
     """Seconds of an encoder's keys from those of the last encoder that was measured, in proportion
     to their arithmetic."""
-    last = list(speeds)[-1].encoder
-    found = {}
+    last, found = list(speeds)[-1].encoder, {}
     for key in keys:
         if key.kind == "read":
             found[key] = 0.0
             continue
         alike = [other for other in speeds if other.encoder == last and other.kind == key.kind]
         other = min(alike, key=lambda k: (k.mode != key.mode, k.precision != key.precision))
-        mine, theirs = (geometries[each.encoder] for each in (key, other))
-        ratio = operations(key, config, mine) / operations(other, config, theirs)
-        found[key] = speeds[other] * ratio
+        mine, theirs = (operations(k, experiment, geometries[k.encoder]) for k in (key, other))
+        found[key] = speeds[other] * mine / theirs
     return found
 
 
 def starting_seconds(kind: str) -> float:
     """Seconds until a job has imported what it needs and touched its device, measured."""
     code = f"import task_arithmetic.stages.finetune, torch; torch.zeros(1, device={kind!r})"
-    path = os.pathsep.join(
-        [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
+    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
     began = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **own}, check=False)
     return time.perf_counter() - began
-
-
-def _free_memory() -> float:
-    """Bytes that programs can still take; unlimited where the system does not say."""
-    path = Path("/proc/meminfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else math.inf
