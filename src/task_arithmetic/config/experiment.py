@@ -248,19 +248,14 @@ class Experiment(Configuration):
 
 def parts_of(configuration: Configuration) -> dict[str, Part]:
     """The parts of an experiment, from its configuration."""
-    images, texts = configuration, configuration.language
-    named = images.disentanglement.pairs if images.disentanglement else None
-    found = [
-        Part(
-            "vision",
-            *(images.tasks, images.encoders, images.modes, images.ablations, images.focus),
-            finetune=images.finetune,
-            control=images.negation.control if images.negation else None,
-            pairs={name: pair for name, pair in (named or {}).items() if pair},
-        )
-    ]
+    c, texts = configuration, configuration.language
+    named = c.disentanglement.pairs if c.disentanglement else None
+    pairs = {name: pair for name, pair in (named or {}).items() if pair}
+    control = c.negation.control if c.negation else None
+    images = c.tasks, c.encoders, c.modes, c.ablations, c.focus
+    found = [Part("vision", *images, c.finetune, control, pairs)]
     if texts:
         focus = texts.focus or next(iter(texts.encoders), None)
-        own = {"finetune": texts.finetune, "reference_selection": texts.reference_selection}
-        found.append(Part("language", texts.tasks, texts.encoders, texts.modes, [], focus, **own))
+        own = texts.tasks, texts.encoders, texts.modes, list[str](), focus, texts.finetune
+        found.append(Part("language", *own, reference_selection=texts.reference_selection))
     return {part.modality: part for part in found if part.encoders}

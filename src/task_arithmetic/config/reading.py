@@ -171,7 +171,7 @@ def load_definition(
     content, where = read_yaml(known[name]), f"config/{kind}/{name}.yaml"
     if kind != "modes":
         checks.check_modality(content, kind, key, modality, where)
-    definition = hold(FORMS[kind][modality], content, where)
+    definition: Any = hold(FORMS[kind][modality], content, where)
     if isinstance(definition, Mode):
         checks.check_mode(name, definition, key, modality, where)
     if isinstance(definition, Encoder | TextEncoder):

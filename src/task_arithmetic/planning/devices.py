@@ -37,8 +37,9 @@ def read_devices(basedir: PathLike) -> dict[str, Device]:
     found = {}
     with open(Path(basedir) / "workflow/reference/devices.csv", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            numbers = {k: float(row[k]) for k in ("bf16_tflops", "float32_tflops", "share")}
-            found[row["device"]] = Device(**{**row, **numbers})
+            peaks = float(row["bf16_tflops"]), float(row["float32_tflops"]), float(row["share"])
+            about = row["share_is"], row["source"]
+            found[row["device"]] = Device(row["device"], row["label"], *peaks, *about)
     return found
 
 

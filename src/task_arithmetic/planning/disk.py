@@ -210,7 +210,7 @@ def _looked(key: str) -> dict[str, Seen]:
     with suppress(UserError, OSError, ValueError, KeyError):
         splits = find("", definition).splits
     for name, rows in splits.items():
-        count, images = 0, []
+        count, images = 0, list[Any]()
         with suppress(UserError, OSError, ValueError, KeyError, ImportError):
             count, images = _rows(rows, definition.get("image", "image"))
         classes = len(rows.names) if isinstance(rows, Classes) else 0
@@ -238,7 +238,7 @@ def _rows(rows: Table | Classes, column: str) -> tuple[int, list[Any]]:
         return len(next(iter(columns.values()))), images
     from pyarrow import ipc, memory_map, parquet
 
-    count, images = 0, []
+    count, images = 0, list[Any]()
     files = rows.files if rows.kind == "parquet" else sorted(Path(rows.files[0]).glob("*.arrow"))
     for path in files:
         if rows.kind == "parquet":
@@ -247,10 +247,10 @@ def _rows(rows: Table | Classes, column: str) -> tuple[int, list[Any]]:
                 batches = [next(table.iter_batches(SAMPLE, columns=[column]), None)]
         else:
             with memory_map(str(path)) as file, ipc.open_stream(file) as reader:
-                batches = list(reader)
+                batches = list[Any](reader)
             count += sum(batch.num_rows for batch in batches)
-        for batch in filter(None, batches[:1]):
-            if column in batch.schema.names:
+        for batch in batches[:1]:
+            if batch and column in batch.schema.names:
                 values = batch.column(column).slice(0, SAMPLE).to_pylist()
                 images += [v["bytes"] or v["path"] for v in values if isinstance(v, dict)]
     return count, images
@@ -303,10 +303,10 @@ def _remote_bytes(name: str, definition: AnyTask | AnyEncoder) -> int | None:
     from ..files import hub
 
     given = definition.given()
-    repo, kind = given.get("hub"), "dataset"
+    repo, kind = str(given.get("hub", "")), "dataset"
     if isinstance(definition, Encoder | TextEncoder):
         repo, kind = repo or weights_repository(name, given), "model"
-    info = HfApi().repo_info(
+    info: Any = HfApi().repo_info(
         repo,
         repo_type=kind,
         revision=given.get("revision"),
@@ -327,7 +327,7 @@ def _remote_bytes(name: str, definition: AnyTask | AnyEncoder) -> int | None:
     if not parquet:
         return add_up(sizes.values())
     card = info.card_data.to_dict() if info.card_data else {}
-    patterns = hub.split_patterns("", repo, card.get("configs"), given.get("config"))
+    patterns = hub.split_patterns("", repo, card.get("configs"), given.get("config", ""))
     splits = wanted_splits(given)
     chosen = [
         path

@@ -77,7 +77,7 @@ def requests(experiment: Experiment, basedir: PathLike = ROOT) -> Callable[..., 
     @cache
     def known(task: str) -> Counts:
         found = counts_of(task, definitions.tasks[task])
-        splits = {s: UNKNOWN[s] if n is None else n for s, n in found.splits.items()}
+        splits: Splits = {s: UNKNOWN[s] if n is None else n for s, n in found.splits.items()}
         return Counts(splits, found.classes or CLASSES)
 
     @cache

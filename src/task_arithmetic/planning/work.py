@@ -128,13 +128,9 @@ def by_stage(jobs: list[Job]) -> dict[str, list[Job]]:
 def _listed(experiment: Experiment) -> Iterator[Job]:
     """The jobs as workflow/rules expand them."""
     run, shared = f"results/{experiment.run}", "results/shared"
-    tasks, view = experiment.definitions.tasks, settings.view(experiment)
+    metrics, tasks = f"{run}/metrics", experiment.definitions.tasks
+    view = settings.view(experiment)
     drawn: set[str] = set()
-
-    def measured(stage: str, *place: str | int, folder: str = "", **of: str | int) -> Job:
-        output = "/".join(map(str, [run, "metrics", folder or stage, *place]))
-        return Job(stage, f"{output}.csv", **of)  # type: ignore[arg-type]
-
     yield from (Job("download", record) for record in hub_sources(experiment))
     for part in experiment.parts.values():
         of_images = part.unit == "image"
@@ -149,29 +145,29 @@ def _listed(experiment: Experiment) -> Iterator[Job]:
             yield Job("encoder", f"{folder}/encoder.json", e)
             for t in part.read:
                 yield Job("head", f"{folder}/heads/{t}.safetensors", e, task=t)
-                yield measured("pretrained", e, t, encoder=e, task=t)
+                yield Job("pretrained", f"{metrics}/pretrained/{e}/{t}.csv", e, task=t)
         for (e, m), s in ((model, seed) for model in part.models for seed in experiment.seeds):
-            of = {"encoder": e, "mode": m, "seed": s}
             main = (e, m) in part.main
             for t in part.tasks:
                 name = f"{e}/{m}/{t}/{s}"
                 yield Job("finetune", f"{run}/finetuned/{name}.sha256", e, m, t, s)
                 yield Job("vector", f"{run}/vectors/{name}.safetensors", e, m, t, s)
-                yield measured("single_task", name, **of, task=t)
+                yield Job("single_task", f"{metrics}/single_task/{name}.csv", e, m, t, s)
                 if of_images and main and not experiment.linearized(m):
-                    yield measured("kernel", name, **of, task=t)
+                    yield Job("kernel", f"{metrics}/kernel/{name}.csv", e, m, t, s)
                 if main and part.control:
-                    yield measured("negation", name, **of, task=t)
-            yield measured("addition", e, m, s, **of)
+                    yield Job("negation", f"{metrics}/negation/{name}.csv", e, m, t, s)
+            yield Job("addition", f"{metrics}/addition/{e}/{m}/{s}.csv", e, m, seed=s)
             if main and len(part.tasks) > 1:
-                yield measured("cosine", e, m, s, **of)
+                yield Job("cosine", f"{metrics}/cosine/{e}/{m}/{s}.csv", e, m, seed=s)
             if of_images and main and m == "nonlinear":
-                posthoc = {**of, "mode": "posthoc"}
-                yield measured("posthoc", e, "posthoc", s, folder="addition", **posthoc)
-            for pair in part.pairs if main and e == part.focus else ():
-                yield measured("disentanglement", e, m, s, pair, **of, pair=pair)
+                output = f"{metrics}/addition/{e}/posthoc/{s}.csv"
+                yield Job("posthoc", output, e, "posthoc", seed=s)
+            for p in part.pairs if main and e == part.focus else ():
+                output = f"{metrics}/disentanglement/{e}/{m}/{s}/{p}.csv"
+                yield Job("disentanglement", output, e, m, seed=s, pair=p)
         for e, m in part.main:
-            yield measured("efficiency", e, m, encoder=e, mode=m)
+            yield Job("efficiency", f"{metrics}/efficiency/{e}/{m}.csv", e, m)
     yield Job("metrics", f"{run}/metrics.csv")
     yield from (Job("tables", f"{run}/tables/{name}.csv") for name in table_names(view))
     yield from (Job("figures", f"{run}/figures/{name}.png") for name in figure_names(view))
@@ -261,16 +257,16 @@ def operations(key: Key, experiment: Experiment, geometry: Geometry) -> float:
 def costs(experiment: Experiment) -> dict[str, float]:
     """Output → arithmetic operations of each job that computes, as far as they are known: what the
     times of jobs on one device are about in proportion to."""
-    geometries, found = geometries_of(experiment), {}
+    geometries, found = geometries_of(experiment), dict[str, float]()
 
     @cache
     def of(key: Key) -> float:
         return operations(key, experiment, geometries[key.encoder])
 
     for job in jobs(experiment):
-        amounts = [times(of(each.key), each.amount) for each in job.work]
-        if amounts and None not in amounts:
-            found[job.output] = sum(amounts)
+        taken = [of(each.key) * each.amount for each in job.work if each.amount is not None]
+        if job.work and len(taken) == len(job.work):
+            found[job.output] = sum(taken)
     return found
 
 
