@@ -694,7 +694,7 @@ def test_a_probe_measures_every_kind_of_work_on_this_machine(capsys, tmp_path, m
 def test_a_probe_of_texts_computes_what_is_counted(name):
     geometry = t5_geometry("tiny", TINY_T5)
     definition = mode(name, "language")
-    made = probe._random_texts(geometry, torch.device("cpu"))
+    made = probe.RandomTexts(geometry, torch.device("cpu"))
     moved = moved_names(made.theta0, definition.patterns)
     tau = TaskVector({name: 0.01 * made.theta0[name] for name in moved})
     recipe = {"steps": 1, "weight_decay": 0.1, "gradient_clip": 1.0}

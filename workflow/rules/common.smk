@@ -135,14 +135,13 @@ def asked(stage, wildcards):
     return REQUESTS(stage, **known)
 
 
-def memory(stage):
-    """`mem_mb` of a stage's jobs: more at each attempt."""
-    return lambda wildcards, attempt: attempt * asked(stage, wildcards).memory_mb
-
-
-def minutes(stage):
-    """`runtime` of a stage's jobs: more at each attempt."""
-    return lambda wildcards, attempt: attempt * asked(stage, wildcards).minutes
+def needs(stage, gpu=None):
+    """The resources of a stage's jobs, more at each attempt; gpu: as the function `gpus`."""
+    return {
+        "mem_mb": lambda wildcards, attempt: attempt * asked(stage, wildcards).memory_mb,
+        "runtime": lambda wildcards, attempt: attempt * asked(stage, wildcards).minutes,
+        **({"gpu": gpu} if gpu else {}),
+    }
 
 
 def longest_first(stage):

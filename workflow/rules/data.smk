@@ -17,8 +17,7 @@ rule embedded:
     conda:
         "../../envs/torch.yaml"
     resources:
-        mem_mb=memory("embedded"),
-        runtime=minutes("embedded"),
+        **needs("embedded"),
     params:
         code=stage_code("embedded"),
     message:
@@ -81,8 +80,7 @@ rule data:
         "../../envs/torch.yaml"
     threads: decoders
     resources:
-        mem_mb=memory("data"),
-        runtime=minutes("data"),
+        **needs("data"),
     params:
         code=code_of("data"),
         settings=lambda wildcards: settings.data_settings(TASKS[wildcards.task]),

@@ -20,8 +20,7 @@ rule encoder:
     conda:
         "../../envs/torch.yaml"
     resources:
-        mem_mb=memory("encoder"),
-        runtime=minutes("encoder"),
+        **needs("encoder"),
     params:
         code=code_of("encoder"),
         settings=lambda wildcards: settings.encoder_settings(ENCODERS[wildcards.encoder]),
@@ -58,9 +57,8 @@ rule head:
         "../../envs/torch.yaml"
     threads: cores
     resources:
+        **needs("head"),
         gpu=lambda wildcards: gpus() * (wildcards.encoder in VISION.encoders),  # texts need none
-        mem_mb=memory("head"),
-        runtime=minutes("head"),
     params:
         code=code_of("head"),
         settings=lambda wildcards: settings.head_settings(
@@ -89,9 +87,7 @@ rule finetune:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("finetune"),
-        runtime=minutes("finetune"),
+        **needs("finetune", gpus),
     params:
         code=code_of("finetune"),
         settings=lambda wildcards: settings.finetune_settings(
@@ -116,8 +112,7 @@ rule vector:
     conda:
         "../../envs/torch.yaml"
     resources:
-        mem_mb=memory("vector"),
-        runtime=minutes("vector"),
+        **needs("vector"),
     params:
         code=stage_code("vector"),
         finetuned=FINETUNED_SHA256.replace(".sha256", ".safetensors"),

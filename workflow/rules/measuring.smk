@@ -16,9 +16,7 @@ rule pretrained:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("pretrained"),
-        runtime=minutes("pretrained"),
+        **needs("pretrained", gpus),
     params:
         code=code_of("pretrained"),
         settings=lambda wildcards: settings.pretrained_settings(experiment, wildcards.encoder),
@@ -45,9 +43,7 @@ rule single_task:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("single_task"),
-        runtime=minutes("single_task"),
+        **needs("single_task", gpus),
     params:
         code=code_of("single-task"),
         vector=VECTOR,
@@ -76,9 +72,7 @@ rule kernel:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("kernel"),
-        runtime=minutes("kernel"),
+        **needs("kernel", gpus),
     params:
         code=code_of("kernel"),
         vector=VECTOR,
@@ -108,9 +102,7 @@ rule disentanglement:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("disentanglement"),
-        runtime=minutes("disentanglement"),
+        **needs("disentanglement", gpus),
     params:
         code=stage_code("disentanglement"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
@@ -134,8 +126,7 @@ rule cosine:
     conda:
         "../../envs/torch.yaml"
     resources:
-        mem_mb=memory("cosine"),
-        runtime=minutes("cosine"),
+        **needs("cosine"),
     params:
         code=stage_code("cosine"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
@@ -162,9 +153,7 @@ rule efficiency:
         "../../envs/torch.yaml"
     threads: every_core
     resources:
-        gpu=gpus,
-        mem_mb=memory("efficiency"),
-        runtime=minutes("efficiency"),
+        **needs("efficiency", gpus),
     params:
         code=code_of("efficiency"),
         task=lambda wildcards: tasks_of(wildcards)[0],

@@ -18,9 +18,7 @@ rule addition:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("addition"),
-        runtime=minutes("addition"),
+        **needs("addition", gpus),
     params:
         code=code_of("addition"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
@@ -68,9 +66,7 @@ rule negation:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("negation"),
-        runtime=minutes("negation"),
+        **needs("negation", gpus),
     params:
         code=code_of("negation"),
         vector=VECTOR,

@@ -12,7 +12,7 @@ OF_IMAGES, OF_TEXTS = (
     {"encoder": part.encoders, "mode": part.modes, "seed": SEEDS, "task": part.tasks}
     for part in (VISION, LANGUAGE)
 )
-KERNEL_MODES = settings.kernel_modes(experiment)
+KERNEL_MODES = [mode for mode in VISION.modes if not experiment.linearized(mode)]
 POSTHOC = ["posthoc"] * ("nonlinear" in VISION.modes)
 # One vector is like itself alone.
 COMPARED = [each for each in (OF_IMAGES, OF_TEXTS) if len(each["task"]) > 1]

@@ -23,32 +23,18 @@ from .view import View, view_of
 
 DOWNLOADS_DIR = "results/shared/downloads"
 EMBEDDED_DIR = "results/shared/embedded"  # a folder for each embedded task
-OF_DOWNLOADS = {  # what a download depends on
-    "task": ("hub", "config", "revision", "train", "test"),
-    "encoder": ("model", "pretrained", "hub", "revision"),
-}
-OF_ENCODERS = ("model", "pretrained", "path", "hub", "revision", "architecture")
-OF_HEADS = ("templates", "prompts", "max_tokens", "paper_task")  # and tables: not of the data
 
 # --- Data and encoders: of a definition -----------------------------------------------------------
 
 
-def _some(given: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {key: given[key] for key in keys if key in given}
+def _slice(definition: AnyTask | AnyEncoder, *keys: str) -> dict[str, Any]:
+    """What a definition says of these keys."""
+    return {key: value for key, value in definition.given().items() if key in keys}
 
 
 def _modality(definition: AnyTask | AnyEncoder) -> dict[str, str]:
     """What says that a stage is of another modality than vision."""
     return {} if definition.modality == "vision" else {"modality": definition.modality}
-
-
-def download_settings(name: str, definition: AnyTask | AnyEncoder) -> str:
-    """The download stage's slice, of a task or an encoder."""
-    kind = "task" if isinstance(definition, Task | TextTask) else "encoder"
-    chosen = _some(definition.given(), OF_DOWNLOADS[kind])
-    if isinstance(split := getattr(definition, "validation", None), str):
-        chosen["validation"] = split
-    return canonical({"kind": kind, "name": name, **chosen})
 
 
 def download_record(name: str, definition: AnyTask | AnyEncoder) -> str | None:
@@ -58,31 +44,41 @@ def download_record(name: str, definition: AnyTask | AnyEncoder) -> str | None:
     return f"{DOWNLOADS_DIR}/{kind}/{name}.json" if of_hub else None
 
 
+def download_settings(name: str, definition: AnyTask | AnyEncoder) -> str:
+    """The download stage's slice, of a task or an encoder."""
+    if isinstance(definition, Task | TextTask):
+        chosen = {
+            "kind": "task",
+            **_slice(definition, "hub", "config", "revision", "train", "test"),
+        }
+        chosen |= _slice(definition, "validation") if isinstance(definition.validation, str) else {}
+    else:
+        chosen = {"kind": "encoder", **_slice(definition, "model", "pretrained", "hub", "revision")}
+    return canonical({"name": name, **chosen})
+
+
 def data_settings(task: AnyTask) -> str:
     """The data stage's slice: the task's definition without its templates or prompts, and of a
     user's folder what is in it."""
-    chosen = {k: v for k, v in task.given().items() if k not in OF_HEADS} | _modality(task)
+    others = ("templates", "prompts", "max_tokens", "paper_task")  # of the head, and of tables
+    chosen = {k: v for k, v in task.given().items() if k not in others} | _modality(task)
     if task.embedded:
-        chosen["path"] = source_dir(task)
+        chosen["path"] = f"{EMBEDDED_DIR}/{task.embedded}"
     elif task.path:
         chosen["files"] = listing(chosen)
     return canonical(chosen)
 
 
-def source_dir(task: AnyTask) -> str | None:
-    """The folder that a task's examples come from; None if they come from a hub."""
-    return f"{EMBEDDED_DIR}/{task.embedded}" if task.embedded else task.path
-
-
 def embedded_hashes(task: AnyTask) -> str | None:
     """The hashes of an embedded task's files, which the data stage waits for; None for another: of
     a user's folder, its settings say what is in it."""
-    return f"{source_dir(task)}.sha256" if task.embedded else None
+    return f"{EMBEDDED_DIR}/{task.embedded}.sha256" if task.embedded else None
 
 
 def encoder_settings(encoder: AnyEncoder) -> str:
     """The encoder stage's slice: where the pretrained weights come from."""
-    return canonical({**_modality(encoder), **_some(encoder.given(), OF_ENCODERS)})
+    keys = ("model", "pretrained", "path", "hub", "revision", "architecture")
+    return canonical({**_modality(encoder), **_slice(encoder, *keys)})
 
 
 def encoder_files(name: str, encoder: AnyEncoder) -> list[str]:
@@ -90,9 +86,8 @@ def encoder_files(name: str, encoder: AnyEncoder) -> list[str]:
     path = encoder.path
     if path is None:
         return [record for record in [download_record(name, encoder)] if record]
-    known = list(ENCODER_FILES[encoder.modality])
-    known += [OWN_MERGES if isinstance(encoder, Encoder) else "tokenizer_config.json"]  # if any
-    found = [os.path.join(path, file) for file in known]
+    own = OWN_MERGES if isinstance(encoder, Encoder) else "tokenizer_config.json"  # if it has it
+    found = [os.path.join(path, file) for file in [*ENCODER_FILES[encoder.modality], own]]
     if not isinstance(encoder, Encoder):
         found += sorted(glob.glob(os.path.join(glob.escape(path), "model*.safetensors*")))
     return [file for file in found if os.path.isfile(file)]
@@ -104,26 +99,28 @@ def head_settings(task: AnyTask, prompts: str | None) -> str:
     Args:
         prompts: of texts: the prompt set.
     """
-    given = task.given()
     if isinstance(task, Task):
-        return canonical({"templates": given["templates"]})
-    own = {**_modality(task), "prompt": given["prompts"][prompts]}
-    return canonical({**own, **_some(given, ("metric", "max_tokens"))})
+        return canonical(_slice(task, "templates"))
+    asked = {"prompt": task.prompts[prompts or ""].given()}
+    return canonical({**_modality(task), **asked, **_slice(task, "metric", "max_tokens")})
 
 
 # --- Learning: of an experiment -------------------------------------------------------------------
 
 
+def _shared(experiment: Experiment, encoder: str) -> dict[str, Any]:
+    """What all that learn or evaluate depend on."""
+    modality = _modality(experiment.definitions.encoders[encoder])
+    return {**modality, "limit": _limit(experiment), "precision": experiment.precision}
+
+
+def _limit(experiment: Experiment) -> dict[str, int] | None:
+    return experiment.limit.given() if experiment.limit else None
+
+
 def finetune_settings(experiment: Experiment, mode: str, encoder: str, task: str) -> str:
     """The finetune stage's slice."""
     return canonical(_finetune(experiment, mode, encoder, task))
-
-
-def efficiency_settings(experiment: Experiment, mode: str, encoder: str) -> str:
-    """The efficiency stage's slice: finetune's of the first task, and how many steps to time."""
-    first = experiment.part_of(encoder).tasks[0]
-    timed = {"efficiency": experiment.efficiency.given()}
-    return canonical({**_finetune(experiment, mode, encoder, first), **timed})
 
 
 def _finetune(experiment: Experiment, mode: str, encoder: str, task: str) -> dict[str, Any]:
@@ -136,6 +133,13 @@ def _finetune(experiment: Experiment, mode: str, encoder: str, task: str) -> dic
     }
 
 
+def efficiency_settings(experiment: Experiment, mode: str, encoder: str) -> str:
+    """The efficiency stage's slice: finetune's of the first task, and how many steps to time."""
+    first = experiment.part_of(encoder).tasks[0]
+    timed = {"efficiency": experiment.efficiency.given()}
+    return canonical({**_finetune(experiment, mode, encoder, first), **timed})
+
+
 def pretrained_settings(experiment: Experiment, encoder: str) -> str:
     """The pretrained stage's slice, and the kernel stage's."""
     return canonical(_shared(experiment, encoder))
@@ -144,6 +148,10 @@ def pretrained_settings(experiment: Experiment, encoder: str) -> str:
 def single_task_settings(experiment: Experiment, mode: str, encoder: str) -> str:
     """The single-task stage's slice."""
     return canonical(_evaluation(experiment, mode, encoder))
+
+
+def _evaluation(experiment: Experiment, mode: str, encoder: str) -> dict[str, Any]:
+    return {**_shared(experiment, encoder), "linearized": experiment.linearized(mode)}
 
 
 def addition_settings(experiment: Experiment, mode: str, encoder: str) -> str:
@@ -169,27 +177,7 @@ def disentanglement_settings(experiment: Experiment, mode: str) -> str:
     return canonical({**own, **grid})
 
 
-def _limit(experiment: Experiment) -> dict[str, int] | None:
-    return experiment.limit.given() if experiment.limit else None
-
-
-def _shared(experiment: Experiment, encoder: str) -> dict[str, Any]:
-    """What all that learn or evaluate depend on."""
-    modality = _modality(experiment.definitions.encoders[encoder])
-    return {**modality, "limit": _limit(experiment), "precision": experiment.precision}
-
-
-def _evaluation(experiment: Experiment, mode: str, encoder: str) -> dict[str, Any]:
-    return {**_shared(experiment, encoder), "linearized": experiment.linearized(mode)}
-
-
 # --- Views ---------------------------------------------------------------------------------------
-
-
-def kernel_modes(experiment: Experiment) -> list[str]:
-    """The modes of images whose task vectors are tested for kernel behaviour."""
-    modes = experiment.part("vision").modes
-    return [mode for mode in modes if not experiment.linearized(mode)]
 
 
 def _shown(experiment: Experiment, part: Part) -> dict[str, Any]:
@@ -217,7 +205,7 @@ def _view(experiment: Experiment) -> dict[str, Any]:
         "pairs": images.pairs,
         "keep": experiment.negation.keep if experiment.negation else None,
         "reference_scaling": grid.reference_scaling if grid else False,
-        "kernel_modes": kernel_modes(experiment),
+        "kernel_modes": [mode for mode in images.modes if not experiment.linearized(mode)],
         "paper_beside": paper_beside(vision["suite"], images.tasks),
     }
     tasks = experiment.definitions.tasks.items()
@@ -231,20 +219,16 @@ def _view(experiment: Experiment) -> dict[str, Any]:
     return {**vision, "language": language}
 
 
-def _in_order(content: dict[str, Any]) -> str:
-    """JSON in the configuration's order, which is the order of rows and panels."""
-    return json.dumps(content, separators=(",", ":"))
-
-
 def view_settings(experiment: Experiment) -> str:
     """What tables, figures and the report depend on, besides the metrics: of the part on images
     and, as `language`, of that on texts. A part that the run has not has no encoders."""
-    return _in_order(_view(experiment))
+    # In the configuration's order, which is the order of rows and panels.
+    return json.dumps(_view(experiment), separators=(",", ":"))
 
 
 def view(experiment: Experiment) -> View:
     """What view_settings say, typed."""
-    return view_of(json.loads(view_settings(experiment)))
+    return view_of(_view(experiment))
 
 
 def report_settings(experiment: Experiment) -> str:
@@ -254,7 +238,7 @@ def report_settings(experiment: Experiment) -> str:
         modality: [{**row._asdict(), "recipe": row.recipe.given()} for row in recipes_of(part)]
         for modality, part in experiment.parts.items()
     }
-    return _in_order({**_view(experiment), "recipes": recipes})
+    return json.dumps({**_view(experiment), "recipes": recipes}, separators=(",", ":"))
 
 
 # --- The whole ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +126,8 @@ def _probe_encoder(
             )
         return {}, "not measured (too little memory), scaled from the one above by arithmetic"
     print(f"probing {encoder} …", file=sys.stderr, flush=True)
-    probe = (_random_texts if of_texts(geometry) else _random_images)(geometry, device)
+    probe: RandomImages | RandomTexts
+    probe = (RandomTexts if of_texts(geometry) else RandomImages)(geometry, device)
     most, alone = SECONDS[device.type], (probe.examples(1), TaskVector({}), [1.0], False, "float32")
     _seconds(lambda: probe.evaluate(*alone), device)  # includes what is done once
     one = _seconds(lambda: probe.evaluate(*alone), device)
@@ -166,9 +167,9 @@ def _probe_encoder(
     def seconds(key: Key) -> float:
         if key.kind == "step" and key.mode:
             return step(key, key.mode)
-        if key.kind == "prompt":
+        if isinstance(probe, RandomImages) and key.kind == "prompt":
             texts = min(count, PROMPTS)
-            return _median(_text_probe(geometry["text"], texts, device), device) / texts
+            return _median(probe.prompts(texts), device) / texts
         if key.kind in ("image", "read"):
             return image(key.precision)[key.kind]
         return passes(key, [1.0])
@@ -196,107 +197,103 @@ def _probe_encoder(
 # --- What is measured ----------------------------------------------------------------------------
 
 
-class Probe(NamedTuple):
-    """An encoder with random weights, and random examples.
+class Probe:
+    """An encoder with random weights, and random examples: `batch` gives inputs and targets, as a
+    training step takes them, `examples` what `evaluate` takes, which does as `accuracies` does.
 
     Attributes:
         theta0, about, head: what training asks of a modality.
-        batch: function n → inputs and targets of n examples, as finetune.step takes them.
-        examples: function n → n examples, as `evaluate` takes them.
-        evaluate: function (examples, τ, alphas, linearized, precision): what `accuracies` does.
         most: examples of one forward pass.
     """
 
-    theta0: dict[str, Tensor]
-    about: dict[str, Any]
-    head: Tensor | None
-    batch: Callable[[int], tuple[Tensor, Tensor]]
-    examples: Callable[[int], Any]
-    evaluate: Callable[[Any, TaskVector, list[float], bool, str], None]
-    most: int
+    head: Tensor | None = None
+
+    def __init__(self, geometry: Geometry, device: torch.device) -> None:
+        self.geometry, self.device = geometry, device
+        self.about: dict[str, Any] = {"geometry": geometry}
+        self.generator = torch.Generator().manual_seed(0)
+        self.theta0 = self.weights(shapes_of(geometry))
+
+    def weights(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Random tensors of these shapes."""
+        return {k: (0.02 * self.normal(*shape)).to(self.device) for k, shape in shapes.items()}
+
+    def normal(self, *shape: int) -> Tensor:
+        """Random numbers."""
+        return torch.randn(shape, generator=self.generator)
 
 
-def _random_images(geometry: Geometry, device: torch.device) -> Probe:
-    generator = torch.Generator().manual_seed(0)
-    theta0, size = _random_weights(shapes_of(geometry), generator, device), geometry["image_size"]
-    about = {"geometry": geometry, "mean": [0.5] * 3, "std": [0.25] * 3}
-    head = torch.randn(100, geometry["embed_dim"], generator=generator).to(device)
+class RandomImages(Probe):
+    """A CLIP of random weights."""
 
-    def batch(count: int) -> tuple[Tensor, Tensor]:
-        pixels = torch.randn(count, 3, size, size, generator=generator).to(device)
-        return pixels, torch.zeros(count, dtype=torch.int64, device=device)
+    most = vision.BATCH
 
-    def examples(count: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
-        shape = count, size, size, 3
-        images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
-        return images, np.zeros(count, np.int64), head
+    def __init__(self, geometry: Geometry, device: torch.device) -> None:
+        super().__init__(geometry, device)
+        self.about |= {"mean": [0.5] * 3, "std": [0.25] * 3}
+        self.head = self.normal(100, geometry["embed_dim"]).to(device)
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        size = self.geometry["image_size"]
+        labels = torch.zeros(count, dtype=torch.int64, device=self.device)
+        return self.normal(count, 3, size, size).to(self.device), labels
+
+    def examples(self, count: int) -> tuple[np.ndarray, np.ndarray, Tensor | None]:
+        shape = count, *2 * (self.geometry["image_size"],), 3
+        images = torch.randint(0, 256, shape, generator=self.generator, dtype=torch.uint8).numpy()
+        return images, np.zeros(count, np.int64), self.head
 
     def evaluate(
-        some: Any, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
+        self, some: Any, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
     ) -> None:
-        vision.accuracies(theta0, about, tau, alphas, {"task": some}, linearized, precision)
+        parts = {"task": some}
+        vision.accuracies(self.theta0, self.about, tau, alphas, parts, linearized, precision)
 
-    return Probe(theta0, about, head, batch, examples, evaluate, vision.BATCH)
+    def prompts(self, count: int) -> Callable[[], None]:
+        """A function that encodes random texts by a text tower of random weights."""
+        text = self.geometry["text"]
+        blocks = image_tower_shapes({**text, "image_size": 1, "patch_size": 1})  # named alike
+        shapes = {name: shape for name, shape in blocks.items() if name.startswith("transformer.")}
+        width = text["width"]
+        shapes |= {
+            "token_embedding.weight": (text["vocab_size"], width),
+            "positional_embedding": (text["context_length"], width),
+            "ln_final.weight": (width,),
+            "ln_final.bias": (width,),
+            "text_projection": (width, text["embed_dim"]),
+        }
+        params = self.weights(shapes)
+        tokens = torch.randint(1, text["vocab_size"], (count, text["context_length"]))
+        return torch.inference_mode()(lambda: encode_text(params, tokens.to(self.device), text))
 
 
-def _random_texts(geometry: Geometry, device: torch.device) -> Probe:
-    generator = torch.Generator().manual_seed(0)
-    theta0, about = _random_weights(shapes_of(geometry), generator, device), {"geometry": geometry}
+class RandomTexts(Probe):
+    """A T5 of random weights."""
 
-    def tokens(*shape: int) -> Tensor:  # neither padding nor an end of text
-        return torch.randint(2, geometry["vocab_size"], shape, generator=generator)
+    most = language.BATCH
 
-    def batch(count: int) -> tuple[Tensor, Tensor]:
-        return tokens(count, SOURCE).to(device), tokens(count, TARGET).to(device)
+    def tokens(self, *shape: int) -> Tensor:
+        """Neither padding nor an end of text."""
+        return torch.randint(2, self.geometry["vocab_size"], shape, generator=self.generator)
 
-    def examples(count: int) -> Texts:
-        flat, ends = tokens(count * SOURCE).numpy(), SOURCE * np.arange(1, count + 1)
-        words = tokens(1, TARGET).numpy(), ["?"], "exact_match", TARGET
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        source, target = self.tokens(count, SOURCE), self.tokens(count, TARGET)
+        return source.to(self.device), target.to(self.device)
+
+    def examples(self, count: int) -> Texts:
+        flat, ends = self.tokens(count * SOURCE).numpy(), SOURCE * np.arange(1, count + 1)
+        words = self.tokens(1, TARGET).numpy(), ["?"], "exact_match", TARGET
         return Texts(flat, ends - SOURCE, ends, np.zeros(count, np.int32), None, *words)
 
     @torch.inference_mode()
     def evaluate(
-        some: Any, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
+        self, some: Any, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
     ) -> None:
         if linearized:
-            language.answered(theta0, about, some, precision, tau.tensors, alphas)
+            language.answered(self.theta0, self.about, some, precision, tau.tensors, alphas)
         else:
             for alpha in alphas:
-                language.answered(tau.apply(theta0, alpha), about, some, precision)
-
-    return Probe(theta0, about, None, batch, examples, evaluate, language.BATCH)
-
-
-def _random_weights(
-    shapes: dict[str, tuple[int, ...]], generator: torch.Generator, device: torch.device
-) -> dict[str, Tensor]:
-    return {
-        name: (0.02 * torch.randn(shape, generator=generator)).to(device)
-        for name, shape in shapes.items()
-    }
-
-
-def _text_probe(text: Geometry, count: int, device: torch.device) -> Callable[[], None]:
-    """A function that encodes `count` random texts with random weights."""
-    generator = torch.Generator().manual_seed(0)
-    blocks = image_tower_shapes({**text, "image_size": 1, "patch_size": 1})  # named alike
-    shapes = {name: shape for name, shape in blocks.items() if name.startswith("transformer.")}
-    width = text["width"]
-    shapes |= {
-        "token_embedding.weight": (text["vocab_size"], width),
-        "positional_embedding": (text["context_length"], width),
-        "ln_final.weight": (width,),
-        "ln_final.bias": (width,),
-        "text_projection": (width, text["embed_dim"]),
-    }
-    params = _random_weights(shapes, generator, device)
-    tokens = torch.randint(1, text["vocab_size"], (count, text["context_length"])).to(device)
-
-    def action() -> None:
-        with torch.inference_mode():
-            encode_text(params, tokens, text)
-
-    return action
+                language.answered(tau.apply(self.theta0, alpha), self.about, some, precision)
 
 
 # --- Measuring -----------------------------------------------------------------------------------
