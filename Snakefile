@@ -25,6 +25,7 @@ try:
     overlays = [*given.configfiles, typed(dict(given.config))]
     experiment = read_config(*overlays, basedir=workflow.basedir)
     check_plan(everything(experiment))
+    config.update(experiment.given())  # for Snakemake's own report
 except UserError as error:
     sys.exit(str(error))
 

@@ -1,10 +1,12 @@
 """What a configuration may say, what each mistake is answered with, and what each stage sees."""
 
 import json
+from dataclasses import FrozenInstanceError
 from itertools import product
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from task_arithmetic.config.definitions import Task
 from task_arithmetic.config.reading import (
@@ -459,6 +461,20 @@ def test_slices_are_canonical_json():
     assert text == json.dumps(content, sort_keys=True, separators=(",", ":"))
     assert content["mode"] == {"train": ["*"], "linearized": True}
     assert content["micro_batch"] == 64 and content["finetune"]["learning_rate"] == 1e-5
+
+
+def test_numbers_are_in_the_slices_as_they_are_written():
+    config = validate_config(configuration("alphas: {start: 0, step: 0.5}\nnegation: {keep: 1}"))
+    text = negation_settings(config, "ntk", "ViT-B-32")
+    assert '"alphas":{"start":0,"step":0.5,"stop":1.0}' in text and '"keep":1,' in text
+
+
+def test_an_experiment_is_frozen():
+    config = validate_config(configuration("language: null"))
+    for what, name in ((config, "run"), (config.alphas, "step"), (config.part("vision"), "tasks")):
+        with pytest.raises((ValidationError, FrozenInstanceError)):
+            setattr(what, name, None)
+    assert config.part("language").models == [] and config.part("language").unit == "text"
 
 
 def test_views_keep_the_order_of_the_configuration():

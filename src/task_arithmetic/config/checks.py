@@ -44,15 +44,26 @@ def check_mode(name: str, mode: Mode, key: str, modality: str, where: str) -> No
         )
 
 
-def check_path(definition: AnyTask | AnyEncoder, where: str) -> None:
-    """What a definition's path names is there and, of an encoder, a checkpoint."""
-    path = definition.path
-    if path is None:
-        return
+def check_definition(definition: AnyTask | AnyEncoder, where: str) -> None:
+    """Examples or weights come from one place, which is there; splits are different ones; and what
+    asks for a class fits: templates or prompts."""
     if isinstance(definition, Task | TextTask):
-        if not os.path.exists(path):
-            raise UserError(f"{where}: path names {path}, where nothing is; correct it.")
-        return
+        _check_source(definition, where)
+        if isinstance(definition, Task):
+            _check_images(definition, where)
+        else:
+            from ..language.prepare import check_text_task
+
+            check_text_task(definition.given(), where)
+        if definition.path is not None and not os.path.exists(definition.path):
+            raise UserError(f"{where}: path names {definition.path}, where nothing is; correct it.")
+    else:
+        _check_weights(definition, where)
+        if definition.path is not None:
+            _check_checkpoint(definition.path, definition.modality, where)
+
+
+def _check_checkpoint(path: str, modality: str, where: str) -> None:
     if "{" in path:
         raise UserError(
             f"{where}: {path} (its path) has a brace, which Snakemake takes for a placeholder in "
@@ -60,21 +71,9 @@ def check_path(definition: AnyTask | AnyEncoder, where: str) -> None:
         )
     if not os.path.isdir(path):
         raise UserError(f"{where}: path names {path}, which is not a folder; correct it.")
-    for file in ENCODER_FILES[definition.modality]:
+    for file in ENCODER_FILES[modality]:
         if not os.path.isfile(os.path.join(path, file)):
             raise UserError(f"{where}: {path} (its path) holds no {file}; put it there.")
-
-
-def check_task(task: AnyTask, where: str) -> None:
-    """The examples come from one place, their splits are different ones, and what asks for a class
-    fits: templates or prompts."""
-    _check_source(task, where)
-    if isinstance(task, TextTask):
-        from ..language.prepare import check_text_task
-
-        check_text_task(task.given(), where)
-    else:
-        _check_images(task, where)
 
 
 def _check_source(task: AnyTask, where: str) -> None:
@@ -125,8 +124,7 @@ def _check_images(task: Task, where: str) -> None:
         raise UserError(f"{where}: levels must be [lowest, highest]; found [{low}, {high}].")
 
 
-def check_encoder(encoder: AnyEncoder, where: str) -> None:
-    """The weights come from one place."""
+def _check_weights(encoder: AnyEncoder, where: str) -> None:
     hub = ["model", "pretrained"] if isinstance(encoder, Encoder) else ["hub", "architecture"]
     named = [key for key in (*hub, "path") if getattr(encoder, key) is not None]
     if named not in (hub, ["path"]):

@@ -16,7 +16,7 @@ from ..errors import UserError, nearest
 from ..files.paths import PathLike
 from ..files.shipped import ROOT, local_path, shipped_config
 from . import checks
-from .definitions import FORMS, Definitions, Encoder, Mode, Task, TextEncoder, TextTask
+from .definitions import FORMS, Definitions, Mode
 from .experiment import Configuration, Experiment, Part, parts_of
 from .sentences import found, hold
 
@@ -174,11 +174,9 @@ def load_definition(
     definition: Any = hold(FORMS[kind][modality], content, where)
     if isinstance(definition, Mode):
         checks.check_mode(name, definition, key, modality, where)
-    if isinstance(definition, Encoder | TextEncoder):
-        checks.check_encoder(definition, where)
-    if isinstance(definition, Task | TextTask):
-        checks.check_task(definition, where)
-    if path := content.get("path"):
-        definition = definition.model_copy(update={"path": local_path(path, basedir)})
-        checks.check_path(definition, where)
+        return definition
+    if definition.path is not None:
+        local = {"path": local_path(definition.path, basedir)}
+        definition = definition.model_copy(update=local)
+    checks.check_definition(definition, where)
     return definition

@@ -116,7 +116,7 @@ def load_encoder(name: PathLike, device: torch.device | str = "cpu") -> Encoder:
             definition = hold(TextEncoder, {**given, "prompts": "any"}, where)
         else:
             definition = hold(ClipEncoder, given, where)
-        checks.check_path(definition, where)
+        checks.check_definition(definition, where)
     else:
         if local:
             raise UserError(

@@ -104,8 +104,7 @@ def load_task(
         modality, task = own.modality, own.given() | given
     where = f"Task {key}"
     model: Any = hold(FORMS["tasks"][modality], task, where)
-    checks.check_task(model, where)
-    checks.check_path(model, where)
+    checks.check_definition(model, where)
     if modality != encoder.modality:
         kinds = {"vision": "images", "language": "texts"}
         raise UserError(
