@@ -7,6 +7,7 @@ tokens are assumed.
 import glob
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -84,33 +85,32 @@ def data_bytes(task: AnyTask, counts: Splits) -> int | None:
     rows = sum(known.values())
     if not isinstance(task, Task):
         return LINE * rows
-    sizes = _sizes(task)
-    if any(sizes.values()):
-        shrunk = [min(1, TRAIN_SIDE / min(wh)) ** 2 * wh[0] * wh[1] for wh in sizes["train"]]
-        largest = fmean(shrunk or [0])
-        (width, height), *others = set(sizes["train"] + sizes["others"])
-        stored = width if not others and width == height <= SMALL else RESOLUTION
-    else:
-        side = _known_side(task)
-        largest = side**2 if side and side <= TRAIN_SIDE else ASPECT * TRAIN_SIDE**2
-        stored = side if side and side <= SMALL else RESOLUTION
-    labels = (8 + DIGEST) * rows
-    heights = 8 * known["train"]
-    evaluated = 3 * stored**2 * (known["validation"] + known["test"])
-    return round(3 * largest * known["train"]) + evaluated + labels + heights
+    _, area, side = _stored(task)
+    evaluated = 3 * side**2 * (known["validation"] + known["test"])
+    labels, heights = (8 + DIGEST) * rows, 8 * known["train"]
+    return round(3 * area * known["train"]) + evaluated + labels + heights
 
 
-def _known_side(task: AnyTask) -> int | None:
-    return EMBEDDED_SIDE if task.embedded else SIDES.get(task.hub or "")
+def _stored(task: Task) -> tuple[str, float, int]:
+    """How a task's images are stored: the area of one in train, and the side of others; and whether
+    this is exact, of a sample, or a bound."""
+    seen = _seen(task)
+    every = {size for each in seen.values() for size in each.sizes}
+    if every:
+        train = [each.sizes for name, each in seen.items() if name in (task.train, WHOLE)]
+        shrunk = [min(1, TRAIN_SIDE / min(wh)) ** 2 * wh[0] * wh[1] for wh in sum(train, [])]
+        (width, height), *others = every
+        small = not others and width == height <= SMALL
+        return "sample", fmean(shrunk or [0]), width if small else RESOLUTION
+    side = EMBEDDED_SIDE if task.embedded else SIDES.get(task.hub or "", math.inf)
+    if side <= SMALL:
+        return "exact", side**2, int(side)
+    return "bound", side**2 if side <= TRAIN_SIDE else ASPECT * TRAIN_SIDE**2, RESOLUTION
 
 
 def how_sized(name: str, task: Task) -> str:
     """What data_bytes is of a task of images: "there", "exact", "sample" or "bound"."""
-    if _manifest(name):
-        return "there"
-    if (_known_side(task) or RESOLUTION) <= SMALL:
-        return "exact"
-    return "sample" if any(_sizes(task).values()) else "bound"
+    return "there" if _manifest(name) else _stored(task)[0]
 
 
 def counts_of(name: str, task: AnyTask) -> Counts:
@@ -183,14 +183,6 @@ class Seen(NamedTuple):
     rows: int
     classes: int
     sizes: list[tuple[int, int]]
-
-
-def _sizes(task: AnyTask) -> dict[str, list[tuple[int, int]]]:
-    """train and others → width and height of some images, if they lie in a folder."""
-    found: dict[str, list[tuple[int, int]]] = {"train": [], "others": []}
-    for name, seen in _seen(task).items():
-        found["train" if name in (task.train, WHOLE) else "others"] += seen.sizes
-    return found
 
 
 def _seen(task: AnyTask) -> dict[str, Seen]:

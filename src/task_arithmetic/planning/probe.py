@@ -31,8 +31,7 @@ from ..pipeline.gpu import claim, torch_device
 from ..stages.efficiency import WARM_UP
 from ..stages.finetune import start
 from ..vision import modality as vision
-from ..vision.clip import encode_text
-from ..vision.geometry import image_tower_shapes, parameters
+from ..vision.geometry import parameters
 from .disk import FLOAT
 from .operations import SOURCE, TARGET
 from .work import Key, operations
@@ -42,7 +41,6 @@ SECONDS = {"cuda": 2.0, "cpu": 1.5}  # for each probe; for one of STEPS steps PA
 PATIENCE = 3.0
 SLOW = 1.0  # seconds that one example may take on a CPU to be worth a probe
 GRID = [0.2, 0.4, 0.6, 0.8, 1.0]  # α that tell an image's reading from its passes
-PROMPTS = 80  # texts that a head encodes at a time, at most
 
 Speeds = dict[Key, float]  # seconds
 
@@ -141,13 +139,6 @@ def _probe_encoder(
     count = 2 * probe.most if on_gpu else max(1, min(probe.most, int(most / one)))
     examples = probe.examples(count)
 
-    def step(key: Key, mode: str) -> float:
-        chosen = json.loads(settings.efficiency_settings(experiment, mode, encoder))
-        run = start(probe.theta0, probe.about, probe.head, chosen, mode)
-        return _step_seconds(
-            run, probe.batch, key.batch, few if is_long(key.batch) else None, device
-        )
-
     def passes(key: Key, alphas: list[float]) -> float:
         tau = TaskVector({})
         if key.mode:
@@ -166,10 +157,14 @@ def _probe_encoder(
 
     def seconds(key: Key) -> float:
         if key.kind == "step" and key.mode:
-            return step(key, key.mode)
-        if isinstance(probe, RandomImages) and key.kind == "prompt":
-            texts = min(count, PROMPTS)
-            return _median(probe.prompts(texts), device) / texts
+            chosen = json.loads(settings.efficiency_settings(experiment, key.mode, encoder))
+            run = start(probe.theta0, probe.about, probe.head, chosen, key.mode)
+            some = few if is_long(key.batch) else None
+            return _step_seconds(run, probe.batch, key.batch, some, device)
+        if key.kind == "prompt":  # a text tower is of the same blocks: by the arithmetic
+            plain = Key(encoder, "image", None, key.precision)
+            mine, other = (operations(each, experiment, geometry) for each in (key, plain))
+            return image(key.precision)["image"] * mine / other
         if key.kind in ("image", "read"):
             return image(key.precision)[key.kind]
         return passes(key, [1.0])
@@ -212,11 +207,8 @@ class Probe:
         self.geometry, self.device = geometry, device
         self.about: dict[str, Any] = {"geometry": geometry}
         self.generator = torch.Generator().manual_seed(0)
-        self.theta0 = self.weights(shapes_of(geometry))
-
-    def weights(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        """Random tensors of these shapes."""
-        return {k: (0.02 * self.normal(*shape)).to(self.device) for k, shape in shapes.items()}
+        shapes = shapes_of(geometry).items()
+        self.theta0 = {k: (0.02 * self.normal(*shape)).to(device) for k, shape in shapes}
 
     def normal(self, *shape: int) -> Tensor:
         """Random numbers."""
@@ -248,23 +240,6 @@ class RandomImages(Probe):
     ) -> None:
         parts = {"task": some}
         vision.accuracies(self.theta0, self.about, tau, alphas, parts, linearized, precision)
-
-    def prompts(self, count: int) -> Callable[[], None]:
-        """A function that encodes random texts by a text tower of random weights."""
-        text = self.geometry["text"]
-        blocks = image_tower_shapes({**text, "image_size": 1, "patch_size": 1})  # named alike
-        shapes = {name: shape for name, shape in blocks.items() if name.startswith("transformer.")}
-        width = text["width"]
-        shapes |= {
-            "token_embedding.weight": (text["vocab_size"], width),
-            "positional_embedding": (text["context_length"], width),
-            "ln_final.weight": (width,),
-            "ln_final.bias": (width,),
-            "text_projection": (width, text["embed_dim"]),
-        }
-        params = self.weights(shapes)
-        tokens = torch.randint(1, text["vocab_size"], (count, text["context_length"]))
-        return torch.inference_mode()(lambda: encode_text(params, tokens.to(self.device), text))
 
 
 class RandomTexts(Probe):
