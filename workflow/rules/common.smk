@@ -83,13 +83,6 @@ def cores(wildcards=None):
     return 4 if gpus() else 1
 
 
-def decoders(wildcards):
-    """Processes that decode a task's images; the small ones of the embedded suite need one, and
-    texts none."""
-    task = TASKS[wildcards.task]
-    return 1 if task.embedded or task.modality == "language" else 8
-
-
 def every_core(wildcards=None):
     """All CPU threads that the run may use, so that nothing runs beside the job."""
     return cores() if on_cluster() else workflow.cores or 4

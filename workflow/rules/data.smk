@@ -78,7 +78,7 @@ rule data:
     priority: 1000
     conda:
         "../../envs/torch.yaml"
-    threads: decoders
+    threads: lambda wildcards: asked("data", wildcards).cores  # one for each process that decodes
     resources:
         **needs("data"),
     params:

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError
 from ..errors import UserError, nearest
 from .available import RESERVED_PAIRS
 from .definitions import AnyEncoder, AnyTask, Encoder, Mode, Task, TextTask
-from .experiment import Experiment, ImageRecipe, Language, Part, Recipe
-from .recipes import BY, recipes_of
+from .experiment import BY, Experiment, ImageRecipe, Language, Part, Recipe
+from .recipes import recipes_of
 
 WHERE = {"vision": "", "language": "language."}  # modality → what stands before its keys
 KINDS = {"vision": "images", "language": "texts"}

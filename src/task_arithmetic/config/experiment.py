@@ -15,6 +15,10 @@ from .definitions import Definitions
 from .kinds import Maybe, Section, key, partly
 
 
+# What a recipe may say of single encoders, modes and tasks, each over the one before, key by key.
+BY = {"by_encoder": "encoders", "by_mode": "modes", "by_task": "tasks"}
+
+
 class Recipe(Section):
     """How a task is fine-tuned."""
 
@@ -210,7 +214,7 @@ class Part:
         over that by_mode, and over all by_task."""
         assert self.finetune
         said = self.finetune.given()
-        special = [said.pop(by, {}) for by in ("by_encoder", "by_mode", "by_task")]
+        special = [said.pop(by, {}) for by in BY]
         for by, name in zip(special, (encoder, mode, task), strict=True):
             said |= by.get(name, {})
         form = ImageRecipe if self.modality == "vision" else TextRecipe

@@ -5,8 +5,6 @@ from typing import NamedTuple, TypeVar
 
 from .experiment import Part, Recipe
 
-# What a recipe may say of single encoders, modes and tasks, each over the one before, key by key.
-BY = {"by_encoder": "encoders", "by_mode": "modes", "by_task": "tasks"}
 Key = TypeVar("Key", bound=Hashable)
 
 
