@@ -14,7 +14,6 @@ from . import kinds as a  # a.Share
 from .definitions import Definitions
 from .kinds import Maybe, Section, key, partly
 
-
 # What a recipe may say of single encoders, modes and tasks, each over the one before, key by key.
 BY = {"by_encoder": "encoders", "by_mode": "modes", "by_task": "tasks"}
 
