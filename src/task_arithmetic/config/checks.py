@@ -2,6 +2,7 @@
 there, splits that differ, patterns that match. Each mistake is a UserError of one sentence."""
 
 import os
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 
 from ..errors import UserError, nearest
@@ -47,91 +48,80 @@ def check_mode(name: str, mode: Mode, key: str, modality: str, where: str) -> No
 def check_definition(definition: AnyTask | AnyEncoder, where: str) -> None:
     """Examples or weights come from one place, which is there; splits are different ones; and what
     asks for a class fits: templates or prompts."""
+    if isinstance(definition, TextTask):
+        from ..language.prepare import check_text_task
+
+        check_text_task(definition.given(), where)
+    for mistake in _mistakes(definition):
+        raise UserError(f"{where}: {mistake}.")
+
+
+def _mistakes(definition: AnyTask | AnyEncoder) -> Iterator[str]:
+    path = definition.path
     if isinstance(definition, Task | TextTask):
-        _check_source(definition, where)
+        yield from _in_source(definition)
         if isinstance(definition, Task):
-            _check_images(definition, where)
-        else:
-            from ..language.prepare import check_text_task
-
-            check_text_task(definition.given(), where)
-        if definition.path is not None and not os.path.exists(definition.path):
-            raise UserError(f"{where}: path names {definition.path}, where nothing is; correct it.")
-    else:
-        _check_weights(definition, where)
-        if definition.path is not None:
-            _check_checkpoint(definition.path, definition.modality, where)
-
-
-def _check_checkpoint(path: str, modality: str, where: str) -> None:
-    if "{" in path:
-        raise UserError(
-            f"{where}: {path} (its path) has a brace, which Snakemake takes for a placeholder in "
-            "what jobs read; give another, such as a link to the folder."
+            yield from _in_images(definition)
+        if path is not None and not os.path.exists(path):
+            yield f"path names {path}, where nothing is; correct it"
+        return
+    hub = ["model", "pretrained"] if isinstance(definition, Encoder) else ["hub", "architecture"]
+    named = [key for key in (*hub, "path") if getattr(definition, key) is not None]
+    if named not in (hub, ["path"]):
+        have = ", ".join(sorted(named)) or "neither"
+        yield f"give either path, or both {' and '.join(hub)}; found {have}"
+    if path is not None and "{" in path:
+        yield (
+            f"{path} (its path) has a brace, which Snakemake takes for a placeholder in what jobs "
+            "read; give another, such as a link to the folder"
         )
-    if not os.path.isdir(path):
-        raise UserError(f"{where}: path names {path}, which is not a folder; correct it.")
-    for file in ENCODER_FILES[modality]:
-        if not os.path.isfile(os.path.join(path, file)):
-            raise UserError(f"{where}: {path} (its path) holds no {file}; put it there.")
+    if path is not None and not os.path.isdir(path):
+        yield f"path names {path}, which is not a folder; correct it"
+    for file in ENCODER_FILES[definition.modality] if path is not None else []:
+        if not os.path.isfile(os.path.join(path or "", file)):
+            yield f"{path} (its path) holds no {file}; put it there"
 
 
-def _check_source(task: AnyTask, where: str) -> None:
+def _in_source(task: AnyTask) -> Iterator[str]:
     sources = [key for key in ("hub", "path", "embedded") if getattr(task, key) is not None]
     if len(sources) != 1:
         named = " and ".join(sources) or "none of them"
-        raise UserError(f"{where} must have exactly one of hub, path and embedded; found {named}.")
+        yield f"give exactly one of hub, path and embedded; found {named}"
     drawn = isinstance(task.test, float)
     whole = ["split"] * (task.split is not None) + ["test"] * drawn  # of data in one piece
     if task.path is None and whole:
-        raise UserError(f"{where}: {whole[0]} as it stands there is for a local `path`; mend it.")
+        yield f"{whole[0]} as it stands there is for a local `path`; mend it"
     if len(whole) > 1:
-        raise UserError(
-            f"{where}: either split names the rows of test, or test a share; remove one."
-        )
+        yield "either split names the rows of test, or test a share; remove one"
     if task.train is None and drawn:
-        raise UserError(f"{where}: without train there is nothing to draw test from; name a split.")
+        yield "without train there is nothing to draw test from; name a split"
     names = [task.train, task.test]
     names += [task.validation] if isinstance(task.validation, str) else []
     if len(set(names)) < len(names):
-        raise UserError(
-            f"{where}: train, validation and test must be different splits; found "
-            f"{', '.join(map(str, names))}."
-        )
+        found = ", ".join(map(str, names))
+        yield f"train, validation and test must be different splits; found {found}"
     for key in ("config", "revision"):
         if task.hub is None and getattr(task, key) is not None:
-            raise UserError(f"{where}: {key} belongs to a hub's dataset; remove it.")
+            yield f"{key} belongs to a hub's dataset; remove it"
 
 
-def _check_images(task: Task, where: str) -> None:
-    """Templates take a class name, classes differ to a text tower, levels are in order."""
+def _in_images(task: Task) -> Iterator[str]:
     from ..files.labels import alike  # which imports numpy
 
     for template in task.templates if isinstance(task.templates, list) else []:
         if template.count("{}") != 1:
-            raise UserError(
-                f"{where}: each template must have exactly one {{}}, for the class name; "
-                f"found {template!r}."
+            yield (
+                f"each template must have exactly one {{}}, for the class name; found {template!r}"
             )
     listed = task.classes if isinstance(task.classes, list) else []
     if task.alike_classes != "allow" and (same := alike(listed)):
-        raise UserError(
-            f"{where}: the classes {same[0]!r} and {same[1]!r} are the same to a model that reads "
-            "their names; rename one."
+        yield (
+            f"the classes {same[0]!r} and {same[1]!r} are the same to a model that reads their "
+            "names; rename one"
         )
     low, high = task.levels or (0, 1)
     if not low < high:
-        raise UserError(f"{where}: levels must be [lowest, highest]; found [{low}, {high}].")
-
-
-def _check_weights(encoder: AnyEncoder, where: str) -> None:
-    hub = ["model", "pretrained"] if isinstance(encoder, Encoder) else ["hub", "architecture"]
-    named = [key for key in (*hub, "path") if getattr(encoder, key) is not None]
-    if named not in (hub, ["path"]):
-        raise UserError(
-            f"{where} must have either path, or both {' and '.join(hub)}; "
-            f"found {', '.join(sorted(named)) or 'neither'}."
-        )
+        yield f"levels must be [lowest, highest]; found [{low}, {high}]"
 
 
 # --- The configuration and what it names ---------------------------------------------------------
@@ -139,17 +129,22 @@ def _check_weights(encoder: AnyEncoder, where: str) -> None:
 
 def check_experiment(experiment: Experiment) -> None:
     """What names must be to each other, and definitions to each other."""
-    _check_names(experiment)
-    _check_special(experiment, WHERE["vision"])
-    if experiment.language:
-        _check_special(experiment.language, WHERE["language"])
+    for mistake in _in_experiment(experiment):
+        raise UserError(f"{mistake}.")
     for part in experiment.parts.values():
         _check_shapes(experiment, part)
         rows = recipes_of(part)
         for row in rows:
             of = f", as for {row}" if len(rows) > 1 else ""
             check_recipe(row.recipe, f"{WHERE[part.modality]}finetune.", of)
-    _check_columns(experiment)
+
+
+def _in_experiment(experiment: Experiment) -> Iterator[str]:
+    yield from _in_names(experiment)
+    yield from _in_special(experiment, WHERE["vision"])
+    if experiment.language:
+        yield from _in_special(experiment.language, WHERE["language"])
+    yield from _in_columns(experiment)
 
 
 def check_weights(experiment: Experiment) -> None:
@@ -176,16 +171,16 @@ def check_recipe(recipe: Recipe, where: str, of: str = "") -> None:
         )
 
 
-def _check_special(section: Experiment | Language, where: str) -> None:
+def _in_special(section: Experiment | Language, where: str) -> Iterator[str]:
     """Recipes are special to encoders, modes and tasks that are there."""
     for key, names in BY.items():
         ablations = section.ablations if isinstance(section, Experiment) else []
         known = [*getattr(section, names), *(ablations if names == "modes" else [])]
         for name in map(str, getattr(section.finetune, key)):
             if name not in known:
-                raise UserError(
+                yield (
                     f"{where}finetune.{key} has {name!r}, which is not among {where}{names}"
-                    f"{nearest(name, known)}; correct or remove it."
+                    f"{nearest(name, known)}; correct or remove it"
                 )
 
 
@@ -221,92 +216,85 @@ def _check_shapes(experiment: Experiment, part: Part) -> None:
                 )
 
 
-def _check_columns(experiment: Experiment) -> None:
+def _in_columns(experiment: Experiment) -> Iterator[str]:
     """Table 3 has one column for each task of texts."""
     tasks = experiment.definitions.tasks.items()
     columns = {n: task.paper_task or n for n, task in tasks if isinstance(task, TextTask)}
     for task, column in columns.items():
         if column in ("mode", "average") or column[:6] == "paper_" or column[-4:] == "_std":
-            raise UserError(
+            yield (
                 f"Task {task} cannot stand in Table 3, where the column {column} is another: "
-                "rename it."
+                "rename it"
             )
         if list(columns.values()).count(column) > 1:
-            raise UserError(
+            yield (
                 f"Task {task} and another one stand in the column {column} of Table 3, as their "
-                "paper_task says; remove paper_task from the definition of one of them."
+                "paper_task says; remove paper_task from the definition of one of them"
             )
 
 
-def _check_names(experiment: Experiment) -> None:
+def _in_names(experiment: Experiment) -> Iterator[str]:
     """What the names of tasks, encoders and modes must be to each other."""
     parts = experiment.parts
     if not parts:
-        raise UserError("The configuration names no encoder: add one to encoders.")
+        yield "The configuration names no encoder: add one to encoders"
     for modality, part in parts.items():
         where = WHERE[modality]
         if not part.tasks:
-            raise UserError(
-                f"{where}tasks in the configuration must have at least 1 entry; found none."
-            )
+            yield f"{where}tasks in the configuration must have at least 1 entry; found none"
         if part.focus not in part.encoders:
-            raise UserError(
-                f"{where}focus is {part.focus!r}, which is not among {where}encoders"
-                f"{nearest(part.focus or '', part.encoders)}; name one of them."
+            near = nearest(part.focus or "", part.encoders)
+            yield (
+                f"{where}focus is {part.focus!r}, which is not among {where}encoders{near}; name "
+                "one of them"
             )
     if "vision" not in parts and experiment.tasks:
-        raise UserError(
+        yield (
             "The configuration names tasks but no encoder for them: add one to encoders, or make "
-            "tasks empty too."
+            "tasks empty too"
         )
     images, texts = experiment.part("vision"), experiment.part("language")
-    if "vision" in parts:
-        _check_images_names(experiment, images)
+    yield from _in_pairs(experiment, images)
     for kind, others, names in (
         ("tasks", images.read, texts.tasks),
         ("encoders", images.encoders, texts.encoders),
     ):
-        for name in names:
-            if name in others:
-                raise UserError(
-                    f"language.{kind} has {name!r}, which is also among {kind} of images; "
-                    "remove it from one of them."
-                )
+        for name in [name for name in names if name in others]:
+            yield (
+                f"language.{kind} has {name!r}, which is also among {kind} of images; remove it "
+                "from one of them"
+            )
 
 
-def _check_images_names(experiment: Experiment, part: Part) -> None:
+def _in_pairs(experiment: Experiment, part: Part) -> Iterator[str]:
+    """Control task, ablations and heatmaps of the part on images."""
     tasks, pairs = part.tasks, part.pairs
     if part.control in tasks:
-        raise UserError(
+        yield (
             f"negation.control is {part.control!r}, which is among tasks; choose another task, "
-            "whose accuracy is to be kept, or null."
+            "whose accuracy is to be kept, or null"
         )
     if part.control and experiment.alphas.start > 0:
-        raise UserError(
+        yield (
             f"alphas.start is {experiment.alphas.start}, but negation needs 0, where the control "
-            "task surely keeps its accuracy: start there, or set negation to null."
+            "task surely keeps its accuracy: start there, or set negation to null"
         )
-    for mode in part.ablations:
-        if mode in part.modes:
-            raise UserError(f"{mode!r} is in modes and in ablations; remove it from one of them.")
+    for mode in [mode for mode in part.ablations if mode in part.modes]:
+        yield f"{mode!r} is in modes and in ablations; remove it from one of them"
     for place, (name, pair) in enumerate(pairs.items()):
         key = f"disentanglement.pairs.{name}"
         if name in RESERVED_PAIRS or name.endswith("_language"):
-            raise UserError(
-                f"{key} has the name of another figure or table; call the pair otherwise."
-            )
+            yield f"{key} has the name of another figure or table; call the pair otherwise"
         for task in pair:
             if task not in tasks:
-                raise UserError(
+                yield (
                     f"{key} has {task!r}, which is not among tasks{nearest(task, tasks)}; name two "
-                    f"of them, or set {name} to null for no such heatmap."
+                    f"of them, or set {name} to null for no such heatmap"
                 )
         if pair[0] == pair[1]:
-            raise UserError(f"{key} must be two different tasks; found {pair[0]!r} twice.")
+            yield f"{key} must be two different tasks; found {pair[0]!r} twice"
         if pair in list(pairs.values())[:place]:
-            raise UserError(f"{key} repeats an earlier pair, {pair[0]} and {pair[1]}; change one.")
-    grid = experiment.disentanglement
+            yield f"{key} repeats an earlier pair, {pair[0]} and {pair[1]}; change one"
+    grid = experiment.disentanglement if part.encoders else None
     if grid and grid.low >= grid.high:
-        raise UserError(
-            f"disentanglement.low ({grid.low}) must be below disentanglement.high ({grid.high})."
-        )
+        yield f"disentanglement.low ({grid.low}) must be below disentanglement.high ({grid.high})"
