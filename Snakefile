@@ -16,13 +16,16 @@ sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 from task_arithmetic.pipeline import run
 from task_arithmetic.errors import UserError
 from task_arithmetic.config.reading import read_config, typed
+from task_arithmetic.config.settings import everything
 from task_arithmetic.pipeline.rerun import check_plan
 
 try:
     # Read again: Snakemake's merging overlooks a key written twice, and cannot empty a mapping.
     given = workflow.config_settings
-    config = read_config(*given.configfiles, typed(dict(given.config)), basedir=workflow.basedir)
-    check_plan(config)
+    overlays = [*given.configfiles, typed(dict(given.config))]
+    experiment = read_config(*overlays, basedir=workflow.basedir)
+    check_plan(everything(experiment))
+    config.update(experiment.given())  # for Snakemake's own report
 except UserError as error:
     sys.exit(str(error))
 
@@ -39,11 +42,11 @@ include: "workflow/rules/presenting.smk"
 
 
 onstart:
-    run.start(f"results/{config['run']}", workflow.dag, config)
+    run.start(f"results/{experiment.run}", workflow.dag, experiment)
 
 
 onerror:
-    run.failed(f"results/{config['run']}", log)
+    run.failed(f"results/{experiment.run}", log)
 
 
 localrules:
@@ -53,5 +56,5 @@ localrules:
 rule all:
     default_target: True
     input:
-        f"results/{config['run']}/report.html",
+        f"results/{experiment.run}/report.html",
         ALL_VECTORS,

@@ -24,7 +24,7 @@ import torch
 import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from task_arithmetic.config.experiment import patterns
+from task_arithmetic.config.definitions import Mode
 from task_arithmetic.core.disentanglement import Sample, disentanglement_errors
 from task_arithmetic.core.encoder import Encoder
 from task_arithmetic.core.precision import in_parts, uses_bf16
@@ -159,7 +159,7 @@ def texts(name: str, batch: int, device) -> Setting:
 def definition(mode: str, modality: str) -> dict:
     """A mode's definition, as it is for a modality."""
     found = yaml.safe_load((ROOT / f"config/modes/{mode}.yaml").read_text())
-    return {**found, "train": patterns(found, modality)}
+    return {**found, "train": Mode(**found).patterns(modality)}
 
 
 def training(given: Setting, mode: str, precision: str = "auto"):

@@ -14,6 +14,7 @@ from PIL import Image
 from runs import ROOT, Nano, copy_project
 
 from task_arithmetic.config.available import figure_names, left_out, table_names
+from task_arithmetic.config.experiment import Experiment
 from task_arithmetic.config.reading import merge, read_config, read_yaml, validate_config
 from task_arithmetic.config.settings import as_yaml, report_settings, view_settings
 from task_arithmetic.config.summary import check
@@ -102,13 +103,13 @@ def over_nano(project, name: str, overlay: dict) -> None:
     (project / f"config/{name}.yaml").write_text(text, encoding="utf-8")
 
 
-def outputs(config: dict) -> dict[str, list[str]]:
+def outputs(config: Experiment) -> dict[str, list[str]]:
     """Stage → an output of each of its jobs."""
     return {stage: [job.output for job in own] for stage, own in by_stage(jobs(config)).items()}
 
 
-def read(project, overlay: dict) -> dict:
-    """The checked configuration of an overlay over config.yaml and config/nano.yaml."""
+def read(project, overlay: dict) -> Experiment:
+    """The experiment of an overlay over config.yaml and config/nano.yaml."""
     config = merge(read_yaml(project / "config.yaml"), read_yaml(project / "config/nano.yaml"))
     return validate_config(merge(config, json.loads(json.dumps(overlay))), project)
 
@@ -122,8 +123,8 @@ def test_what_is_planned_is_shown_and_no_more(project, tmp_path, monkeypatch, se
     planned = outputs(config)
     assert any(job.work for job in jobs(config))
     ask = requests(config, project)
-    for part in config["parts"].values():
-        for encoder, mode in ((e, m) for e in part["encoders"] for m in part["modes"]):
+    for part in config.parts.values():
+        for encoder, mode in part.main:
             assert ask("addition", encoder=encoder, mode=mode).memory_mb > 0
     assert [Path(path).stem for path in planned["tables"]] == table_names(view)
     assert [Path(path).stem for path in planned["figures"]] == figure_names(view)
@@ -144,7 +145,7 @@ def test_what_is_planned_is_shown_and_no_more(project, tmp_path, monkeypatch, se
     measured, text = load_metrics(metrics), as_yaml(config)
     shown = page.page(measured, *published, tmp_path / "figures", own, text, [])
     assert all(line.split(":")[0] in shown for line in left_out(view))
-    assert ("embedded suite" in shown) == (config["suite"] == "embedded")
+    assert ("embedded suite" in shown) == (config.suite == "embedded")
     assert "Paper:" not in shown or settings["paper_beside"] or "table4" in shown
     again = merge(read_yaml("config.yaml"), yaml.safe_load(as_yaml(config)))
     assert outputs(validate_config(again, project)) == planned  # what the report shows is the run

@@ -1,12 +1,14 @@
 """What a configuration may say, what each mistake is answered with, and what each stage sees."""
 
 import json
+from dataclasses import FrozenInstanceError
 from itertools import product
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from task_arithmetic.config.experiment import mode_of
+from task_arithmetic.config.definitions import Task
 from task_arithmetic.config.reading import (
     ROOT,
     load_definition,
@@ -75,24 +77,24 @@ CLASSES = {"cars": 196, "dtd": 47, "eurosat": 10, "gtsrb": 43, "mnist": 10, "res
 
 
 def test_the_eight_tasks_have_the_benchmarks_templates_and_classes():
-    tasks = validate_config(configuration())["definitions"]["tasks"]
-    images = {k: v for k, v in tasks.items() if "templates" in v and k != "imagenet"}
-    assert {k: len(v["templates"]) for k, v in images.items()} == {
+    tasks = validate_config(configuration()).definitions.tasks
+    images = {k: v for k, v in tasks.items() if isinstance(v, Task) and k != "imagenet"}
+    assert {k: len(v.templates) for k, v in images.items()} == {
         **TEMPLATES,
         "sun397": 2,
         "svhn": 1,
     }
     for task, count in {**CLASSES, "sun397": 397, "svhn": 10}.items():
-        names = tasks[task]["classes"]
-        assert len(names) == len(set(names)) == count == tasks[task]["expected"]["classes"]
+        names = tasks[task].classes
+        assert len(names) == len(set(names)) == count == tasks[task].expected.classes
 
 
 def test_open_clip_ships_the_lists_that_imagenet_is_defined_by():
     from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
     imagenet = load_definition("tasks", "imagenet", "here")
-    assert imagenet["classes"] == imagenet["templates"] == "open_clip"
-    assert len(IMAGENET_CLASSNAMES) == imagenet["expected"]["classes"] == 1000
+    assert imagenet.classes == imagenet.templates == "open_clip"
+    assert len(IMAGENET_CLASSNAMES) == imagenet.expected.classes == 1000
     assert len(OPENAI_IMAGENET_TEMPLATES) == 80
 
 
@@ -216,8 +218,8 @@ def test_defaults_are_filled_in():
     for key in ("ablations", "seeds", "limit", "device"):
         del config[key]
     config = validate_config(config)
-    assert (config["ablations"], config["seeds"], config["limit"]) == ([], [0], None)
-    assert config["device"] == "auto"
+    assert (config.ablations, config.seeds, config.limit) == ([], [0], None)
+    assert config.device == "auto"
 
 
 def test_values_from_the_command_line_are_read_as_in_a_file():
@@ -267,7 +269,7 @@ def test_names_have_letters_of_any_alphabet_digits_and_a_few_signs(name, project
     overlay = {"run": name, "focus": name, "encoders": [name], "modes": ["nonlinear", name]}
     overlay |= {"tasks": ["dtd", "sun397", "cars", "resisc45", name], "language": None}
     config = merge(read_yaml(project / "config.yaml"), overlay)
-    assert validate_config(config, project)["focus"] == name
+    assert validate_config(config, project).focus == name
 
 
 @pytest.mark.parametrize("name", NO_NAMES)
@@ -291,8 +293,8 @@ def test_a_name_is_the_same_however_its_accents_are_stored(project):
     for name in (apart, whole):
         overlay = {"tasks": ["dtd", "sun397", "cars", "resisc45", name], "scratch": apart}
         config = validate_config(merge(read_yaml(project / "config.yaml"), overlay), project)
-        assert config["tasks"][-1] == whole and whole in config["definitions"]["tasks"]
-        assert config["scratch"] == apart
+        assert config.tasks[-1] == whole and whole in config.definitions.tasks
+        assert config.scratch == apart
 
 
 def test_a_file_that_is_missing_or_no_yaml_gets_one_clear_sentence(tmp_path):
@@ -413,8 +415,8 @@ def test_the_alpha_grid_is_written_as_people_write_it():
 
 
 SLICES = {
-    "data": lambda config: data_settings(config, "mnist"),
-    "head": lambda config: head_settings(config, "mnist", "ViT-B-32"),
+    "data": lambda config: data_settings(config.definitions.tasks["mnist"]),
+    "head": lambda config: head_settings(config.definitions.tasks["mnist"], None),
     "finetune": lambda config: finetune_settings(config, "attention", "ViT-B-32", "dtd"),
     "addition": lambda config: addition_settings(config, "attention", "ViT-B-32"),
     "negation": lambda config: negation_settings(config, "attention", "ViT-B-32"),
@@ -461,15 +463,28 @@ def test_slices_are_canonical_json():
     assert content["micro_batch"] == 64 and content["finetune"]["learning_rate"] == 1e-5
 
 
+def test_numbers_are_in_the_slices_as_they_are_written():
+    config = validate_config(configuration("alphas: {start: 0, step: 0.5}\nnegation: {keep: 1}"))
+    text = negation_settings(config, "ntk", "ViT-B-32")
+    assert '"alphas":{"start":0,"step":0.5,"stop":1.0}' in text and '"keep":1,' in text
+
+
+def test_an_experiment_is_frozen():
+    config = validate_config(configuration("language: null"))
+    for what, name in ((config, "run"), (config.alphas, "step"), (config.part("vision"), "tasks")):
+        with pytest.raises((ValidationError, FrozenInstanceError)):
+            setattr(what, name, None)
+    assert config.part("language").models == [] and config.part("language").unit == "text"
+
+
 def test_views_keep_the_order_of_the_configuration():
     config = validate_config(configuration())
-    assert list(json.loads(view_settings(config))["encoders"]) == config["encoders"]
+    assert list(json.loads(view_settings(config))["encoders"]) == config.encoders
 
 
 def test_the_shown_configuration_reads_back_as_the_same():
     config = validate_config(configuration())
-    del config["definitions"], config["parts"]
-    assert yaml.safe_load(as_yaml(config)) == config
+    assert yaml.safe_load(as_yaml(config)) == config.given() == configuration()
 
 
 @pytest.mark.parametrize("change", ["a file more", "a file less", "other content", "a new class"])
@@ -483,7 +498,8 @@ def test_what_changes_deep_in_a_users_folder_changes_the_data_stage(project, tmp
     config = configuration("tasks: [cars, dtd, sun397, resisc45, balls]")
 
     def found():
-        return data_settings(validate_config(config, basedir=project), "balls")
+        experiment = validate_config(config, basedir=project)
+        return data_settings(experiment.definitions.tasks["balls"])
 
     before = found()
     assert before == found()
@@ -532,11 +548,11 @@ def test_weights_for_another_activation_are_named_by_the_check(project):
 
 def test_a_run_may_be_of_images_of_texts_or_of_both():
     both = validate_config(configuration())
-    assert list(both["parts"]) == ["vision", "language"]
-    assert list(validate_config(configuration("language: null"))["parts"]) == ["vision"]
+    assert list(both.parts) == ["vision", "language"]
+    assert list(validate_config(configuration("language: null")).parts) == ["vision"]
     texts = validate_config(configuration("{tasks: [], encoders: []}"))
-    assert list(texts["parts"]) == ["language"] and set(texts["definitions"]["tasks"]) == GLUE
-    assert texts["parts"]["language"]["focus"] == "t5-base"
+    assert list(texts.parts) == ["language"] and set(texts.definitions.tasks) == GLUE
+    assert texts.parts["language"].focus == "t5-base"
 
 
 GLUE = {"cola", "mnli", "mrpc", "qqp", "rte", "sst2", "stsb"}
@@ -544,15 +560,15 @@ GLUE = {"cola", "mnli", "mrpc", "qqp", "rte", "sst2", "stsb"}
 
 def test_a_mode_has_the_patterns_of_each_modality():
     config = validate_config(configuration())
-    assert mode_of(config, "attention", "t5-base")["train"] == ["*Attention.[qkv].weight"]
-    assert mode_of(config, "attention", "ViT-B-32")["train"][0] == "*.attn.in_proj_weight"
-    assert mode_of(config, "ntk", "t5-base")["train"] == ["*"]
+    assert config.patterns("attention", "t5-base") == ["*Attention.[qkv].weight"]
+    assert config.patterns("attention", "ViT-B-32")[0] == "*.attn.in_proj_weight"
+    assert config.patterns("ntk", "t5-base") == ["*"]
 
 
 OF_TEXTS = {
-    "data": lambda config: data_settings(config, "cola"),
-    "encoder": lambda config: encoder_settings(config, "t5-base"),
-    "head": lambda config: head_settings(config, "cola", "t5-base"),
+    "data": lambda config: data_settings(config.definitions.tasks["cola"]),
+    "encoder": lambda config: encoder_settings(config.definitions.encoders["t5-base"]),
+    "head": lambda config: head_settings(config.definitions.tasks["cola"], "peta"),
     "finetune": lambda config: finetune_settings(config, "attention", "t5-base", "cola"),
     "addition": lambda config: addition_settings(config, "attention", "t5-base"),
     "views": view_settings,

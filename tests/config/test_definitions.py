@@ -66,19 +66,19 @@ def test_counts_are_those_of_the_protocol(task):
     definition = define(task)
     train, validation, test, classes, templates, hub = PROTOCOL[task]
     expected = {"train": train, "validation": validation, "test": test, "classes": classes}
-    assert definition["expected"] == expected
-    assert (len(definition["classes"]), len(definition["templates"])) == (classes, templates)
-    assert definition["hub"] == hub
-    held = definition.get("validation", min((train + validation) // 10, 5000))
+    assert definition.expected.given() == expected
+    assert (len(definition.classes), len(definition.templates)) == (classes, templates)
+    assert definition.hub == hub
+    held = definition.validation or min((train + validation) // 10, 5000)
     assert held == validation  # so that what is left is what is expected
 
 
 def test_only_svhn_names_a_config_of_its_dataset(task):
-    assert define(task).get("config") == ("cropped_digits" if task == "svhn" else None)
+    assert define(task).config == ("cropped_digits" if task == "svhn" else None)
 
 
 def test_class_names_are_distinct_words_for_a_text_tower(task):
-    classes = define(task)["classes"]
+    classes = define(task).classes
     assert len({name.lower() for name in classes}) == len(classes)
     for name in classes:
         assert isinstance(name, str) and " ".join(name.split()) == name and "_" not in name
@@ -86,25 +86,25 @@ def test_class_names_are_distinct_words_for_a_text_tower(task):
 
 @pytest.mark.parametrize("task", ANCHORS)
 def test_class_names_stand_in_label_order(task):
-    classes = define(task)["classes"]
+    classes = define(task).classes
     assert {label: classes[label] for label in ANCHORS[task]} == ANCHORS[task]
 
 
 @pytest.mark.parametrize("task", ["dtd", "resisc45", "sun397"])
 def test_labels_of_folders_are_in_the_folders_order(task):
-    folders = [name.replace(" ", "_") for name in define(task)["classes"]]
+    folders = [name.replace(" ", "_") for name in define(task).classes]
     assert folders == sorted(folders)
 
 
 @pytest.mark.parametrize("task", ["mnist", "svhn"])
 def test_digits_are_their_own_names(task):
     definition = define(task)
-    assert definition["classes"] == list("0123456789")
-    assert definition["templates"] == ['a photo of the number: "{}".']
+    assert definition.classes == list("0123456789")
+    assert definition.templates == ['a photo of the number: "{}".']
 
 
 def test_cars_are_named_with_their_year():
-    assert all(1990 < int(name.split()[-1]) < 2013 for name in define("cars")["classes"])
+    assert all(1990 < int(name.split()[-1]) < 2013 for name in define("cars").classes)
 
 
 def test_templates_are_those_of_the_clip_benchmark():
@@ -125,18 +125,18 @@ def test_templates_are_those_of_the_clip_benchmark():
         "sun397": ["a photo of a {}.", "a photo of the {}."],
     }
     for task, templates in wanted.items():
-        assert define(task)["templates"] == templates, task
+        assert define(task).templates == templates, task
 
 
 def test_imagenet_is_evaluated_only_under_the_names_and_templates_of_open_clip():
     definition = define("imagenet")
-    assert (definition["hub"], definition["test"]) == ("ILSVRC/imagenet-1k", "validation")
-    assert definition["train"] is None and definition["validation"] == 5000
-    assert definition["expected"] == {
+    assert (definition.hub, definition.test) == ("ILSVRC/imagenet-1k", "validation")
+    assert definition.train is None and definition.validation == 5000
+    assert definition.expected.given() == {
         "train": 0, "validation": 5000, "test": 45000, "classes": 1000
     }  # fmt: skip
-    assert definition["classes"] == definition["templates"] == "open_clip"
-    assert definition["source_classes"] == "any"  # WordNet's names, in the same order
+    assert definition.classes == definition.templates == "open_clip"
+    assert definition.source_classes == "any"  # WordNet's names, in the same order
     package = importlib.util.find_spec("open_clip").submodule_search_locations[0]
     spec = importlib.util.spec_from_file_location("names", f"{package}/zero_shot_metadata.py")
     names = importlib.util.module_from_spec(spec)

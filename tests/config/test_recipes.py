@@ -8,9 +8,9 @@ import test_report
 import views
 from test_config import complaint, configuration
 
-from task_arithmetic.config.experiment import part_of
+from task_arithmetic.config.experiment import Experiment
 from task_arithmetic.config.reading import validate_config
-from task_arithmetic.config.recipes import models_of, recipe_of, recipes_of
+from task_arithmetic.config.recipes import recipes_of
 from task_arithmetic.config.settings import (
     efficiency_settings,
     finetune_settings,
@@ -32,7 +32,7 @@ language:
 """
 
 
-def resolved(text: str = "") -> dict:
+def resolved(text: str = "") -> Experiment:
     return validate_config(configuration(text))
 
 
@@ -40,16 +40,16 @@ def slices(config) -> dict:
     """(encoder, mode, task) → the settings of its fine-tuning."""
     return {
         (encoder, mode, task): finetune_settings(config, mode, encoder, task)
-        for part in config["parts"].values()
-        for encoder, mode in models_of(part)
-        for task in part["tasks"]
+        for part in config.parts.values()
+        for encoder, mode in part.models
+        for task in part.tasks
     }
 
 
 def test_the_task_wins_over_the_mode_and_the_mode_over_the_encoder_key_by_key():
     base, config = resolved(), resolved(SPECIAL)
     for (encoder, mode, task), text in slices(config).items():
-        expected = dict(part_of(base, encoder)["finetune"])
+        expected = base.part_of(encoder).finetune.given()
         if encoder == "ViT-B-16":
             expected |= {"learning_rate": 2e-5, "batch_size": 64}
         if mode == "ntk" and encoder != "t5-base":
@@ -66,7 +66,7 @@ def test_the_task_wins_over_the_mode_and_the_mode_over_the_encoder_key_by_key():
 def test_without_special_recipes_the_slices_are_what_they_were():
     config = resolved()
     for (encoder, _, _), text in slices(config).items():
-        assert json.loads(text)["finetune"] == part_of(config, encoder)["finetune"]
+        assert json.loads(text)["finetune"] == config.part_of(encoder).finetune.given()
     empty = resolved("finetune: {by_mode: {}, by_task: {cars: {}}}")
     assert slices(empty) == slices(config)
 
@@ -150,16 +150,17 @@ def test_a_mistake_in_a_special_recipe_is_one_sentence(text, sentence):
 
 def test_every_fine_tuning_has_one_recipe_in_the_list():
     config = resolved(SPECIAL)
-    for modality, part in config["parts"].items():
-        every = {"encoders": part["encoders"], "tasks": part["tasks"]}
-        every["modes"] = [*part["modes"], *part["ablations"]]
+    for modality, part in config.parts.items():
+        every = {"encoders": part.encoders, "tasks": part.tasks}
+        every["modes"] = [*part.modes, *part.ablations]
         found = []
         for row in recipes_of(part):
-            axes = (every[k] if row[k] == "all" else row[k] for k in ("encoders", "modes", "tasks"))
+            named = {k: getattr(row, k) for k in ("encoders", "modes", "tasks")}
+            axes = (every[k] if names == "all" else names for k, names in named.items())
             for job in product(*axes):
-                if job[:2] in models_of(part):  # ablations are of the focus encoder alone
+                if job[:2] in part.models:  # ablations are of the focus encoder alone
                     found.append(job)
-                    assert recipe_of(part, *job) == row["recipe"]
+                    assert part.recipe(*job) == row.recipe
         assert (
             len(found)
             == len(set(found))
@@ -168,13 +169,11 @@ def test_every_fine_tuning_has_one_recipe_in_the_list():
 
 
 def test_one_recipe_is_one_row_and_the_same_values_are_one_recipe():
-    part = resolved()["parts"]["vision"]
+    part = resolved().parts["vision"]
     (row,) = recipes_of(part)
-    assert row == {
-        **dict.fromkeys(("encoders", "modes", "tasks"), "all"),
-        "recipe": part["finetune"],
-    }
-    same = resolved("finetune: {by_mode: {ntk: {steps: 2000}}}")["parts"]["vision"]
+    assert row[:3] == ("all", "all", "all")
+    assert row.recipe.given() == part.finetune.given()
+    same = resolved("finetune: {by_mode: {ntk: {steps: 2000}}}").parts["vision"]
     assert recipes_of(same) == [row]
 
 
@@ -194,13 +193,13 @@ def test_work_and_requests_are_those_of_each_jobs_recipe():
     own = [job for job in jobs(config) if (job.encoder, job.mode) == ("ViT-B-32", "ntk")]
     tasks = {job.task: job.work for job in own if job.stage == "finetune"}
     steps = {task: (each.key.batch, each.amount) for task, (each,) in tasks.items()}
-    assert steps == {**dict.fromkeys(config["tasks"], (128, 2000)), "dtd": (256, 8000)}
+    assert steps == {**dict.fromkeys(config.tasks, (128, 2000)), "dtd": (256, 8000)}
     (timed,) = next(job.work for job in own if job.stage == "efficiency")  # the first task's
     assert (timed.key.batch, timed.amount) == (128, 3 + 20)
     request = requests.requests(config)
     asked = [request("finetune", "ViT-B-32", "ntk", task) for task in ("dtd", "cars")]
     assert asked[0].seconds > 2 * asked[1].seconds
-    on_cpu = requests.requests({**config, "device": "cpu"})
+    on_cpu = requests.requests(config.model_copy(update={"device": "cpu"}))
     asked = [on_cpu("finetune", "ViT-B-32", "ntk", task) for task in ("dtd", "cars")]
     assert asked[0].memory_mb > asked[1].memory_mb
 

@@ -9,7 +9,7 @@ import tiny
 import torch
 import yaml
 
-from task_arithmetic.config.experiment import patterns
+from task_arithmetic.config.definitions import Mode
 from task_arithmetic.config.reading import ROOT
 from task_arithmetic.core.vectors import TaskVector, moved_names
 from task_arithmetic.errors import UserError
@@ -137,7 +137,7 @@ def definition(mode):
 
 def trained(mode, encoder):
     shapes = tiny.real_geometry(encoder).shapes()
-    names = moved_names(shapes, patterns(definition(mode), "vision"), mode)
+    names = moved_names(shapes, Mode(**definition(mode)).patterns("vision"), mode)
     return sum(int(np.prod(shapes[name])) for name in names)
 
 

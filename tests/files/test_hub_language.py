@@ -72,7 +72,7 @@ class Reader(User):
 
 def define(config: str) -> dict:
     """A task's definition, but the counts, which are those of the whole."""
-    definition = load_definition("tasks", config, "language.tasks", modality="language")
+    definition = load_definition("tasks", config, "language.tasks", modality="language").given()
     del definition["expected"]
     return definition
 

@@ -19,7 +19,7 @@ from task_arithmetic.language.checkpoints import import_t5
 from task_arithmetic.language.geometry import T5, t5_geometry
 from task_arithmetic.language.modality import read_encoder
 from task_arithmetic.language.t5 import generate, logits, logits_linearized
-from task_arithmetic.planning.operations import t5_flops
+from task_arithmetic.planning.operations import Moved, flops
 from task_arithmetic.vision.geometry import parameters
 
 SMALL = {  # no two sizes are equal: nothing passes for something else
@@ -486,15 +486,16 @@ def test_the_arithmetic_is_what_torch_counts(t5, mode):
     leaves = {n: t.clone().requires_grad_(n in tau) for n, t in t5.params.items()}
     with FlopCounterMode(display=False) as counter:
         value, _ = logits_linearized(leaves, {}, source, given, t5.geometry)
-    forward = 2 * t5_flops("text", t5.geometry, None, 30, 12)
+    moves = {"patterns": definition["train"], "linearized": definition["linearized"]}
+    forward = 2 * flops("text", t5.geometry, None, 30, 12)
     assert counter.get_total_flops() == pytest.approx(forward, rel=0.01)
     with FlopCounterMode(display=False) as counter:
         moving = tau if definition["linearized"] else {}
         value, _ = logits_linearized(leaves, moving, source, given, t5.geometry)
         value.sum().backward()
-    step = 2 * t5_flops("step", t5.geometry, definition, 30, 12)
+    step = 2 * flops("step", t5.geometry, Moved(**moves), 30, 12)
     assert 0.85 * step < counter.get_total_flops() < 1.05 * step
-    assert t5_flops("read", t5.geometry, definition, 30, 12) == 0
+    assert flops("read", t5.geometry, Moved(**moves), 30, 12) == 0
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ EXAMPLE = ['It\'s {sentence} "50%" of {0}.', "Not {premise}: {hypothesis}? "]
 
 
 def define(task):
-    return load_definition("tasks", task, "language.tasks", modality="language")
+    return load_definition("tasks", task, "language.tasks", modality="language").given()
 
 
 @pytest.mark.parametrize("task", NAMES)
@@ -231,7 +231,7 @@ def test_definitions_are_those_of_glue(task):
 
 def test_encoders_are_the_two_of_the_protocol():
     found = [
-        load_definition("encoders", name, "language.encoders", modality="language")
+        load_definition("encoders", name, "language.encoders", modality="language").given()
         for name in ("t5-base", "flan-t5-base")
     ]
     assert [e["hub"] for e in found] == ["google-t5/t5-base", "google/flan-t5-base"]

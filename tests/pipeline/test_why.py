@@ -14,7 +14,7 @@ from test_rerun import forget
 from test_workflow import planned
 
 from task_arithmetic.config import settings
-from task_arithmetic.config.reading import read_config
+from task_arithmetic.config.reading import read_config, validate_config
 from task_arithmetic.errors import UserError
 from task_arithmetic.pipeline import code, rerun, why
 
@@ -260,7 +260,7 @@ def test_without_a_configuration_it_is_that_of_the_runs_last_start(base, capsys,
 
 def test_what_the_report_says_of_a_run_will_do_and_the_newer_counts(base, capsys):
     config = read_config(base / "nano.yaml", basedir=base / "project")
-    changed = {**config, "precision": "float32"}
+    changed = validate_config(config.given() | {"precision": "float32"}, base / "project")
     Path("results/nano/config.yaml").write_text(settings.as_yaml(changed))
     cause = '`precision` was "auto" and is "float32"'
     why.why(target=SINGLE_TASK)

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from task_arithmetic.config.reading import ROOT, load_definition, merge, read_yaml, validate_config
 from task_arithmetic.config.settings import data_settings
 from task_arithmetic.errors import UserError
+from task_arithmetic.files.hashes import sealed
 from task_arithmetic.files.paths import read_json, write_json
 from task_arithmetic.files.source import hold_out
 from task_arithmetic.files.tensors import header
@@ -74,7 +75,7 @@ def made(tmp_path_factory):
         patch.chdir(root)
         config = validate_config(merge(read_yaml("config.yaml"), read_yaml("overlay.yaml")), root)
         for task in TASKS:
-            definition = json.loads(data_settings(config, task))
+            definition = json.loads(data_settings(config.definitions.tasks[task]))
             write_task(task, definition, root / "results/shared/data" / task)
     return root
 
@@ -90,7 +91,8 @@ def project(made, tmp_path, monkeypatch):
 def change(project, task, **changes):
     """Alter entries of a task's manifest."""
     path = project / "results/shared/data" / task / "manifest.json"
-    write_json(path, read_json(path) | changes)
+    content = {key: value for key, value in read_json(path).items() if key != "seal"}
+    write_json(path, sealed(content | changes))
 
 
 def redefine(project, task, again=True, **changes):
@@ -102,7 +104,7 @@ def redefine(project, task, again=True, **changes):
         config = validate_config(
             merge(read_yaml("config.yaml"), read_yaml("overlay.yaml")), project
         )
-        change(project, task, definition=json.loads(data_settings(config, task)))
+        change(project, task, definition=json.loads(data_settings(config.definitions.tasks[task])))
 
 
 def table(text):
@@ -274,7 +276,7 @@ def test_the_paper_s_tasks_before_any_is_made(tmp_path, monkeypatch, capsys):
     doctor()
     text = capsys.readouterr().out
     assert text.count("not made") == 9 + 7 and "imagenet" in text and "stsb" in text
-    assert load_definition("tasks", "cars", "tasks")["hub"] == "tanganke/stanford_cars"
+    assert load_definition("tasks", "cars", "tasks").hub == "tanganke/stanford_cars"
 
 
 def test_doctor_imports_neither_torch_nor_open_clip():
@@ -326,7 +328,9 @@ def texts(project):
     overlay.write_text(overlay.read_text().replace("language: null", WITH_TEXTS))
     whole = validate_config(merge(read_yaml("config.yaml"), read_yaml("overlay.yaml")), project)
     for task in ("notes", "grades"):
-        write_texts(task, json.loads(data_settings(whole, task)), TEXT_DATA / task)
+        write_texts(
+            task, json.loads(data_settings(whole.definitions.tasks[task])), TEXT_DATA / task
+        )
     return project
 
 

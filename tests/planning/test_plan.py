@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,10 @@ import yaml
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from task_arithmetic.config.experiment import patterns
-from task_arithmetic.config.geometries import read_geometry
+from task_arithmetic.config.definitions import Architecture, Task
+from task_arithmetic.config.definitions import Encoder as Definition
+from task_arithmetic.config.experiment import Disentanglement, Experiment
+from task_arithmetic.config.geometries import geometries_of, read_geometry
 from task_arithmetic.config.reading import (
     ROOT,
     load_definition,
@@ -36,14 +39,13 @@ from task_arithmetic.language.geometry import t5_geometry
 from task_arithmetic.planning import disk, probe
 from task_arithmetic.planning import plan as planning
 from task_arithmetic.planning.devices import named_device, rated
-from task_arithmetic.planning.operations import flops
+from task_arithmetic.planning.operations import Moved, flops
 from task_arithmetic.planning.plan import plan
 from task_arithmetic.planning.work import (
     LEARNING,
     Key,
     Work,
     by_stage,
-    flops_of,
     jobs,
     models_evaluated,
 )
@@ -83,7 +85,7 @@ NO_IMAGES = {"tasks": [], "encoders": []}
 TINY_T5 = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 2, "vocab_size": 50}
 
 
-def resolved(*overlays) -> dict:
+def resolved(*overlays) -> Experiment:
     """config.yaml with files or dictionaries over it, validated."""
     config = read_yaml(ROOT / "config.yaml")
     for overlay in overlays:
@@ -91,22 +93,17 @@ def resolved(*overlays) -> dict:
     return validate_config(config)
 
 
-def geometries(config: dict) -> dict:
-    encoders = config["definitions"]["encoders"]
-    return {name: read_geometry(name, definition) for name, definition in encoders.items()}
-
-
-def outputs(config: dict) -> dict[str, list[str]]:
+def outputs(config: Experiment) -> dict[str, list[str]]:
     """Stage → an output of each of its jobs."""
     return {stage: [job.output for job in own] for stage, own in by_stage(jobs(config)).items()}
 
 
-def sizes(config: dict) -> dict[str, list]:
+def sizes(config: Experiment) -> dict[str, list]:
     """Stage → the bytes that each of its jobs writes."""
     return {stage: [job.size for job in own] for stage, own in by_stage(jobs(config)).items()}
 
 
-def work(config: dict, auto: str) -> list[Work]:
+def work(config: Experiment, auto: str) -> list[Work]:
     """What all jobs compute."""
     return [each for job in jobs(config, auto) for each in job.work]
 
@@ -115,9 +112,9 @@ def real_geometry(encoder: str) -> ViT:
     return read_geometry(encoder, load_definition("encoders", encoder, "encoders"))
 
 
-def mode(name: str, modality="vision") -> dict:
+def mode(name: str, modality="vision") -> Moved:
     definition = load_definition("modes", name, "modes")
-    return {**definition, "train": patterns(definition, modality)}
+    return Moved(definition.patterns(modality), definition.linearized)
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +190,7 @@ def test_the_real_geometries_have_the_published_sizes(encoder, count, attention,
     geometry = real_geometry(encoder)
     shapes = geometry.shapes()
     assert parameters(shapes.values()) == count
-    names = moved_names(shapes, mode("attention")["train"])
+    names = moved_names(shapes, mode("attention").patterns)
     assert parameters(shapes[name] for name in names) == attention
     forward = flops("image", geometry, None)
     assert forward / 1e9 == pytest.approx(billions, abs=0.005)
@@ -213,13 +210,13 @@ def test_the_text_tower_has_the_parameters_of_the_checkpoint():
         counts = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     words = [s for n, s in counts.items() if not n.startswith(("visual.", "logit_scale"))]
     images = [s for n, s in counts.items() if n.startswith("visual.")]
-    geometry = read_geometry("e", {"path": folder})
+    geometry = read_geometry("e", Definition(path=str(folder)))
     assert parameters(geometry.text.shapes().values()) == parameters(words)
     assert parameters(geometry.shapes().values()) == parameters(images)
 
 
-def training_settings(definition: dict, recipe: dict) -> TrainingSettings:
-    moves = {key: definition[key] for key in ("train", "linearized")}
+def training_settings(moved: Moved, recipe: dict) -> TrainingSettings:
+    moves = {"train": moved.patterns, "linearized": moved.linearized}
     return TrainingSettings.of({"mode": moves, "finetune": recipe})
 
 
@@ -244,9 +241,9 @@ def test_the_arithmetic_of_a_step_is_what_torch_counts(name):
 
 def test_an_unknown_model_of_open_clip_is_one_sentence():
     with pytest.raises(UserError, match=r"no model 'ViT-B-33' \(did you mean 'ViT-B-3"):
-        read_geometry("mine", {"model": "ViT-B-33", "pretrained": "openai"})
+        read_geometry("mine", Definition(model="ViT-B-33", pretrained="openai"))
     with pytest.raises(UserError, match="no plain CLIP ViT"):
-        read_geometry("mine", {"model": "RN50", "pretrained": "openai"})
+        read_geometry("mine", Definition(model="RN50", pretrained="openai"))
 
 
 # --- Disk ----------------------------------------------------------------------------------------
@@ -278,7 +275,7 @@ def test_arrays_of_small_square_images_are_counted_exactly():
     ) + 2500 * 8  # labels, digests, sizes 2 × int32
     assert sizes(config)["data"] == [per_task] * 3
     mnist = {"train": 55000, "validation": 5000, "test": 10000}
-    bytes_ = disk.data_bytes({"hub": "ylecun/mnist"}, mnist)
+    bytes_ = disk.data_bytes(Task(hub="ylecun/mnist", templates=["{}"]), mnist)
     assert bytes_ == 70000 * (28 * 28 * 3 + 8 + 16) + 55000 * 8
 
 
@@ -289,7 +286,7 @@ def test_the_arrays_of_the_eight_tasks_and_the_control_stay_below_60_gigabytes()
 
 def test_a_t5_takes_the_papers_bytes_and_texts_the_assumed_ones():
     config = resolved(TEXTS, NO_IMAGES, {"language": {"encoders": ["t5-base"]}})
-    assert list(geometries(config)) == ["t5-base"]
+    assert list(geometries_of(config)) == ["t5-base"]
     written = sizes(config)
     assert written["encoder"] == [891_614_208]
     one = {"nonlinear": 222_903_552, "ntk": 222_903_552, "attention": 63_700_992}
@@ -339,13 +336,14 @@ def test_a_folder_that_was_not_read_yet_is_known_by_a_sample(project, size, side
     (project / "config/tasks/own.yaml").write_text(yaml.safe_dump(own))
     (project / "overlay.yaml").write_text("tasks: [own, textures, landcover]")
     config = read_config(project / "config/nano.yaml", project / "overlay.yaml", basedir=project)
-    counts = disk.example_counts(config, "own")
+    own = config.definitions.tasks["own"]
+    counts, classes = disk.counts_of("own", own)
     assert counts == {"train": 61 - 11, "validation": 11, "test": 21}  # with the broken one
-    assert disk.class_count(config, "own") == 2
+    assert classes == 2
     area = size[0] * size[1] if side == 24 else 512 * 256
-    found = disk.data_bytes(config["definitions"]["tasks"]["own"], counts)
+    found = disk.data_bytes(own, counts)
     assert found == 3 * (50 * area + 32 * side**2) + 24 * 82 + 8 * 50
-    assert disk.how_sized(config, "own") == "sample"
+    assert disk.how_sized("own", own) == "sample"
 
 
 def test_a_saved_dataset_that_was_not_read_yet_is_known_by_a_sample(tmp_path):
@@ -361,7 +359,7 @@ def test_a_saved_dataset_that_was_not_read_yet_is_known_by_a_sample(tmp_path):
     datasets.DatasetDict(splits).save_to_disk(
         tmp_path / "saved", num_shards={"train": 3, "test": 1}
     )
-    definition = {"path": str(tmp_path / "saved")}
+    definition = Task(path=str(tmp_path / "saved"), templates=["{}"])
     counts = disk._counted(definition)
     assert counts == {"train": 27, "validation": 3, "test": 10}
     assert disk.data_bytes(definition, counts) == 40 * (20 * 20 * 3 + 8 + 16) + 27 * 8
@@ -373,8 +371,9 @@ def test_a_large_folder_is_looked_at_in_less_than_a_second(tmp_path):
         for i in range(count):
             os.link(tmp_path / split / "a/0.png", tmp_path / split / f"b/{i:06d}.png")
     began = time.perf_counter()
-    counts = disk._counted({"path": str(tmp_path)})
-    assert sum(counts.values()) == 50_006 and disk.data_bytes({"path": str(tmp_path)}, counts)
+    task = Task(path=str(tmp_path), templates=["{}"])
+    counts = disk._counted(task)
+    assert sum(counts.values()) == 50_006 and disk.data_bytes(task, counts)
     assert time.perf_counter() - began < 1
 
 
@@ -514,7 +513,7 @@ PAIRS = {"disentanglement": {"pairs": {"fig6": ["mnist", "dtd"], "fig8": ["dtd",
 # --- Work ----------------------------------------------------------------------------------------
 
 
-def amounts(config: dict, stage: str) -> dict:
+def amounts(config: Experiment, stage: str) -> dict:
     found: dict = {}
     for job in by_stage(jobs(config, "float32"))[stage]:
         for (encoder, kind, name, *_), amount in job.work:
@@ -525,7 +524,7 @@ def amounts(config: dict, stage: str) -> dict:
 def test_work_is_counted_as_the_stages_do_it():
     config = resolved(NANO, {"alphas": {"step": 0.1}})
     e, v, t, alphas = "embedded-small", 64, 64, 11  # limit: images of each split of a task
-    steps = {(e, "step", mode): 2 * 4 for mode in config["modes"] + config["ablations"]}
+    steps = {(e, "step", mode): 2 * 4 for mode in config.modes + config.ablations}
     assert amounts(config, "finetune") == steps
     assert amounts(config, "pretrained") == {(e, "image", None): 3 * 128, (e, "read", None): 384}
     # nonlinear, attention and the ablation through f, ntk through f_lin
@@ -553,7 +552,7 @@ def test_work_is_counted_as_the_stages_do_it():
         (e, "read", None): 2 * 2 * 2 * 32,
         (e, "linearized", "ntk"): 2 * 2 * 2 * 32,
     }
-    assert amounts(config, "efficiency") == {(e, "step", mode): 3 + 2 for mode in config["modes"]}
+    assert amounts(config, "efficiency") == {(e, "step", mode): 3 + 2 for mode in config.modes}
     several = resolved(NANO, {"seeds": [3, 4, 9]})
     for stage in ("finetune", "addition", "posthoc", "negation", "disentanglement"):
         once = amounts(resolved(NANO), stage)
@@ -564,12 +563,12 @@ def test_work_on_texts_is_counted_as_the_stages_do_it():
     limit = {"train": 9, "validation": 30, "test": 7}
     config = resolved(NANO, TEXTS, {"alphas": {"step": 0.1}, "seeds": [3, 4, 9], "limit": limit})
     alphas, seeds, v, t = 11, 3, 5 * 30, 5 * 7
-    for e in config["language"]["encoders"]:
+    for e in config.language.encoders:
 
         def of_texts(stage, e=e):
             return {key[1:]: n for key, n in amounts(config, stage).items() if key[0] == e}
 
-        modes = config["language"]["modes"]
+        modes = config.language.modes
         assert of_texts("finetune") == {("step", mode): seeds * 5 * 10 for mode in modes}
         assert of_texts("efficiency") == {("step", mode): 3 + 2 for mode in modes}
         assert of_texts("pretrained") == {("text", None): v + t}
@@ -585,13 +584,14 @@ def test_work_on_texts_is_counted_as_the_stages_do_it():
         for stage in ("head", "kernel", "posthoc", "negation", "disentanglement"):
             assert not of_texts(stage)
     # the published code's grid is of test; ours of validation is walked beside it
-    config = merge(config, {"parts": {"language": {"reference_selection": True}}})
+    texts = replace(config.parts["language"], reference_selection=True)
+    config = config.model_copy(update={"parts": {**config.parts, "language": texts}})
     assert amounts(config, "addition")["t5-base", "text", None] == 2 * seeds * (
         alphas * (v + t) + t
     )
     assert amounts(config, "addition")["t5-base", "linearized", "ntk"] == seeds * (v + t + t)
     # and what is done with images is the same beside texts and without
-    del config["parts"]["language"]
+    config = config.model_copy(update={"parts": {"vision": config.parts["vision"]}})
     assert work(config, "bf16") == work(
         resolved(NANO, {"alphas": {"step": 0.1}, "seeds": [3, 4, 9], "limit": limit}), "bf16"
     )
@@ -621,7 +621,9 @@ def test_the_grids_pass_no_more_images_than_planned(linearized):
         once = counted(lambda: encode_linearized(theta0, taus[0].tensors, pixels, geometry))
     parts = [(images, labels + 0.2, head)] * 2
     for grid in ([-1.0, 0.0, 1.0], [-1.0, 1.0]):
-        passes = models_evaluated({"low": -1.0, "high": 1.0, "points": len(grid)})
+        passes = models_evaluated(
+            Disentanglement(pairs={}, low=-1.0, high=1.0, points=len(grid), samples=1)
+        )
         assert passes == {3: 9, 2: 6}[len(grid)]
         of = encoder, taus, parts, grid, linearized
         heatmap = counted(lambda of=of: disentanglement_errors(*of))
@@ -648,7 +650,7 @@ def test_a_named_device_is_called_an_estimate_and_gives_the_published_throughput
     config = resolved()
     for encoder, published in zip(REAL, (1704, 391, 85), strict=True):
         key = Key(encoder, "step", "nonlinear", "bf16", 128)
-        (seconds,) = rated([key], config, geometries(config), device).values()
+        (seconds,) = rated([key], config, geometries_of(config), device).values()
         assert 128 / seconds == pytest.approx(published, rel=0.1)
 
 
@@ -697,9 +699,9 @@ def test_a_probe_measures_every_kind_of_work_on_this_machine(capsys, tmp_path, m
 def test_a_probe_of_texts_computes_what_is_counted(name):
     geometry = t5_geometry("tiny", TINY_T5)
     definition = mode(name, "language")
-    made = probe._random_texts(geometry, torch.device("cpu"))
+    made = probe.RandomTexts(geometry, torch.device("cpu"))
     theta0 = made.encoder.theta0
-    moved = moved_names(theta0, definition["train"])
+    moved = moved_names(theta0, definition.patterns)
     tau = TaskVector({name: 0.01 * theta0[name] for name in moved})
     recipe = {"steps": 1, "weight_decay": 0.1, "gradient_clip": 1.0}
     run = start(made.encoder, made.examples(1), training_settings(definition, recipe), name)
@@ -711,14 +713,16 @@ def test_a_probe_of_texts_computes_what_is_counted(name):
     for kind, action in actions.items():
         with FlopCounterMode(display=False) as counter:
             action()
-        ratio = counter.get_total_flops() / (5 * flops_of(kind, geometry, definition))
+        ratio = counter.get_total_flops() / (5 * flops(kind, geometry, definition))
         assert 0.8 < ratio < 1.1, (kind, ratio)
 
 
 def test_texts_are_probed_on_this_machine(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(probe, "SECONDS", {"cpu": 0.1})
     config = resolved(NANO, TEXTS, NO_IMAGES, {"language": {"encoders": ["t5-base"]}})
-    config["definitions"]["encoders"]["t5-base"]["architecture"] = TINY_T5
+    encoders = config.definitions.encoders
+    tiny = Architecture.model_construct(**TINY_T5)
+    encoders["t5-base"] = encoders["t5-base"].model_copy(update={"architecture": tiny})
     monkeypatch.setattr(planning, "read_config", lambda *_, **__: config)
     monkeypatch.setattr(probe, "starting_seconds", lambda kind: 1.0)
     plan(device="cpu")
@@ -745,7 +749,7 @@ def test_a_t5_is_not_scaled_from_an_encoder_of_images(monkeypatch):
     keys.append(Key("t5-base", "text", None, "float32"))
     monkeypatch.setattr(probe, "_free_memory", lambda: 8e6)  # bytes: enough for the images'
     with pytest.raises(UserError, match=r"Probing t5-base needs 7.13 GB .*--device"):
-        probe.probed(keys, config, geometries(config), "cpu")
+        probe.probed(keys, config, geometries_of(config), "cpu")
 
 
 def test_a_large_batch_is_extrapolated_with_the_optimizers_part_counted_once(monkeypatch):
@@ -761,7 +765,7 @@ def test_an_encoder_that_is_too_slow_here_is_scaled_from_the_one_before(monkeypa
     config = resolved(NANO, {"encoders": ["embedded-small", "embedded-base"]})
     keys = sorted({i.key for i in work(config, "float32")}, key=planning._place(config))
     of_small = [key for key in keys if key.encoder == "embedded-small"]
-    shapes = geometries(config)
+    shapes = geometries_of(config)
     small, _ = probe.probed(of_small, config, shapes, "cpu")
     monkeypatch.setattr(probe, "_free_memory", lambda: 8e6)  # bytes: enough for the small one
     with pytest.raises(UserError, match="--device"):
@@ -770,5 +774,5 @@ def test_an_encoder_that_is_too_slow_here_is_scaled_from_the_one_before(monkeypa
     assert "scaled" in how[2] and set(speeds) == set(keys)
     key = Key("embedded-base", "step", "ntk", "float32", 16)
     ratio = speeds[key] / speeds[key._replace(encoder="embedded-small")]
-    arithmetic = [flops("step", shapes[e], mode("ntk")) for e in config["encoders"]]
+    arithmetic = [flops("step", shapes[e], mode("ntk")) for e in config.encoders]
     assert ratio == pytest.approx(arithmetic[1] / arithmetic[0])

@@ -7,10 +7,12 @@ import sys
 
 import pytest
 
+from task_arithmetic.config.definitions import Task
+from task_arithmetic.config.experiment import Experiment
 from task_arithmetic.config.geometries import read_geometry
 from task_arithmetic.config.reading import ROOT, merge, read_yaml, validate_config
 from task_arithmetic.planning import requests as resources
-from task_arithmetic.planning.disk import data_bytes, example_counts
+from task_arithmetic.planning.disk import counts_of, data_bytes
 from task_arithmetic.planning.requests import requests
 from task_arithmetic.planning.work import LEARNING, jobs, work_of
 from task_arithmetic.vision.geometry import parameters
@@ -48,7 +50,7 @@ def nothing_made_yet(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def resolved(*overlays) -> dict:
+def resolved(*overlays) -> Experiment:
     config = read_yaml(ROOT / "config.yaml")
     for overlay in overlays:
         config = merge(config, overlay if isinstance(overlay, dict) else read_yaml(overlay))
@@ -89,14 +91,15 @@ def test_larger_encoders_and_linearized_modes_ask_for_more():
 def test_a_request_holds_the_tensors_and_cuda_but_not_the_arrays():
     config = resolved()
     request = requests(config)
-    geometry = read_geometry("ViT-L-14", config["definitions"]["encoders"]["ViT-L-14"])
+    geometry = read_geometry("ViT-L-14", config.definitions.encoders["ViT-L-14"])
     weights = 4 * parameters(geometry.shapes().values()) / 1e6
     saved = 3 * weights  # θ and AdamW's two moments
     memory = request("finetune", "ViT-L-14", "nonlinear", "sun397").memory_mb
     assert resources.LEAST + resources.CUDA + weights + saved < memory < 20_000
     arrays = [
-        data_bytes(config["definitions"]["tasks"][task], example_counts(config, task))
-        for task in config["tasks"]
+        data_bytes(task, counts_of(name, task).splits)
+        for name, task in config.definitions.tasks.items()
+        if name in config.tasks
     ]
     assert sum(arrays) / 1e6 > 20_000
     assert request("addition", "ViT-B-32", "nonlinear").memory_mb < 10_000
@@ -150,9 +153,9 @@ def test_nothing_asks_for_less_than_python_needs_or_longer_than_queues_allow():
 
 def test_an_unknown_number_of_images_is_taken_to_be_large(tmp_path):
     (tmp_path / "mine").mkdir()
-    definition = {"path": str(tmp_path / "mine"), "templates": ["{}"], "expected": {}}
     config = resolved(NANO)
-    config["definitions"]["tasks"]["textures"] = definition
+    own = Task(path=str(tmp_path / "mine"), templates=["{}"])
+    config.definitions.tasks["textures"] = own
     request = requests(config)
     assert request("data", task="textures").minutes >= 30
     assert request("head", "embedded-small", None, "textures").memory_mb >= 1_500

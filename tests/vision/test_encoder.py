@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from task_arithmetic.config.geometries import read_geometry
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.hashes import sealed, sha256_of_file
 from task_arithmetic.files.paths import read_json, write_json
@@ -27,7 +26,14 @@ from task_arithmetic.vision.clip import (
     encode_text,
     make_head,
 )
-from task_arithmetic.vision.geometry import HARMLESS, SIZES, TextTower, ViT, weights_repository
+from task_arithmetic.vision.geometry import (
+    HARMLESS,
+    SIZES,
+    TextTower,
+    ViT,
+    clip_geometry,
+    weights_repository,
+)
 from task_arithmetic.vision.modality import read_encoder
 
 TEMPLATES = ["a photo of a {}.", "{}", "art of the {}, don't ask!"]
@@ -400,14 +406,14 @@ def test_a_tokenizer_that_does_not_fit_the_text_tower_is_refused(tmp_path):
     """A small vocabulary whose merges were forgotten: its tokens are not the tower's."""
     text = {**tiny.MODEL["text_cfg"], "vocab_size": 600}
     folder = tiny.checkpoint(tmp_path / "checkpoint", text_cfg=text)
-    for take in (read_geometry, lambda *of: import_encoder(*of, tmp_path / "encoder")):
+    for take in (clip_geometry, lambda *of: import_encoder(*of, tmp_path / "encoder")):
         with pytest.raises(UserError, match="49408 tokens, its text tower 600: put .*bpe_merges"):
             take("tiny", {"path": str(folder)})
     small_merges(folder / "bpe_merges.txt.gz", 600 - 514)
-    assert read_geometry("tiny", {"path": str(folder)}).text.vocab_size == 600
+    assert clip_geometry("tiny", {"path": str(folder)}).text.vocab_size == 600
     (folder / "bpe_merges.txt.gz").write_bytes(b"no gzip")
     with pytest.raises(UserError, match="Encoder tiny: .*bpe_merges.txt.gz cannot be read"):
-        read_geometry("tiny", {"path": str(folder)})
+        clip_geometry("tiny", {"path": str(folder)})
 
 
 # --- Import --------------------------------------------------------------------------------------
@@ -489,7 +495,7 @@ def test_an_encoder_that_is_no_plain_clip_vit_is_refused(tmp_path, kind):
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
     with pytest.raises(UserError) as checked:
-        read_geometry("odd", {"path": str(folder)})
+        clip_geometry("odd", {"path": str(folder)})
     assert str(checked.value) == str(caught.value)
 
 
@@ -499,7 +505,7 @@ def test_what_a_configuration_says_beyond_what_we_know_is_refused(good_checkpoin
     folder = shutil.copytree(good_checkpoint, tmp_path / "checkpoint")
     edit(folder, "model_cfg", vision_cfg={**VISION, key: value})
     with pytest.raises(UserError, match=rf"no plain CLIP ViT .*vision_cfg\.{key}: {value!r}"):
-        read_geometry("odd", {"path": str(folder)})
+        clip_geometry("odd", {"path": str(folder)})
 
 
 def test_defaults_that_are_spelled_out_are_plain(good_checkpoint, tmp_path):
@@ -510,9 +516,9 @@ def test_defaults_that_are_spelled_out_are_plain(good_checkpoint, tmp_path):
     folder = shutil.copytree(good_checkpoint, tmp_path / "checkpoint")
     unused = {k: v for k, v in asdict(CLIPTextCfg()).items() if k != "hf_model_name"}
     whole = {"vision_cfg": {**asdict(CLIPVisionCfg()), **VISION}, "text_cfg": {**unused, **TEXT}}
-    plain = read_geometry("tiny", {"path": str(folder)})
+    plain = clip_geometry("tiny", {"path": str(folder)})
     edit(folder, "model_cfg", custom_text=False, **whole)
-    assert read_geometry("tiny", {"path": str(folder)}) == plain
+    assert clip_geometry("tiny", {"path": str(folder)}) == plain
     import_encoder("tiny", {"path": str(folder)}, tmp_path / "encoder")
     about = read_json(tmp_path / "encoder/encoder.json")
     assert ViT(**about["geometry"], text=TextTower(**about["text"])) == plain
@@ -558,7 +564,7 @@ def test_an_encoder_whose_images_are_prepared_otherwise_is_refused(good_checkpoi
     folder = shutil.copytree(good_checkpoint, tmp_path / "checkpoint")
     edit(folder, "preprocess_cfg", **{key: value})
     for refuse in (
-        lambda: read_geometry("odd", {"path": str(folder)}),
+        lambda: clip_geometry("odd", {"path": str(folder)}),
         lambda: import_encoder("odd", {"path": str(folder)}, tmp_path / "encoder"),
     ):
         with pytest.raises(UserError, match=f"^Encoder odd: .* has {key}: ") as caught:

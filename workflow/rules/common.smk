@@ -8,22 +8,18 @@ import shlex
 
 from snakemake.settings.types import DeploymentMethod
 
-from task_arithmetic.config import experiment as configuration
-from task_arithmetic.planning import requests as requested
 from task_arithmetic.config import settings
+from task_arithmetic.planning import requests as requested
 from task_arithmetic.pipeline.gpu import has_gpu
 from task_arithmetic.pipeline.rerun import stage_code
 from task_arithmetic.stages.declared import STAGES
 
-PARTS = config["parts"]  # modality -> its tasks, encoders, modes ...
-NOTHING = {"tasks": [], "encoders": [], "modes": [], "ablations": [], "focus": []}
-VISION, LANGUAGE = PARTS.get("vision", NOTHING), PARTS.get("language", NOTHING)
-CONTROL = [task for task in [configuration.control_of(config)] if task]
-TASKS = [*VISION["tasks"], *CONTROL, *LANGUAGE["tasks"]]
-ENCODERS = [*VISION["encoders"], *LANGUAGE["encoders"]]
-VIEW = settings.view(config)  # of tables, figures and the report
-REQUESTS = requested.requests(config, workflow.basedir)
-SEEDS, PAIRS = config["seeds"], configuration.pairs_of(config)
+VISION, LANGUAGE = experiment.part("vision"), experiment.part("language")
+TASKS, ENCODERS, MODES = experiment.definitions  # name -> what it stands for
+CONTROL = VISION.read[len(VISION.tasks) :]
+SEEDS, PAIRS = experiment.seeds, VISION.pairs
+VIEW = settings.view(experiment)  # of tables, figures and the report
+REQUESTS = requested.requests(experiment, workflow.basedir)
 
 DATA = "results/shared/data/{task}/manifest.json"
 ENCODER = "results/shared/encoders/{encoder}/encoder.json"
@@ -39,15 +35,12 @@ PRETRAINED = "results/{run}/metrics/pretrained/{encoder}/{task}.csv"
 DATA_DIR = "results/shared/data/{task}"
 # What is trained: every encoder in every mode; the ablations on the focus encoder only.
 TRAINED = [
-    {"encoder": encoders, "mode": modes, "task": part["tasks"]}
+    {"encoder": encoders, "mode": modes, "task": part.tasks}
     for part in (VISION, LANGUAGE)
-    for encoders, modes in (
-        (part["encoders"], part["modes"]),
-        (part["focus"], part["ablations"]),
-    )
+    for encoders, modes in ((part.encoders, part.modes), (part.focus or [], part.ablations))
 ]
 # The task vectors are results themselves: a deleted one is made again.
-ALL_VECTORS = [expand(VECTOR, run=config["run"], seed=SEEDS, **each) for each in TRAINED]
+ALL_VECTORS = [expand(VECTOR, run=experiment.run, seed=SEEDS, **each) for each in TRAINED]
 
 
 def one_of(names):
@@ -56,10 +49,10 @@ def one_of(names):
 
 
 wildcard_constraints:
-    run=re.escape(config["run"]),
+    run=re.escape(experiment.run),
     task=one_of(TASKS),
     encoder=one_of(ENCODERS),
-    mode=one_of(config["definitions"]["modes"]),
+    mode=one_of(MODES),
     seed="|".join(map(str, SEEDS)),
     pair=one_of(PAIRS),
 
@@ -77,8 +70,8 @@ def gpus(wildcards=None):
     that are submitted to a cluster ask for 1, because the machine that submits says nothing about
     those that compute; `device: cpu` or `device: cuda` in the configuration settles it by hand.
     """
-    if config["device"] != "auto":
-        return int(config["device"] == "cuda")
+    if experiment.device != "auto":
+        return int(experiment.device == "cuda")
     if on_cluster():
         return 1
     return int(has_gpu())
@@ -90,13 +83,6 @@ def cores(wildcards=None):
     return 4 if gpus() else 1
 
 
-def decoders(wildcards):
-    """Processes that decode a task's images; the small ones of the embedded suite need one, and
-    texts none."""
-    definition = config["definitions"]["tasks"][wildcards.task]
-    return 1 if "embedded" in definition or "prompts" in definition else 8
-
-
 def every_core(wildcards=None):
     """All CPU threads that the run may use, so that nothing runs beside the job."""
     return cores() if on_cluster() else workflow.cores or 4
@@ -105,8 +91,8 @@ def every_core(wildcards=None):
 def modality_of(wildcards):
     """The modality of a job's encoder, or of its task if it has none."""
     if "encoder" in wildcards.keys():
-        return configuration.part_of(config, wildcards.encoder)["modality"]
-    return "language" if wildcards.task in LANGUAGE["tasks"] else "vision"
+        return ENCODERS[wildcards.encoder].modality
+    return TASKS[wildcards.task].modality
 
 
 def code_of(stage):
@@ -116,7 +102,7 @@ def code_of(stage):
 
 def tasks_of(wildcards):
     """The tasks of an encoder's modality."""
-    return configuration.part_of(config, wildcards.encoder)["tasks"]
+    return experiment.part_of(wildcards.encoder).tasks
 
 
 def of_tasks(path):
@@ -142,14 +128,13 @@ def asked(stage, wildcards):
     return REQUESTS(stage, **known)
 
 
-def memory(stage):
-    """`mem_mb` of a stage's jobs: more at each attempt."""
-    return lambda wildcards, attempt: attempt * asked(stage, wildcards).memory_mb
-
-
-def minutes(stage):
-    """`runtime` of a stage's jobs: more at each attempt."""
-    return lambda wildcards, attempt: attempt * asked(stage, wildcards).minutes
+def needs(stage, gpu=None):
+    """The resources of a stage's jobs, more at each attempt; gpu: as the function `gpus`."""
+    return {
+        "mem_mb": lambda wildcards, attempt: attempt * asked(stage, wildcards).memory_mb,
+        "runtime": lambda wildcards, attempt: attempt * asked(stage, wildcards).minutes,
+        **({"gpu": gpu} if gpu else {}),
+    }
 
 
 def longest_first(stage):
@@ -166,9 +151,9 @@ def shell_prefix():
     python = "python" if in_conda else shlex.quote(sys.executable)
     path = shlex.quote(os.path.join(workflow.basedir, "src"))
     known = {
-        "TASK_ARITHMETIC_DEVICE": config["device"],
-        "TASK_ARITHMETIC_STORE_GB": config["store_gb"],
-        "TASK_ARITHMETIC_SCRATCH": config["scratch"] or "",
+        "TASK_ARITHMETIC_DEVICE": experiment.device,
+        "TASK_ARITHMETIC_STORE_GB": experiment.store_gb,
+        "TASK_ARITHMETIC_SCRATCH": experiment.scratch or "",
     }
     given = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in known.items())
     call = f"{given} PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}} {python} -m task_arithmetic"

@@ -2,9 +2,7 @@
 
 
 # Draw a task of the embedded suite as a local dataset, in the form in which the hub gives one.
-EMBEDDED = [
-    task["embedded"] for task in config["definitions"]["tasks"].values() if "embedded" in task
-]
+EMBEDDED = [task.embedded for task in TASKS.values() if task.embedded]
 
 
 rule embedded:
@@ -19,8 +17,7 @@ rule embedded:
     conda:
         "../../envs/torch.yaml"
     resources:
-        mem_mb=memory("embedded"),
-        runtime=minutes("embedded"),
+        **needs("embedded"),
     params:
         code=stage_code("embedded"),
     message:
@@ -32,7 +29,7 @@ rule embedded:
 # Get a task's or an encoder's files from the hub into its client's cache, and record what was got.
 # Runs where Snakemake runs: compute nodes often have no connection.
 FROM_HUB = {
-    kind: [name for name in names if settings.download_record(config, kind, name)]
+    kind: [name for name, each in names.items() if settings.download_record(name, each)]
     for kind, names in (("tasks", TASKS), ("encoders", ENCODERS))
 }
 
@@ -52,7 +49,7 @@ rule download:
     params:
         code=stage_code("download"),
         settings=lambda wildcards: settings.download_settings(
-            config, wildcards.kind, wildcards.name
+            wildcards.name, getattr(experiment.definitions, wildcards.kind)[wildcards.name]
         ),
     message:
         "Download {wildcards.name}"
@@ -63,8 +60,9 @@ rule download:
 # Read a labelled dataset, from the hub or a folder, into uint8 arrays (or texts) and a manifest.
 rule data:
     input:
-        embedded=lambda wildcards: settings.embedded_hashes(config, wildcards.task) or [],
-        download=lambda wildcards: settings.download_record(config, "tasks", wildcards.task) or [],
+        embedded=lambda wildcards: settings.embedded_hashes(TASKS[wildcards.task]) or [],
+        download=lambda wildcards: settings.download_record(wildcards.task, TASKS[wildcards.task])
+        or [],
     output:
         manifest=DATA,
         sizes="results/shared/data/{task}/train_sizes.npy",
@@ -76,17 +74,16 @@ rule data:
     log:
         "results/shared/logs/data/{task}.log",
     wildcard_constraints:
-        task=one_of([*VISION["tasks"], *CONTROL]),
+        task=one_of(VISION.read),
     priority: 1000
     conda:
         "../../envs/torch.yaml"
-    threads: decoders
+    threads: lambda wildcards: asked("data", wildcards).cores  # one for each process that decodes
     resources:
-        mem_mb=memory("data"),
-        runtime=minutes("data"),
+        **needs("data"),
     params:
         code=code_of("data"),
-        settings=lambda wildcards: settings.data_settings(config, wildcards.task),
+        settings=lambda wildcards: settings.data_settings(TASKS[wildcards.task]),
         download=lambda wildcards, input: ["--download", input.download] if input.download else [],
     message:
         "Read the examples of {wildcards.task}"
@@ -101,4 +98,4 @@ use rule data as text_data with:
             "results/shared/data/{{task}}/{split}.jsonl", split=["train", "validation", "test"]
         ),
     wildcard_constraints:
-        task=one_of(LANGUAGE["tasks"]),
+        task=one_of(LANGUAGE.tasks),

@@ -5,7 +5,7 @@
 # through transformers.
 rule encoder:
     input:
-        lambda wildcards: settings.encoder_files(config, wildcards.encoder),
+        lambda wildcards: settings.encoder_files(wildcards.encoder, ENCODERS[wildcards.encoder]),
     output:
         description=ENCODER,
         towers=expand(
@@ -15,16 +15,15 @@ rule encoder:
     log:
         "results/shared/logs/encoder/{encoder}.log",
     wildcard_constraints:
-        encoder=one_of(VISION["encoders"]),
+        encoder=one_of(VISION.encoders),
     priority: 1000
     conda:
         "../../envs/torch.yaml"
     resources:
-        mem_mb=memory("encoder"),
-        runtime=minutes("encoder"),
+        **needs("encoder"),
     params:
         code=code_of("encoder"),
-        settings=lambda wildcards: settings.encoder_settings(config, wildcards.encoder),
+        settings=lambda wildcards: settings.encoder_settings(ENCODERS[wildcards.encoder]),
         download=lambda wildcards, input: (
             ["--download", *input] if wildcards.encoder in FROM_HUB["encoders"] else []
         ),
@@ -40,7 +39,7 @@ use rule encoder as text_encoder with:
         weights="results/shared/encoders/{encoder}/model.safetensors",
         tokenizer="results/shared/encoders/{encoder}/tokenizer.json",
     wildcard_constraints:
-        encoder=one_of(LANGUAGE["encoders"]),
+        encoder=one_of(LANGUAGE.encoders),
 
 
 # The frozen zero-shot classifier of one task for one encoder, from class names and templates; of
@@ -58,12 +57,13 @@ rule head:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=lambda wildcards: gpus() * (wildcards.encoder in VISION["encoders"]),  # texts need none
-        mem_mb=memory("head"),
-        runtime=minutes("head"),
+        **needs("head"),
+        gpu=lambda wildcards: gpus() * (wildcards.encoder in VISION.encoders),  # texts need none
     params:
         code=code_of("head"),
-        settings=lambda wildcards: settings.head_settings(config, wildcards.task, wildcards.encoder),
+        settings=lambda wildcards: settings.head_settings(
+            TASKS[wildcards.task], ENCODERS[wildcards.encoder].prompts
+        ),
     message:
         "Make the head of {wildcards.task} for {wildcards.encoder}"
     shell:
@@ -87,13 +87,11 @@ rule finetune:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("finetune"),
-        runtime=minutes("finetune"),
+        **needs("finetune", gpus),
     params:
         code=code_of("finetune"),
         settings=lambda wildcards: settings.finetune_settings(
-            config, wildcards.mode, wildcards.encoder, wildcards.task
+            experiment, wildcards.mode, wildcards.encoder, wildcards.task
         ),
     message:
         "Fine-tune {wildcards.encoder} on {wildcards.task}: {wildcards.mode}, seed {wildcards.seed}"
@@ -114,8 +112,7 @@ rule vector:
     conda:
         "../../envs/torch.yaml"
     resources:
-        mem_mb=memory("vector"),
-        runtime=minutes("vector"),
+        **needs("vector"),
     params:
         code=stage_code("vector"),
         finetuned=FINETUNED_SHA256.replace(".sha256", ".safetensors"),

@@ -16,12 +16,10 @@ rule pretrained:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("pretrained"),
-        runtime=minutes("pretrained"),
+        **needs("pretrained", gpus),
     params:
         code=code_of("pretrained"),
-        settings=lambda wildcards: settings.pretrained_settings(config, wildcards.encoder),
+        settings=lambda wildcards: settings.pretrained_settings(experiment, wildcards.encoder),
     message:
         "Evaluate {wildcards.encoder} on {wildcards.task}, as it was pretrained"
     shell:
@@ -45,14 +43,12 @@ rule single_task:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("single_task"),
-        runtime=minutes("single_task"),
+        **needs("single_task", gpus),
     params:
         code=code_of("single-task"),
         vector=VECTOR,
         settings=lambda wildcards: settings.single_task_settings(
-            config, wildcards.mode, wildcards.encoder
+            experiment, wildcards.mode, wildcards.encoder
         ),
     message:
         "Evaluate {wildcards.encoder} fine-tuned on {wildcards.task}: {wildcards.mode}, seed {wildcards.seed}"
@@ -76,13 +72,11 @@ rule kernel:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("kernel"),
-        runtime=minutes("kernel"),
+        **needs("kernel", gpus),
     params:
         code=code_of("kernel"),
         vector=VECTOR,
-        settings=lambda wildcards: settings.kernel_settings(config, wildcards.encoder),
+        settings=lambda wildcards: settings.pretrained_settings(experiment, wildcards.encoder),
     message:
         "Test kernel behaviour of {wildcards.encoder} on {wildcards.task}: {wildcards.mode}, seed {wildcards.seed}"
     shell:
@@ -108,15 +102,13 @@ rule disentanglement:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("disentanglement"),
-        runtime=minutes("disentanglement"),
+        **needs("disentanglement", gpus),
     params:
         code=stage_code("disentanglement"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=lambda wildcards: PAIRS[wildcards.pair],
         data_dirs=lambda wildcards: expand(DATA_DIR, task=PAIRS[wildcards.pair]),
-        settings=lambda wildcards: settings.disentanglement_settings(config, wildcards.mode),
+        settings=lambda wildcards: settings.disentanglement_settings(experiment, wildcards.mode),
     message:
         "Measure the disentanglement error of {params.tasks}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
@@ -134,8 +126,7 @@ rule cosine:
     conda:
         "../../envs/torch.yaml"
     resources:
-        mem_mb=memory("cosine"),
-        runtime=minutes("cosine"),
+        **needs("cosine"),
     params:
         code=stage_code("cosine"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
@@ -162,14 +153,12 @@ rule efficiency:
         "../../envs/torch.yaml"
     threads: every_core
     resources:
-        gpu=gpus,
-        mem_mb=memory("efficiency"),
-        runtime=minutes("efficiency"),
+        **needs("efficiency", gpus),
     params:
         code=code_of("efficiency"),
         task=lambda wildcards: tasks_of(wildcards)[0],
         settings=lambda wildcards: settings.efficiency_settings(
-            config, wildcards.mode, wildcards.encoder
+            experiment, wildcards.mode, wildcards.encoder
         ),
     message:
         "Time training steps of {wildcards.encoder}, {wildcards.mode}"

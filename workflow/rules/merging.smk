@@ -18,16 +18,14 @@ rule addition:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("addition"),
-        runtime=minutes("addition"),
+        **needs("addition", gpus),
     params:
         code=code_of("addition"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=tasks_of,
         data_dirs=of_tasks(DATA_DIR),
         settings=lambda wildcards: settings.addition_settings(
-            config, wildcards.mode, wildcards.encoder
+            experiment, wildcards.mode, wildcards.encoder
         ),
     message:
         "Add the task vectors: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
@@ -46,7 +44,7 @@ use rule addition as posthoc with:
         single_task=of_tasks("results/{run}/metrics/kernel/{encoder}/nonlinear/{task}/{seed}.csv"),
     wildcard_constraints:
         mode="posthoc",
-        encoder=one_of(VISION["encoders"]),
+        encoder=one_of(VISION.encoders),
 
 
 # Task negation: theta_0 - alpha * tau_t forgets one task while the control task keeps its accuracy.
@@ -68,15 +66,13 @@ rule negation:
         "../../envs/torch.yaml"
     threads: cores
     resources:
-        gpu=gpus,
-        mem_mb=memory("negation"),
-        runtime=minutes("negation"),
+        **needs("negation", gpus),
     params:
         code=code_of("negation"),
         vector=VECTOR,
         control=CONTROL,
         settings=lambda wildcards: settings.negation_settings(
-            config, wildcards.mode, wildcards.encoder
+            experiment, wildcards.mode, wildcards.encoder
         ),
     message:
         "Negate the task vector of {wildcards.task}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"

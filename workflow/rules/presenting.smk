@@ -1,8 +1,6 @@
 # Metrics, tables, figures and the report.
-from task_arithmetic.config.available import PAPER_FIGURES, figure_names, title_of
-from task_arithmetic.config.available import table_names, title_of
-from task_arithmetic.report.captions import figure_caption
-from task_arithmetic.report.captions import table_caption
+from task_arithmetic.config.available import PAPER_FIGURES, figure_names, table_names, title_of
+from task_arithmetic.report.captions import figure_caption, table_caption
 
 # Everything that was measured, as rows of one file.
 # Images are tested in every way, texts as in Table 3.
@@ -10,11 +8,12 @@ FINETUNED = [
     {"encoder": each["encoder"], "mode": each["mode"], "seed": SEEDS, "task": each["task"]}
     for each in TRAINED
 ]
-OF_IMAGES = {"encoder": VISION["encoders"], "mode": VISION["modes"], "seed": SEEDS}
-OF_TEXTS = {"encoder": LANGUAGE["encoders"], "mode": LANGUAGE["modes"], "seed": SEEDS}
-OF_IMAGES["task"], OF_TEXTS["task"] = VISION["tasks"], LANGUAGE["tasks"]
-KERNEL_MODES = settings.kernel_modes(config)
-POSTHOC = [mode for mode in ["posthoc"] if "nonlinear" in VISION["modes"]]
+OF_IMAGES, OF_TEXTS = (
+    {"encoder": part.encoders, "mode": part.modes, "seed": SEEDS, "task": part.tasks}
+    for part in (VISION, LANGUAGE)
+)
+KERNEL_MODES = [mode for mode in VISION.modes if not experiment.linearized(mode)]
+POSTHOC = ["posthoc"] * ("nonlinear" in VISION.modes)
 # One vector is like itself alone.
 COMPARED = [each for each in (OF_IMAGES, OF_TEXTS) if len(each["task"]) > 1]
 
@@ -22,11 +21,8 @@ COMPARED = [each for each in (OF_IMAGES, OF_TEXTS) if len(each["task"]) > 1]
 rule metrics:
     input:
         pretrained=[
-            expand(PRETRAINED, encoder=part["encoders"], task=tasks, allow_missing=True)
-            for part, tasks in (
-                (VISION, [*VISION["tasks"], *CONTROL]),
-                (LANGUAGE, LANGUAGE["tasks"]),
-            )
+            expand(PRETRAINED, encoder=part.encoders, task=part.read, allow_missing=True)
+            for part in (VISION, LANGUAGE)
         ],
         single_task=of_stage("single_task", *FINETUNED, name="{task}/{seed}"),
         kernel=of_stage("kernel", {**OF_IMAGES, "mode": KERNEL_MODES}, name="{task}/{seed}"),
@@ -34,15 +30,15 @@ rule metrics:
         negation=of_stage("negation", *[OF_IMAGES] * bool(CONTROL), name="{task}/{seed}"),
         disentanglement=of_stage(
             "disentanglement",
-            {**OF_IMAGES, "encoder": VISION["focus"], "pair": PAIRS},
+            {**OF_IMAGES, "encoder": VISION.focus or [], "pair": PAIRS},
             name="{seed}/{pair}",
         ),
         cosine=of_stage("cosine", *COMPARED),
         efficiency=[
             expand(
                 "results/{run}/metrics/efficiency/{encoder}/{mode}.csv",
-                encoder=part["encoders"],
-                mode=part["modes"],
+                encoder=part.encoders,
+                mode=part.modes,
                 allow_missing=True,
             )
             for part in (VISION, LANGUAGE)
@@ -99,7 +95,7 @@ for table in TABLES:
             code=stage_code("table"),
             name=table,
             caption=f"{title_of(table)}. {table_caption(table, VIEW)}",
-            settings=settings.view_settings(config),
+            settings=settings.view_settings(experiment),
         message:
             f"Make table {table}"
         shell:
@@ -136,7 +132,7 @@ for figure in FIGURES:
             code=stage_code("figure"),
             name=figure,
             caption=f"{title_of(figure)}. {figure_caption(figure, VIEW)}",
-            settings=settings.view_settings(config),
+            settings=settings.view_settings(experiment),
         message:
             f"Draw figure {figure}"
         shell:
@@ -171,8 +167,8 @@ rule report:
         "../../envs/torch.yaml"
     params:
         code=stage_code("report"),
-        settings=settings.report_settings(config),
-        config_text=settings.as_yaml(config),
+        settings=settings.report_settings(experiment),
+        config_text=settings.as_yaml(experiment),
     message:
         "Write the report"
     shell:

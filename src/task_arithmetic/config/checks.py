@@ -2,18 +2,17 @@
 there, splits that differ, patterns that match. Each mistake is a UserError of one sentence."""
 
 import os
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 
 from ..errors import UserError, nearest
 from .available import RESERVED_PAIRS
-from .experiment import Encoder, Mode, Task, TextEncoder, TextTask, control_of, pairs_of, patterns
-from .recipes import check_names, check_recipes
+from .definitions import AnyEncoder, AnyTask, Encoder, Mode, Task, TextTask
+from .experiment import BY, Experiment, ImageRecipe, Language, Part, Recipe
+from .recipes import recipes_of
 
-WHERE = {
-    "vision": "",
-    "language": "language.",
-}  # modality → where the configuration names its parts
-OTHER = {"vision": "language", "language": "vision"}
+WHERE = {"vision": "", "language": "language."}  # modality → what stands before its keys
+KINDS = {"vision": "images", "language": "texts"}
 RESERVED_MODES = {"pretrained", "posthoc"}  # rows of the results that nobody fine-tunes
 ENCODER_FILES = {  # modality → files of a local checkpoint
     "vision": ["open_clip_config.json", "open_clip_model.safetensors"],
@@ -23,13 +22,15 @@ ENCODER_FILES = {  # modality → files of a local checkpoint
 # --- One definition ------------------------------------------------------------------------------
 
 
-def check_modality(definition: dict, kind: str, key: str, modality: str, where: str) -> None:
+def check_modality(
+    content: dict[str, object], kind: str, key: str, modality: str, where: str
+) -> None:
     """A definition is of the modality that the configuration names it for, under `key`."""
-    if modality != ("language" if "prompts" in definition else "vision"):
-        other = {"vision": "images", "language": "texts"}
+    own = "language" if "prompts" in content else "vision"
+    if modality != own:
         raise UserError(
-            f"{where} is a definition for {other[OTHER[modality]]}, but {key} is of "
-            f"{other[modality]}: name it in {WHERE[OTHER[modality]]}{kind}."
+            f"{where} is a definition for {KINDS[own]}, but {key} is of {KINDS[modality]}: name it "
+            f"in {WHERE[own]}{kind}."
         )
 
 
@@ -37,127 +38,153 @@ def check_mode(name: str, mode: Mode, key: str, modality: str, where: str) -> No
     """A mode has a name of its own, and patterns for the modality that it is named for."""
     if name in RESERVED_MODES:
         raise UserError(f"A mode cannot be called {name!r}, as a row of the tables is: rename it.")
-    if not isinstance(mode.train, list) and not getattr(mode.train, modality):
+    if not mode.patterns(modality):
         raise UserError(
             f"{where} has no patterns for {modality}, where {key} names it: add {modality} to its "
             "`train`."
         )
 
 
-def check_path(path: str, kind: str, modality: str, where: str) -> None:
-    """What a definition's path names is there and, of an encoder, a checkpoint."""
-    if kind != "encoders":
-        if not os.path.exists(path):
-            raise UserError(f"{where}: path names {path}, where nothing is; correct it.")
+def check_definition(definition: AnyTask | AnyEncoder, where: str) -> None:
+    """Examples or weights come from one place, which is there; splits are different ones; and what
+    asks for a class fits: templates or prompts."""
+    if isinstance(definition, TextTask):
+        from ..language.prepare import check_text_task
+
+        check_text_task(definition.given(), where)
+    for mistake in _mistakes(definition):
+        raise UserError(f"{where}: {mistake}.")
+
+
+def _mistakes(definition: AnyTask | AnyEncoder) -> Iterator[str]:
+    path = definition.path
+    if isinstance(definition, Task | TextTask):
+        yield from _in_source(definition)
+        if isinstance(definition, Task):
+            yield from _in_images(definition)
+        if path is not None and not os.path.exists(path):
+            yield f"path names {path}, where nothing is; correct it"
         return
-    if "{" in path:
-        raise UserError(
-            f"{where}: {path} (its path) has a brace, which Snakemake takes for a placeholder in "
-            "what jobs read; give another, such as a link to the folder."
+    hub = ["model", "pretrained"] if isinstance(definition, Encoder) else ["hub", "architecture"]
+    named = [key for key in (*hub, "path") if getattr(definition, key) is not None]
+    if named not in (hub, ["path"]):
+        have = ", ".join(sorted(named)) or "neither"
+        yield f"give either path, or both {' and '.join(hub)}; found {have}"
+    if path is not None and "{" in path:
+        yield (
+            f"{path} (its path) has a brace, which Snakemake takes for a placeholder in what jobs "
+            "read; give another, such as a link to the folder"
         )
-    if not os.path.isdir(path):
-        raise UserError(f"{where}: path names {path}, which is not a folder; correct it.")
-    for file in ENCODER_FILES[modality]:
-        if not os.path.isfile(os.path.join(path, file)):
-            raise UserError(f"{where}: {path} (its path) holds no {file}; put it there.")
+    if path is not None and not os.path.isdir(path):
+        yield f"path names {path}, which is not a folder; correct it"
+    for file in ENCODER_FILES[definition.modality] if path is not None else []:
+        if not os.path.isfile(os.path.join(path or "", file)):
+            yield f"{path} (its path) holds no {file}; put it there"
 
 
-def check_source(task: Task | TextTask, where: str) -> None:
-    """The examples come from one place, and their splits are different ones."""
+def _in_source(task: AnyTask) -> Iterator[str]:
     sources = [key for key in ("hub", "path", "embedded") if getattr(task, key) is not None]
     if len(sources) != 1:
         named = " and ".join(sources) or "none of them"
-        raise UserError(f"{where} must have exactly one of hub, path and embedded; found {named}.")
+        yield f"give exactly one of hub, path and embedded; found {named}"
     drawn = isinstance(task.test, float)
     whole = ["split"] * (task.split is not None) + ["test"] * drawn  # of data in one piece
     if task.path is None and whole:
-        raise UserError(f"{where}: {whole[0]} as it stands there is for a local `path`; mend it.")
+        yield f"{whole[0]} as it stands there is for a local `path`; mend it"
     if len(whole) > 1:
-        raise UserError(
-            f"{where}: either split names the rows of test, or test a share; remove one."
-        )
+        yield "either split names the rows of test, or test a share; remove one"
     if task.train is None and drawn:
-        raise UserError(f"{where}: without train there is nothing to draw test from; name a split.")
+        yield "without train there is nothing to draw test from; name a split"
     names = [task.train, task.test]
     names += [task.validation] if isinstance(task.validation, str) else []
     if len(set(names)) < len(names):
-        raise UserError(
-            f"{where}: train, validation and test must be different splits; found "
-            f"{', '.join(map(str, names))}."
-        )
+        found = ", ".join(map(str, names))
+        yield f"train, validation and test must be different splits; found {found}"
     for key in ("config", "revision"):
         if task.hub is None and getattr(task, key) is not None:
-            raise UserError(f"{where}: {key} belongs to a hub's dataset; remove it.")
+            yield f"{key} belongs to a hub's dataset; remove it"
 
 
-def check_task(task: Task, where: str) -> None:
-    """Templates take a class name, classes differ to a text tower, levels are in order."""
+def _in_images(task: Task) -> Iterator[str]:
+    from ..files.labels import alike  # which imports numpy
+
     for template in task.templates if isinstance(task.templates, list) else []:
         if template.count("{}") != 1:
-            raise UserError(
-                f"{where}: each template must have exactly one {{}}, for the class name; "
-                f"found {template!r}."
+            yield (
+                f"each template must have exactly one {{}}, for the class name; found {template!r}"
             )
-    from ..files.labels import alike
-
-    listed = isinstance(task.classes, list) and task.alike_classes != "allow"
-    if listed and (same := alike(task.classes)):
-        raise UserError(
-            f"{where}: the classes {same[0]!r} and {same[1]!r} are the same to a model that reads "
-            "their names; rename one."
+    listed = task.classes if isinstance(task.classes, list) else []
+    if task.alike_classes != "allow" and (same := alike(listed)):
+        yield (
+            f"the classes {same[0]!r} and {same[1]!r} are the same to a model that reads their "
+            "names; rename one"
         )
     low, high = task.levels or (0, 1)
     if not low < high:
-        raise UserError(f"{where}: levels must be [lowest, highest]; found [{low}, {high}].")
-
-
-def check_encoder(encoder: Encoder | TextEncoder, where: str) -> None:
-    """The weights come from one place."""
-    hub = ["model", "pretrained"] if isinstance(encoder, Encoder) else ["hub", "architecture"]
-    named = [key for key in (*hub, "path") if getattr(encoder, key) is not None]
-    if named not in (hub, ["path"]):
-        raise UserError(
-            f"{where} must have either path, or both {' and '.join(hub)}; "
-            f"found {', '.join(sorted(named)) or 'neither'}."
-        )
+        yield f"levels must be [lowest, highest]; found [{low}, {high}]"
 
 
 # --- The configuration and what it names ---------------------------------------------------------
 
 
-def check_alphas(config: dict) -> None:
-    """The grid of α is one."""
-    from ..core.arithmetic import alpha_grid  # which imports numpy
-
-    alpha_grid(**config["alphas"])
-
-
-def check_config(config: dict, definitions: dict) -> None:
-    """What the names of a configuration must be to each other, and its definitions to each other.
-
-    Args:
-        config: with its `parts`. definitions: kind → name → definition.
-    """
-    _check_names(config)
-    check_names(config, WHERE["vision"])
-    if config["language"]:
-        check_names(config["language"], WHERE["language"])
-    for modality, part in config["parts"].items():
-        _check_shapes(modality, part, definitions)
-        check_recipes(part, WHERE[modality])
-    _check_columns(config["parts"].get("language", {"tasks": []})["tasks"], definitions["tasks"])
+def check_experiment(experiment: Experiment) -> None:
+    """What names must be to each other, and definitions to each other."""
+    for mistake in _in_experiment(experiment):
+        raise UserError(f"{mistake}.")
+    for part in experiment.parts.values():
+        _check_shapes(experiment, part)
+        rows = recipes_of(part)
+        for row in rows:
+            of = f", as for {row}" if len(rows) > 1 else ""
+            check_recipe(row.recipe, f"{WHERE[part.modality]}finetune.", of)
 
 
-def check_weights(config: dict) -> None:
+def _in_experiment(experiment: Experiment) -> Iterator[str]:
+    yield from _in_names(experiment)
+    yield from _in_special(experiment, WHERE["vision"])
+    if experiment.language:
+        yield from _in_special(experiment.language, WHERE["language"])
+    yield from _in_columns(experiment)
+
+
+def check_weights(experiment: Experiment) -> None:
     """open_clip knows the weights of every encoder of a hub, and they fit its activation."""
     from ..vision.geometry import weights_repository
 
-    for name, encoder in config["definitions"]["encoders"].items():
-        if "pretrained" in encoder:
-            weights_repository(name, encoder)
+    for name, encoder in experiment.definitions.encoders.items():
+        if isinstance(encoder, Encoder) and encoder.pretrained:
+            weights_repository(name, encoder.given())
 
 
-def _check_shapes(modality: str, part: dict, definitions: dict) -> None:
+def check_recipe(recipe: Recipe, where: str, of: str = "") -> None:
+    """One recipe, as it is used; `where` stands before its keys, and `of` says whom it is for.
+    Raises UserError: a warm-up longer than the training, a scale of crops the wrong way round."""
+    if recipe.warmup_steps > recipe.steps:
+        raise UserError(
+            f"{where}warmup_steps ({recipe.warmup_steps}) must be at most {where}steps "
+            f"({recipe.steps}){of}."
+        )
+    small, large = recipe.crop_scale if isinstance(recipe, ImageRecipe) else (0, 1)
+    if small > large:
+        raise UserError(
+            f"{where}crop_scale must be [smallest, largest]; found [{small}, {large}]{of}."
+        )
+
+
+def _in_special(section: Experiment | Language, where: str) -> Iterator[str]:
+    """Recipes are special to encoders, modes and tasks that are there."""
+    for key, names in BY.items():
+        ablations = section.ablations if isinstance(section, Experiment) else []
+        known = [*getattr(section, names), *(ablations if names == "modes" else [])]
+        for name in map(str, getattr(section.finetune, key)):
+            if name not in known:
+                yield (
+                    f"{where}finetune.{key} has {name!r}, which is not among {where}{names}"
+                    f"{nearest(name, known)}; correct or remove it"
+                )
+
+
+def _check_shapes(experiment: Experiment, part: Part) -> None:
     """Every pattern of every mode matches a tensor of every encoder, every encoder reads images as
     they are stored, and every task has the prompts that every encoder asks for; as far as it can be
     seen before an encoder is taken."""
@@ -166,8 +193,8 @@ def _check_shapes(modality: str, part: dict, definitions: dict) -> None:
     from ..vision.images import RESOLUTION
     from .geometries import read_geometry
 
-    for name in part["encoders"]:
-        encoder = definitions["encoders"][name]
+    for name in part.encoders:
+        encoder = experiment.definitions.encoders[name]
         try:
             geometry = read_geometry(name, encoder)
         except PackageNotFoundError:  # no open_clip here, to know its models
@@ -177,104 +204,98 @@ def _check_shapes(modality: str, part: dict, definitions: dict) -> None:
                 f"Encoder {name} reads images of {geometry.image_size} pixels, but they are "
                 f"stored at {RESOLUTION}: choose a model of at most that."
             )
-        for mode in [*part["modes"], *part["ablations"]]:
-            chosen = patterns(definitions["modes"][mode], modality)
-            moved_names(geometry.shapes(), chosen, mode)
-        for task in part["tasks"]:
-            known = list(definitions["tasks"][task].get("prompts", [encoder.get("prompts")]))
-            if encoder.get("prompts") not in known:
+        for mode in [*part.modes, *part.ablations]:
+            moved_names(geometry.shapes(), experiment.patterns(mode, name), mode)
+        for task in part.tasks:
+            definition, asked = experiment.definitions.tasks[task], encoder.prompts
+            if isinstance(definition, TextTask) and asked and asked not in definition.prompts:
+                known = list(definition.prompts)
                 raise UserError(
-                    f"Task {task} has no prompt set {encoder['prompts']!r}, which encoder {name} "
-                    f"asks for{nearest(encoder['prompts'], known)}; it has {', '.join(known)}: add "
-                    f"it to `prompts` in config/tasks/{task}.yaml, or name another in "
-                    f"config/encoders/{name}.yaml."
+                    f"Task {task} has no prompt set {asked!r}, which encoder {name} asks for"
+                    f"{nearest(asked, known)}; it has {', '.join(known)}: add it to `prompts` in "
+                    f"config/tasks/{task}.yaml, or name another in config/encoders/{name}.yaml."
                 )
 
 
-def _check_columns(tasks: list[str], definitions: dict) -> None:
+def _in_columns(experiment: Experiment) -> Iterator[str]:
     """Table 3 has one column for each task of texts."""
-    columns = [definitions[task].get("paper_task") or task for task in tasks]
-    for task, column in zip(tasks, columns, strict=True):
+    tasks = experiment.definitions.tasks.items()
+    columns = {n: task.paper_task or n for n, task in tasks if isinstance(task, TextTask)}
+    for task, column in columns.items():
         if column in ("mode", "average") or column[:6] == "paper_" or column[-4:] == "_std":
-            raise UserError(
+            yield (
                 f"Task {task} cannot stand in Table 3, where the column {column} is another: "
-                "rename it."
+                "rename it"
             )
-        if columns.count(column) > 1:
-            raise UserError(
+        if list(columns.values()).count(column) > 1:
+            yield (
                 f"Task {task} and another one stand in the column {column} of Table 3, as their "
-                "paper_task says; remove paper_task from the definition of one of them."
+                "paper_task says; remove paper_task from the definition of one of them"
             )
 
 
-def _check_names(config: dict) -> None:
+def _in_names(experiment: Experiment) -> Iterator[str]:
     """What the names of tasks, encoders and modes must be to each other."""
-    if not config["parts"]:
-        raise UserError("The configuration names no encoder: add one to encoders.")
-    vision, language = (config["parts"].get(modality) for modality in ("vision", "language"))
-    for modality, part in config["parts"].items():
+    parts = experiment.parts
+    if not parts:
+        yield "The configuration names no encoder: add one to encoders"
+    for modality, part in parts.items():
         where = WHERE[modality]
-        if not part["tasks"]:
-            raise UserError(
-                f"{where}tasks in the configuration must have at least 1 entry; found none."
+        if not part.tasks:
+            yield f"{where}tasks in the configuration must have at least 1 entry; found none"
+        if part.focus not in part.encoders:
+            near = nearest(part.focus or "", part.encoders)
+            yield (
+                f"{where}focus is {part.focus!r}, which is not among {where}encoders{near}; name "
+                "one of them"
             )
-        if part["focus"] not in part["encoders"]:
-            raise UserError(
-                f"{where}focus is {part['focus']!r}, which is not among {where}encoders"
-                f"{nearest(part['focus'], part['encoders'])}; name one of them."
-            )
-    if vision:
-        _check_vision_names(config)
-    elif config["tasks"]:
-        raise UserError(
+    if "vision" not in parts and experiment.tasks:
+        yield (
             "The configuration names tasks but no encoder for them: add one to encoders, or make "
-            "tasks empty too."
+            "tasks empty too"
         )
-    if vision and language:
-        for kind in ("tasks", "encoders"):
-            others = [*vision[kind], control_of(config) if kind == "tasks" else None]
-            for name in language[kind]:
-                if name in others:
-                    raise UserError(
-                        f"language.{kind} has {name!r}, which is also among {kind} of images; "
-                        "remove it from one of them."
-                    )
+    images, texts = experiment.part("vision"), experiment.part("language")
+    yield from _in_pairs(experiment, images)
+    for kind, others, names in (
+        ("tasks", images.read, texts.tasks),
+        ("encoders", images.encoders, texts.encoders),
+    ):
+        for name in [name for name in names if name in others]:
+            yield (
+                f"language.{kind} has {name!r}, which is also among {kind} of images; remove it "
+                "from one of them"
+            )
 
 
-def _check_vision_names(config: dict) -> None:
-    tasks, control, pairs = config["tasks"], control_of(config), pairs_of(config)
-    if control in tasks:
-        raise UserError(
-            f"negation.control is {control!r}, which is among tasks; choose another task, whose "
-            "accuracy is to be kept, or null."
+def _in_pairs(experiment: Experiment, part: Part) -> Iterator[str]:
+    """Control task, ablations and heatmaps of the part on images."""
+    tasks, pairs = part.tasks, part.pairs
+    if part.control in tasks:
+        yield (
+            f"negation.control is {part.control!r}, which is among tasks; choose another task, "
+            "whose accuracy is to be kept, or null"
         )
-    if control and config["alphas"]["start"] > 0:
-        raise UserError(
-            f"alphas.start is {config['alphas']['start']}, but negation needs 0, where the control "
-            "task surely keeps its accuracy: start there, or set negation to null."
+    if part.control and experiment.alphas.start > 0:
+        yield (
+            f"alphas.start is {experiment.alphas.start}, but negation needs 0, where the control "
+            "task surely keeps its accuracy: start there, or set negation to null"
         )
-    for mode in config["ablations"]:
-        if mode in config["modes"]:
-            raise UserError(f"{mode!r} is in modes and in ablations; remove it from one of them.")
+    for mode in [mode for mode in part.ablations if mode in part.modes]:
+        yield f"{mode!r} is in modes and in ablations; remove it from one of them"
     for place, (name, pair) in enumerate(pairs.items()):
         key = f"disentanglement.pairs.{name}"
         if name in RESERVED_PAIRS or name.endswith("_language"):
-            raise UserError(
-                f"{key} has the name of another figure or table; call the pair otherwise."
-            )
+            yield f"{key} has the name of another figure or table; call the pair otherwise"
         for task in pair:
             if task not in tasks:
-                raise UserError(
+                yield (
                     f"{key} has {task!r}, which is not among tasks{nearest(task, tasks)}; name two "
-                    f"of them, or set {name} to null for no such heatmap."
+                    f"of them, or set {name} to null for no such heatmap"
                 )
         if pair[0] == pair[1]:
-            raise UserError(f"{key} must be two different tasks; found {pair[0]!r} twice.")
+            yield f"{key} must be two different tasks; found {pair[0]!r} twice"
         if pair in list(pairs.values())[:place]:
-            raise UserError(f"{key} repeats an earlier pair, {pair[0]} and {pair[1]}; change one.")
-    grid = config["disentanglement"] or {"low": 0, "high": 1}
-    if grid["low"] >= grid["high"]:
-        raise UserError(
-            f"disentanglement.low ({grid['low']}) must be below disentanglement.high "
-            f"({grid['high']})."
-        )
+            yield f"{key} repeats an earlier pair, {pair[0]} and {pair[1]}; change one"
+    grid = experiment.disentanglement if part.encoders else None
+    if grid and grid.low >= grid.high:
+        yield f"disentanglement.low ({grid.low}) must be below disentanglement.high ({grid.high})"

@@ -6,18 +6,27 @@ from typing import Any
 from ..files.paths import read_users_json
 from ..language.geometry import T5, t5_geometry
 from ..vision.geometry import ViT, clip_geometry
+from .definitions import AnyEncoder, Encoder
+from .experiment import Experiment
 
 Geometry = ViT | T5
 
 
-def read_geometry(name: str, definition: dict[str, Any]) -> Geometry:
+def read_geometry(name: str, encoder: AnyEncoder) -> Geometry:
     """An encoder's geometry.
 
     Raises:
         UserError: it is no plain CLIP ViT, or no plain T5; see `clip_geometry`.
     """
-    if "prompts" not in definition:
-        return clip_geometry(name, definition)
-    local = "path" in definition
-    config = read_users_json(name, Path(definition["path"]) / "config.json") if local else {}
-    return t5_geometry(name, {**config, **definition.get("architecture", {})})
+    if isinstance(encoder, Encoder):
+        return clip_geometry(name, encoder.given())
+    config: dict[str, Any] = encoder.architecture.given() if encoder.architecture else {}
+    if encoder.path is not None:
+        config = {**read_users_json(name, Path(encoder.path) / "config.json"), **config}
+    return t5_geometry(name, config)
+
+
+def geometries_of(experiment: Experiment) -> dict[str, Geometry]:
+    """Encoder → its geometry. Raises UserError as read_geometry."""
+    encoders = experiment.definitions.encoders
+    return {name: read_geometry(name, encoder) for name, encoder in encoders.items()}

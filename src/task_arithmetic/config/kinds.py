@@ -15,6 +15,8 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     Tag,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
 )
 from pydantic_core import CoreSchema
 
@@ -42,21 +44,22 @@ def _named(text: str) -> str:
     return text
 
 
-def not_shared(name: str) -> str:
-    if name == "shared":
-        raise ValueError(f"cannot be {name!r}, which is kept for what runs share; rename it")
-    return name
-
-
-def _distinct(items: list) -> list:
+def _distinct(items: list[Any]) -> list[Any]:
     for place, item in enumerate(items):
         if item in items[:place]:
             raise ValueError(f"has {item!r} twice; remove one")
     return items
 
 
+def _as_written(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    validate(value)
+    return value
+
+
 def kind_of(value: object) -> str:
     """The kind of a value, where a key may have more than one: its tag in such a union."""
+    if isinstance(value, Section):
+        return "mapping"
     name = type(value).__name__
     return {"dict": "mapping", "int": "number", "float": "number"}.get(name, name)
 
@@ -77,11 +80,15 @@ BY_KIND = Discriminator(kind_of)
 DISTINCT = AfterValidator(_distinct)
 SOME, TWO = Field(min_length=1), Field(min_length=2, max_length=2)  # items
 UNIQUE = Field(json_schema_extra={"uniqueItems": True})
+AS_WRITTEN = WrapValidator(_as_written)  # a stage's settings have 1 where 1 stands, and not 1.0
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-SomeShare = Annotated[float, Field(gt=0, le=1)]
+Number = Annotated[float, AS_WRITTEN]
+Positive = Annotated[float, Field(gt=0), AS_WRITTEN]
+NotNegative = Annotated[float, Field(ge=0), AS_WRITTEN]
+Share = Annotated[float, Field(ge=0, le=1), AS_WRITTEN]
+SomeShare = Annotated[float, Field(gt=0, le=1), AS_WRITTEN]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, AfterValidator(_named)]
 Hub = Annotated[str, Field(pattern=HUB)]
@@ -108,6 +115,10 @@ class Section(BaseModel):
     """A mapping without other keys than these, whose numbers are finite and written as such."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    def given(self) -> dict[str, Any]:
+        """The mapping as it was written, without what it leaves out."""
+        return self.model_dump(exclude_unset=True)
 
 
 Model = TypeVar("Model", bound=Section)

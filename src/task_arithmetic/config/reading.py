@@ -4,33 +4,27 @@ Definitions of tasks, encoders and modes are files in config/; what is wrong wit
 with the configuration is a UserError of one sentence. Nothing here imports torch.
 """
 
-import os
 import sys
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..errors import UserError, nearest
+from ..files.paths import PathLike
 from ..files.shipped import ROOT, local_path, shipped_config
 from . import checks
-from .experiment import Encoder, Experiment, Mode, Task, TextEncoder, TextTask, control_of
-from .kinds import Section
+from .definitions import FORMS, Definitions, Mode
+from .experiment import Configuration, Experiment, Part, parts_of
 from .sentences import found, hold
-
-KINDS = {"tasks": "task", "encoders": "encoder", "modes": "mode"}  # folder of config/ → one of it
-FORMS: dict[str, dict[str, type[Section]]] = {  # folder of config/ → modality → what it holds
-    "tasks": {"vision": Task, "language": TextTask},
-    "encoders": {"vision": Encoder, "language": TextEncoder},
-    "modes": {"vision": Mode, "language": Mode},
-}
 
 
 class _Loader(yaml.SafeLoader):
     """YAML in which no key is written twice: PyYAML takes the last one without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else []:
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
@@ -43,7 +37,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+def read_yaml(path: PathLike) -> dict[str, Any]:
     """Read one YAML mapping. Raises UserError if it is missing, damaged or no mapping."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -63,7 +57,7 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def merge(base: dict, overlay: dict) -> dict:
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `overlay` over it: mappings merge key by key, everything else is replaced, and
     `pairs: {}` is no pairs, not all of the base's."""
     merged = dict(base)
@@ -74,9 +68,9 @@ def merge(base: dict, overlay: dict) -> dict:
     return merged
 
 
-def read_config(*overlays: Any, basedir: str | os.PathLike = ROOT) -> dict[str, Any]:
-    """The checked configuration of overlays, files or mappings, each over the one before and the
-    first over config.yaml: what `snakemake` is given by --configfile and --config."""
+def read_config(*overlays: Any, basedir: PathLike = ROOT) -> Experiment:
+    """The experiment of overlays, files or mappings, each over the one before and the first over
+    config.yaml: what `snakemake` is given by --configfile and --config."""
     config = read_yaml(Path(basedir) / "config.yaml")
     for overlay in overlays:
         config = merge(
@@ -111,8 +105,8 @@ def composed(content: Any) -> Any:
     return unicodedata.normalize("NFC", content) if isinstance(content, str) else content
 
 
-def validate_config(config: dict, basedir: str | os.PathLike = ROOT) -> dict[str, Any]:
-    """The configuration with its defaults and, as `definitions`, what its names stand for.
+def validate_config(config: Mapping[str, Any], basedir: PathLike = ROOT) -> Experiment:
+    """The experiment that a configuration is: held to its form, with what its names stand for.
 
     Args:
         config: config.yaml with any overlays merged over it.
@@ -121,81 +115,68 @@ def validate_config(config: dict, basedir: str | os.PathLike = ROOT) -> dict[str
     Raises:
         UserError: the first thing that is wrong.
     """
-    config = {**composed(config), **{k: config[k] for k in ("scratch",) if k in config}}  # a path
-    experiment = hold(Experiment, config, "the configuration")
-    if (coding := sys.getfilesystemencoding()) != "utf-8" and not str(config).isascii():
+    content = {**composed(dict(config)), **{k: config[k] for k in ("scratch",) if k in config}}
+    configuration = hold(Configuration, content, "the configuration")
+    if (coding := sys.getfilesystemencoding()) != "utf-8" and not str(content).isascii():
         raise UserError(
             "The configuration has letters other than ASCII's, which cannot stand in names of "
             f"files in this locale ({coding}): set LC_ALL=C.UTF-8."
         )
-    optional = [k for k, field in Experiment.model_fields.items() if not field.is_required()]
-    config = {**{key: getattr(experiment, key) for key in optional}, **config}
-    config["parts"] = _parts(config)
-    checks.check_alphas(config)
-    definitions = _definitions(config, basedir)
-    checks.check_config(config, definitions)
-    return {**config, "definitions": definitions}
+    from ..core.arithmetic import alpha_grid  # which imports numpy
+
+    alpha_grid(**configuration.alphas.given())
+    parts = parts_of(configuration)
+    own = {**dict(configuration), "parts": parts, "definitions": _definitions(parts, basedir)}
+    experiment = Experiment.model_construct(configuration.model_fields_set, **own)
+    checks.check_experiment(experiment)
+    return experiment
 
 
-def _parts(config: dict) -> dict[str, dict]:
-    """Modality → what is done in it: tasks, encoders, modes, ablations, focus, finetune. A modality
-    without encoders is left out."""
-    keys = ("tasks", "encoders", "modes", "ablations", "focus", "finetune")
-    found = {"vision": {key: config[key] for key in keys}}
-    if config["language"]:
-        own = {"ablations": [], **config["language"]}
-        own.setdefault("focus", next(iter(own["encoders"]), None))
-        found["language"] = {key: own[key] for key in (*keys, "reference_selection") if key in own}
-    return {modality: part for modality, part in found.items() if part["encoders"]}
-
-
-def _definitions(config: dict, basedir: str | os.PathLike) -> dict[str, dict[str, dict]]:
-    """kind (tasks, encoders, modes) → name → its checked definition, for each name in `config`."""
-    found: dict[str, dict[str, dict]] = {kind: {} for kind in KINDS}
-    for modality, part in config["parts"].items():
+def _definitions(parts: Mapping[str, Part], basedir: PathLike) -> Definitions:
+    """What the names of an experiment's parts stand for."""
+    found = Definitions({}, {}, {})
+    for modality, part in parts.items():
         where = checks.WHERE[modality]
-        named = {
-            "tasks": [(name, f"{where}tasks") for name in part["tasks"]],
-            "encoders": [(name, f"{where}encoders") for name in part["encoders"]],
-            "modes": [(name, where + key) for key in ("modes", "ablations") for name in part[key]],
-        }
-        if modality == "vision" and (control := control_of(config)):
-            named["tasks"].append((control, "negation.control"))
-        for kind, names in named.items():
-            for name, key in names:
-                found[kind][name] = load_definition(kind, name, key, basedir, modality)
+        for kind, key, names in (
+            ("tasks", f"{where}tasks", part.tasks),
+            ("tasks", "negation.control", [part.control] if part.control else []),
+            ("encoders", f"{where}encoders", part.encoders),
+            ("modes", f"{where}modes", part.modes),
+            ("modes", f"{where}ablations", part.ablations),
+        ):
+            known = getattr(found, kind)
+            known |= {name: load_definition(kind, name, key, basedir, modality) for name in names}
     return found
 
 
 def load_definition(
-    kind: str, name: str, key: str, basedir: str | os.PathLike = ROOT, modality: str = "vision"
-) -> dict[str, Any]:
-    """Read and check config/<kind>/<name>.yaml, of a modality; `key` is where the configuration
-    names it. Its `path` becomes relative to the working directory."""
-    folder, word = Path(basedir) / "config" / kind, KINDS[kind]
+    kind: str, name: str, key: str, basedir: PathLike = ROOT, modality: str = "vision"
+) -> Any:
+    """Read and check config/<kind>/<name>.yaml, of a modality.
+
+    Args:
+        key: where the configuration names it.
+    Returns:
+        Task, TextTask, Encoder, TextEncoder or Mode; `path` relative to the working directory.
+    Raises:
+        UserError: there is none of this name, or what is wrong with it.
+    """
+    folder, word = Path(basedir) / "config" / kind, kind.removesuffix("s")
     known = {composed(path.stem): path for path in sorted(folder.glob("*.yaml"))}
     if name not in known:  # not path.exists(): a name is no path, and case counts everywhere
         raise UserError(
             f"There is no {word} {name!r} ({key} in the configuration)"
             f"{nearest(name, list(known))}; each {word} is a file config/{kind}/NAME.yaml."
         )
-    definition, where = read_yaml(known[name]), f"config/{kind}/{name}.yaml"
+    content, where = read_yaml(known[name]), f"config/{kind}/{name}.yaml"
     if kind != "modes":
-        checks.check_modality(definition, kind, key, modality, where)
-    model = hold(FORMS[kind][modality], definition, where)
-    if isinstance(model, Mode):
-        checks.check_mode(name, model, key, modality, where)
-    elif isinstance(model, Encoder | TextEncoder):
-        checks.check_encoder(model, where)
-    elif isinstance(model, Task | TextTask):
-        checks.check_source(model, where)
-        if isinstance(model, Task):
-            checks.check_task(model, where)
-        else:
-            from ..language.prepare import check_text_task
-
-            check_text_task(definition, where)
-    if "path" in definition:
-        definition["path"] = local_path(definition["path"], basedir)
-        checks.check_path(definition["path"], kind, modality, where)
+        checks.check_modality(content, kind, key, modality, where)
+    definition: Any = hold(FORMS[kind][modality], content, where)
+    if isinstance(definition, Mode):
+        checks.check_mode(name, definition, key, modality, where)
+        return definition
+    if definition.path is not None:
+        local = {"path": local_path(definition.path, basedir)}
+        definition = definition.model_copy(update=local)
+    checks.check_definition(definition, where)
     return definition

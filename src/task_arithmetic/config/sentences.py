@@ -1,8 +1,9 @@
 """Holding content to its form, and the first mistake in it said in one sentence."""
 
-from collections.abc import Iterable, Sequence
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+import re
+from collections.abc import Iterable, Iterator
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -12,14 +13,16 @@ from .kinds import COLUMN, GIVEN, HUB, WORD, Section
 
 Form = TypeVar("Form", bound=Section)
 
-TYPES = {
-    "mapping": "a mapping (`key: value` lines)",
-    "list": "a list",
-    "str": "a text",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "NoneType": "null",
+MAPPING = "a mapping (`key: value` lines)"
+TAGS = {"mapping": MAPPING, "list": "a list", "str": "a text", "number": "a number"}  # of unions
+KINDS = {  # pydantic's error → what is to stand there
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "a text",
+    "list_type": "a list",
+    "dict_type": MAPPING,
+    "model_type": MAPPING,
+    "bool_type": "true or false",
 }
 BOUNDS = {  # pydantic's error → its bound, and in words
     "greater_than": ("gt", "above"),
@@ -50,17 +53,16 @@ def hold(form: type[Form], content: dict[str, Any], where: str) -> Form:
 
 def _sentence(form: type[Section], error: ErrorDetails, where: str) -> str:
     kind, value, limits = error["type"], error["input"], error.get("ctx", {})
+    *parents, key = error["loc"]
+    section = _section(form, parents)
     if kind in ("extra_forbidden", "invalid_key"):
-        *parents, key = map(str, error["loc"])
-        section = _place(form, error["loc"][:-1])
-        known = list(section.chosen.model_fields)
-        under = f" under {section.path}" if parents else ""
-        near = nearest(key, known) or f"; known: {_list(known)}"
-        return f"Unknown key {key!r}{under} in {where}{near}."
-    path, kinds, chosen = _place(form, error["loc"])
-    here = f"{path} in {where}"
+        known = list(section.model_fields)
+        under = f" under {_path(parents)}" if parents else ""
+        near = nearest(str(key), known) or f"; known: {_list(known)}"
+        return f"Unknown key {str(key)!r}{under} in {where}{near}."
+    here = f"{_path(error['loc'])} in {where}"
     if kind == "missing":
-        return f"{path} is missing in {where}; add it."
+        return f"{_path(error['loc'])} is missing in {where}; add it."
     if kind == "value_error":
         return f"{here} {limits['error']}."
     if kind == "finite_number":
@@ -72,11 +74,11 @@ def _sentence(form: type[Section], error: ErrorDetails, where: str) -> str:
         limit = limits.get("min_length", limits.get("max_length"))
         words = "at least" if limit == 1 else "exactly"
         return f"{here} must have {words} {limit} entries; found {len(value)}."
-    if kind == "literal_error" and len(kinds) > 1:
-        return f"{here} must be a list, or the word {get_args(chosen)[0]}; found {value!r}."
     if kind == "literal_error":
-        choices = get_args(chosen)
-        near = nearest(str(value), list(choices))
+        choices = re.findall("'(.*?)'", limits["expected"])
+        if len(choices) == 1:  # beside a list
+            return f"{here} must be a list, or the word {choices[0]}; found {value!r}."
+        near = nearest(str(value), choices)
         return f"{here} must be {_list(choices, 'or')}; found {found(value)}{near}."
     if kind == "string_pattern_mismatch":
         return f"{here} must {PATTERNS[limits['pattern']]}; found {value!r}."
@@ -84,62 +86,39 @@ def _sentence(form: type[Section], error: ErrorDetails, where: str) -> str:
         return f"{here} must not be empty; give a text."
     if kind == "string_too_long":
         return f"{here} must have at most {limits['max_length']} letters; found {len(value)}."
-    names = [_name(kind) for kind in kinds]
-    words = _list([TYPES[name] for name in names], "or")
-    return f"{here} must be {words}; found {found(value)}{_hint(value, names)}."
+    some = [TAGS[tag] for tag in re.findall("'(.*?)'", limits.get("expected_tags", ""))]
+    field = section.model_fields.get(str(key))
+    if field and NoneType in get_args(field.annotation) and GIVEN not in field.metadata:
+        some.append("null")
+    some = [*filter(None, [KINDS.get(kind)]), *some]
+    return f"{here} must be {_list(some, 'or')}; found {found(value)}{_hint(value, kind)}."
 
 
-class _Place(NamedTuple):
-    path: str  # as people write it: finetune.crop_scale[1]
-    kinds: list[Any]  # what may stand there: types, of which NoneType is null
-    chosen: Any  # the one that the value was held to
-
-
-def _place(form: type[Section], location: Sequence[int | str]) -> _Place:
-    """Where pydantic's location is: keys and indices and, where a value may be of several kinds,
-    the tag of the one that it was held to."""
+def _path(location: Iterable[int | str]) -> str:
+    """A place as people write it: finetune.crop_scale[1]. A union's tag is no part of it, and a
+    mistake in the key of a mapping is said of the mapping."""
     path = ""
-    kinds: list[Any] = [form]
-    chosen: Any = form
-    for part, following in zip(location, [*location[1:], None], strict=False):
-        if following == "[key]":  # a mistake in the key of a mapping: it is said of the mapping
-            return _Place(path, [str], str)
-        if chosen is None:
-            chosen = next(kind for kind in kinds if _tag(kind) == part)
-            continue
-        if isinstance(chosen, type) and issubclass(chosen, Section):
-            field = chosen.model_fields[str(part)]
-            kinds = _kinds(field.annotation, GIVEN in field.metadata)
-        else:
-            kinds = _kinds(get_args(chosen)[-1])
-        listed = get_origin(chosen) is list
-        path += f"[{part}]" if listed else f".{part}" if path else f"{part}"
-        some = [kind for kind in kinds if kind is not NoneType]
-        chosen = some[0] if len(some) == 1 else None
-    return _Place(path, kinds, chosen)
+    parts = [*location, ""]
+    for part, following in zip(parts, parts[1:], strict=False):
+        if following != "[key]" and part not in (*TAGS, "[key]"):
+            path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path.removeprefix(".")
 
 
-def _kinds(annotation: Any, given: bool = False) -> list[Any]:
-    """The types that an annotation allows, one by one; given: other than null."""
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _kinds(inner[0], given or GIVEN in inner)
-    if origin in (Union, UnionType):
-        return [x for kind in inner for x in _kinds(kind) if not (given and x is NoneType)]
-    return [annotation]
+def _section(form: type[Section], location: Iterable[int | str]) -> type[Section]:
+    """The section that holds what is at a place."""
+    for part in location:
+        if field := form.model_fields.get(str(part)):
+            form = next(_sections(field.annotation), form)
+    return form
 
 
-def _name(kind: Any) -> str:
-    """A type's name in TYPES."""
-    origin = get_origin(kind) or kind
-    if origin is Literal:
-        return "str"
-    mapping = origin is dict or (isinstance(origin, type) and issubclass(origin, Section))
-    return "mapping" if mapping else origin.__name__
-
-
-def _tag(kind: Any) -> str:
-    return {"int": "number", "float": "number"}.get(_name(kind), _name(kind))
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    """The sections that an annotation allows."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
 
 
 def found(value: object) -> str:
@@ -149,22 +128,22 @@ def found(value: object) -> str:
     if isinstance(value, bool):
         return f"{value}".lower()
     if isinstance(value, dict | list):
-        return TYPES["mapping" if isinstance(value, dict) else "list"]
+        return MAPPING if isinstance(value, dict) else "a list"
     return f"the text {value!r}" if isinstance(value, str) else f"{value}"
 
 
-def _hint(value: object, names: list[str]) -> str:
+def _hint(value: object, kind: str) -> str:
     """How to write a number that YAML reads as a text, e.g. 1e-5 as 1.0e-5."""
-    if not isinstance(value, str) or not {"int", "float"} & set(names):
+    if not isinstance(value, str) or kind not in ("int_type", "float_type"):
         return ""
     try:
         number = float(value)
     except ValueError:
         return ""
     digits, exponent, power = value.lower().partition("e")
-    if "float" in names and exponent and "." not in digits:
+    if kind == "float_type" and exponent and "." not in digits:
         return f" (YAML reads an exponent only after a decimal point: write {digits}.0e{power})"
-    if "float" in names and exponent and power[:1] not in "+-":
+    if kind == "float_type" and exponent and power[:1] not in "+-":
         return f" (YAML reads an exponent only with its sign: write {digits}e+{power})"
     return f" (write {number:g} without quotes)"
 

@@ -1,12 +1,13 @@
-"""The slices of the configuration that each stage depends on.
+"""The slices of an experiment that each stage depends on.
 
 Each is one canonical JSON string: exactly what a stage's result depends on, so that a change of
-anything else does not run it again. `config` is always what validate_config returned.
+anything else does not run it again.
 """
 
 import glob
 import json
 import os
+from typing import Any
 
 import yaml
 
@@ -14,250 +15,244 @@ from ..files.hashes import canonical
 from ..files.local import listing
 from ..vision.geometry import OWN_MERGES
 from .checks import ENCODER_FILES
-from .experiment import control_of, mode_of, pairs_of, part_of
-from .recipes import recipe_of, recipes_of
+from .definitions import AnyEncoder, AnyTask, Encoder, Task, TextTask
+from .experiment import Configuration, Experiment, Part
+from .recipes import recipes_of
 from .targets import paper_beside
 from .view import View, view_of
 
 DOWNLOADS_DIR = "results/shared/downloads"
 EMBEDDED_DIR = "results/shared/embedded"  # a folder for each embedded task
 
-
-def download_settings(config: dict, kind: str, name: str) -> str:
-    """The download stage's slice; kind: tasks or encoders."""
-    keys = {
-        "tasks": ("hub", "config", "revision", "train", "test"),
-        "encoders": ("model", "pretrained", "hub", "revision"),
-    }[kind]
-    definition = config["definitions"][kind][name]
-    chosen = {key: definition[key] for key in keys if key in definition}
-    if isinstance(definition.get("validation"), str):
-        chosen["validation"] = definition["validation"]
-    return canonical({"kind": kind.removesuffix("s"), "name": name, **chosen})
+# --- Data and encoders: of a definition -----------------------------------------------------------
 
 
-def download_record(config: dict, kind: str, name: str) -> str | None:
+def _slice(definition: AnyTask | AnyEncoder, *keys: str) -> dict[str, Any]:
+    """What a definition says of these keys."""
+    return {key: value for key, value in definition.given().items() if key in keys}
+
+
+def _modality(definition: AnyTask | AnyEncoder) -> dict[str, str]:
+    """What says that a stage is of another modality than vision."""
+    return {} if definition.modality == "vision" else {"modality": definition.modality}
+
+
+def download_record(name: str, definition: AnyTask | AnyEncoder) -> str | None:
     """Where the download of a task or encoder is recorded; None if it is no hub's."""
-    definition = config["definitions"][kind][name]
-    if "hub" in definition or "pretrained" in definition:
-        return f"{DOWNLOADS_DIR}/{kind}/{name}.json"
-    return None
+    of_hub = definition.pretrained if isinstance(definition, Encoder) else definition.hub
+    kind = "tasks" if isinstance(definition, Task | TextTask) else "encoders"
+    return f"{DOWNLOADS_DIR}/{kind}/{name}.json" if of_hub else None
 
 
-def data_settings(config: dict, task: str) -> str:
+def download_settings(name: str, definition: AnyTask | AnyEncoder) -> str:
+    """The download stage's slice, of a task or an encoder."""
+    if isinstance(definition, Task | TextTask):
+        chosen = {
+            "kind": "task",
+            **_slice(definition, "hub", "config", "revision", "train", "test"),
+        }
+        chosen |= _slice(definition, "validation") if isinstance(definition.validation, str) else {}
+    else:
+        chosen = {"kind": "encoder", **_slice(definition, "model", "pretrained", "hub", "revision")}
+    return canonical({"name": name, **chosen})
+
+
+def data_settings(task: AnyTask) -> str:
     """The data stage's slice: the task's definition without its templates or prompts, and of a
     user's folder what is in it."""
-    definition = dict(config["definitions"]["tasks"][task])
-    if "prompts" in definition:
-        definition["modality"] = "language"
-    for key in ("templates", "prompts", "max_tokens", "paper_task"):  # of the head, and of tables
-        definition.pop(key, None)
-    if "embedded" in definition:
-        definition["path"] = source_dir(config, task)
-    elif "path" in definition:
-        definition["files"] = listing(definition)
-    return canonical(definition)
+    others = ("templates", "prompts", "max_tokens", "paper_task")  # of the head, and of tables
+    chosen = {k: v for k, v in task.given().items() if k not in others} | _modality(task)
+    if task.embedded:
+        chosen["path"] = f"{EMBEDDED_DIR}/{task.embedded}"
+    elif task.path:
+        chosen["files"] = listing(chosen)
+    return canonical(chosen)
 
 
-def source_dir(config: dict, task: str) -> str | None:
-    """The folder that a task's examples come from; None if they come from a hub."""
-    definition = config["definitions"]["tasks"][task]
-    if "embedded" in definition:
-        return f"{EMBEDDED_DIR}/{definition['embedded']}"
-    return definition.get("path")
-
-
-def embedded_hashes(config: dict, task: str) -> str | None:
+def embedded_hashes(task: AnyTask) -> str | None:
     """The hashes of an embedded task's files, which the data stage waits for; None for another: of
     a user's folder, its settings say what is in it."""
-    if "embedded" in config["definitions"]["tasks"][task]:
-        return f"{source_dir(config, task)}.sha256"
-    return None
+    return f"{EMBEDDED_DIR}/{task.embedded}.sha256" if task.embedded else None
 
 
-def encoder_settings(config: dict, encoder: str) -> str:
+def encoder_settings(encoder: AnyEncoder) -> str:
     """The encoder stage's slice: where the pretrained weights come from."""
-    definition = config["definitions"]["encoders"][encoder]
     keys = ("model", "pretrained", "path", "hub", "revision", "architecture")
-    chosen = {k: v for k, v in definition.items() if k in keys}
-    return canonical({**_modality(config, encoder), **chosen})
+    return canonical({**_modality(encoder), **_slice(encoder, *keys)})
 
 
-def _modality(config: dict, encoder: str) -> dict:
-    """What says that a stage is of another modality than vision."""
-    modality = part_of(config, encoder)["modality"]
-    return {} if modality == "vision" else {"modality": modality}
-
-
-def encoder_files(config: dict, encoder: str) -> list[str]:
+def encoder_files(name: str, encoder: AnyEncoder) -> list[str]:
     """The files that an encoder is read from: a local checkpoint's, or the download's record."""
-    record = download_record(config, "encoders", encoder)
-    if record:
-        return [record]
-    path = config["definitions"]["encoders"][encoder]["path"]
-    if part_of(config, encoder)["modality"] == "language":
-        known = [*ENCODER_FILES["language"], "tokenizer_config.json"]
-        weights = sorted(glob.glob(os.path.join(glob.escape(path), "model*.safetensors*")))
-        found = [os.path.join(path, file) for file in known]
-        return [file for file in found if os.path.isfile(file)] + weights
-    own = [OWN_MERGES] if os.path.isfile(os.path.join(path, OWN_MERGES)) else []  # own tokenizer's
-    return [os.path.join(path, file) for file in [*ENCODER_FILES["vision"], *own]]
+    path = encoder.path
+    if path is None:
+        return [record for record in [download_record(name, encoder)] if record]
+    own = OWN_MERGES if isinstance(encoder, Encoder) else "tokenizer_config.json"  # if it has it
+    found = [os.path.join(path, file) for file in [*ENCODER_FILES[encoder.modality], own]]
+    if not isinstance(encoder, Encoder):
+        found += sorted(glob.glob(os.path.join(glob.escape(path), "model*.safetensors*")))
+    return [file for file in found if os.path.isfile(file)]
 
 
-def head_settings(config: dict, task: str, encoder: str) -> str:
-    """The head stage's slice: the prompt templates, or the prompt and what is asked for."""
-    definition = config["definitions"]["tasks"][task]
-    if "templates" in definition:
-        return canonical({"templates": definition["templates"]})
-    chosen = config["definitions"]["encoders"][encoder]["prompts"]
-    rest = {key: definition[key] for key in ("metric", "max_tokens") if key in definition}
-    own = {**_modality(config, encoder), "prompt": definition["prompts"][chosen]}
-    return canonical({**own, **rest})
+def head_settings(task: AnyTask, prompts: str | None) -> str:
+    """The head stage's slice: the prompt templates, or the prompt and what is asked for.
+
+    Args:
+        prompts: of texts: the prompt set.
+    """
+    if isinstance(task, Task):
+        return canonical(_slice(task, "templates"))
+    asked = {"prompt": task.prompts[prompts or ""].given()}
+    return canonical({**_modality(task), **asked, **_slice(task, "metric", "max_tokens")})
 
 
-def finetune_settings(config: dict, mode: str, encoder: str, task: str) -> str:
+# --- Learning: of an experiment -------------------------------------------------------------------
+
+
+def _shared(experiment: Experiment, encoder: str) -> dict[str, Any]:
+    """What all that learn or evaluate depend on."""
+    modality = _modality(experiment.definitions.encoders[encoder])
+    return {**modality, "limit": _limit(experiment), "precision": experiment.precision}
+
+
+def _limit(experiment: Experiment) -> dict[str, int] | None:
+    return experiment.limit.given() if experiment.limit else None
+
+
+def finetune_settings(experiment: Experiment, mode: str, encoder: str, task: str) -> str:
     """The finetune stage's slice."""
-    return canonical(_finetune(config, mode, encoder, task))
+    return canonical(_finetune(experiment, mode, encoder, task))
 
 
-def efficiency_settings(config: dict, mode: str, encoder: str) -> str:
+def _finetune(experiment: Experiment, mode: str, encoder: str, task: str) -> dict[str, Any]:
+    patterns, linearized = experiment.patterns(mode, encoder), experiment.linearized(mode)
+    return {
+        **_shared(experiment, encoder),
+        "mode": {"train": patterns, "linearized": linearized},
+        "finetune": experiment.part_of(encoder).recipe(encoder, mode, task).given(),
+        "micro_batch": experiment.definitions.encoders[encoder].micro_batch,
+    }
+
+
+def efficiency_settings(experiment: Experiment, mode: str, encoder: str) -> str:
     """The efficiency stage's slice: finetune's of the first task, and how many steps to time."""
-    first = part_of(config, encoder)["tasks"][0]
-    return canonical(
-        {**_finetune(config, mode, encoder, first), "efficiency": config["efficiency"]}
-    )
+    first = experiment.part_of(encoder).tasks[0]
+    timed = {"efficiency": experiment.efficiency.given()}
+    return canonical({**_finetune(experiment, mode, encoder, first), **timed})
 
 
-def _finetune(config: dict, mode: str, encoder: str, task: str) -> dict:
-    definition, part = mode_of(config, mode, encoder), part_of(config, encoder)
-    return {
-        **_modality(config, encoder),
-        "mode": {key: definition[key] for key in ("train", "linearized")},
-        "finetune": recipe_of(part, encoder, mode, task),
-        "limit": config["limit"],
-        "micro_batch": config["definitions"]["encoders"][encoder].get("micro_batch"),
-        "precision": config["precision"],
-    }
+def pretrained_settings(experiment: Experiment, encoder: str) -> str:
+    """The pretrained stage's slice, and the kernel stage's."""
+    return canonical(_shared(experiment, encoder))
 
 
-def pretrained_settings(config: dict, encoder: str) -> str:
-    """The pretrained stage's slice."""
-    return canonical(_evaluation(config, encoder))
-
-
-def kernel_settings(config: dict, encoder: str) -> str:
-    """The kernel stage's slice."""
-    return pretrained_settings(config, encoder)
-
-
-def single_task_settings(config: dict, mode: str, encoder: str) -> str:
+def single_task_settings(experiment: Experiment, mode: str, encoder: str) -> str:
     """The single-task stage's slice."""
-    return canonical(_evaluation(config, encoder, mode))
+    return canonical(_evaluation(experiment, mode, encoder))
 
 
-def addition_settings(config: dict, mode: str, encoder: str) -> str:
+def _evaluation(experiment: Experiment, mode: str, encoder: str) -> dict[str, Any]:
+    return {**_shared(experiment, encoder), "linearized": experiment.linearized(mode)}
+
+
+def addition_settings(experiment: Experiment, mode: str, encoder: str) -> str:
     """The addition stage's slice."""
-    reference = part_of(config, encoder).get("reference_selection", False)
-    own = {"alphas": config["alphas"], **({"reference_selection": True} if reference else {})}
-    return canonical({**_evaluation(config, encoder, mode), **own})
+    own: dict[str, Any] = {"alphas": experiment.alphas.given()}
+    if experiment.part_of(encoder).reference_selection:
+        own["reference_selection"] = True
+    return canonical({**_evaluation(experiment, mode, encoder), **own})
 
 
-def negation_settings(config: dict, mode: str, encoder: str) -> str:
+def negation_settings(experiment: Experiment, mode: str, encoder: str) -> str:
     """The negation stage's slice."""
-    keep = config["negation"]["keep"]
-    own = {"alphas": config["alphas"], "keep": keep}
-    return canonical({**_evaluation(config, encoder, mode), **own})
+    assert experiment.negation
+    own = {"alphas": experiment.alphas.given(), "keep": experiment.negation.keep}
+    return canonical({**_evaluation(experiment, mode, encoder), **own})
 
 
-def disentanglement_settings(config: dict, mode: str) -> str:
+def disentanglement_settings(experiment: Experiment, mode: str) -> str:
     """The disentanglement stage's slice."""
-    grid = {k: v for k, v in config["disentanglement"].items() if k != "pairs"}
-    return canonical({"linearized": is_linearized(config, mode), "limit": config["limit"], **grid})
+    assert experiment.disentanglement
+    grid = experiment.disentanglement.model_dump(exclude_unset=True, exclude={"pairs"})
+    own = {"linearized": experiment.linearized(mode), "limit": _limit(experiment)}
+    return canonical({**own, **grid})
 
 
-def _evaluation(config: dict, encoder: str, mode: str | None = None) -> dict:
+# --- Views ---------------------------------------------------------------------------------------
+
+
+def _shown(experiment: Experiment, part: Part) -> dict[str, Any]:
+    """What is shown of a part. Its suite is not the embedded one, whatever the configuration says,
+    if any of its tasks does not come with the code."""
+    tasks, encoders, modes = experiment.definitions
+    own = experiment.suite == "embedded" and not all(tasks[task].embedded for task in part.tasks)
     return {
-        **_modality(config, encoder),
-        "limit": config["limit"],
-        "precision": config["precision"],
-        **({} if mode is None else {"linearized": is_linearized(config, mode)}),
+        "run": experiment.run,
+        "seeds": experiment.seeds,
+        "suite": "" if own else experiment.suite,
+        "tasks": part.tasks,
+        "encoders": {name: encoders[name].paper_encoder for name in part.encoders},
+        "modes": {name: modes[name].label for name in part.modes},
+        "ablations": {name: modes[name].label for name in part.ablations},
+        "focus": part.focus,
     }
 
 
-def kernel_modes(config: dict) -> list[str]:
-    """The modes of images whose task vectors are tested for kernel behaviour."""
-    modes = config["parts"].get("vision", {}).get("modes", [])
-    return [mode for mode in modes if not is_linearized(config, mode)]
+def _view(experiment: Experiment) -> dict[str, Any]:
+    images, texts = experiment.part("vision"), experiment.part("language")
+    grid, vision = experiment.disentanglement, _shown(experiment, images)
+    vision |= {
+        "control": images.control,
+        "pairs": images.pairs,
+        "keep": experiment.negation.keep if experiment.negation else None,
+        "reference_scaling": grid.reference_scaling if grid else False,
+        "kernel_modes": [mode for mode in images.modes if not experiment.linearized(mode)],
+        "paper_beside": paper_beside(vision["suite"], images.tasks),
+    }
+    tasks = experiment.definitions.tasks.items()
+    of_texts = {name: task for name, task in tasks if isinstance(task, TextTask)}
+    language = {
+        **_shown(experiment, texts),
+        "paper_tasks": {name: task.paper_task for name, task in of_texts.items()},
+        "scores": [name for name, task in of_texts.items() if task.metric == "spearman"],
+        "reference_selection": texts.reference_selection,
+    }
+    return {**vision, "language": language}
 
 
-def is_linearized(config: dict, mode: str) -> bool:
-    """Whether `mode` is evaluated through f_lin; `posthoc` always is."""
-    return mode == "posthoc" or config["definitions"]["modes"][mode]["linearized"]
-
-
-def _suite(config: dict, tasks: list[str]) -> str:
-    """The suite that tasks are of: not the embedded one, whatever the configuration says, if any of
-    them does not come with the code."""
-    own = any("embedded" not in config["definitions"]["tasks"].get(task, {}) for task in tasks)
-    return "" if own and config["suite"] == "embedded" else config["suite"]
-
-
-def view_settings(config: dict) -> str:
+def view_settings(experiment: Experiment) -> str:
     """What tables, figures and the report depend on, besides the metrics: of the part on images
     and, as `language`, of that on texts. A part that the run has not has no encoders."""
-    definitions = config["definitions"]
-    shared = {"run": config["run"], "seeds": config["seeds"]}
-    vision = {
-        "control": control_of(config),
-        "pairs": pairs_of(config),
-        "keep": (config["negation"] or {}).get("keep"),
-        "reference_scaling": (config["disentanglement"] or {}).get("reference_scaling", False),
-        "kernel_modes": kernel_modes(config),
-        "paper_beside": paper_beside(_suite(config, config["tasks"]), config["tasks"]),
-    }
-    views = {}
-    for modality, own in (("vision", vision), ("language", {})):
-        part = config["parts"].get(modality, {})
-        labels = {name: mode["label"] for name, mode in definitions["modes"].items()}
-        encoders = {name: definitions["encoders"][name] for name in part.get("encoders", [])}
-        views[modality] = {
-            **shared,
-            "suite": _suite(config, part.get("tasks", [])),
-            "tasks": part.get("tasks", []),
-            "encoders": {name: encoder.get("paper_encoder") for name, encoder in encoders.items()},
-            "modes": {name: labels[name] for name in part.get("modes", [])},
-            "ablations": {name: labels[name] for name in part.get("ablations", [])},
-            "focus": part.get("focus"),
-            **own,
-        }
-    language = views["language"]
-    language["paper_tasks"] = {
-        task: definitions["tasks"][task].get("paper_task") for task in language["tasks"]
-    }
-    language["scores"] = [
-        task for task in language["tasks"] if definitions["tasks"][task]["metric"] == "spearman"
-    ]
-    chosen = config["parts"].get("language", {}).get("reference_selection", False)
-    language["reference_selection"] = chosen
     # In the configuration's order, which is the order of rows and panels.
-    return json.dumps({**views["vision"], "language": language}, separators=(",", ":"))
+    return json.dumps(_view(experiment), separators=(",", ":"))
 
 
-def view(config: dict) -> View:
+def view(experiment: Experiment) -> View:
     """What view_settings say, typed."""
-    return view_of(json.loads(view_settings(config)))
+    return view_of(_view(experiment))
 
 
-def report_settings(config: dict) -> str:
+def report_settings(experiment: Experiment) -> str:
     """What the report depends on, besides the metrics and the other views: theirs, and the recipes
     of each part."""
-    recipes = {modality: recipes_of(part) for modality, part in config["parts"].items()}
-    return json.dumps(
-        {**json.loads(view_settings(config)), "recipes": recipes}, separators=(",", ":")
-    )
+    recipes = {
+        modality: [{**row._asdict(), "recipe": row.recipe.given()} for row in recipes_of(part)]
+        for modality, part in experiment.parts.items()
+    }
+    return json.dumps({**_view(experiment), "recipes": recipes}, separators=(",", ":"))
 
 
-def as_yaml(config: dict) -> str:
-    """The resolved configuration as the report shows it, without the definitions."""
-    shown = {k: v for k, v in config.items() if k not in ("definitions", "parts")}
+# --- The whole ------------------------------------------------------------------------------------
+
+
+def as_yaml(experiment: Experiment) -> str:
+    """The configuration as the report shows it, with the defaults of what it leaves out."""
+    optional = [k for k, each in Configuration.model_fields.items() if not each.is_required()]
+    shown = {**{key: getattr(experiment, key) for key in optional}, **experiment.given()}
     return yaml.safe_dump(shown, sort_keys=False, default_flow_style=None, width=100)
+
+
+def everything(experiment: Experiment) -> dict[str, Any]:
+    """The configuration and all definitions, as they are written: what a run is planned with."""
+    kinds = experiment.definitions._asdict().items()
+    named = {kind: {name: d.given() for name, d in each.items()} for kind, each in kinds}
+    return {**experiment.given(), "definitions": named}

@@ -6,65 +6,72 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from ..core.arithmetic import alpha_grid
+from ..files.local import find, outline
+from ..files.paths import PathLike
 from .available import left_out
 from .checks import check_weights
-from .experiment import Encoder, Experiment, Mode, Task, TextEncoder, TextTask, control_of
+from .definitions import Encoder, Mode, Task, TextEncoder, TextTask
+from .experiment import Configuration, Experiment, Part
 from .reading import ROOT, read_config
-from .recipes import differing, models_of, recipes_of, used_for
+from .recipes import differing, recipes_of
 from .settings import view
 
 SCHEMAS: dict[str, Any] = {  # a file in config/schemas → what it describes
-    "configuration": Experiment,
+    "configuration": Configuration,
     "tasks": Task | TextTask,
     "encoders": Encoder | TextEncoder,
     "modes": Mode,
 }
 
 
-def check(*paths: str | os.PathLike, basedir: str | os.PathLike = ROOT) -> None:
+def check(*paths: PathLike, basedir: PathLike = ROOT) -> None:
     """Validate configuration files, each over the one before and the first over config.yaml, as
     `snakemake --configfile` merges them; print what the run holds and how much it fine-tunes."""
-    config = read_config(*paths, basedir=basedir)
-    check_weights(config)
-    from ..core.arithmetic import alpha_grid
-
-    alphas, seeds = alpha_grid(**config["alphas"]), len(config["seeds"])
-    print(f"run        {config['run']}: results/{config['run']}/")
-    print(f"alphas     {alphas[0]:g} to {alphas[-1]:g}, {len(alphas)} values")
-    for modality, part in config["parts"].items():
-        control = control_of(config) if modality == "vision" else None
-        per_seed, rows = len(part["tasks"]) * len(models_of(part)), recipes_of(part)
-        print(f"{modality}")
-        beside = f"; control {control}" if control else ""
-        print(f"  tasks      {', '.join(part['tasks'])}{beside}")
-        print(f"  encoders   {', '.join(part['encoders'])}; focus {part['focus']}")
-        print(f"  modes      {', '.join(part['modes'])}")
-        if part["ablations"]:
-            print(f"  ablations  {', '.join(part['ablations'])}")
-        runs = f"{per_seed * seeds} runs ({seeds} seed{'s' * (seeds > 1)})"
-        if len(rows) == 1:
-            runs += " of {steps} steps of {batch_size} examples".format(**rows[0]["recipe"])
-        print(f"  fine-tune  {runs}")
-        for row in rows[len(rows) == 1 :]:
-            special = ", ".join(f"{key} {row['recipe'].get(key)}" for key in differing(rows))
-            print(f"  recipe     {used_for(row)}: {special}")
-    missing = left_out(view(config))
-    for line in [*_local_data(config), *_titled("left out", missing)]:
-        print(line)
+    experiment = read_config(*paths, basedir=basedir)
+    check_weights(experiment)
+    alphas = alpha_grid(**experiment.alphas.given())
+    lines = [
+        f"run        {experiment.run}: results/{experiment.run}/",
+        f"alphas     {alphas[0]:g} to {alphas[-1]:g}, {len(alphas)} values",
+    ]
+    for part in experiment.parts.values():
+        lines += _of_part(part, len(experiment.seeds))
+    lines += _titled("local data", _local_data(experiment))
+    lines += _titled("left out", left_out(view(experiment)))
+    print("\n".join(lines))
 
 
-def _local_data(config: dict) -> list[str]:
+def _of_part(part: Part, seeds: int) -> list[str]:
+    rows = recipes_of(part)
+    control = f"; control {part.control}" if part.control else ""
+    runs = f"{len(part.tasks) * len(part.models) * seeds} runs ({seeds} seed{'s' * (seeds > 1)})"
+    if len(rows) == 1:
+        only = rows[0].recipe
+        runs += f" of {only.steps} steps of {only.batch_size} examples"
+    said = {
+        "tasks": ", ".join(part.tasks) + control,
+        "encoders": f"{', '.join(part.encoders)}; focus {part.focus}",
+        "modes": ", ".join(part.modes),
+        "ablations": ", ".join(part.ablations),
+        "fine-tune": runs,
+    }
+    lines = [part.modality, *(f"  {what:10} {text}" for what, text in said.items() if text)]
+    for row in rows[len(rows) == 1 :]:
+        given, keys = row.recipe.given(), differing(rows)
+        lines.append(f"  recipe     {row}: {', '.join(f'{k} {given.get(k)}' for k in keys)}")
+    return lines
+
+
+def _local_data(experiment: Experiment) -> list[str]:
     """What the tasks read that lie at a local path, and which of them read the same."""
-    from ..files.local import find, outline
-
-    tasks = config["definitions"]["tasks"]
-    own = {name: task for name, task in tasks.items() if "path" in task}
-    lines = [f"{name}: {outline(find(name, task))}" for name, task in own.items()]
+    lines: list[str] = []
     places: dict[str, list[str]] = {}
-    for name, task in own.items():
-        places.setdefault(os.path.realpath(task["path"]), []).append(name)
-    lines += [f"{' and '.join(x)} read the same data" for x in places.values() if len(x) > 1]
-    return _titled("local data", lines)
+    for name, task in experiment.definitions.tasks.items():
+        if task.path:
+            lines.append(f"{name}: {outline(find(name, task.given()))}")
+            places.setdefault(os.path.realpath(task.path), []).append(name)
+    return lines + [f"{' and '.join(x)} read the same data" for x in places.values() if len(x) > 1]
 
 
 def _titled(title: str, lines: list[str]) -> list[str]:

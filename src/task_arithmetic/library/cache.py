@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..config.definitions import AnyEncoder, AnyTask
 from ..config.reading import load_definition
-from ..config.settings import download_settings
+from ..config.settings import download_record, download_settings
 from ..errors import UserError
 from ..files.hashes import canonical
 from ..files.paths import PathLike
@@ -31,15 +32,15 @@ def is_path(kind: str, source: PathLike) -> bool:
     return os.sep in str(source) or (os.path.exists(source) and not any(map(Path.is_file, named)))
 
 
-def defined(kind: str, name: str) -> tuple[str, dict[str, Any]]:
-    """The modality and the definition that a name of config/ stands for."""
+def defined(kind: str, name: str) -> Any:
+    """The definition that a name of config/ stands for."""
     place = Path() if (Path("config") / kind / f"{name}.yaml").is_file() else ROOT
     try:
-        return "vision", load_definition(kind, name, kind, basedir=place)
+        return load_definition(kind, name, kind, basedir=place)
     except UserError as error:
         if "is a definition for texts" not in str(error):
             raise
-    return "language", load_definition(kind, name, kind, basedir=place, modality="language")
+    return load_definition(kind, name, kind, basedir=place, modality="language")
 
 
 def cached(stage: str, modality: str, name: str, *content: Any) -> Path:
@@ -50,14 +51,13 @@ def cached(stage: str, modality: str, name: str, *content: Any) -> Path:
     return cache_dir() / stage / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
-def downloaded(config: dict[str, Any], kind: str, name: str, folder: Path) -> str | None:
+def downloaded(name: str, definition: AnyTask | AnyEncoder, folder: Path) -> str | None:
     """The record of a hub's files, which are downloaded; None: they are no hub's."""
-    definition = config["definitions"][kind][name]
-    if "hub" not in definition and "pretrained" not in definition:
+    if not download_record(name, definition):
         return None
     record = folder.with_name(f"{folder.name}.download.json")
     if not record.is_file():
-        settings = json.loads(download_settings(config, kind, name))
+        settings = json.loads(download_settings(name, definition))
         run_stage("download", {"settings": settings, "output": str(record)})
     return str(record)
 

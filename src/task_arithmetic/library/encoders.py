@@ -4,13 +4,13 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import checks
-from ..config.reading import FORMS
+from ..config.definitions import AnyEncoder, TextEncoder
+from ..config.definitions import Encoder as ClipEncoder
 from ..config.sentences import hold
 from ..config.settings import encoder_settings
 from ..core import encoder
@@ -99,32 +99,29 @@ def load_encoder(name: PathLike, device: torch.device | str = "cpu") -> Encoder:
         return _read_encoder(Path(name), device)
     key = os.path.basename(os.path.normpath(name))
     if found:
-        modality = FILES[found[0]] or "vision"
-        definition: dict[str, Any] = {"path": str(name)}
-        definition |= {"prompts": "any"} if modality == "language" else {}
-        where = f"The checkpoint {name}"
-        hold(FORMS["encoders"][modality], definition, where)
-        checks.check_path(str(name), "encoders", modality, where)
+        where, given = f"The checkpoint {name}", {"path": str(name)}
+        definition: AnyEncoder
+        if FILES[found[0]] == "language":
+            definition = hold(TextEncoder, {**given, "prompts": "any"}, where)
+        else:
+            definition = hold(ClipEncoder, given, where)
+        checks.check_definition(definition, where)
     else:
         if local:
             raise UserError(
                 f"{name} is no folder of an encoder: it has none of {', '.join(FILES)}; give such "
                 "a folder, or a name of config/encoders."
             )
-        modality, definition = defined("encoders", str(name))
-    config = {
-        "definitions": {"encoders": {key: definition}},
-        "parts": {modality: {"encoders": [key]}},
-    }
-    settings = json.loads(encoder_settings(config, key))
-    files = _sizes(definition["path"]) if "path" in definition else []
-    folder = cached("encoder", modality, key, settings, files)
+        definition = defined("encoders", str(name))
+    settings = json.loads(encoder_settings(definition))
+    files = _sizes(definition.path) if definition.path else []
+    folder = cached("encoder", definition.modality, key, settings, files)
     if not folder.exists():
-        record = downloaded(config, "encoders", key, folder)
-        given = {"encoder": key, "settings": settings, "output": str(folder)}
-        run_stage("encoder", {**given, "download": record})
+        record = downloaded(key, definition, folder)
+        own = {"encoder": key, "settings": settings, "output": str(folder)}
+        run_stage("encoder", {**own, "download": record})
     loaded = _read_encoder(folder, device)
-    return loaded if found else replace(loaded, prompts=definition.get("prompts", ""))
+    return loaded if found else replace(loaded, prompts=definition.prompts or "")
 
 
 def _read_encoder(folder: Path, device: torch.device | str) -> Encoder:

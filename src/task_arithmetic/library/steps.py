@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config.experiment import ImageRecipe, patterns
-from ..config.experiment import Recipe as TextRecipe
+from ..config.checks import check_recipe
+from ..config.experiment import ImageRecipe, TextRecipe
 from ..config.reading import read_yaml
-from ..config.recipes import check_recipe
 from ..config.sentences import hold
 from ..core import arithmetic
 from ..core.disentanglement import Sample, disentanglement_errors
@@ -66,15 +65,15 @@ def finetune(
     if micro_batch is not None and not (isinstance(micro_batch, int) and micro_batch >= 1):
         raise UserError(f"micro_batch must be a whole number above 0; found {micro_batch!r}.")
     how = _recipe(modality.name, {"steps": steps, **recipe})
-    _, definition = defined("modes", mode)
+    definition = defined("modes", mode)
     examples = task.examples("train", encoder)
-    linearized = definition["linearized"]
+    linearized = definition.linearized
     training = Training(
         encoder.theta0,
         modality,
         examples.head,
         how,
-        patterns(definition, modality.name),
+        definition.patterns(modality.name),
         linearized=linearized,
         mode=mode,
         precision=precision,
@@ -110,11 +109,12 @@ def _recipe(modality: str, given: dict[str, Any]) -> Recipe:
     form = ImageRecipe if modality == "vision" else TextRecipe
     usual = {key: usual[key] for key in form.model_fields if key in usual}
     given = {key: list(v) if isinstance(v, tuple) else v for key, v in given.items()}
-    held = hold(form, {**usual, **given}, "The recipe").model_dump()
+    held = hold(form, {**usual, **given}, "The recipe")
     if "warmup_steps" not in given:
-        held["warmup_steps"] = min(held["warmup_steps"], held["steps"] // 10)
-    check_recipe(held, "The recipe's ", "")
-    return Recipe(**held)
+        short = min(held.warmup_steps, held.steps // 10)
+        held = held.model_copy(update={"warmup_steps": short})
+    check_recipe(held, "The recipe's ")
+    return Recipe(**held.model_dump())
 
 
 def merge(vectors: Iterable[TaskVector]) -> TaskVector:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..config import checks
-from ..config.reading import FORMS
+from ..config.definitions import FORMS
 from ..config.sentences import hold
 from ..config.settings import data_settings, head_settings
 from ..core.encoder import Examples
 from ..errors import UserError
-from ..files.local import listing
 from ..files.manifest import SPLITS, read_manifest
 from ..files.paths import PathLike
 from .cache import cached, defined, downloaded, is_path, run_stage
@@ -100,15 +99,11 @@ def load_task(
         if modality == "vision":
             task.setdefault("templates", TEMPLATES)
     else:
-        modality, task = defined("tasks", str(source))
-        task |= given
+        own = defined("tasks", str(source))
+        modality, task = own.modality, own.given() | given
     where = f"Task {key}"
-    model = hold(FORMS["tasks"][modality], task, where)
-    checks.check_source(model, where)
-    if modality == "vision":
-        checks.check_task(model, where)
-    if "path" in task:
-        checks.check_path(task["path"], "tasks", modality, where)
+    model: Any = hold(FORMS["tasks"][modality], task, where)
+    checks.check_definition(model, where)
     if modality != encoder.modality.name:
         kinds = {"vision": "images", "language": "texts"}
         raise UserError(
@@ -124,28 +119,22 @@ def load_task(
             "of config/encoders that names one of them."
         )
     pretrained = replace(encoder, tau=TaskVector({}, base=encoder.base))
-    config = {
-        "definitions": {"tasks": {key: task}, "encoders": {encoder.name: {"prompts": prompts}}},
-        "parts": {modality: {"encoders": [encoder.name]}},
-    }
-    settings = json.loads(data_settings(config, key))
+    settings = json.loads(data_settings(model))
     if "embedded" in task:
         settings["path"] = str(cached("embedded", modality, task["embedded"]))
         if not Path(settings["path"]).exists():
             run_stage("embedded", {"task": task["embedded"], "output": settings["path"]})
-    elif "path" in task:
-        settings["files"] = listing(task)
     data_dir = cached("data", modality, key, settings)
     if not data_dir.exists():
-        record = downloaded(config, "tasks", key, data_dir)
+        record = downloaded(key, model, data_dir)
         run_stage(
             "data", {"task": key, "settings": settings, "output": str(data_dir), "download": record}
         )
-    own = json.loads(head_settings(config, key, encoder.name))
+    asked = json.loads(head_settings(model, prompts))
     data = read_manifest(data_dir).data_sha256
-    head = cached("head", modality, key, own, data, encoder.seal)
+    head = cached("head", modality, key, asked, data, encoder.seal)
     head = head.with_name(f"{head.name}.safetensors")
     if not head.exists():
         files = {"encoder_dir": str(encoder.folder), "data_dir": str(data_dir)}
-        run_stage("head", {**files, "settings": own, "output": str(head)})
+        run_stage("head", {**files, "settings": asked, "output": str(head)})
     return Task(key, pretrained, data_dir, head, limit)

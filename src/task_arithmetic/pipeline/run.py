@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from ..config import settings
+from ..config.experiment import Experiment
 from ..errors import UserError
 from ..files.hashes import sha256_of
 from ..files.paths import node, place_of_log, read_json, write_json
@@ -16,24 +17,24 @@ from .rerun import keep_plan, remember
 _lock: list[int] = []  # the descriptor of this process's lock; the kernel frees it
 
 
-def start(run_dir, dag, config: dict) -> None:
+def start(run_dir, dag, experiment: Experiment) -> None:
     """Say in run.json which jobs the run has, and hold its lock for the rest of this process.
 
     Args:
-        run_dir: results/<run>. dag: Snakemake's graph of jobs. config: the configuration.
+        run_dir: results/<run>. dag: Snakemake's graph of jobs. experiment: what it is of.
     Raises:
         SystemExit: another Snakemake works on this run, or on one that defines otherwise what the
             two share; this user may not write to the run's folder, or not lock it.
     """
     try:
-        _start(Path(run_dir), dag, config)
+        _start(Path(run_dir), dag, experiment)
     except (UserError, OSError) as error:
         if (sentence := outcome(error)[1]) is None:
             raise
         sys.exit(sentence)
 
 
-def _start(run_dir: Path, dag, config: dict) -> None:
+def _start(run_dir: Path, dag, experiment: Experiment) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     path, why = run_dir / ".lock", lacks_locks(run_dir)
     try:
@@ -59,7 +60,7 @@ def _start(run_dir: Path, dag, config: dict) -> None:
         if job.log and Path(job.log[0]).is_relative_to(run_dir.with_name("shared"))
     }
     _refuse_others(run_dir, shared)
-    keep_plan(config)
+    keep_plan(settings.everything(experiment))
     remember(run_dir.parent)
     jobs = [
         {
@@ -82,7 +83,7 @@ def _start(run_dir: Path, dag, config: dict) -> None:
         ]
     about = {"started": time.time(), "pid": os.getpid(), "node": node(), "jobs": jobs}
     about |= {"shared": shared, "command": " ".join(["snakemake", *sys.argv[1:]])}
-    about["config"] = settings.as_yaml(config)
+    about["config"] = settings.as_yaml(experiment)
     write_json(path, about)
 
 

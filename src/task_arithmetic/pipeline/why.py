@@ -96,7 +96,7 @@ def plan(target: str, paths):
             workflow._prepare_dag(False, ignore_incomplete=False, lock_warn_only=True, nolock=True)
             workflow._build_dag()
         except MissingRuleException:
-            wrong = f"No rule of run {workflow.globals['config']['run']} makes {target}"
+            wrong = f"No rule of run {workflow.globals['experiment'].run} makes {target}"
             raise UserError(f"{wrong}: correct the path or give its run's --config.") from None
         except WorkflowError as error:
             raise UserError(f"No plan of {target}: {' '.join(str(error).split())}") from None
@@ -250,4 +250,4 @@ def _is_stored(job, dag) -> bool:
         return False
     fingerprint = fingerprint_of(stage, arguments, code, identities(stage, arguments))
     entry = Path("results") / store.FOLDER / stage.command / f"{fingerprint}.sha256"
-    return dag.workflow.globals["config"]["store_gb"] > 0 and entry.is_file()
+    return dag.workflow.globals["experiment"].store_gb > 0 and entry.is_file()

@@ -1,12 +1,14 @@
 """Devices by name: what they compute by their makers' word, and what is estimated of it."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..config.experiment import mode_of
+from ..config.experiment import Experiment
 from ..config.geometries import Geometry
 from ..errors import UserError, nearest
+from ..files.paths import PathLike
 from .work import Key, operations
 
 LAUNCH = 2e-5  # seconds to start a matrix product and what goes with it on a GPU: assumed
@@ -30,17 +32,18 @@ class Device(NamedTuple):
         return 1e12 * self.share * peak
 
 
-def read_devices(basedir: str | Path) -> dict[str, Device]:
+def read_devices(basedir: PathLike) -> dict[str, Device]:
     """Name → device, of all in workflow/reference/devices.csv."""
-    path, found = Path(basedir) / "workflow/reference/devices.csv", {}
-    with open(path, encoding="utf-8", newline="") as file:
+    found = {}
+    with open(Path(basedir) / "workflow/reference/devices.csv", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            numbers = {k: float(row[k]) for k in ("bf16_tflops", "float32_tflops", "share")}
-            found[row["device"]] = Device(**{**row, **numbers})
+            peaks = float(row["bf16_tflops"]), float(row["float32_tflops"]), float(row["share"])
+            about = row["share_is"], row["source"]
+            found[row["device"]] = Device(row["device"], row["label"], *peaks, *about)
     return found
 
 
-def named_device(name: str | None, basedir: str | Path) -> Device | None:
+def named_device(name: str | None, basedir: PathLike) -> Device | None:
     """A device of devices.csv; None for this machine's own. Raises UserError if it has no such."""
     if name in (None, "cpu"):
         return None
@@ -54,17 +57,19 @@ def named_device(name: str | None, basedir: str | Path) -> Device | None:
 
 
 def rated(
-    keys: list[Key], config: dict, geometries: dict[str, Geometry], device: Device
+    keys: Iterable[Key],
+    experiment: Experiment,
+    geometries: dict[str, Geometry],
+    device: Device,
 ) -> dict[Key, float]:
     """Seconds of each key by arithmetic: its operations over the device's sustained rate; of a
     training step at least what starting its work takes."""
     found = {}
     for key in keys:
         geometry = geometries[key.encoder]
-        found[key] = operations(key, config, geometry) / device.rate(key.precision)
+        found[key] = operations(key, experiment, geometry) / device.rate(key.precision)
         if key.mode and key.kind == "step":
-            linearized = mode_of(config, key.mode, key.encoder)["linearized"]
-            shapes = geometry.shapes().values()
-            products = (5 if linearized else 3) * sum(len(shape) == 2 for shape in shapes)
+            matrices = sum(len(shape) == 2 for shape in geometry.shapes().values())
+            products = (5 if experiment.linearized(key.mode) else 3) * matrices
             found[key] = max(found[key], LAUNCH * products)
     return found

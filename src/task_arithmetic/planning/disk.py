@@ -6,18 +6,20 @@ tokens are assumed.
 
 import glob
 import io
-import itertools
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from ..config import settings
+from ..config.definitions import AnyEncoder, AnyTask, Encoder, Task, TextEncoder
+from ..config.experiment import Experiment
 from ..errors import UserError
 from ..files.hashes import canonical
 from ..files.lists import read_list
@@ -27,6 +29,7 @@ from ..files.paths import read_json
 from ..files.source import VALIDATION_FRACTION, VALIDATION_MAX
 from ..vision.geometry import weights_repository
 from ..vision.images import DIGEST, RESOLUTION, SMALL, TRAIN_SIDE
+from .operations import SOURCE
 
 FLOAT = 4  # bytes of a stored parameter
 HUB_SECONDS = 5.0  # to wait for each answer of the hub
@@ -35,20 +38,30 @@ SIDES = {"ylecun/mnist": 28, "ufldl-stanford/svhn": 32, "tanganke/eurosat": 64}
 SIDES |= {"tanganke/resisc45": 256, "tanganke/gtsrb": 250}
 EMBEDDED_SIDE = 32
 ASPECT = 4 / 3  # width to height that other images are reckoned with
-SOURCE, TARGET = 64, 4  # tokens of an input and of an answer, on average: assumed
 SAMPLE = 48  # images of a folder's split whose sizes are looked at
 LINE = 4 * SOURCE  # bytes of a row's texts: four characters for each token, assumed
+OPEN_CLIP = {"classes": 1000, "templates": 80}  # of its lists, by which ImageNet is defined
+
+Amount = TypeVar("Amount", int, float)
+Splits = dict[str, int | None]  # split → number of examples
 
 
-def is_text(definition: dict) -> bool:
-    """Whether a task's definition is of texts."""
-    return "prompts" in definition
+class Counts(NamedTuple):
+    """How many examples of each split, and classes, a task has."""
+
+    splits: Splits
+    classes: int | None
+
+    @property
+    def rows(self) -> int | None:
+        """Examples of all splits."""
+        return add_up(self.splits.values())
 
 
 # --- Sums of numbers of which some may be unknown -------------------------------------------------
 
 
-def times(factor: Any, amount: int | None) -> Any:
+def times(factor: Amount, amount: int | None) -> Amount | None:
     """factor × amount."""
     return None if amount is None else factor * amount
 
@@ -56,154 +69,97 @@ def times(factor: Any, amount: int | None) -> Any:
 def add_up(amounts: Iterable[int | None]) -> int | None:
     """The sum of amounts, unknown if one of them is."""
     amounts = list(amounts)
-    return None if None in amounts else sum(amounts)
+    return None if None in amounts else sum(filter(None, amounts))
 
 
 # --- Disk ----------------------------------------------------------------------------------------
 
 
-def data_bytes(definition: dict, counts: dict) -> int | None:
+def data_bytes(task: AnyTask, counts: Splits) -> int | None:
     """Bytes of a task's data: texts of the assumed length; arrays of images, see data.py, exactly
     if these are small, square and of one known size; of a folder, by the sizes of some of its
     images; else an upper bound, but for images that are wider than 4 to 3."""
-    if None in counts.values():
+    known = {split: count for split, count in counts.items() if count is not None}
+    if len(known) < len(counts):
         return None
-    if is_text(definition):
-        return LINE * sum(counts.values())
-    sizes = _sizes(definition)
-    if any(sizes.values()):
-        shrunk = [min(1, TRAIN_SIDE / min(wh)) ** 2 * wh[0] * wh[1] for wh in sizes["train"]]
-        largest = fmean(shrunk or [0])
-        (width, height), *others = set(sizes["train"] + sizes["others"])
-        stored = width if not others and width == height <= SMALL else RESOLUTION
-    else:
-        side = _known_side(definition)
-        largest = side**2 if side and side <= TRAIN_SIDE else ASPECT * TRAIN_SIDE**2
-        stored = side if side and side <= SMALL else RESOLUTION
-    labels = (8 + DIGEST) * sum(counts.values())
-    heights = 8 * counts["train"]
-    evaluated = 3 * stored**2 * (counts["validation"] + counts["test"])
-    return round(3 * largest * counts["train"]) + evaluated + labels + heights
+    rows = sum(known.values())
+    if not isinstance(task, Task):
+        return LINE * rows
+    _, area, side = _stored(task)
+    evaluated = 3 * side**2 * (known["validation"] + known["test"])
+    labels, heights = (8 + DIGEST) * rows, 8 * known["train"]
+    return round(3 * area * known["train"]) + evaluated + labels + heights
 
 
-def _known_side(definition: dict) -> int | None:
-    return EMBEDDED_SIDE if "embedded" in definition else SIDES.get(definition.get("hub"))
+def _stored(task: Task) -> tuple[str, float, int]:
+    """How a task's images are stored: the area of one in train, and the side of others; and whether
+    this is exact, of a sample, or a bound."""
+    seen = _seen(task)
+    every = {size for each in seen.values() for size in each.sizes}
+    if every:
+        train = [each.sizes for name, each in seen.items() if name in (task.train, WHOLE)]
+        shrunk = [min(1, TRAIN_SIDE / min(wh)) ** 2 * wh[0] * wh[1] for wh in sum(train, [])]
+        (width, height), *others = every
+        small = not others and width == height <= SMALL
+        return "sample", fmean(shrunk or [0]), width if small else RESOLUTION
+    side = EMBEDDED_SIDE if task.embedded else SIDES.get(task.hub or "", math.inf)
+    if side <= SMALL:
+        return "exact", side**2, int(side)
+    return "bound", side**2 if side <= TRAIN_SIDE else ASPECT * TRAIN_SIDE**2, RESOLUTION
 
 
-def how_sized(config: dict, task: str) -> str:
+def how_sized(name: str, task: Task) -> str:
     """What data_bytes is of a task of images: "there", "exact", "sample" or "bound"."""
-    definition = config["definitions"]["tasks"][task]
-    side = _known_side(definition)
-    if _manifest(task) or (side and side <= SMALL):
-        return "there" if _manifest(task) else "exact"
-    return "sample" if any(_sizes(definition).values()) else "bound"
+    return "there" if _manifest(name) else _stored(task)[0]
 
 
-def example_counts(config: dict, task: str) -> dict[str, int | None]:
-    """Split → number of examples: as expected by the task's definition, else as its manifest has
-    it if the data stage has run, else of a folder what is in it; None: unknown."""
-    definition = config["definitions"]["tasks"][task]
-    expected, found = definition.get("expected", {}), _manifest(task).get("counts")
+def counts_of(name: str, task: AnyTask) -> Counts:
+    """A task's counts: as expected by its definition, else as its manifest has them if the data
+    stage has run, else of a folder what is in it."""
+    expected, made = task.expected.given() if task.expected else {}, _manifest(name)
+    found = made.get("counts")
     if found is None:
-        found = {} if set(expected) >= set(SPLITS) else _counted(definition)
-    return {split: expected.get(split, found.get(split)) for split in SPLITS}
+        found = {} if set(expected) >= set(SPLITS) else _counted(task)
+    splits = {split: expected.get(split, found.get(split)) for split in SPLITS}
+    listed = OPEN_CLIP["classes"] if task.classes == "open_clip" else len(task.classes or [])
+    classes = expected.get("classes") or listed or len(made.get("classes") or [])
+    if not classes:
+        classes = max((seen.classes for seen in _seen(task).values()), default=0)
+    return Counts(splits, classes or None)
 
 
-def _counted(definition: dict) -> dict[str, int]:
+def _counted(task: AnyTask) -> dict[str, int]:
     """Split → number of examples in a folder, as source.py will draw them."""
-    rows = {name: count for name, (count, _) in _looked_at(definition).items()}
-    names = {split: definition.get(split, split) for split in SPLITS}
-    if WHOLE in rows and names["train"] is not None:
-        if not isinstance(names["test"], float):  # a column tells
+    rows, found = {name: seen.rows for name, seen in _seen(task).items()}, {}
+    if WHOLE in rows and task.train is not None:
+        if not isinstance(task.test, float):  # a column tells
             return {}
-        test = round(names["test"] * rows[WHOLE])
+        test = round(task.test * rows[WHOLE])
         found = {"train": rows[WHOLE] - test, "test": test}
     else:
-        known = {s: rows.get(WHOLE, rows.get(n)) for s, n in names.items() if isinstance(n, str)}
-        found = {split: count for split, count in known.items() if count}
-    held_from = "test" if names["train"] is None else "train"
+        for split in SPLITS:
+            name = getattr(task, split)
+            if isinstance(name, str) and (count := rows.get(WHOLE, rows.get(name))):
+                found[split] = count
+    held_from = "test" if task.train is None else "train"
     if held_from not in found or "test" not in found:
         return {}
-    if not isinstance(definition.get("validation"), str):
+    if not isinstance(task.validation, str):
         most = min(int(VALIDATION_FRACTION * found[held_from]), VALIDATION_MAX)
-        found["validation"] = definition.get("validation") or most
+        found["validation"] = task.validation or most
         found[held_from] -= found["validation"]
     return {"train": 0, **found}
 
 
-def _sizes(definition: dict) -> dict[str, list[tuple[int, int]]]:
-    """train and others → width and height of some images, if they lie in a folder."""
-    found: dict[str, list] = {"train": [], "others": []}
-    for name, (_, sizes) in _looked_at(definition).items():
-        found["train" if name in (definition.get("train", "train"), WHOLE) else "others"] += sizes
-    return found
+def template_count(task: AnyTask) -> int:
+    """The number of prompts that each class of a head has; of texts there are none."""
+    templates = task.templates if isinstance(task, Task) else []
+    return OPEN_CLIP["templates"] if templates == "open_clip" else len(templates)
 
 
-def _looked_at(definition: dict) -> dict[str, tuple[int, list[tuple[int, int]]]]:
-    """Split → rows at a definition's path, and the sizes of some images; nothing of what cannot be
-    read, of which `doctor` tells."""
-    return _looked(_key(definition)) if "path" in definition else {}
-
-
-def _key(definition: dict) -> str:
-    keys = ("train", "validation", "test", "split", "image")
-    chosen = {key: definition[key] for key in keys if key in definition}
-    return canonical({**chosen, "path": os.path.abspath(definition["path"])})
-
-
-@cache
-def _looked(key: str) -> dict[str, tuple[int, list[tuple[int, int]]]]:
-    definition, found = json.loads(key), {}
-    for name, rows in _found(key).items():
-        count, images = 0, []
-        with suppress(UserError, OSError, ValueError, KeyError, ImportError):
-            count, images = _rows(rows, definition.get("image", "image"))
-        sizes = []
-        for image in images[:: -(-len(images) // SAMPLE) or 1]:
-            with suppress(Exception):  # of one that is damaged the data stage tells
-                from PIL import Image
-
-                with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
-                    sizes.append(file.size)
-        found[name] = count, sizes
-    return found
-
-
-@cache
-def _found(key: str) -> dict[str, Table | Classes]:
-    with suppress(UserError, OSError, ValueError, KeyError):
-        return find("", json.loads(key)).splits
-    return {}
-
-
-def _rows(rows: Table | Classes, column: str) -> tuple[int, list]:
-    """The number of rows, and images, as paths or bytes: all, or of tables the first ones."""
-    if isinstance(rows, Classes):
-        return len(rows.paths), rows.paths
-    if rows.kind == "list":
-        columns, folder = read_list(rows.files[0]), os.path.dirname(rows.files[0])
-        values = columns.get(column, [])
-        return len(next(iter(columns.values()))), [os.path.join(folder, str(v)) for v in values]
-    import pyarrow
-    from pyarrow import parquet
-
-    count, images = 0, []
-    saved = rows.kind == "saved"
-    for path in sorted(Path(rows.files[0]).glob("*.arrow")) if saved else rows.files:
-        if saved:
-            with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as reader:
-                batches = list(reader)
-            first, total = batches[:1], sum(batch.num_rows for batch in batches)
-        else:
-            with parquet.ParquetFile(path) as table:
-                total = table.metadata.num_rows
-                first = list(itertools.islice(table.iter_batches(SAMPLE, columns=[column]), 1))
-        for batch in first:
-            if column in batch.schema.names:
-                values = batch.column(column).slice(0, SAMPLE).to_pylist()
-                images += [v["bytes"] or v["path"] for v in values if isinstance(v, dict)]
-        count += total
-    return count, images
+def _manifest(task: str) -> dict[str, Any]:
+    path = Path(f"results/shared/data/{task}/manifest.json")
+    return dict(read_json(path)) if path.is_file() else {}
 
 
 def bytes_at(output: str) -> int:
@@ -217,43 +173,85 @@ def bytes_at(output: str) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def free_files(folder: str) -> int | None:
-    """The number of files that fit into a folder's file system; None if it has no such limit."""
-    about = os.statvfs(folder)
-    return about.f_favail if about.f_files else None
+# --- A look into a user's folder -----------------------------------------------------------------
 
 
-def class_count(config: dict, task: str) -> int | None:
-    """The number of a task's classes; None: unknown."""
-    definition = config["definitions"]["tasks"][task]
-    listed = definition.get("classes")
-    if "classes" in definition.get("expected", {}):
-        return definition["expected"]["classes"]
-    if isinstance(listed, list):
-        return len(listed)
-    if listed == "open_clip":
-        return 1000
-    if (known := _manifest(task).get("classes")) or "path" not in definition:
-        return len(known or []) or None
-    folders = [len(x.names) for x in _found(_key(definition)).values() if isinstance(x, Classes)]
-    return max(folders, default=None)
+class Seen(NamedTuple):
+    """What was seen of a split in a folder: its rows, class folders, and width and height of some
+    of its images."""
+
+    rows: int
+    classes: int
+    sizes: list[tuple[int, int]]
 
 
-def template_count(config: dict, task: str) -> int:
-    """The number of prompts that each class of a head has."""
-    templates = config["definitions"]["tasks"][task]["templates"]
-    return 80 if templates == "open_clip" else len(templates)
+def _seen(task: AnyTask) -> dict[str, Seen]:
+    """Split → what was seen of it at a definition's path; nothing of what cannot be read, of which
+    `doctor` tells."""
+    if task.path is None:
+        return {}
+    keys = {"train", "validation", "test", "split", "image"}
+    chosen = task.model_dump(include=keys, exclude_unset=True)
+    return _looked(canonical({**chosen, "path": os.path.abspath(task.path)}))
 
 
-def _manifest(task: str) -> dict:
-    path = Path(f"results/shared/data/{task}/manifest.json")
-    return read_json(path) if path.is_file() else {}
+@cache
+def _looked(key: str) -> dict[str, Seen]:
+    definition, found = json.loads(key), {}
+    splits: dict[str, Table | Classes] = {}
+    with suppress(UserError, OSError, ValueError, KeyError):
+        splits = find("", definition).splits
+    for name, rows in splits.items():
+        count, images = 0, list[Any]()
+        with suppress(UserError, OSError, ValueError, KeyError, ImportError):
+            count, images = _rows(rows, definition.get("image", "image"))
+        classes = len(rows.names) if isinstance(rows, Classes) else 0
+        sizes = list(_sizes_of(images[:: -(-len(images) // SAMPLE) or 1]))
+        found[name] = Seen(count, classes, sizes)
+    return found
+
+
+def _sizes_of(images: Iterable[str | bytes]) -> Iterator[tuple[int, int]]:
+    from PIL import Image
+
+    for image in images:
+        with suppress(Exception):  # of one that is damaged the data stage tells
+            with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
+                yield file.size
+
+
+def _rows(rows: Table | Classes, column: str) -> tuple[int, list[Any]]:
+    """The number of rows, and images, as paths or bytes: all, or of tables the first ones."""
+    if isinstance(rows, Classes):
+        return len(rows.paths), rows.paths
+    if rows.kind == "list":
+        columns, folder = read_list(rows.files[0]), os.path.dirname(rows.files[0])
+        images = [os.path.join(folder, str(value)) for value in columns.get(column, [])]
+        return len(next(iter(columns.values()))), images
+    from pyarrow import ipc, memory_map, parquet
+
+    count, images = 0, list[Any]()
+    files = rows.files if rows.kind == "parquet" else sorted(Path(rows.files[0]).glob("*.arrow"))
+    for path in files:
+        if rows.kind == "parquet":
+            with parquet.ParquetFile(path) as table:
+                count += table.metadata.num_rows
+                batches = [next(table.iter_batches(SAMPLE, columns=[column]), None)]
+        else:
+            with memory_map(str(path)) as file, ipc.open_stream(file) as reader:
+                batches = list[Any](reader)
+            count += sum(batch.num_rows for batch in batches)
+        for batch in batches[:1]:
+            if batch and column in batch.schema.names:
+                values = batch.column(column).slice(0, SAMPLE).to_pylist()
+                images += [v["bytes"] or v["path"] for v in values if isinstance(v, dict)]
+    return count, images
 
 
 # --- Downloads -----------------------------------------------------------------------------------
 
 
-def downloads(config: dict) -> tuple[list[int | None], list[str]]:
+def downloads(experiment: Experiment) -> tuple[list[int | None], list[str]]:
     """Bytes of each download, in the order of hub_sources; and sentences on what is unknown.
 
     The record of an earlier download tells its size. Of the others the hub is asked for its list of
@@ -264,7 +262,7 @@ def downloads(config: dict) -> tuple[list[int | None], list[str]]:
     found: list[int | None] = []
     notes: list[str] = []
     silent = False
-    for record, (name, definition) in hub_sources(config).items():
+    for record, (name, definition) in hub_sources(experiment).items():
         size = None
         if os.path.isfile(record):
             files = read_json(record)["files"].values()
@@ -283,52 +281,49 @@ def downloads(config: dict) -> tuple[list[int | None], list[str]]:
     return found, notes
 
 
-def hub_sources(config: dict) -> dict[str, tuple[str, dict]]:
+def hub_sources(experiment: Experiment) -> dict[str, tuple[str, AnyTask | AnyEncoder]]:
     """Record of a download → the name and definition of the task or encoder."""
-    found = {}
-    for kind in ("tasks", "encoders"):
-        for name, definition in config["definitions"][kind].items():
-            record = settings.download_record(config, kind, name)
-            if record:
-                found[record] = name, definition
-    return found
+    named = [*experiment.definitions.tasks.items(), *experiment.definitions.encoders.items()]
+    found = {settings.download_record(*each): each for each in named}
+    return {record: each for record, each in found.items() if record}
 
 
-def _remote_bytes(name: str, definition: dict) -> int | None:
+def _remote_bytes(name: str, definition: AnyTask | AnyEncoder) -> int | None:
     """Bytes of the files that the download stage would get; None if the hub's list does not say."""
     from huggingface_hub import HfApi
 
     from ..files import hub
 
-    repo, kind = definition.get("hub"), "model" if "architecture" in definition else "dataset"
-    if repo is None:
-        repo, kind = weights_repository(name, definition), "model"
-    info = HfApi().repo_info(
+    given = definition.given()
+    repo, kind = str(given.get("hub", "")), "dataset"
+    if isinstance(definition, Encoder | TextEncoder):
+        repo, kind = repo or weights_repository(name, given), "model"
+    info: Any = HfApi().repo_info(
         repo,
         repo_type=kind,
-        revision=definition.get("revision"),
+        revision=given.get("revision"),
         files_metadata=True,
         timeout=HUB_SECONDS,
     )
     sizes = {file.rfilename: file.size for file in info.siblings}
-    if "architecture" in definition:
+    if isinstance(definition, Encoder):
+        return sizes.get(hub.WEIGHTS)
+    if isinstance(definition, TextEncoder):
         small = [*hub.MODEL_FILES["config"], *hub.MODEL_FILES["tokenizer"]]
         weights = hub.MODEL_FILES["weights"]
         if weights[0] not in sizes:  # in shards
             weights = [name for name in sizes if fnmatch(name, "model*.safetensors*")]
         chosen = [name for name in [*small, *weights] if name in sizes]
         return add_up(sizes[name] for name in chosen) if weights else None
-    if kind == "model":
-        return sizes.get(hub.WEIGHTS)
     parquet = [name for name in sizes if name.endswith(".parquet")]
     if not parquet:
-        return add_up(list(sizes.values()))
+        return add_up(sizes.values())
     card = info.card_data.to_dict() if info.card_data else {}
-    patterns = hub.split_patterns("", repo, card.get("configs"), definition.get("config"))
-    splits = wanted_splits(definition)
+    patterns = hub.split_patterns("", repo, card.get("configs"), given.get("config", ""))
+    splits = wanted_splits(given)
     chosen = [
         path
         for path in parquet
-        if any(hub.of_split(path, split, patterns, definition) for split in splits)
+        if any(hub.of_split(path, split, patterns, given) for split in splits)
     ]
     return add_up([sizes[path] for path in chosen]) if chosen else None

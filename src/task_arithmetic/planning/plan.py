@@ -8,34 +8,35 @@ import os
 import shutil
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..config.geometries import Geometry, read_geometry
+from ..config.definitions import Task
+from ..config.experiment import Experiment
+from ..config.geometries import Geometry, geometries_of
 from ..config.reading import ROOT, read_config
-from ..files.paths import human_bytes, three_digits
+from ..files.local import first
+from ..files.paths import PathLike, human_bytes, three_digits
 from ..vision.geometry import parameters
 from ..vision.images import RESOLUTION, TRAIN_SIDE
-from .devices import named_device, rated
-from .disk import (
-    ASPECT,
-    FLOAT,
-    SAMPLE,
-    SOURCE,
-    TARGET,
-    bytes_at,
-    downloads,
-    free_files,
-    how_sized,
-    times,
-)
-from .work import LEARNING, Job, Key, Work, by_stage, jobs, operations, parts_of
+from .devices import Device, named_device, rated
+from .disk import ASPECT, FLOAT, SAMPLE, bytes_at, downloads, how_sized, times
+from .operations import SOURCE, TARGET
+from .text import aligned
+from .work import LEARNING, Job, Key, by_stage, jobs, operations
 
 START_SECONDS = 5.0  # from a job's start to its first batch, on a named device
+ACTIONS = {
+    "step": "train",
+    "image": "evaluate",
+    "text": "evaluate",
+    "linearized": "evaluate f_lin of",
+    "read": "read and normalise",
+    "prompt": "head, prompts",
+}
 
 
-def plan(*paths: str | Path, device: str | None = None, basedir: str | Path = ROOT) -> None:
+def plan(*paths: PathLike, device: str | None = None, basedir: PathLike = ROOT) -> None:
     """Print what a run of a configuration takes, stage by stage.
 
     Args:
@@ -46,53 +47,53 @@ def plan(*paths: str | Path, device: str | None = None, basedir: str | Path = RO
     Raises:
         UserError: a wrong configuration, an unknown device, an unknown encoder.
     """
-    config = read_config(*paths, basedir=basedir)
-    named = named_device(device, basedir)
-    encoders = config["definitions"]["encoders"]
-    geometries = {name: read_geometry(name, definition) for name, definition in encoders.items()}
+    experiment = read_config(*paths, basedir=basedir)
+    named, geometries = named_device(device, basedir), geometries_of(experiment)
     kind, auto = "cuda", "bf16"
     if not named:
         from . import probe
 
-        kind, auto = probe.device_at_hand(config, device)
-    planned = jobs(config, auto)
-    work = [each for job in planned for each in job.work]
-    keys = sorted({each.key for each in work}, key=_place(config))
+        kind, auto = probe.device_at_hand(experiment, device)
+    planned = jobs(experiment, auto)
+    keys = sorted({each.key for job in planned for each in job.work}, key=_place(experiment))
     if named:
-        speeds, starting = rated(keys, config, geometries, named), START_SECONDS
-        about = [
-            f"{named.label}: an estimate, not measured. {named.share:.0%} "
-            f"({named.share_is}) of its peak of {named.bf16_tflops:g} TFLOP/s in bf16 and "
-            f"{named.float32_tflops:g} in float32 (source: {named.source}); "
-            f"{START_SECONDS:g} s to start each job (assumed). Without --device, this machine's "
-            "own is measured."
-        ]
+        speeds, starting = rated(keys, experiment, geometries, named), START_SECONDS
+        about = [_estimate(named)]
     else:
-        speeds, about = probe.probed(keys, config, geometries, kind)
+        speeds, about = probe.probed(keys, experiment, geometries, kind)
         starting = probe.starting_seconds(kind)
         about.append(f"Starting a job takes {starting:.1f} s (measured).")
-    fetched, notes = downloads(config)
+    fetched, notes = downloads(experiment)
     stages = by_stage(planned)
     stages["download"] = [
         job._replace(size=size) for job, size in zip(stages["download"], fetched, strict=True)
     ]
-    seconds = {
-        stage: [len(own) * starting, *_taken([w for job in own for w in job.work], speeds)]
-        for stage, own in stages.items()
-        if stage in LEARNING
-    }
-    total = sum(value for values in seconds.values() for value in values if value is not None)
+    taken = {stage: _seconds(own, speeds, starting) for stage, own in stages.items()}
+    total = sum(filter(None, (value for values in taken.values() for value in values)))
     unit = Unit(f"{'GPU' if kind == 'cuda' else 'CPU'}-{'hours' if total >= 3600 else 'minutes'}")
-    notes = [*_notes(config, kind, geometries, unit.text(total / _share(kind))), *notes]
+    notes = [*_notes(experiment, kind, geometries, unit.text(total / _share(kind))), *notes]
     notes += _room([job for own in stages.values() for job in own])
-    print(f"{config['run']}: {_held(config)}\n")
-    print(_stage_table(stages, seconds, unit), end="\n\n")
-    print(_speed_table(keys, work, speeds, config, geometries, unit), end="\n\n")
+    print(f"{experiment.run}: {_held(experiment)}\n")
+    print(_stage_table(stages, taken, unit), end="\n\n")
+    print(_speed_table(planned, keys, speeds, experiment, geometries, unit), end="\n\n")
     for sentence in [*about, "", *notes]:
         print(textwrap.fill(sentence, 100, subsequent_indent="  "))
 
 
-# --- Text ----------------------------------------------------------------------------------------
+def _seconds(own: list[Job], speeds: dict[Key, float], starting: float) -> list[float | None]:
+    """Seconds of the jobs of a stage that computes: of their start, and of each work."""
+    if not own or own[0].stage not in LEARNING:
+        return []
+    work = [each for job in own for each in job.work]
+    return [len(own) * starting, *(times(speeds[each.key], each.amount) for each in work)]
+
+
+def _share(kind: str) -> int:
+    """Devices to spread jobs over: four GPUs, as an example, or the machine's cores."""
+    return 4 if kind == "cuda" else os.cpu_count() or 1
+
+
+# --- Tables --------------------------------------------------------------------------------------
 
 
 class Unit(NamedTuple):
@@ -105,64 +106,67 @@ class Unit(NamedTuple):
         return three_digits(seconds / (3600 if self.name.endswith("hours") else 60))
 
 
-def _held(config: dict) -> str:
-    def counted(held: dict, *keys: str) -> str:
-        counts = [(len(held[key]), key) for key in keys if held[key]]
-        return ", ".join(f"{n} {key if n != 1 else key[:-1]}" for n, key in counts)
+def _held(experiment: Experiment) -> str:
+    def counted(names: Sequence[object], word: str) -> str:
+        return f"{len(names)} {word}{'s' * (len(names) != 1)}"
 
-    kinds = "tasks", "encoders", "modes", "ablations"
-    parts = [part for part in parts_of(config).values() if part["encoders"]]
-    held = [f"{counted(part, *kinds)} on {part['unit']}s" for part in parts]
-    return "; ".join([*held, counted(config, "seeds")])
+    held = []
+    for part in experiment.parts.values():
+        kinds = {"task": part.tasks, "encoder": part.encoders, "mode": part.modes}
+        kinds["ablation"] = part.ablations
+        counts = [counted(names, word) for word, names in kinds.items() if names]
+        held.append(f"{', '.join(counts)} on {part.unit}s")
+    return "; ".join([*held, counted(experiment.seeds, "seed")])
 
 
-def _taken(work: Iterable[Work], speeds: dict[Key, float]) -> list[float | None]:
-    """Seconds of each work; None: unknown."""
-    return [times(speeds[each.key], each.amount) for each in work]
+class Row(NamedTuple):
+    """A stage: its jobs, those that are done, and of each job bytes that are downloaded, there and
+    added, files that are added, and seconds."""
+
+    jobs: int
+    done: int
+    fetched: list[int | None]
+    there: list[int | None]
+    added: list[int | None]
+    files: int
+    taken: list[float | None]
+
+    def cells(self, unit: Unit) -> list[str]:
+        """The row as text."""
+        sizes = [_amount(each, human_bytes) for each in (self.fetched, self.there, self.added)]
+        counts = [f"{self.jobs:,}", f"{self.done:,}"]
+        return [*counts, *sizes, f"{self.files:,}", _amount(self.taken, unit.text)]
 
 
 def _stage_table(
-    stages: dict[str, list[Job]], seconds: dict[str, list[float | None]], unit: Unit
+    stages: dict[str, list[Job]], taken: dict[str, list[float | None]], unit: Unit
 ) -> str:
-    rows, every = [], []
+    rows = {}
     for stage, own in stages.items():
-        are_there = [os.path.exists(job.output) for job in own]
-        there: list[int | None] = []
-        added: list[int | None] = []
-        for job, is_there in zip(own, are_there, strict=True):
-            if job.size != 0:
-                measured = is_there and stage != "download"  # which goes to the hub's cache
-                size = bytes_at(job.output) if measured else job.size
-                (there if is_there else added).append(size)
-        files = [job.files * (not is_there) for job, is_there in zip(own, are_there, strict=True)]
-        every.append([stage, are_there, there, added, files, seconds.get(stage, [])])
-    every.append(["total", *([v for row in every for v in row[i]] for i in range(1, 6))])
-    fetched = next(row[3] for row in every if row[0] == "download")
-    for stage, are_there, there, added, files, taken in every:
-        row = [stage, f"{len(are_there):,}", f"{sum(are_there):,}"]
-        row.append(_amount(fetched if stage in ("download", "total") else [], human_bytes))
-        row += [_amount(there, human_bytes), _amount(added, human_bytes), f"{sum(files):,}"]
-        if are_there:
-            rows.append([*row, _amount(taken, unit.text)])
+        done: list[Job] = []
+        new: list[Job] = []
+        for job in own:
+            (done if os.path.exists(job.output) else new).append(job)
+        added = [job.size for job in new if job.size != 0]
+        there: list[int | None] = [job.size for job in done if job.size != 0]
+        if stage != "download":  # which goes to the hub's cache
+            there = [bytes_at(job.output) for job in done if job.size != 0]
+        fetched = added if stage == "download" else []
+        files = sum(job.files for job in new)
+        rows[stage] = Row(len(own), len(done), fetched, there, added, files, taken[stage])
     head = ["stage", "jobs", "done", "download", "there", "disk", "files", unit.name]
-    return _table(head, rows, ruled=True)
+    total = Row(*(sum(column[1:], column[0]) for column in zip(*rows.values(), strict=True)))
+    cells = [[stage, *row.cells(unit)] for stage, row in rows.items() if row.jobs]
+    head_, *lines, last = aligned([head, *cells, ["total", *total.cells(unit)]], left=1)
+    rule = "─" * max(map(len, [head_, *lines, last]))
+    return "\n".join([head_, rule, *lines, rule, last])
 
 
-ACTIONS = {
-    "step": "train",
-    "image": "evaluate",
-    "text": "evaluate",
-    "linearized": "evaluate f_lin of",
-    "read": "read and normalise",
-    "prompt": "head, prompts",
-}
-
-
-def _place(config: dict) -> Callable[[Key], tuple]:
+def _place(experiment: Experiment) -> Callable[[Key], tuple[int, int, int, str, int]]:
     """The order of the rows of speeds, as a key to sort by."""
-    parts = parts_of(config).values()
-    encoders = [encoder for part in parts for encoder in part["encoders"]]
-    modes = ["", *(mode for part in parts for mode in [*part["modes"], *part["ablations"]])]
+    parts = experiment.parts.values()
+    encoders = [encoder for part in parts for encoder in part.encoders]
+    modes = ["", *(mode for part in parts for mode in [*part.modes, *part.ablations])]
     return lambda key: (
         encoders.index(key.encoder),
         list(ACTIONS).index(key.kind),
@@ -173,43 +177,55 @@ def _place(config: dict) -> Callable[[Key], tuple]:
 
 
 def _speed_table(
+    planned: list[Job],
     keys: list[Key],
-    work: list[Work],
     speeds: dict[Key, float],
-    config: dict,
+    experiment: Experiment,
     geometries: dict[str, Geometry],
     unit: Unit,
 ) -> str:
-    rows, steps = [], Counter((key.encoder, key.mode) for key in keys if key.kind == "step")
+    rows = [["encoder", "what", "precision", "examples/s", "TFLOP/s", unit.name]]
+    steps = Counter((key.encoder, key.mode) for key in keys if key.kind == "step")
+    work = [each for job in planned for each in job.work]
     for key in keys:
         if speeds[key] == 0:
             continue
-        taken = _taken((each for each in work if each.key == key), speeds)
-        rate = operations(key, config, geometries[key.encoder]) / speeds[key] / 1e12
+        taken = [times(speeds[key], each.amount) for each in work if each.key == key]
+        rate = operations(key, experiment, geometries[key.encoder]) / speeds[key] / 1e12
         several = key.kind == "step" and steps[key.encoder, key.mode] > 1
         size = f"of {key.batch} at a time" if several else None
         what = " ".join(filter(None, [ACTIONS[key.kind], key.mode, size]))
-        row = [
-            key.encoder,
-            what,
-            key.precision,
-            three_digits(key.batch / speeds[key]),
-        ]
-        rows.append([*row, f"{rate:,.3f}" if rate < 1 else three_digits(rate)])
-        rows[-1].append(_amount(taken, unit.text))
-    return _table(
-        ["encoder", "what", "precision", "examples/s", "TFLOP/s", unit.name], rows, left=3
+        shown = f"{rate:,.3f}" if rate < 1 else three_digits(rate)
+        examples = three_digits(key.batch / speeds[key])
+        rows.append([key.encoder, what, key.precision, examples, shown, _amount(taken, unit.text)])
+    head, *lines = aligned(rows, left=3)
+    return "\n".join([head, "─" * max(map(len, [head, *lines])), *lines])
+
+
+def _amount(values: Sequence[float | None], form: Callable[[float], str]) -> str:
+    """The sum of what is known: "unknown" if nothing is, "≥" if not everything is."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "unknown" if values else "–"
+    return ("≥ " if len(known) < len(values) else "") + form(sum(known))
+
+
+# --- Sentences -----------------------------------------------------------------------------------
+
+
+def _estimate(device: Device) -> str:
+    return (
+        f"{device.label}: an estimate, not measured. {device.share:.0%} ({device.share_is}) of its "
+        f"peak of {device.bf16_tflops:g} TFLOP/s in bf16 and {device.float32_tflops:g} in float32 "
+        f"(source: {device.source}); {START_SECONDS:g} s to start each job (assumed). Without "
+        "--device, this machine's own is measured."
     )
 
 
-def _share(kind: str) -> int:
-    """Devices to spread jobs over: four GPUs, as an example, or the machine's cores."""
-    return 4 if kind == "cuda" else os.cpu_count() or 1
-
-
-def _notes(config: dict, kind: str, geometries: dict[str, Geometry], shared: str) -> list[str]:
+def _notes(
+    experiment: Experiment, kind: str, geometries: dict[str, Geometry], shared: str
+) -> list[str]:
     """Sentences on what the numbers are; shared: the time if it is spread."""
-    parts = parts_of(config)
     state = 3 * FLOAT * max(parameters(g.shapes().values()) for g in geometries.values())
     notes = [
         "Jobs and times of everything from scratch; done: outputs that are there already, with the "
@@ -217,19 +233,20 @@ def _notes(config: dict, kind: str, geometries: dict[str, Geometry], shared: str
         "and folders). Snakemake counts one job more, `all`. Stages without disk write less than a "
         "megabyte per job."
     ]
-    sized = {task: how_sized(config, task) for task in parts["vision"]["read"]}
+    tasks = experiment.definitions.tasks.items()
+    sized = {name: how_sized(name, task) for name, task in tasks if isinstance(task, Task)}
     if sampled := [task for task, how in sized.items() if how == "sample"]:
         notes.append(
-            f"The arrays of {_listed(sampled)} are estimated by {SAMPLE} of the images in each "
+            f"The arrays of {first(sampled, 6)} are estimated by {SAMPLE} of the images in each "
             "split's folder."
         )
     if bounded := [task for task, how in sized.items() if how == "bound"]:
         notes.append(
-            f"The arrays of {_listed(bounded)} take at most this ({RESOLUTION} × {RESOLUTION} "
+            f"The arrays of {first(bounded, 6)} take at most this ({RESOLUTION} × {RESOLUTION} "
             f"pixels, in training {TRAIN_SIDE} × {round(ASPECT * TRAIN_SIDE)} or the source's "
             "largest), unless their images are wider than 4 to 3."
         )
-    if parts["language"]["tasks"]:
+    if "language" in experiment.parts:
         notes.append(
             f"Texts are assumed to have {SOURCE} tokens of four characters, and answers {TARGET} "
             "tokens: their bytes and times are estimates. f_lin is assumed to give a grid of α in "
@@ -270,35 +287,7 @@ def _room(jobs: list[Job]) -> list[str]:
     ]
 
 
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return ", ".join(names[:6]) + more
-
-
-def _table(head: list[str], rows: list[list[str]], left: int = 1, ruled: bool = False) -> str:
-    """Aligned columns: the first `left` to the left, the rest to the right; `ruled`: the last
-    row is a total."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [head, *rows]
-    ]
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-    lines.insert(1, rule)
-    if ruled:
-        lines.insert(-1, rule)
-    return "\n".join(lines)
-
-
-def _amount(values: Iterable, form: Callable) -> str:
-    """The sum of what is known: "unknown" if nothing is, "≥" if not everything is."""
-    values = list(values)
-    known = [value for value in values if value is not None]
-    if not values:
-        return "–"
-    if not known:
-        return "unknown"
-    return ("≥ " if len(known) < len(values) else "") + form(sum(known))
+def free_files(folder: str) -> int | None:
+    """The number of files that fit into a folder's file system; None if it has no such limit."""
+    about = os.statvfs(folder)
+    return about.f_favail if about.f_files else None

@@ -3,21 +3,24 @@
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..config import settings
-from ..config.experiment import mode_of
+from ..config.experiment import Experiment
 from ..config.geometries import Geometry
-from ..core.encoder import Encoder, Modality
+from ..core.encoder import Encoder, Examples, Modality
 from ..core.precision import uses_bf16
 from ..core.training import Training
 from ..core.vectors import TaskVector, moved_names
@@ -31,9 +34,9 @@ from ..stages.efficiency import WARM_UP
 from ..stages.finetune import start
 from ..stages.settings import EfficiencySettings
 from ..vision import modality as vision
-from ..vision.clip import encode_text
-from ..vision.geometry import Shapes, TextTower, ViT, parameters
-from .disk import FLOAT, SOURCE, TARGET
+from ..vision.geometry import ViT, parameters
+from .disk import FLOAT
+from .operations import SOURCE, TARGET
 from .work import Key, operations
 
 STEPS = 20  # timed training steps of a probe
@@ -41,13 +44,11 @@ SECONDS = {"cuda": 2.0, "cpu": 1.5}  # for each probe; for one of STEPS steps PA
 PATIENCE = 3.0
 SLOW = 1.0  # seconds that one example may take on a CPU to be worth a probe
 GRID = [0.2, 0.4, 0.6, 0.8, 1.0]  # α that tell an image's reading from its passes
-PROMPTS = 80  # texts that a head encodes at a time, at most
+
+Speeds = dict[Key, float]  # seconds
 
 
-# --- The device at hand --------------------------------------------------------------------------
-
-
-def device_at_hand(config: dict, device: str | None) -> tuple[str, str]:
+def device_at_hand(experiment: Experiment, device: str | None) -> tuple[str, str]:
     """cuda or cpu, as the jobs choose it, and what `precision: auto` stands for there; a GPU is
     held until this process ends.
 
@@ -55,15 +56,15 @@ def device_at_hand(config: dict, device: str | None) -> tuple[str, str]:
         UserError: the configuration asks for a GPU, and there is none that works.
     """
     kind = "cpu"
-    if device != "cpu" and config["device"] != "cpu":
-        claim(config["device"])
+    if device != "cpu" and experiment.device != "cpu":
+        claim(experiment.device)
         kind = torch_device().type
     return kind, "bf16" if uses_bf16("auto", kind) else "float32"
 
 
 def probed(
-    keys: list[Key], config: dict, geometries: dict, kind: str
-) -> tuple[dict[Key, float], list[str]]:
+    keys: list[Key], experiment: Experiment, geometries: dict[str, Geometry], kind: str
+) -> tuple[Speeds, list[str]]:
     """Seconds of each key, measured here, and lines that say how.
 
     Real training steps and evaluations, with random weights and examples, texts of SOURCE and
@@ -71,22 +72,19 @@ def probed(
     long, with a few examples, from which the batch is extrapolated; where one takes longer than a
     second, or the memory is too small, what a smaller encoder took is scaled by the arithmetic.
     """
-    device = torch.device(kind)
-    threads = torch.get_num_threads()
-    speeds: dict[Key, float] = {}
+    device, threads = torch.device(kind), torch.get_num_threads()
+    speeds: Speeds = {}
     about = [_device_name(device) + ":"]
     if kind == "cpu":
         torch.set_num_threads(1)
     try:
         for encoder in dict.fromkeys(key.encoder for key in keys):
             own = [key for key in keys if key.encoder == encoder]
-            began = time.perf_counter()
-            kind = type(geometries[encoder])
-            before = {k: v for k, v in speeds.items() if isinstance(geometries[k.encoder], kind)}
-            found, how = _probe_encoder(own, config, geometries[encoder], device, bool(before))
-            if not found:
-                found = _scaled(own, before, config, geometries)
-            speeds |= found
+            began, geometry = time.perf_counter(), geometries[encoder]
+            kind_of = type(geometry)
+            before = {k: v for k, v in speeds.items() if isinstance(geometries[k.encoder], kind_of)}
+            found, how = _probe_encoder(own, experiment, geometry, device, bool(before))
+            speeds |= found or _scaled(own, before, experiment, geometries)
             about.append(f"  {encoder}: {how} ({time.perf_counter() - began:.0f} s).")
     finally:
         torch.set_num_threads(threads)
@@ -96,22 +94,32 @@ def probed(
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, measured now with random weights"
-    name = ""
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    return f"CPU {name or 'of this machine'}, one thread, measured now with random weights"
+    name = _system("/proc/cpuinfo", r"model name\s*: (.*)") or "of this machine"
+    return f"CPU {name}, one thread, measured now with random weights"
+
+
+def _system(path: str, pattern: str) -> str:
+    """What the system says of itself in a file; "" where it says nothing."""
+    text = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
+    return found[1] if (found := re.search(pattern, text)) else ""
+
+
+def _free_memory() -> float:
+    """Bytes that programs can still take; unlimited where the system does not say."""
+    return float(_system("/proc/meminfo", r"MemAvailable:\s*(\d+)") or math.inf) * 1024
 
 
 def _probe_encoder(
-    keys: list[Key], config: dict, geometry: Geometry, device: torch.device, may_skip: bool
-) -> tuple[dict[Key, float], str]:
+    keys: list[Key],
+    experiment: Experiment,
+    geometry: Geometry,
+    device: torch.device,
+    may_skip: bool,
+) -> tuple[Speeds, str]:
     """Seconds of each key of one encoder, or nothing if it is too large here; and how."""
-    shapes, encoder = geometry.shapes(), keys[0].encoder
-    batches = sorted({key.batch for key in keys if key.kind == "step"})
-    unit = "text" if isinstance(geometry, T5) else "image"
+    shapes, encoder, on_gpu = geometry.shapes(), keys[0].encoder, device.type == "cuda"
     needed = 8 * FLOAT * parameters(shapes.values())  # θ0, θ, two moments, gradients, a tangent
-    if device.type == "cpu" and needed > _free_memory():
+    if not on_gpu and needed > _free_memory():
         if not may_skip:
             raise UserError(
                 f"Probing {encoder} needs {human_bytes(needed)} of memory, of which "
@@ -119,174 +127,173 @@ def _probe_encoder(
             )
         return {}, "not measured (too little memory), scaled from the one above by arithmetic"
     print(f"probing {encoder} …", file=sys.stderr, flush=True)
-    is_text = isinstance(geometry, T5)
-    probe = _random_texts(geometry, device) if is_text else _random_images(geometry, device)
-    theta0 = probe.encoder.theta0
-    alone, one = (probe.examples(1), TaskVector({}), [1.0], False, "float32"), math.inf
-    for _ in range(2):  # the first includes what is done once
-        one = _seconds(lambda: probe.evaluate(*alone), device)
-    if device.type == "cpu" and one > SLOW and may_skip:
+    probe: Probe
+    if isinstance(geometry, T5):
+        probe = RandomTexts(geometry, device)
+    else:
+        probe = RandomImages(geometry, device)
+    most, alone = SECONDS[device.type], (probe.examples(1), TaskVector({}), [1.0], False, "float32")
+    _seconds(lambda: probe.evaluate(*alone), device)  # includes what is done once
+    one = _seconds(lambda: probe.evaluate(*alone), device)
+    if not on_gpu and one > SLOW and may_skip:
         return {}, "not measured (too slow), scaled from the one above by arithmetic"
-    most = SECONDS[device.type]
     few = max(1, int(most / one) // 9)
 
     def is_long(batch: int) -> bool:  # to measure a step of it
-        return device.type != "cuda" and 3 * one * batch >= most
+        return not on_gpu and 3 * one * batch >= most
 
-    count = 2 * probe.most if device.type == "cuda" else max(1, min(probe.most, int(most / one)))
+    count = 2 * probe.most if on_gpu else max(1, min(probe.most, int(most / one)))
     examples = probe.examples(count)
-    measured: dict[tuple, float] = {}  # modes that move the same tensors are measured once
 
-    def of(key: Key) -> float:
-        mode = key.mode and mode_of(config, key.mode, encoder)
-        if key.kind == "step":
-            chosen = json.loads(settings.efficiency_settings(config, key.mode, encoder))
+    def passes(key: Key, alphas: list[float]) -> float:
+        tau = TaskVector({})
+        if key.mode:
+            moved = moved_names(shapes, experiment.patterns(key.mode, encoder), key.mode)
+            tau = TaskVector({name: 0.01 * probe.encoder.theta0[name] for name in moved})
+        what = examples, tau, alphas, key.kind == "linearized", key.precision
+        return _median(lambda: probe.evaluate(*what), device) / count
+
+    @cache
+    def image(precision: str) -> dict[str, float]:
+        plain = Key(encoder, "image", None, precision)
+        once = another = passes(plain, [1.0])  # on a CPU, reading is nothing beside a pass
+        if on_gpu:
+            another = max(0.0, (passes(plain, GRID) - once) / (len(GRID) - 1))
+        return {"image": another, "read": max(0.0, once - another)}
+
+    def seconds(key: Key) -> float:
+        if key.kind == "step" and key.mode:
+            chosen = json.loads(settings.efficiency_settings(experiment, key.mode, encoder))
             how = EfficiencySettings.of(chosen)
             run = start(probe.encoder, probe.examples(1), how, key.mode)
             some = few if is_long(key.batch) else None
             return _step_seconds(run, probe.batch, key.batch, some, device)
-        if key.kind == "prompt":
-            texts = min(count, PROMPTS)
-            return _median(_text_probe(geometry.text, texts, device), device) / texts
-        tau = TaskVector({})
-        if mode:
-            moved = moved_names(shapes, mode["train"], key.mode)
-            tau = TaskVector({name: 0.01 * theta0[name] for name in moved})
-        linearized = key.kind == "linearized"
+        if key.kind == "prompt":  # a text tower is of the same blocks: by the arithmetic
+            plain = Key(encoder, "image", None, key.precision)
+            mine, other = (operations(each, experiment, geometry) for each in (key, plain))
+            return image(key.precision)["image"] * mine / other
+        if key.kind in ("image", "read"):
+            return image(key.precision)[key.kind]
+        return passes(key, [1.0])
 
-        def seconds(alphas: list[float]) -> float:
-            what = examples, tau, alphas, linearized, key.precision
-            return _median(lambda: probe.evaluate(*what), device)
-
-        once = seconds([1.0]) / count
-        if linearized or key.kind == "text":
-            return once
-        another = once  # on a CPU, reading is nothing beside a pass
-        if device.type == "cuda":
-            another = max(0.0, (seconds(GRID) / count - once) / (len(GRID) - 1))
-        measured["image", key.precision, (), None] = another
-        measured["read", key.precision, (), None] = max(0.0, once - another)
-        return measured[key.kind, key.precision, (), None]
-
-    speeds = {}
+    speeds: Speeds = {}
+    measured: dict[tuple[Any, ...], float] = {}  # modes that move the same tensors: once
     for key in keys:
-        train = tuple(mode_of(config, key.mode, encoder)["train"]) if key.mode else ()
+        train = tuple(experiment.patterns(key.mode, encoder)) if key.mode else ()
         same = key.kind, key.precision, train, (key.mode, key.batch) if key.kind == "step" else None
         if same not in measured:
-            measured[same] = of(key)
-            if device.type == "cuda":
+            measured[same] = seconds(key)
+            if on_gpu:
                 torch.cuda.empty_cache()
         speeds[key] = measured[same]
-    sizes = " and ".join(map(str, batches))
-    how = (
-        f"up to {STEPS} training steps of {sizes} {unit}s for each mode, {count} evaluated {unit}s"
-    )
+    batches = sorted({key.batch for key in keys if key.kind == "step"})
+    sizes, unit = " and ".join(map(str, batches)), probe.encoder.modality.unit
     if any(map(is_long, batches)):
         how = f"steps of {few} and {3 * few} {unit}s, extrapolated to {sizes}; {count} evaluated"
+    else:
+        how = f"up to {STEPS} training steps of {sizes} {unit}s for each mode, {count} evaluated"
+        how += f" {unit}s"
     return speeds, how
 
 
-class Probe(NamedTuple):
+# --- What is measured ----------------------------------------------------------------------------
+
+
+class Probe:
     """An encoder with random weights, and random examples.
 
     Attributes:
-        encoder: at random weights. batch: function n → inputs and targets of n examples, as
-            Training.step takes them.
-        examples: function n → n examples, as `evaluate` takes them.
-        evaluate: function (examples, τ, alphas, linearized, precision): what `accuracies` does.
-        most: examples of one forward pass.
+        encoder: at random weights. most: examples of one forward pass.
     """
 
-    encoder: Encoder
-    batch: Callable[[int], tuple[torch.Tensor, torch.Tensor]]
-    examples: Callable[[int], Any]
-    evaluate: Callable
     most: int
 
+    def __init__(self, modality: Modality, geometry: Geometry, device: torch.device) -> None:
+        self.device, self.generator = device, torch.Generator().manual_seed(0)
+        shapes = geometry.shapes().items()
+        theta0 = {k: (0.02 * self.normal(*shape)).to(device) for k, shape in shapes}
+        self.encoder = Encoder("random", theta0, modality, "", "")
 
-def _random_images(geometry: ViT, device: torch.device) -> Probe:
-    generator, size = torch.Generator().manual_seed(0), geometry.image_size
-    modality = vision.Vision(geometry, (0.5,) * 3, (0.25,) * 3)
-    encoder = _random_encoder(modality, geometry.shapes(), generator, device)
-    head = torch.randn(100, geometry.embed_dim, generator=generator).to(device)
+    def normal(self, *shape: int) -> Tensor:
+        """Random numbers."""
+        return torch.randn(shape, generator=self.generator)
 
-    def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels = torch.randn(count, 3, size, size, generator=generator).to(device)
-        return pixels, torch.zeros(count, dtype=torch.int64, device=device)
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, as a training step takes them."""
+        raise NotImplementedError
 
-    def examples(count: int) -> vision.Images:
-        shape = count, size, size, 3
-        images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).numpy()
-        return vision.Images(images, np.zeros(count, np.int64), head)
+    def examples(self, count: int) -> Examples:
+        """What `evaluate` takes."""
+        raise NotImplementedError
 
     def evaluate(
-        some: Any, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
+        self, some: Examples, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
     ) -> None:
-        modality.accuracies(encoder.theta0, tau, alphas, {"task": some}, linearized, precision)
+        """What an evaluation does."""
+        theta0, parts = self.encoder.theta0, {"task": some}
+        self.encoder.modality.accuracies(theta0, tau, alphas, parts, linearized, precision)
 
-    return Probe(encoder, batch, examples, evaluate, vision.BATCH)
+
+class RandomImages(Probe):
+    """A CLIP of random weights."""
+
+    most = vision.BATCH
+
+    def __init__(self, geometry: ViT, device: torch.device) -> None:
+        super().__init__(vision.Vision(geometry, (0.5,) * 3, (0.25,) * 3), geometry, device)
+        self.size, self.head = geometry.image_size, self.normal(100, geometry.embed_dim).to(device)
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        labels = torch.zeros(count, dtype=torch.int64, device=self.device)
+        return self.normal(count, 3, self.size, self.size).to(self.device), labels
+
+    def examples(self, count: int) -> vision.Images:
+        shape = count, self.size, self.size, 3
+        images = torch.randint(0, 256, shape, generator=self.generator, dtype=torch.uint8).numpy()
+        return vision.Images(images, np.zeros(count, np.int64), self.head)
 
 
-def _random_texts(geometry: T5, device: torch.device) -> Probe:
-    generator, modality = torch.Generator().manual_seed(0), language.Language(geometry)
-    encoder = _random_encoder(modality, geometry.shapes(), generator, device)
-    theta0 = encoder.theta0
+class RandomTexts(Probe):
+    """A T5 of random weights, whose answers are generated and not read: it has no tokenizer."""
 
-    def tokens(*shape: int) -> torch.Tensor:  # neither padding nor an end of text
-        return torch.randint(2, geometry.vocab_size, shape, generator=generator)
+    most = language.BATCH
 
-    def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return tokens(count, SOURCE).to(device), tokens(count, TARGET).to(device)
+    def __init__(self, geometry: T5, device: torch.device) -> None:
+        self.language, self.words = language.Language(geometry), geometry.vocab_size
+        super().__init__(self.language, geometry, device)
 
-    def examples(count: int) -> language.Examples:
-        flat, ends = tokens(count * SOURCE).numpy(), SOURCE * np.arange(1, count + 1)
-        words = tokens(1, TARGET).numpy(), ["?"], "exact_match", TARGET
+    def tokens(self, *shape: int) -> Tensor:
+        """Neither padding nor an end of text."""
+        return torch.randint(2, self.words, shape, generator=self.generator)
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        source, target = self.tokens(count, SOURCE), self.tokens(count, TARGET)
+        return source.to(self.device), target.to(self.device)
+
+    def examples(self, count: int) -> language.Examples:
+        flat, ends = self.tokens(count * SOURCE).numpy(), SOURCE * np.arange(1, count + 1)
+        words = self.tokens(1, TARGET).numpy(), ["?"], "exact_match", TARGET
         target = np.zeros(count, np.int32)
         return language.Examples(Texts(flat, ends - SOURCE, ends, target, None, *words))
 
     @torch.inference_mode()
     def evaluate(
-        some: Any, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
+        self, some: Examples, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
     ) -> None:
+        theta0 = self.encoder.theta0
         if linearized:
-            modality.answered(theta0, some.texts, precision, tau.tensors, alphas)
+            self.language.answered(theta0, some.texts, precision, tau.tensors, alphas)
         else:
             for alpha in alphas:
-                modality.answered(tau.apply(theta0, alpha), some.texts, precision)
-
-    return Probe(encoder, batch, examples, evaluate, language.BATCH)
+                self.language.answered(tau.apply(theta0, alpha), some.texts, precision)
 
 
-def _random_encoder(
-    modality: Modality, shapes: Shapes, generator: torch.Generator, device: torch.device
-) -> Encoder:
-    return Encoder("random", _random_weights(shapes, generator, device), modality, "", "")
-
-
-def _random_weights(
-    shapes: Shapes, generator: torch.Generator, device: torch.device
-) -> dict[str, torch.Tensor]:
-    return {
-        name: (0.02 * torch.randn(shape, generator=generator)).to(device)
-        for name, shape in shapes.items()
-    }
-
-
-def _text_probe(text: TextTower, count: int, device: torch.device) -> Callable[[], None]:
-    """A function that encodes `count` random texts with random weights."""
-    params = _random_weights(text.shapes(), torch.Generator().manual_seed(0), device)
-    tokens = torch.randint(1, text.vocab_size, (count, text.context_length)).to(device)
-
-    def action() -> None:
-        with torch.inference_mode():
-            encode_text(params, tokens, text)
-
-    return action
+# --- Measuring -----------------------------------------------------------------------------------
 
 
 def _step_seconds(
     run: Training,
-    examples: Callable[[int], tuple],
+    examples: Callable[[int], tuple[Any, Any]],
     batch: int,
     few: int | None,
     device: torch.device,
@@ -327,41 +334,28 @@ def _seconds(action: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def _scaled(keys: list[Key], speeds: dict, config: dict, geometries: dict) -> dict[Key, float]:
+def _scaled(
+    keys: list[Key], speeds: Speeds, experiment: Experiment, geometries: dict[str, Geometry]
+) -> Speeds:
     """Seconds of an encoder's keys from those of the last encoder that was measured, in proportion
     to their arithmetic."""
-    last = list(speeds)[-1].encoder
-    found = {}
+    last, found = list(speeds)[-1].encoder, {}
     for key in keys:
         if key.kind == "read":
             found[key] = 0.0
             continue
         alike = [other for other in speeds if other.encoder == last and other.kind == key.kind]
         other = min(alike, key=lambda k: (k.mode != key.mode, k.precision != key.precision))
-        mine, theirs = (geometries[each.encoder] for each in (key, other))
-        ratio = operations(key, config, mine) / operations(other, config, theirs)
-        found[key] = speeds[other] * ratio
+        mine, theirs = (operations(k, experiment, geometries[k.encoder]) for k in (key, other))
+        found[key] = speeds[other] * mine / theirs
     return found
 
 
 def starting_seconds(kind: str) -> float:
     """Seconds until a job has imported what it needs and touched its device, measured."""
     code = f"import task_arithmetic.stages.finetune, torch; torch.zeros(1, device={kind!r})"
-    path = os.pathsep.join(
-        [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
+    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
     began = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **own}, check=False)
     return time.perf_counter() - began
-
-
-def _free_memory() -> float:
-    """Bytes that programs can still take; unlimited where the system does not say."""
-    path = Path("/proc/meminfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else math.inf

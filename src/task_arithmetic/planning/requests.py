@@ -8,20 +8,18 @@ import math
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError
-from pathlib import Path
 from typing import NamedTuple
 
-from ..config import settings
-from ..config.experiment import pairs_of, part_of
+from ..config.experiment import Experiment
 from ..config.geometries import Geometry, read_geometry
-from ..config.reading import ROOT
-from ..config.recipes import recipe_of
+from ..files.paths import PathLike
+from ..files.shipped import ROOT
 from ..language.geometry import T5
 from ..vision.geometry import TextTower, ViT, parameters
 from ..vision.images import RESOLUTION
 from .devices import read_devices
-from .disk import FLOAT, class_count, data_bytes, example_counts, is_text
-from .work import LEARNING, Job, Known, encoder_bytes, operations, parts_of, tasks_read, work_of
+from .disk import FLOAT, Counts, Splits, counts_of, data_bytes
+from .work import LEARNING, Job, Key, encoder_bytes, operations, tasks_read, work_of
 
 DEVICE = "rtx3090"  # of devices.csv: the least sustained rate in bf16
 CPU_FLOPS = 1e10  # of one core, sustained; small tensors reach no more
@@ -41,16 +39,15 @@ CUDA = 4_000  # assumed: the driver's context, libraries and page-locked batches
 DECODER = 600  # a process with a block of images, decoded and joined
 LIBRARY = 500  # import of open_clip or transformers, in the encoder stage alone
 MARGIN = 1.3  # on the tensors and examples that a job holds
-ROW = (
-    2_500  # bytes of a row of texts in memory, as Python's objects and as tokens (measured: 2,100)
-)
+ROW = 2_500  # bytes of a row of texts: Python's objects and its tokens (measured: 2,100)
 LONG, ANSWER = 256, 10  # tokens of an input and an answer, in the batch that needs the most memory
 
 # Taken for numbers that neither a definition nor an earlier run tells.
-UNKNOWN = {"train": 100_000, "validation": 5_000, "test": 25_000, "classes": 1_000}
+UNKNOWN, CLASSES = {"train": 100_000, "validation": 5_000, "test": 25_000}, 1_000
 # For an encoder whose geometry cannot be read here (no open_clip beside Snakemake): ViT-L-14's.
 LARGE = ViT(
-    24, 1024, 14, 224, 4096, 16, 768, "gelu", TextTower(12, 768, 12, 77, 49408, 3072, 768, "")
+    *(24, 1024, 14, 224, 4096, 16, 768, "quick_gelu"),
+    text=TextTower(12, 768, 12, 77, 49408, 3072, 768, "quick_gelu"),
 )
 
 
@@ -63,66 +60,65 @@ class Request(NamedTuple):
     seconds: float
 
 
-def requests(config: dict, basedir: str | Path = ROOT) -> Callable[..., Request]:
-    """The function (stage, encoder, mode, task) → Request of a validated configuration.
+def requests(experiment: Experiment, basedir: PathLike = ROOT) -> Callable[..., Request]:
+    """The function (stage, encoder, mode, task) → Request of an experiment.
 
     Jobs that differ only in seed or pair ask for the same, which is reckoned once.
     """
-    on_gpu, definitions = config["device"] != "cpu", config["definitions"]
-    parts = parts_of(config)
+    on_gpu, definitions = experiment.device != "cpu", experiment.definitions
     device = read_devices(basedir)[DEVICE]
 
     @cache
     def geometry(encoder: str) -> Geometry:
         try:
-            return read_geometry(encoder, definitions["encoders"][encoder])
+            return read_geometry(encoder, definitions.encoders[encoder])
         except PackageNotFoundError:
             return LARGE
 
     @cache
-    def known(task: str) -> dict[str, int]:
-        found = {**example_counts(config, task), "classes": class_count(config, task)}
-        return {what: UNKNOWN[what] if n is None else n for what, n in found.items()}
+    def known(task: str) -> Counts:
+        found = counts_of(task, definitions.tasks[task])
+        splits: Splits = {s: UNKNOWN[s] if n is None else n for s, n in found.splits.items()}
+        return Counts(splits, found.classes or CLASSES)
 
-    def counts(task: str) -> dict[str, int]:
-        return {split: n for split, n in known(task).items() if split != "classes"}
-
-    def seconds_of(job: Job) -> float:
-        """Of what a job computes, on the device that is assumed."""
-        seconds = 0.0
-        for key, amount in work_of(config, known, job):
-            rate = device.rate(key.precision) if on_gpu else CPU_FLOPS
-            seconds += amount * operations(key, config, geometry(key.encoder)) / rate
-        return seconds
+    @cache
+    def seconds_of(key: Key) -> float:
+        rate = device.rate(key.precision) if on_gpu else CPU_FLOPS
+        return operations(key, experiment, geometry(key.encoder)) / rate
 
     @cache
     def request(
         stage: str, encoder: str | None = None, mode: str | None = None, task: str | None = None
     ) -> Request:
-        learns, cores, seconds, held = stage in LEARNING, 1, 0.0, 0.0
-        part = parts[part_of(config, encoder)["modality"]] if encoder else {}
-        tasks = tasks_read(config, part, stage, task) if encoder else [task] if task else []
-        read = sum(data_bytes(definitions["tasks"][name], counts(name)) or 0 for name in tasks)
+        cores, seconds, held, read = 1, 0.0, 0.0, 0
+        tasks = [task] if task else []
         if encoder:
-            job = stage, encoder, mode, tasks
-            held = _held_bytes(config, part, job, geometry(encoder), counts)
-        rows = sum(counts(task).values()) if task else 0
-        texts = bool(task) and is_text(definitions["tasks"][task])
-        if stage == "data":
-            few = texts or "embedded" in definitions["tasks"][task]
-            cores = 1 if few else 8
-            seconds = 0.0 if few else rows / (cores * DECODING)
-            read *= 3  # the source, blocks, and blocks to be joined
-            held = cores * DECODER * 1e6
-        elif learns:
+            tasks = tasks_read(experiment.part_of(encoder), stage, task)
+            splits = [known(name).splits for name in tasks]
+            held = _held(
+                experiment, Job(stage, "", encoder, mode), tasks, splits, geometry(encoder)
+            )
+        if stage in (*LEARNING, "data"):
+            stored = (data_bytes(definitions.tasks[name], known(name).splits) for name in tasks)
+            read = sum(filter(None, stored))
+        if stage in LEARNING:
             cores = 4 if on_gpu else 1
-            alike = _alike(config, stage, encoder, mode, task)
-            seconds = max(map(seconds_of, alike), default=0.0)
-        else:
-            read = 0
-        if texts and stage in ("data", "head"):
-            held, seconds = ROW * rows, rows / TOKENIZING
-        memory = LEAST + (CUDA if learns and on_gpu else 0) + MARGIN * held / 1e6
+            pairs = experiment.part("vision").pairs if stage == "disentanglement" else [None]
+            alike = [Job(stage, "", encoder, mode, task, pair=pair) for pair in pairs]
+            work = [work_of(experiment, known, job) for job in alike]
+            taken = (sum(seconds_of(key) * (n or 0) for key, n in each) for each in work)
+            seconds = max(taken, default=0.0)
+        if task and stage in ("data", "head"):
+            definition, rows = definitions.tasks[task], known(task).rows or 0
+            if definition.modality == "language":
+                held, seconds = float(ROW * rows), rows / TOKENIZING
+            elif stage == "data":
+                cores = 1 if definition.embedded else 8
+                seconds = 0.0 if definition.embedded else rows / (cores * DECODING)
+                held = cores * DECODER * 1e6
+        if stage == "data":
+            read *= 3  # the source, blocks, and blocks to be joined
+        memory = LEAST + (CUDA if stage in LEARNING and on_gpu else 0) + MARGIN * held / 1e6
         waiting = STARTING + read / READING
         minutes = min(LONGEST, _up((waiting + SAFETY * seconds) / 60, SHORTEST))
         return Request(_up(memory, MULTIPLE), minutes, cores, waiting + seconds)
@@ -130,19 +126,12 @@ def requests(config: dict, basedir: str | Path = ROOT) -> Callable[..., Request]
     return request
 
 
-def _alike(
-    config: dict, stage: str, encoder: str | None, mode: str | None, task: str | None
-) -> list[Job]:
-    """The jobs that ask for the same: one, or of a stage of pairs one for each."""
-    pairs: list[str | None] = [*pairs_of(config)] if stage == "disentanglement" else [None]
-    return [Job(stage, "", encoder, mode, task, None, pair) for pair in pairs]
-
-
-def _held_bytes(config: dict, part: dict, job: tuple, geometry: Geometry, counts: Known) -> float:
-    """Bytes of tensors and images in a job's host memory at a time, at most; job: its stage,
-    encoder, mode and tasks."""
-    stage, encoder, mode, tasks = job
-    on_gpu, limit = config["device"] != "cpu", config["limit"] or {}
+def _held(
+    experiment: Experiment, job: Job, tasks: list[str], counts: list[Splits], geometry: Geometry
+) -> float:
+    """Bytes of tensors and images in a job's host memory at a time, at most; counts: of tasks."""
+    stage, encoder, mode = job.stage, job.encoder or "", job.mode or ""
+    on_gpu, part = experiment.device != "cpu", experiment.part_of(encoder)
     weights = FLOAT * parameters(geometry.shapes().values())
     if stage == "encoder":  # the file, the library's model, our tensors, and what compares them
         return 4 * encoder_bytes(geometry) + LIBRARY * 1e6
@@ -155,13 +144,14 @@ def _held_bytes(config: dict, part: dict, job: tuple, geometry: Geometry, counts
         if on_gpu:  # θ0, and θ and two moments on their way to a file and as the file's bytes
             return 7 * weights
         # and what trains: θ, moments, gradients, a tangent, and each layer's activations
-        twice = 1 + settings.is_linearized(config, mode)
-        batch = recipe_of(part, encoder, mode, tasks[0])["batch_size"]
-        return 13 * weights + batch * twice * trained
-    drawn = 2 * config["disentanglement"]["samples"] if stage == "disentanglement" else 0
-    for task in tasks if part["unit"] == "image" else []:  # a limit's images are copied
-        numbers = counts(task)
-        drawn += sum(min(numbers[split], n) for split, n in limit.items() if split != "train")
+        twice = 1 + experiment.linearized(mode)
+        return 13 * weights + part.recipe(encoder, mode, tasks[0]).batch_size * twice * trained
+    grid, drawn = experiment.disentanglement, 0
+    if stage == "disentanglement" and grid:
+        drawn = 2 * grid.samples
+    if part.unit == "image" and (limit := experiment.limit):  # a limit's images are copied
+        for each in counts:
+            drawn += sum(min(each[s] or 0, getattr(limit, s)) for s in ("validation", "test"))
     # θ0, two vectors and their sum; on a CPU also θ, pixels (or logits of a grid) and activations
     running = 0 if on_gpu else 2 * weights + 2**30 + passed
     return 4 * weights + running + 3 * RESOLUTION**2 * drawn

@@ -5,35 +5,31 @@ imports torch.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from ..config import settings
 from ..config.available import figure_names, table_names
-from ..config.experiment import control_of, mode_of, pairs_of, part_of
-from ..config.geometries import Geometry, read_geometry
-from ..config.recipes import models_of, recipe_of
+from ..config.experiment import Disentanglement, Experiment, Part
+from ..config.geometries import Geometry, geometries_of
 from ..core.arithmetic import alpha_grid
 from ..core.vectors import moved_names
-from ..language.geometry import T5
 from ..vision.geometry import ViT, parameters
 from .disk import (
     EMBEDDED_SIDE,
     FLOAT,
     LINE,
-    SOURCE,
-    TARGET,
+    Counts,
     add_up,
-    class_count,
+    counts_of,
     data_bytes,
-    example_counts,
     hub_sources,
-    is_text,
     template_count,
     times,
 )
-from .operations import flops, t5_flops
+from .operations import SOURCE, Moved, flops
 
 STAGES = "download embedded data encoder head finetune vector pretrained single_task kernel".split()
 STAGES += "addition posthoc negation disentanglement cosine efficiency".split()
@@ -51,9 +47,7 @@ FILES = {"download": 4, "embedded": 16, "data": 15, "encoder": 8, "head": 7, "fi
 FILES |= {"vector": 8, "efficiency": 7, "metrics": 6, "tables": 8, "figures": 6, "report": 6}
 OTHER_FILES = 10  # of stages that write metrics
 
-UNITS = {"vision": "image", "language": "text"}  # modality → what one example of it is
-NOTHING = {"tasks": [], "encoders": [], "modes": [], "ablations": [], "focus": None}
-Known = Callable[[str], dict]  # task → number of examples of each split, and of its `classes`
+Known = Callable[[str], Counts]  # a task's
 
 
 class Key(NamedTuple):
@@ -100,30 +94,10 @@ class Job(NamedTuple):
         return FILES.get(self.stage, OTHER_FILES)
 
 
-def parts_of(config: dict) -> dict[str, dict]:
-    """Every modality → its part of a run, which may hold nothing: config["parts"], and
-
-    unit: image or text; read: its tasks and, of images, the control task; main: (encoder, mode) of
-    its modes; models: these and those of its ablations, which is everything that is fine-tuned.
-    """
-    found = {}
-    for modality, unit in UNITS.items():
-        part = {**NOTHING, **config["parts"].get(modality, {})}
-        control = [control_of(config)] if unit == "image" and control_of(config) else []
-        own = {
-            "unit": unit,
-            "read": [*part["tasks"], *control],
-            "main": models_of({**part, "ablations": []}),
-            "models": models_of(part),
-        }
-        found[modality] = {**part, **own}
-    return found
-
-
 # --- Jobs ----------------------------------------------------------------------------------------
 
 
-def jobs(config: dict, auto: str = "bf16") -> list[Job]:
+def jobs(experiment: Experiment, auto: str = "bf16") -> list[Job]:
     """Every job of a run, with what it computes and writes, in the order of STAGES.
 
     Args:
@@ -131,24 +105,19 @@ def jobs(config: dict, auto: str = "bf16") -> list[Job]:
     Raises:
         UserError: an encoder that is no plain CLIP ViT, or no plain T5.
     """
-    encoders = config["definitions"]["encoders"]
-    geometries = {name: read_geometry(name, definition) for name, definition in encoders.items()}
-    counted: dict[str, dict] = {}
+    geometries = geometries_of(experiment)
 
-    def known(task: str) -> dict:
-        if task not in counted:
-            counted[task] = {**example_counts(config, task), "classes": class_count(config, task)}
-        return counted[task]
+    @cache
+    def known(task: str) -> Counts:
+        return counts_of(task, experiment.definitions.tasks[task])
 
-    found = []
-    for job in sorted(_listed(config), key=lambda job: STAGES.index(job.stage)):
-        geometry = geometries.get(job.encoder or "")
-        found.append(
-            job._replace(
-                work=work_of(config, known, job, auto), size=_size(config, known, job, geometry)
-            )
+    return [
+        job._replace(
+            work=work_of(experiment, known, job, auto),
+            size=_size(experiment, known, job, geometries.get(job.encoder or "")),
         )
-    return found
+        for job in sorted(_listed(experiment), key=lambda job: STAGES.index(job.stage))
+    ]
 
 
 def by_stage(jobs: list[Job]) -> dict[str, list[Job]]:
@@ -156,55 +125,49 @@ def by_stage(jobs: list[Job]) -> dict[str, list[Job]]:
     return {stage: [job for job in jobs if job.stage == stage] for stage in STAGES}
 
 
-def _listed(config: dict) -> Iterator[Job]:
+def _listed(experiment: Experiment) -> Iterator[Job]:
     """The jobs as workflow/rules expand them."""
-    run, shared, seeds = f"results/{config['run']}", "results/shared", config["seeds"]
-    tasks, view = config["definitions"]["tasks"], settings.view(config)
+    run, shared = f"results/{experiment.run}", "results/shared"
+    metrics, tasks = f"{run}/metrics", experiment.definitions.tasks
+    view = settings.view(experiment)
     drawn: set[str] = set()
-
-    def measured(stage: str, *place: str | int | None, **of: str | int | None) -> Job:
-        return Job(stage, "/".join(map(str, [run, "metrics", stage, *place])) + ".csv", **of)
-
-    yield from (Job("download", record) for record in hub_sources(config))
-    for part in parts_of(config).values():
-        of_images = part["unit"] == "image"
-        for t in part["read"]:
+    yield from (Job("download", record) for record in hub_sources(experiment))
+    for part in experiment.parts.values():
+        of_images = part.unit == "image"
+        for t in part.read:
             yield Job("data", f"{shared}/data/{t}/manifest.json", task=t)
-            name = tasks[t].get("embedded")
+            name = tasks[t].embedded
             if name and name not in drawn:
                 drawn.add(name)
                 yield Job("embedded", f"{shared}/embedded/{name}.sha256", task=t)
-        for e in part["encoders"]:
+        for e in part.encoders:
             folder = f"{shared}/encoders/{e}"
             yield Job("encoder", f"{folder}/encoder.json", e)
-            for t in part["read"]:
+            for t in part.read:
                 yield Job("head", f"{folder}/heads/{t}.safetensors", e, task=t)
-                yield measured("pretrained", e, t, encoder=e, task=t)
-        for e, m in part["models"]:
-            for s in seeds:
-                of = {"encoder": e, "mode": m, "seed": s}
-                main, plain = (e, m) in part["main"], not settings.is_linearized(config, m)
-                for t in part["tasks"]:
-                    place = e, m, t, s
-                    name = f"{e}/{m}/{t}/{s}"
-                    yield Job("finetune", f"{run}/finetuned/{name}.sha256", e, m, t, s)
-                    yield Job("vector", f"{run}/vectors/{name}.safetensors", e, m, t, s)
-                    yield measured("single_task", *place, **of, task=t)
-                    if of_images and main and plain:
-                        yield measured("kernel", *place, **of, task=t)
-                    if of_images and main and control_of(config):
-                        yield measured("negation", *place, **of, task=t)
-                yield measured("addition", e, m, s, **of)
-                if main and len(part["tasks"]) > 1:
-                    yield measured("cosine", e, m, s, **of)
-                if of_images and main and m == "nonlinear":
-                    job = measured("addition", e, "posthoc", s, **{**of, "mode": "posthoc"})
-                    yield job._replace(stage="posthoc")
-                if of_images and main and e == part["focus"]:
-                    for pair in pairs_of(config):
-                        yield measured("disentanglement", e, m, s, pair, **of, pair=pair)
-        for e, m in part["main"]:
-            yield measured("efficiency", e, m, encoder=e, mode=m)
+                yield Job("pretrained", f"{metrics}/pretrained/{e}/{t}.csv", e, task=t)
+        for (e, m), s in ((model, seed) for model in part.models for seed in experiment.seeds):
+            main = (e, m) in part.main
+            for t in part.tasks:
+                name = f"{e}/{m}/{t}/{s}"
+                yield Job("finetune", f"{run}/finetuned/{name}.sha256", e, m, t, s)
+                yield Job("vector", f"{run}/vectors/{name}.safetensors", e, m, t, s)
+                yield Job("single_task", f"{metrics}/single_task/{name}.csv", e, m, t, s)
+                if of_images and main and not experiment.linearized(m):
+                    yield Job("kernel", f"{metrics}/kernel/{name}.csv", e, m, t, s)
+                if main and part.control:
+                    yield Job("negation", f"{metrics}/negation/{name}.csv", e, m, t, s)
+            yield Job("addition", f"{metrics}/addition/{e}/{m}/{s}.csv", e, m, seed=s)
+            if main and len(part.tasks) > 1:
+                yield Job("cosine", f"{metrics}/cosine/{e}/{m}/{s}.csv", e, m, seed=s)
+            if of_images and main and m == "nonlinear":
+                output = f"{metrics}/addition/{e}/posthoc/{s}.csv"
+                yield Job("posthoc", output, e, "posthoc", seed=s)
+            for p in part.pairs if main and e == part.focus else ():
+                output = f"{metrics}/disentanglement/{e}/{m}/{s}/{p}.csv"
+                yield Job("disentanglement", output, e, m, seed=s, pair=p)
+        for e, m in part.main:
+            yield Job("efficiency", f"{metrics}/efficiency/{e}/{m}.csv", e, m)
     yield Job("metrics", f"{run}/metrics.csv")
     yield from (Job("tables", f"{run}/tables/{name}.csv") for name in table_names(view))
     yield from (Job("figures", f"{run}/figures/{name}.png") for name in figure_names(view))
@@ -214,7 +177,7 @@ def _listed(config: dict) -> Iterator[Job]:
 # --- What a job computes -------------------------------------------------------------------------
 
 
-def work_of(config: dict, known: Known, job: Job, auto: str = "bf16") -> tuple[Work, ...]:
+def work_of(experiment: Experiment, known: Known, job: Job, auto: str = "bf16") -> tuple[Work, ...]:
     """Steps, images, texts and prompts of one job.
 
     Args:
@@ -224,106 +187,114 @@ def work_of(config: dict, known: Known, job: Job, auto: str = "bf16") -> tuple[W
     stage, encoder, mode = job.stage, job.encoder, job.mode
     if stage not in LEARNING or encoder is None:
         return ()
-    part = parts_of(config)[part_of(config, encoder)["modality"]]
-    of_images, limit = part["unit"] == "image", config["limit"] or {}
+    part, grid = experiment.part_of(encoder), experiment.disentanglement
+    of_images = part.unit == "image"
     full = stage in ("head", "disentanglement")
-    precision = "float32" if full else config["precision"].replace("auto", auto)
+    precision = "float32" if full else experiment.precision.replace("auto", auto)
 
     def some(kind: str, amount: int | None, of: str | None = None, batch: int = 1) -> Work:
         return Work(Key(encoder, kind, of, precision, batch), amount)
 
     def count(split: str, names: list[str], most: int | None = None) -> int | None:
-        mosts = [most for most in (limit.get(split), most) if most is not None]
-        counts = [known(name)[split] for name in names]
+        mosts = [most] if most is not None else []
+        mosts += [getattr(experiment.limit, split)] if experiment.limit else []
+        counts = [known(name).splits[split] for name in names]
         return add_up(n and min([n, *mosts]) for n in counts)
 
-    if stage == "head" and not of_images:
-        return ()  # tokens of texts are not counted
-    if stage == "head":
-        prompts = times(template_count(config, job.task), known(job.task)["classes"])
-        return (some("prompt", prompts),)
+    if stage == "head":  # tokens of texts are not counted
+        task = job.task or ""
+        prompts = times(template_count(experiment.definitions.tasks[task]), known(task).classes)
+        return (some("prompt", prompts),) if of_images else ()
     if stage in ("finetune", "efficiency"):
-        recipe = recipe_of(part, encoder, mode, job.task or part["tasks"][0])
-        timed = WARM_UP + config["efficiency"]["steps"]
-        steps = recipe["steps"] if stage == "finetune" else timed
-        return (some("step", steps, mode, recipe["batch_size"]),)
-    linearized = stage == "kernel" or bool(mode) and settings.is_linearized(config, mode)
-    if stage == "disentanglement":
-        grid = config["disentanglement"]
-        reference = grid.get("reference_scaling", False)
-        samples = REFERENCE_SAMPLES if reference else grid["samples"]
-        sample = count("test", pairs_of(config)[job.pair], samples)
+        recipe = part.recipe(encoder, mode or "", job.task or part.tasks[0])
+        timed = WARM_UP + experiment.efficiency.steps
+        steps = recipe.steps if stage == "finetune" else timed
+        return (some("step", steps, mode, recipe.batch_size),)
+    linearized = stage == "kernel" or bool(mode) and experiment.linearized(mode or "")
+    if stage == "disentanglement" and grid:
+        samples = REFERENCE_SAMPLES if grid.reference_scaling else grid.samples
+        sample = count("test", part.pairs[job.pair or ""], samples)
         if linearized:  # a tangent of each of the two vectors
             return (some("linearized", times(2, sample), mode),)
         return some("image", times(models_evaluated(grid), sample)), some("read", sample)
-    names = tasks_read(config, part, stage, job.task)
+    names = tasks_read(part, stage, job.task)
     walked, one = count("validation", names), count("test", names)
-    if stage == "addition" and part.get("reference_selection", False):
+    if stage == "addition" and part.reference_selection:
         walked = add_up([walked, one])  # α is chosen on test, where the grid is walked too
     read = add_up([walked, one])
     if linearized:  # f_lin gives the whole grid in one pass
         return (some("linearized", read, "nonlinear" if mode == "posthoc" else mode),)
-    alphas = len(alpha_grid(**config["alphas"])) if stage in GRIDS else 1
-    passes = some(part["unit"], add_up([times(alphas, walked), one]))
+    alphas = len(alpha_grid(**experiment.alphas.given())) if stage in GRIDS else 1
+    passes = some(part.unit, add_up([times(alphas, walked), one]))
     return (passes, some("read", read)) if of_images else (passes,)
 
 
-def tasks_read(config: dict, part: dict, stage: str, task: str | None) -> list[str]:
+def tasks_read(part: Part, stage: str, task: str | None) -> list[str]:
     """The tasks whose examples a job reads: its own, or all; with the control task to negate, and
     the first one to time steps."""
     if stage in ("head", "efficiency"):
-        return part["tasks"][: stage == "efficiency"]
-    control = [control_of(config)] if stage == "negation" else []
-    return [*([task] if task else part["tasks"]), *control]
+        return part.tasks[: stage == "efficiency"]
+    control = [part.control] if stage == "negation" and part.control else []
+    return [*([task] if task else part.tasks), *control]
 
 
-def models_evaluated(grid: dict) -> int:
+def models_evaluated(grid: Disentanglement) -> int:
     """Models that each image of the disentanglement error goes through: a unified one for each cell
     but those whose other coefficient is 0, and an individual one for each value of its own."""
-    coefficients = np.linspace(grid["low"], grid["high"], grid["points"]).round(12)
-    return grid["points"] * (grid["points"] + 1 - int(0 in coefficients))
+    coefficients = np.linspace(grid.low, grid.high, grid.points).round(12)
+    return grid.points * (grid.points + 1 - int(0 in coefficients))
 
 
-def flops_of(kind: str, geometry: Geometry, mode: dict | None) -> float:
-    """Arithmetic for one example through an encoder, see operations.flops; of a text, t5_flops."""
-    if isinstance(geometry, T5):
-        return t5_flops(kind, geometry, mode, SOURCE, TARGET)
-    return flops(kind, geometry, mode)
-
-
-def operations(key: Key, config: dict, geometry: Geometry) -> float:
+def operations(key: Key, experiment: Experiment, geometry: Geometry) -> float:
     """Arithmetic operations of one unit of a key: of a step, of its whole batch."""
-    mode = mode_of(config, key.mode, key.encoder) if key.mode else None
-    return key.batch * flops_of(key.kind, geometry, mode)
+    moved = None
+    if key.mode:
+        patterns = experiment.patterns(key.mode, key.encoder)
+        moved = Moved(patterns, experiment.linearized(key.mode))
+    return key.batch * flops(key.kind, geometry, moved)
+
+
+def costs(experiment: Experiment) -> dict[str, float]:
+    """Output → arithmetic operations of each job that computes, as far as they are known: what the
+    times of jobs on one device are about in proportion to."""
+    geometries, found = geometries_of(experiment), dict[str, float]()
+
+    @cache
+    def of(key: Key) -> float:
+        return operations(key, experiment, geometries[key.encoder])
+
+    for job in jobs(experiment):
+        taken = [of(each.key) * each.amount for each in job.work if each.amount is not None]
+        if job.work and len(taken) == len(job.work):
+            found[job.output] = sum(taken)
+    return found
 
 
 # --- What a job writes ---------------------------------------------------------------------------
 
 
-def _size(config: dict, known: Known, job: Job, geometry: Geometry | None) -> int | None:
+def _size(experiment: Experiment, known: Known, job: Job, geometry: Geometry | None) -> int | None:
     """Bytes of a job's outputs; None: unknown, 0: less than a megabyte."""
-    if job.stage in ("finetune", "vector"):
+    if job.stage in ("finetune", "vector") and job.encoder and job.mode and geometry:
         shapes = geometry.shapes()
-        names = moved_names(shapes, mode_of(config, job.mode, job.encoder)["train"], job.mode)
+        names = moved_names(shapes, experiment.patterns(job.mode, job.encoder), job.mode)
         return FLOAT * parameters(shapes[name] for name in names)
-    if job.stage == "encoder":
+    if job.stage == "encoder" and geometry:
         return encoder_bytes(geometry)
-    if job.stage not in ("embedded", "data", "head"):
+    if job.stage not in ("embedded", "data", "head") or job.task is None:
         return 0
-    counts = {split: n for split, n in known(job.task).items() if split != "classes"}
-    definition = config["definitions"]["tasks"][job.task]
+    counts, task = known(job.task), experiment.definitions.tasks[job.task]
     if job.stage == "embedded":
-        row = LINE if is_text(definition) else 3 * EMBEDDED_SIDE**2
-        return times(row, add_up(counts.values()))
+        return times(LINE if task.modality == "language" else 3 * EMBEDDED_SIDE**2, counts.rows)
     if job.stage == "data":
-        return data_bytes(definition, counts)
-    if isinstance(geometry, T5):  # tokens (int32) and, of each text, where they end and its answer
-        return times(4 * SOURCE + 8 + 4, add_up(counts.values()))
-    return times(FLOAT * geometry.embed_dim, known(job.task)["classes"])
+        return data_bytes(task, counts.splits)
+    if isinstance(geometry, ViT):
+        return times(FLOAT * geometry.embed_dim, counts.classes)
+    return times(4 * SOURCE + 8 + 4, counts.rows)  # tokens; of each text its end and its answer
 
 
 def encoder_bytes(geometry: Geometry) -> int:
     """Bytes of an encoder's tensors, a CLIP's text tower included."""
-    text = isinstance(geometry, ViT) and geometry.text
+    text = geometry.text if isinstance(geometry, ViT) else None
     towers = [geometry, *([text] if text else [])]
     return FLOAT * sum(parameters(tower.shapes().values()) for tower in towers)
