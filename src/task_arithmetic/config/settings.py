@@ -10,6 +10,7 @@ import os
 
 import yaml
 
+from ..files.definition import Definition
 from ..files.hashes import canonical
 from ..files.local import listing
 from ..vision.geometry import OWN_MERGES
@@ -55,7 +56,7 @@ def data_settings(config: dict, task: str) -> str:
     if "embedded" in definition:
         definition["path"] = source_dir(config, task)
     elif "path" in definition:
-        definition["files"] = listing(definition)
+        definition["files"] = listing(Definition.of(task, definition))
     return canonical(definition)
 
 

@@ -55,11 +55,12 @@ def check(*paths: str | os.PathLike, basedir: str | os.PathLike = ROOT) -> None:
 
 def _local_data(config: dict) -> list[str]:
     """What the tasks read that lie at a local path, and which of them read the same."""
+    from ..files.definition import Definition
     from ..files.local import find, outline
 
     tasks = config["definitions"]["tasks"]
     own = {name: task for name, task in tasks.items() if "path" in task}
-    lines = [f"{name}: {outline(find(name, task))}" for name, task in own.items()]
+    lines = [f"{name}: {outline(find(Definition.of(name, task)))}" for name, task in own.items()]
     places: dict[str, list[str]] = {}
     for name, task in own.items():
         places.setdefault(os.path.realpath(task["path"]), []).append(name)

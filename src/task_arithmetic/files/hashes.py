@@ -13,9 +13,7 @@ from typing import Any
 from ..errors import UserError
 from .paths import PathLike, atomic_path, mend, read_json
 
-_checked: dict[
-    tuple[Path, int, int, int], str
-] = {}  # a file and its state → the hash that it was found to have
+_checked: dict[tuple[Path, int, int, int], str] = {}  # a file and its state → its hash
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:

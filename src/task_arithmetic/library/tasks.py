@@ -12,6 +12,7 @@ from ..config.sentences import hold
 from ..config.settings import data_settings, head_settings
 from ..core.vectors import TaskVector
 from ..errors import UserError
+from ..files.definition import Definition
 from ..files.local import listing
 from ..files.manifest import SPLITS, read_manifest
 from ..files.paths import PathLike
@@ -135,7 +136,7 @@ def load_task(
         if not Path(settings["path"]).exists():
             run_stage("embedded", {"task": task["embedded"], "output": settings["path"]})
     elif "path" in task:
-        settings["files"] = listing(task)
+        settings["files"] = listing(Definition.of(key, task))
     data_dir = cached("data", modality, key, settings)
     if not data_dir.exists():
         record = downloaded(config, "tasks", key, data_dir)

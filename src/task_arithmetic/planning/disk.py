@@ -19,9 +19,10 @@ from typing import Any
 
 from ..config import settings
 from ..errors import UserError
+from ..files.definition import Definition
 from ..files.hashes import canonical
 from ..files.lists import read_list
-from ..files.local import WHOLE, Classes, Table, find, wanted_splits
+from ..files.local import WHOLE, Classes, Table, find
 from ..files.manifest import SPLITS
 from ..files.paths import read_json
 from ..files.source import VALIDATION_FRACTION, VALIDATION_MAX
@@ -172,7 +173,7 @@ def _looked(key: str) -> dict[str, tuple[int, list[tuple[int, int]]]]:
 @cache
 def _found(key: str) -> dict[str, Table | Classes]:
     with suppress(UserError, OSError, ValueError, KeyError):
-        return find("", json.loads(key)).splits
+        return find(Definition.of("", json.loads(key))).splits
     return {}
 
 
@@ -325,10 +326,10 @@ def _remote_bytes(name: str, definition: dict) -> int | None:
         return add_up(list(sizes.values()))
     card = info.card_data.to_dict() if info.card_data else {}
     patterns = hub.split_patterns("", repo, card.get("configs"), definition.get("config"))
-    splits = wanted_splits(definition)
+    splits = Definition.of(name, definition).roles.values()
     chosen = [
         path
         for path in parquet
-        if any(hub.of_split(path, split, patterns, definition) for split in splits)
+        if any(hub.of_split(path, split, patterns, definition.get("config")) for split in splits)
     ]
     return add_up([sizes[path] for path in chosen]) if chosen else None

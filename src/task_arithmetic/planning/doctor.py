@@ -8,6 +8,7 @@ again.
 import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from ..config.reading import ROOT, read_config
 from ..config.settings import data_settings
 from ..errors import UserError
 from ..files.checks import too_many_shared
-from ..files.labels import class_names, has_scores, noun
+from ..files.definition import Definition
+from ..files.labels import class_names
 from ..files.manifest import FORMAT, SPLITS
 from ..files.paths import read_json
 from ..files.tensors import open_tensors, read_made_by
@@ -143,7 +145,7 @@ def examine(
             f"Task {task}: {folder} was made by another version (format "
             f"{manifest.get('format', 1)}, not {FORMAT}); delete it and run again."
         )
-    problems = []
+    problems, typed = [], Definition.of(task, definition)
     if manifest["definition"] != definition:
         differ = [k for k in definition | manifest["definition"]
                   if definition.get(k) != manifest["definition"].get(k)]  # fmt: skip
@@ -155,25 +157,23 @@ def examine(
     expected = definition.get("expected", {})
     for what, count in expected.items():
         if found[what] != count:
-            named = what if what == "classes" else f"{what} {noun(definition)}s"
+            named = what if what == "classes" else f"{what} {typed.noun}s"
             problems.append(
                 f"Task {task}: {found[what]:,} {named} instead of the expected {count:,}; check "
                 "its dataset's revision, config and splits."
             )
-    names, wrong_names = own_names(
-        task, definition, manifest["classes"], manifest["source_classes"]
-    )
+    names, wrong_names = own_names(typed, manifest["classes"], manifest["source_classes"])
     problems += [wrong_names] if wrong_names is not None else []
     shared = manifest["shared_between_splits"]
-    sentence = too_many_shared(task, definition, manifest["counts"], shared)
+    sentence = too_many_shared(typed, manifest["counts"], shared)
     problems += [sentence] if sentence else []
-    stored_as = stored_texts if noun(definition) == "text" else stored_size
+    stored_as = stored_texts if typed.texts else stored_size
     stored, wrong = stored_as(task, folder, manifest["counts"])
     problems += wrong
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     commit = (manifest.get("source") or {}).get("commit")
     counts = [f"{found[key]}/{expected.get(key, '–')}" for key in [*SPLITS, "classes"]]
-    counts[-1] = "scores" if has_scores(definition) else counts[-1]
+    counts[-1] = "scores" if typed.has_scores else counts[-1]
     repeated = sum(manifest["repeated_within_split"].values())
     row: list[str] = [
         task,
@@ -187,7 +187,7 @@ def examine(
 
 
 def own_names(
-    task: str, definition: dict, classes: list[str], own: list[str] | None
+    definition: Definition, classes: list[str], own: list[str] | None
 ) -> tuple[str, str | None]:
     """How a dataset's own class names compare with ours, and what is wrong, or None.
 
@@ -196,24 +196,24 @@ def own_names(
     """
     if own is None or (own != classes and own == [str(i) for i in range(len(own))]):
         return "none", None
-    given = {"classes": classes}
+    given = Definition(definition.task, classes=classes)
     try:
-        class_names(task, given, own)
+        class_names(given, own)
         return "same", None
     except UserError as error:
         problem = str(error)
-    meant = definition.get("source_classes")
+    meant = definition.source_classes
     if meant is None:
         return "differ", problem
     try:
-        class_names(task, {**given, "source_classes": meant}, own)
+        class_names(replace(given, source_classes=meant), own)
     except UserError as error:
         return "differ", str(error)
     alike = sum(bool(_words(a) & _words(b)) for a, b in zip(own, classes, strict=True))
     if meant == "any" and alike < LEAST_ALIKE * len(own):
         return "differ", (
-            f"Task {task}: only {alike} of its {len(own)} classes have a word in common with the "
-            "dataset's own name of that label; check the order of `classes`."
+            f"Task {definition.task}: only {alike} of its {len(own)} classes have a word in common "
+            "with the dataset's own name of that label; check the order of `classes`."
         )
     return "differ", None
 
