@@ -127,7 +127,7 @@ def test_a_task_is_saved_in_the_form_that_the_hub_gives(tmp_path, written, name)
 
 
 def test_an_unknown_task_names_the_nearest_of_all(tmp_path):
-    with pytest.raises(UserError, match="sentiments.*nearest is 'sentiment'"):
+    with pytest.raises(UserError, match="sentiments.*did you mean 'sentiment'.*: all are"):
         tasks.save_task("sentiments", tmp_path / "sentiments")
 
 

@@ -162,7 +162,9 @@ def examine(
                 f"Task {task}: {found[what]:,} {named} instead of the expected {count:,}; check "
                 "its dataset's revision, config and splits."
             )
-    names, wrong_names = own_names(typed, manifest["classes"], manifest["source_classes"])
+    names, wrong_names = own_names(
+        task, definition, manifest["classes"], manifest["source_classes"]
+    )
     problems += [wrong_names] if wrong_names is not None else []
     shared = manifest["shared_between_splits"]
     sentence = too_many_shared(typed, manifest["counts"], shared)
@@ -187,7 +189,7 @@ def examine(
 
 
 def own_names(
-    definition: Definition, classes: list[str], own: list[str] | None
+    task: str, definition: dict, classes: list[str], own: list[str] | None
 ) -> tuple[str, str | None]:
     """How a dataset's own class names compare with ours, and what is wrong, or None.
 
@@ -196,13 +198,13 @@ def own_names(
     """
     if own is None or (own != classes and own == [str(i) for i in range(len(own))]):
         return "none", None
-    given = Definition(definition.task, classes=classes)
+    given = Definition(task, classes=classes)
     try:
         class_names(given, own)
         return "same", None
     except UserError as error:
         problem = str(error)
-    meant = definition.source_classes
+    meant = definition.get("source_classes")
     if meant is None:
         return "differ", problem
     try:
@@ -212,8 +214,8 @@ def own_names(
     alike = sum(bool(_words(a) & _words(b)) for a, b in zip(own, classes, strict=True))
     if meant == "any" and alike < LEAST_ALIKE * len(own):
         return "differ", (
-            f"Task {definition.task}: only {alike} of its {len(own)} classes have a word in common "
-            "with the dataset's own name of that label; check the order of `classes`."
+            f"Task {task}: only {alike} of its {len(own)} classes have a word in common with the "
+            "dataset's own name of that label; check the order of `classes`."
         )
     return "differ", None
 
