@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 Colour = tuple[int, ...]  # red, green, blue; 0..255
 T = TypeVar("T")
 Point = tuple[float, float]  # x to the right, y downward; pixels of the canvas
+Numbers = Sequence[float] | np.ndarray
 
 SIDE = 32  # side of a finished image in pixels
 CANVAS = 64  # side of the canvas on which it is drawn
@@ -36,17 +37,17 @@ def pick(rng: Generator, sequence: Sequence[T]) -> T:
     return sequence[int(rng.integers(len(sequence)))]
 
 
-def jitter(rng: Generator, colour: Sequence[float], amount: float = 18.0) -> Colour:
+def jitter(rng: Generator, colour: Numbers, amount: float = 18.0) -> Colour:
     """A colour (3 values, 0..255) moved by normal noise of the given standard deviation."""
     return tuple(int(v) for v in np.clip(np.asarray(colour) + rng.normal(0, amount, 3), 0, 255))
 
 
-def mix(first: Sequence[float], second: Sequence[float], share: float) -> Colour:
+def mix(first: Numbers, second: Numbers, share: float) -> Colour:
     """The colour that lies `share` (0..1) of the way from the first to the second."""
     return tuple(int(a + (b - a) * share) for a, b in zip(first, second, strict=False))
 
 
-def distinct(rng: Generator, other: Sequence[float], distance: float = 110.0) -> Colour:
+def distinct(rng: Generator, other: Numbers, distance: float = 110.0) -> Colour:
     """A random colour at least `distance` (Euclidean, 0..441) away from another one."""
     for _ in range(20):
         colour = rng.integers(0, 256, 3)
@@ -66,7 +67,7 @@ def plain(colour: Colour) -> Image.Image:
     return Image.new("RGB", (CANVAS, CANVAS), colour)
 
 
-def blend(first: Sequence[float], second: Sequence[float], weight: np.ndarray) -> Image.Image:
+def blend(first: Numbers, second: Numbers, weight: np.ndarray) -> Image.Image:
     """A canvas that goes from the first colour to the second where weight (64, 64) goes 0 to 1."""
     weight = np.clip(weight, 0, 1)[..., None]
     one, other = np.asarray(first, np.float32), np.asarray(second, np.float32)
@@ -128,9 +129,9 @@ class Pose(NamedTuple):
 
     scale: float = 1.0
     angle: float = 0.0
-    shift: Sequence[float] | np.ndarray = (0.0, 0.0)
+    shift: Numbers = (0.0, 0.0)
     shear: float = 0.0
-    tilt: Sequence[float] | np.ndarray = (0.0, 0.0)
+    tilt: Numbers = (0.0, 0.0)
 
 
 def pose(
@@ -171,7 +172,7 @@ def place(foreground: Image.Image, background: Image.Image, how: Pose) -> Image.
         Image.Transform.PERSPECTIVE,
         coefficients,
         Image.Resampling.BILINEAR,
-        fillcolor=foreground.getpixel((0, 0))[:3] + (0,),
+        fillcolor=(*np.asarray(foreground)[0, 0, :3].tolist(), 0),
     )
     result = background.copy()
     result.paste(moved, (0, 0), moved)
@@ -195,8 +196,6 @@ def finish(
     if blur:
         image = image.filter(ImageFilter.GaussianBlur(blur))
     pixels = np.asarray(image.reduce(CANVAS // SIDE))
-    if noise == 0 and contrast == 1 and brightness == 0 and saturation == 1:
-        return pixels
     pixels = pixels.astype(np.float32)
     grey = pixels.mean(axis=2, keepdims=True)
     pixels = grey + (pixels - grey) * saturation
@@ -230,8 +229,8 @@ def heart_points() -> np.ndarray:
     return np.stack([x, y - 2], axis=1) / 17
 
 
-CROSS = [(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1)]
-CROSS = np.array([*CROSS, (-3, -1), (-1, -1)]) / 3.0
+_ARM = np.array([(-1, -3), (1, -3), (1, -1)]) / 3.0
+CROSS = np.concatenate([_ARM, _ARM[:, ::-1] * (-1, 1), -_ARM, _ARM[:, ::-1] * (1, -1)])
 ARROW = np.array(
     [(0, -1), (0.8, -0.1), (0.32, -0.1), (0.32, 0.95), (-0.32, 0.95), (-0.32, -0.1), (-0.8, -0.1)]
 )
@@ -251,14 +250,14 @@ def at(
 
 def disc(
     draw: ImageDraw.ImageDraw,
-    centre: Sequence[float],
-    radius: float | Sequence[float] | np.ndarray,
+    centre: Numbers,
+    radius: float | Numbers,
     fill: Colour | None = None,
     outline: Colour | None = None,
     width: int = 1,
 ) -> None:
     """A circle; radius may be a pair (x, y)."""
-    rx, ry = (radius, radius) if np.isscalar(radius) else radius
+    rx, ry = (radius, radius) if isinstance(radius, int | float) else radius
     box = [centre[0] - rx, centre[1] - ry, centre[0] + rx, centre[1] + ry]
     draw.ellipse(box, fill=fill, outline=outline, width=width)
 

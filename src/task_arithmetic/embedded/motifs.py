@@ -1,6 +1,8 @@
 """What the images show: shapes, traffic signs and everyday objects, each on a transparent layer;
 and land seen from straight above, which fills the canvas."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
@@ -28,7 +30,7 @@ from .draw import (
     star_points,
 )
 
-SHAPES = {
+SHAPES: dict[str, np.ndarray] = {
     "circle": ring_points(36),
     "triangle": ring_points(3),
     "square": ring_points(4, turn=-45),
@@ -234,7 +236,7 @@ def turned(image: Image.Image, angle: float) -> Image.Image:
     return image.rotate(angle, Image.Resampling.BILINEAR).crop((16, 16, 80, 80))
 
 
-def land(rng: Generator, name: str, palette: dict[str, Colour]) -> Image.Image:
+def land(rng: Generator, name: str, palette: Mapping[str, Colour]) -> Image.Image:
     """A kind of land on a (64, 64) canvas; palette: the colour of wood, grass, soil, crop, sand,
     water, road, roof, hall and mark."""
     paint = {k: jitter(rng, v, 12) for k, v in palette.items()}
@@ -246,8 +248,8 @@ def land(rng: Generator, name: str, palette: dict[str, Colour]) -> Image.Image:
         for x, y, r in zip(*rng.uniform(-2, 66, (2, 90)), rng.uniform(2.5, 5.5, 90), strict=False):
             disc(draw, (x, y), r, mix(jitter(rng, paint["wood"], 14), (0, 0, 0), rng.random() / 3))
     elif name in ("river", "highway"):
-        ground = pick(rng, ("grass", "wood", "soil", "crop"))
-        image = blend(paint[ground], mix(paint[ground], paint["grass"], 0.6), field(rng, 6))
+        ground = paint[pick(rng, ("grass", "wood", "soil", "crop"))]
+        image = blend(ground, mix(ground, paint["grass"], 0.6), field(rng, 6))
         draw = ImageDraw.Draw(image)
         if name == "river":
             curve = _track(rng, 9)
@@ -302,10 +304,11 @@ def land(rng: Generator, name: str, palette: dict[str, Colour]) -> Image.Image:
     elif name == "orchard":
         image = Image.new("RGB", (big, big), mix(paint["soil"], paint["grass"], rng.random() / 2))
         draw = ImageDraw.Draw(image)
-        step = float(rng.uniform(9, 13))
-        for y in np.arange(4, big, step):
-            for x in np.arange(4, big, step):
-                r = step * 0.33 + rng.uniform(-0.5, 0.5)
+        apart = float(rng.uniform(9, 13))
+        places = np.arange(4, big, apart).tolist()
+        for y in places:
+            for x in places:
+                r = apart * 0.33 + rng.uniform(-0.5, 0.5)
                 disc(draw, (x + 1, y + 1), r, mix(paint["wood"], (0, 0, 0), 0.5))
                 disc(draw, (x, y), r, jitter(rng, paint["wood"], 8))
         image = turned(image, angle)
@@ -318,8 +321,8 @@ def land(rng: Generator, name: str, palette: dict[str, Colour]) -> Image.Image:
         deep = mix(paint["water"], (0, 0, 30), 0.25)
         shore = field(rng, 3) + rng.uniform(-0.15, 0.35)
         image = blend(paint["water"], deep, field(rng, 6))
-        ground = blend(paint["grass"], paint["wood"], field(rng, 8))
-        image.paste(ground, (0, 0), Image.fromarray(((shore < 0.35) * 255).astype(np.uint8)))
+        dry = blend(paint["grass"], paint["wood"], field(rng, 8))
+        image.paste(dry, (0, 0), Image.fromarray(((shore < 0.35) * 255).astype(np.uint8)))
     else:
         rows, columns = np.mgrid[0:CANVAS, 0:CANVAS] / CANVAS
         wave = columns * np.cos(angle) + rows * np.sin(angle) + 0.25 * field(rng, 4)

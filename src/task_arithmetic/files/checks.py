@@ -53,7 +53,7 @@ def check_kept(
         files={},
         validation_indices_sha256=sha256_of(source.parts["validation"].rows.tolist()),
         definition=dict(definition.given),
-        source=download and download.source("repo", "revision", "commit", "files"),
+        source=download.source("repo", "revision", "commit", "files") if download else None,
         source_classes=source.own,
         in_words=source.in_words,
         counts=counts,
@@ -90,8 +90,8 @@ def check_counts(source: Source, labels: Mapping[str, np.ndarray]) -> list[str]:
         return []
     has = {split: np.bincount(each, minlength=len(classes)) > 0 for split, each in labels.items()}
     learnt, kind = has["train"], definition.noun
-    one_sided = np.flatnonzero(learnt != has["test"]) if learnt.any() else []
-    if len(one_sided) and definition.missing_classes == "error":
+    one_sided = np.flatnonzero(learnt != has["test"])
+    if learnt.any() and len(one_sided) and definition.missing_classes == "error":
         lacks = [
             f"{classes[i]!r} (no {'test' if learnt[i] else 'train'} {kind})" for i in one_sided
         ]
@@ -104,8 +104,8 @@ def check_counts(source: Source, labels: Mapping[str, np.ndarray]) -> list[str]:
     for split in SPLITS:
         empty = [repr(classes[i]) for i in np.flatnonzero(~has[split])] if has[split].any() else []
         if empty:
-            count = "one class has" if len(empty) == 1 else f"{len(empty)} classes have"
-            notes.append(f"{count} no {split} {kind}: {first(empty)}")
+            many = "one class has" if len(empty) == 1 else f"{len(empty)} classes have"
+            notes.append(f"{many} no {split} {kind}: {first(empty)}")
     return notes
 
 

@@ -84,8 +84,8 @@ def read_source(task: str, settings: Settings, download: PathLike | None, cache:
     if not definition.has_scores:
         features = {role: part.dataset.features[definition.label] for role, part in found.items()}
         names = {f"its {role} split": getattr(x, "names", None) for role, x in features.items()}
-        values = {role: part.labels for role, part in found.items()}
-        own = same_names(definition, names) or names_in_words(definition, values, notes)
+        given = {role: part.labels for role, part in found.items()}
+        own = same_names(definition, names) or names_in_words(definition, given, notes)
         classes = class_names(definition, own)
     parts = {}
     for role, (dataset, rows, values) in found.items():
