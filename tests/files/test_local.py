@@ -13,8 +13,7 @@ from PIL import Image
 from task_arithmetic.errors import UserError, first
 from task_arithmetic.files.definition import Definition
 from task_arithmetic.files.labels import alike, class_names, out_of_order
-from task_arithmetic.files.lists import read_list
-from task_arithmetic.files.local import find, listing, outline
+from task_arithmetic.files.local import find, listing, outline, read_list
 from task_arithmetic.files.manifest import read_manifest
 from task_arithmetic.files.source import hold_out
 from task_arithmetic.files.walk import walk

@@ -17,12 +17,14 @@ from task_arithmetic.embedded.draw import (
     CANVAS,
     Colour,
     Pose,
+    at,
     blend,
     disc,
     distinct,
     field,
     finish,
     jitter,
+    layer,
     pick,
     place,
     plain,
@@ -206,7 +208,13 @@ def _shape(rng: Generator) -> Pair:
     shape = pick(rng, tuple(motifs.SHAPES))
     name, ink = _named_colour(rng)
     outline = int(rng.integers(4, 7)) if rng.random() < 0.2 else 0
-    foreground = motifs.shape(shape, ink, int(rng.integers(17, 27)), outline)
+    radius = int(rng.integers(17, 27))
+    foreground = motifs.shape(shape, ink, radius)
+    if outline and shape not in ("ring", "crescent"):
+        foreground = layer(ink)
+        corners = at(motifs.SHAPES[shape], radius)
+        draw = ImageDraw.Draw(foreground)
+        draw.line([*corners, *corners[:2]], ink, outline, joint="curve")
     image = place(foreground, _ground(rng, ink), pose(rng, 0.7, 1.1, 9, 6))
     subject = f"{name} {shape}" if rng.random() < 0.5 else shape
     if outline and rng.random() < 0.5:

@@ -45,8 +45,8 @@ SHAPES: dict[str, np.ndarray] = {
 }
 
 
-def shape(name: str, colour: Colour, radius: int, outline: int = 0) -> Image.Image:
-    """A flat shape, or its outline of the given width."""
+def shape(name: str, colour: Colour, radius: int) -> Image.Image:
+    """A flat shape."""
     foreground = layer(colour)
     draw = ImageDraw.Draw(foreground)
     if name == "ring":
@@ -55,9 +55,6 @@ def shape(name: str, colour: Colour, radius: int, outline: int = 0) -> Image.Ima
         disc(draw, MIDDLE, radius, colour)
         cut = (MIDDLE[0] + radius * 0.45, MIDDLE[1] - radius * 0.1)
         disc(draw, cut, radius * 0.85, (*colour, 0))
-    elif outline:
-        corners = at(SHAPES[name], radius)
-        draw.line([*corners, *corners[:2]], colour, outline, joint="curve")
     else:
         draw.polygon(at(SHAPES[name], radius), fill=colour)
     return foreground

@@ -16,7 +16,6 @@ from ..files.hashes import sha256_of
 FILE = Path(__file__).with_name("texts.json.bz2")  # {task: {split: [[text, ..., label], ...]}}
 # Of the file: other rows are other code, and run again what was learned from these.
 SHA256 = "3cd342329ce7b754f4c5a71a5edb89e78f4f0e5bb417f77d9eed08ef4fc3482e"
-TRAIN, VALIDATION = 2400, 500  # train includes the rows that the data stage holds out of it
 
 
 class TextTask(NamedTuple):

@@ -106,10 +106,10 @@ def check_file(path: PathLike, expected: str | None = None) -> None:
 @cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on; imports none of them."""
-    packages = ["torch", "open_clip_torch", "transformers", "tokenizers", "snakemake", "datasets"]
-    packages += ["pandas", "matplotlib"]
+    packages = "task_arithmetic numpy safetensors torch open_clip_torch transformers tokenizers "
+    packages += "snakemake datasets pandas matplotlib"
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ["task_arithmetic", "numpy", "safetensors", *packages]:
+    for package in packages.split():
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

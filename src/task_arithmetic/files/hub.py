@@ -92,17 +92,14 @@ def _commit(what: str, repo: str, kind: str, revision: str | None) -> Commit:
     The hub answers; without it, a commit that is named by its whole hash, or anything in offline
     mode, is looked for in the cache. Never another commit than the one that was asked for.
     """
-    offline = constants.HF_HUB_OFFLINE
-    error = None
-    if not offline:
-        try:
-            ask = partial(hf.HfApi().repo_info, repo, repo_type=kind, revision=revision, timeout=30)
-            info: Any = _patiently(ask)
-            return Commit(what, repo, kind, info.sha, [file.rfilename for file in info.siblings])
-        except Exception as raised:
-            error = raised
+    ask = partial(hf.HfApi().repo_info, repo, repo_type=kind, revision=revision, timeout=30)
+    try:
+        info: Any = _patiently(ask)
+        return Commit(what, repo, kind, info.sha, [file.rfilename for file in info.siblings])
+    except Exception as raised:
+        error = raised  # offline: OfflineModeIsEnabled
     pinned = re.fullmatch("[0-9a-f]{40}", revision or "") is not None
-    if offline or (pinned and (_status(error) or 500) >= 500):
+    if constants.HF_HUB_OFFLINE or (pinned and _unreachable(error)):
         folder, commit = _cache(repo, kind), revision or "main"
         if (reference := folder / "refs" / commit).is_file():
             commit = reference.read_text("utf-8").strip()
@@ -271,7 +268,7 @@ def _patiently(request: Callable[[], T]) -> T:
         try:
             return request()
         except Exception as error:
-            if not _passing(error):
+            if constants.HF_HUB_OFFLINE or not _unreachable(error):
                 raise
             wait = FIRST_WAIT * 2 ** (attempt - 1)
             print(f"{root_cause(error)}; trying again in {wait:.0f} s", file=sys.stderr)
@@ -279,20 +276,13 @@ def _patiently(request: Callable[[], T]) -> T:
     return request()
 
 
-def _status(error: BaseException | None) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+def _unreachable(error: Exception) -> bool:
+    """Whether the hub is not to be reached now: server errors and broken connections."""
+    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+    return status is None or status >= 500 or status == 429
 
 
-def _passing(error: Exception) -> bool:
-    """Whether another attempt may succeed: server errors and broken connections."""
-    status = _status(error)
-    if status is not None:
-        return status >= 500 or status == 429
-    kinds = {kind.__name__ for kind in type(error).__mro__}  # the client's own are no OSErrors
-    return bool(kinds & {"OSError", "TransportError"}) and "OfflineModeIsEnabled" not in kinds
-
-
-def _sentence(repo: str, wanted: str, revision: str | None, error: Exception | None) -> str:
+def _sentence(repo: str, wanted: str, revision: str | None, error: Exception) -> str:
     """The hub client's errors in our words, of a repository or of a file in it."""
     from huggingface_hub import errors
 
@@ -317,8 +307,7 @@ def _sentence(repo: str, wanted: str, revision: str | None, error: Exception | N
             f"{wanted} is not in the hub's cache, and HF_HUB_OFFLINE is set; unset it, or download "
             "once where there is a connection"
         )
-    why = f" ({root_cause(error)})" if error else ""
     return (
-        f"the hub does not give {wanted}{why}; check the connection, and run again: what is there "
-        "already is kept"
+        f"the hub does not give {wanted} ({root_cause(error)}); check the connection, and run "
+        "again: what is there already is kept"
     )

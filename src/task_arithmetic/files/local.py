@@ -7,30 +7,38 @@ lines) of paths and labels; and `path` itself one of these, if the definition sa
 are test. Nothing here imports more than Python itself before it opens a table.
 """
 
+import csv
 import glob
+import json
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import UserError, first, nearest
 from .definition import Definition
 from .hashes import sha256_of
-from .lists import LISTS, read_list
 from .paths import PathLike, read_json
 from .walk import File, is_image, is_image_name, lost_link, walk
 
+LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 SHARD = r"([-_.]?\d+(-of-\d+)?(-[0-9a-f]+)?)?\.parquet"  # after a split's name
 WHOLE = ""  # the name of the one split of data that are not cut into splits
 
 
 class Table(NamedTuple):
-    """Rows that `datasets` saved, of parquet files, or of a list."""
+    """Rows in a folder that `datasets` saved, in parquet files, or in a list."""
 
-    kind: str  # saved, parquet or list
     files: list[str]
+
+    @property
+    def kind(self) -> str:
+        """saved, parquet or list."""
+        if self.files[0].endswith(".parquet"):
+            return "parquet"
+        return "list" if self.files[0].endswith(LISTS) else "saved"
 
 
 class Classes(NamedTuple):
@@ -147,7 +155,7 @@ def _find(definition: Definition) -> Local:
         for name in names:
             check_split(definition, f"dataset in {path}", name, saved)
         unused = [os.path.join(path, name, "") for name in saved if name not in names]
-        return Local({x: Table("saved", [os.path.join(path, x)]) for x in names}, unused)
+        return Local({name: Table([os.path.join(path, name)]) for name in names}, unused)
     splits: dict[str, Rows] = {}
     unused, used = [], set()
     for name in names:
@@ -162,13 +170,9 @@ def _find(definition: Definition) -> Local:
             there = [entry.name + os.sep * entry.is_dir() for entry in os.scandir(path)]
             check_split(definition, f"dataset in {path}", name, sorted(there))
         (files,) = forms
-        used.update(files)
-        if os.path.isdir(files[0]):
-            splits[name], more = _read_folder(definition, files[0])
-            unused += more
-        else:
-            splits[name] = _table(files)
-            used.update(listed_images(files[0], definition.image))
+        used.update([*files, *listed_images(files[0], definition.image)])
+        splits[name], more = _read(definition, files)
+        unused += more
     return Local(splits, [*_others(path, used), *unused])
 
 
@@ -256,31 +260,24 @@ def _whole(definition: Definition) -> Local:
             f"{path} is not cut into splits{problem}, or `split`: the column that names each "
             "row's split."
         )
-    if os.path.isfile(path):
-        return Local({WHOLE: _table([path])}, [])
-    found, unused = _read_folder(definition, path)
+    found, unused = _read(definition, [path])
     return Local({WHOLE: found}, unused)
 
 
-def _table(files: list[str]) -> Table:
-    if files[0].endswith(".parquet"):
-        return Table("parquet", files)
-    if files[0].endswith(LISTS):
-        return Table("list", files)
-    raise UserError(
-        f"{files[0]} is no file of rows that can be read: give one that ends in .parquet, "
-        f"{', '.join(LISTS[:-1])} or {LISTS[-1]}, or a folder."
-    )
-
-
-def _read_folder(definition: Definition, folder: str) -> tuple[Rows, list[str]]:
-    """The rows of a folder, and what of it is not read."""
-    if _is_file(folder, "state.json"):
-        return Table("saved", [folder]), []
-    if parquet := _parquet(folder):
-        inside = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
-        return Table("parquet", parquet), [path for path in inside if path not in parquet]
-    return _class_folders(definition, folder)
+def _read(definition: Definition, files: list[str]) -> tuple[Rows, list[str]]:
+    """The rows of files or of a folder, and what of it is not read."""
+    place = files[0]
+    if os.path.isfile(place) and not place.endswith((".parquet", *LISTS)):
+        raise definition.error(
+            f"{place} is no file of rows that can be read: give one that ends in .parquet, "
+            f"{', '.join(LISTS[:-1])} or {LISTS[-1]}, or a folder."
+        )
+    if os.path.isfile(place) or _is_file(place, "state.json"):
+        return Table(files), []
+    if parquet := _parquet(place):
+        inside = [os.path.join(place, name) for name in sorted(os.listdir(place))]
+        return Table(parquet), [path for path in inside if path not in parquet]
+    return _class_folders(definition, place)
 
 
 def _class_folders(definition: Definition, folder: str) -> tuple[Classes, list[str]]:
@@ -330,3 +327,51 @@ def outline(local: Local) -> str:
         parts.append(f"{name} {about}".lstrip())
     unread = f"; not read: {first(local.unused, 8)}" if local.unused else ""
     return ", ".join(parts) + unread
+
+
+# --- Lists of rows -------------------------------------------------------------------------------
+
+
+def read_list(path: str, label: str | None = None) -> dict[str, list[Any]]:
+    """Column → values of a CSV, TSV or JSON lines file. In CSV all are texts, an empty one is None,
+    and the column `label` holds numbers if all of it are.
+
+    Raises:
+        UserError: it is no such file, or a row has other columns than the first.
+    """
+    table = path.endswith((".csv", ".tsv"))
+    lines: list[Any]
+    found: dict[str, list[Any]]
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            if table:
+                mark = "\t" if path.endswith(".tsv") else ","
+                header, *lines = [x for x in csv.reader(file, delimiter=mark, strict=True) if x]
+                rows = [dict(zip(header, line, strict=True)) for line in lines]
+            else:
+                text = file.read()
+                lines = [line for line in text.split("\n") if line.strip()]
+                rows = json.loads(text) if text[:1] == "[" else [json.loads(x) for x in lines]
+        columns = list(rows[0])
+        if any(list(row) != columns and set(row) != set(columns) for row in rows):
+            raise ValueError("not all rows have the same columns")
+    except (ValueError, IndexError, TypeError, csv.Error) as error:
+        raise UserError(
+            f"{path} cannot be read as a list of rows ({error}); it needs a line of column names "
+            "and a line for each row, or a JSON object on each line."
+        ) from None
+    found = {column: [row[column] for row in rows] for column in columns}
+    if table:
+        found = {column: [value or None for value in values] for column, values in found.items()}
+    if table and label in found:
+        found[label] = _numbers(found[label])
+    return found
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    """Texts as whole numbers or numbers, if all are; 01 is a name."""
+    whole = r"-?(0|[1-9]\d*)"
+    for kind, form in ((int, whole), (float, whole + r"(\.\d*)?([eE][+-]?\d+)?")):
+        if all(re.fullmatch(form, value) for value in values if value):
+            return [kind(value) if value else None for value in values]
+    return list(values)

@@ -16,8 +16,7 @@ from ..errors import UserError, first, root_cause
 from .definition import Definition, Settings
 from .download import EVERYTHING, Download
 from .labels import Names, class_names, is_word, labels_of, names_in_words, same_names
-from .lists import read_list
-from .local import WHOLE, Classes, Rows, Table, check_split, find, holds_folders, listing
+from .local import WHOLE, Classes, Rows, Table, check_split, find, holds_folders, listing, read_list
 from .manifest import SPLITS
 from .paths import PathLike, read_json
 
@@ -199,7 +198,7 @@ def _open(
                 return whole, notes
             definition, record = replace(definition, path=folder), None
         if record is not None:
-            found = {k: Table("parquet", list(map(str, of))) for k, of in record.paths().items()}
+            found = {k: Table(list(map(str, of))) for k, of in record.paths().items()}
         elif definition.path:
             found, unused = find(definition)
             if unused:

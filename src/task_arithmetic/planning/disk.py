@@ -21,8 +21,7 @@ from ..config import settings
 from ..errors import UserError
 from ..files.definition import Definition
 from ..files.hashes import canonical
-from ..files.lists import read_list
-from ..files.local import WHOLE, Classes, Table, find
+from ..files.local import WHOLE, Classes, Table, find, read_list
 from ..files.manifest import SPLITS
 from ..files.paths import read_json
 from ..files.source import VALIDATION_FRACTION, VALIDATION_MAX
