@@ -7,6 +7,11 @@ from typing import Any
 from ..errors import UserError
 
 Settings = Mapping[str, Any]  # a definition as it is written
+SPLIT_WORDS = {  # what a split may be called in names of files and folders
+    "train": ["train", "training"],
+    "validation": ["validation", "valid", "dev", "val"],
+    "test": ["test", "testing", "eval", "evaluation"],
+}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import huggingface_hub as hf  # of which each name is imported when it is first 
 from huggingface_hub import constants
 
 from ..errors import UserError, is_disk_full, root_cause
-from .definition import Definition
+from .definition import SPLIT_WORDS, Definition
 from .download import EVERYTHING, REPOSITORIES, Download, HubFile
 from .hashes import sha256_of_file
 from .paths import atomic_path, read_json
@@ -32,11 +32,6 @@ MODEL_FILES = {  # of a model in transformers' form; the first of each must be t
     "weights": ["model.safetensors"],  # or WEIGHTS_INDEX and the files that this lists
 }
 WEIGHTS_INDEX = "model.safetensors.index.json"
-SPLIT_WORDS = {  # words that stand for a split in names of files and folders
-    "train": "train|training",
-    "validation": "validation|valid|dev|val",
-    "test": "test|testing|eval|evaluation",
-}
 ATTEMPTS, FIRST_WAIT = 3, 2.0  # of each request, and seconds before the second attempt
 
 Files = dict[str, list[str]]  # split, or "weights" and the like → names of files, or patterns
@@ -183,7 +178,7 @@ def of_split(name: str, split: str, patterns: Files | None, config: str | None) 
         return _matches(name, patterns.get(split, []))
     if config and config not in Path(name).parts[:-1]:
         return False
-    words = SPLIT_WORDS.get(split, re.escape(split))
+    words = "|".join(map(re.escape, SPLIT_WORDS.get(split, [split])))
     return re.search(rf"(^|[^a-z])({words})([^a-z]|$)", name.lower()) is not None
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import UserError, first, root_cause
-from .definition import Definition, Settings
+from .definition import SPLIT_WORDS, Definition, Settings
 from .download import EVERYTHING, Download
 from .labels import Names, class_names, is_word, labels_of, names_in_words, same_names
 from .local import WHOLE, Classes, Rows, Table, check_split, find, holds_folders, listing, read_list
@@ -21,7 +21,6 @@ from .manifest import SPLITS
 from .paths import PathLike, read_json
 
 VALIDATION_FRACTION, VALIDATION_MAX, SPLIT_SEED, TEST_SEED = 0.1, 5000, 0, 1
-OTHER_NAMES = {"val", "valid", "validation", "dev"}  # of folders that look like a validation split
 
 
 class Part(NamedTuple):
@@ -177,7 +176,7 @@ def _named_rows(definition: Definition, whole: Part, notes: list[str]) -> dict[s
 
 def _hint(unused: list[str]) -> str:
     """What to do if something that is not read looks like a validation split."""
-    looks = [name for name in unused if name.lower() in OTHER_NAMES]
+    looks = [name for name in unused if name.lower() in SPLIT_WORDS["validation"]]
     return f"; set `validation: {looks[0]}` to validate on it" if looks else ""
 
 
