@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -55,9 +56,13 @@ def no_space(error: BaseException, path=None) -> str:
     return f"{what}: {how} and run the same command again"
 
 
-pass
+def first(names: Sequence[str], most: int = 20) -> str:
+    """The first of many names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def nearest(name: str, known: list[str]) -> str:
+    """The name that may be meant, if one is near."""
     near = difflib.get_close_matches(name, known, 1, 0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""

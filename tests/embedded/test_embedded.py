@@ -131,7 +131,7 @@ def test_saving_twice_gives_identical_files(tmp_path):
 
 
 def test_an_unknown_task_names_the_nearest():
-    with pytest.raises(UserError, match="letter2.*nearest is 'letters'"):
+    with pytest.raises(UserError, match="letter2.*did you mean 'letters'"):
         tasks.draw_task("letter2")
 
 

@@ -41,7 +41,7 @@ def definition(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_has_as_many_rows_of_each_class_or_scores_of_all_sizes(written, name):
     classes = texts.TEXT_TASKS[name][1]
-    for split, count in (("train", texts.TRAIN), ("validation", texts.VALIDATION)):
+    for split, count in (("train", rows.TRAIN), ("validation", rows.VALIDATION)):
         made, labels = written[name][split]
         assert len(made) == len(labels) == count
         if classes:
@@ -127,7 +127,7 @@ def test_a_task_is_saved_in_the_form_that_the_hub_gives(tmp_path, written, name)
 
 
 def test_an_unknown_task_names_the_nearest_of_all(tmp_path):
-    with pytest.raises(UserError, match="sentiments.*nearest is 'sentiment'"):
+    with pytest.raises(UserError, match="sentiments.*did you mean 'sentiment'.*: all are"):
         tasks.save_task("sentiments", tmp_path / "sentiments")
 
 
@@ -139,7 +139,7 @@ def test_the_definition_of_a_task_agrees_with_its_rows_and_its_pretraining(name)
     assert prompt["input"] == pretrain_t5.prompt(name)
     assert prompt["labels"] == (list(classes) or "{:.1f}")
     held_out = made["validation"]
-    expected = {"train": texts.TRAIN - held_out, "validation": held_out, "test": texts.VALIDATION}
+    expected = {"train": rows.TRAIN - held_out, "validation": held_out, "test": rows.VALIDATION}
     assert made["expected"] == expected | ({"classes": len(classes)} if classes else {})
 
 

@@ -4,8 +4,10 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import struct
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -168,20 +170,22 @@ def test_a_used_up_quota_is_called_that(tmp_path):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
 
-def test_a_disk_without_inodes_is_not_called_full(tmp_path):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=3", "tmpfs", str(tmp_path)]
-    try:
-        done = subprocess.run(mount, capture_output=True)
-    except OSError:
-        pytest.skip("there is no mount command")
-    if done.returncode:
+@contextmanager
+def disk(folder, options):
+    """A small file system at a folder, for as long as the block lasts."""
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a file system is not permitted here")
     try:
-        with pytest.raises(UserError) as caught:
-            for number in range(4):
-                write_json(tmp_path / f"{number}.json", number)
+        yield
     finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_without_inodes_is_not_called_full(tmp_path):
+    with disk(tmp_path, "size=1m,nr_inodes=3"), pytest.raises(UserError) as caught:
+        for number in range(4):
+            write_json(tmp_path / f"{number}.json", number)
     assert "whose inodes are used up" in str(caught.value) and "full" not in str(caught.value)
     assert f"(`df -i {tmp_path}`)" in str(caught.value)
 
@@ -207,14 +211,7 @@ def test_only_results_are_to_be_deleted_and_the_command_that_makes_them_again_is
 
 
 def test_a_really_full_disk_leaves_the_earlier_artifact_and_no_other(tmp_path):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
-    try:
-        done = subprocess.run(mount, capture_output=True)
-    except OSError:
-        pytest.skip("there is no mount command")
-    if done.returncode:
-        pytest.skip("mounting a file system is not permitted here")
-    try:
+    with disk(tmp_path, "size=64k"):
         tensors, words = tmp_path / "a.safetensors", tmp_path / "a.json"
         write_tensors(tensors, {"a": torch.ones(3)}, {})
         write_json(words, "earlier")
@@ -228,8 +225,6 @@ def test_a_really_full_disk_leaves_the_earlier_artifact_and_no_other(tmp_path):
         assert torch.equal(read_tensors(tensors)["a"], torch.ones(3))
         assert read_json(words) == "earlier"
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 # --- Tensors -------------------------------------------------------------------------------------

@@ -21,20 +21,6 @@ from task_arithmetic.language.tokens import read_tokens
 
 T5 = "google-t5/t5-base"
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
-# Functions of ours in one process: a line of JSON each in, the UserError's sentence out, or null.
-CALLS = """
-import importlib, json, sys
-from task_arithmetic.errors import UserError
-for line in sys.stdin:
-    name, arguments = json.loads(line)
-    module, _, function = name.rpartition(".")
-    try:
-        getattr(importlib.import_module("task_arithmetic." + module), function)(*arguments)
-        said = None
-    except UserError as error:
-        said = str(error)
-    print(json.dumps(said), flush=True)
-"""
 KEPT = {  # what is downloaded of the T5's repository
     "config": ["config.json", "generation_config.json"],
     "tokenizer": ["tokenizer.json", "tokenizer_config.json", "spiece.model"],
@@ -43,27 +29,45 @@ KEPT = {  # what is downloaded of the T5's repository
 
 
 class Reader(User):
-    """A user who calls the stages' functions."""
+    """A user who keeps a record of each download; of a command, the sentence in which it failed."""
 
-    def call(self, name: str, *arguments) -> str | None:
-        """Call a function in the open session; returns the sentence in which it failed."""
-        words = [name, [str(x) if hasattr(x, "parent") else x for x in arguments]]
-        print(json.dumps(words), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
-
-    def calls(self, env=()):
-        return self.session(env, CALLS)
+    def says(self, stage: str, settings: dict, output, **options) -> str | None:
+        words = [stage, "--settings", json.dumps(settings), "--output", output]
+        for name, value in options.items():
+            words += [f"--{name.replace('_', '-')}", value]
+        done = self.run(words)
+        if done.returncode:
+            assert "Traceback" not in done.stderr, done.stderr
+            return done.stderr.strip().splitlines()[-1].removeprefix(f"task-arithmetic {stage}: ")
+        return None
 
     def get(self, task: str, **changes) -> str | None:
         """Download one of GLUE's tasks, as its definition says."""
         keys = ("hub", "config", "train", "test")
         settings = {key: value for key, value in define(task).items() if key in keys}
         settings = {"kind": "task", "name": task, **settings, **changes}
-        return self.call("stages.download.write_download", settings, self.at(task))
+        return self.says("download", settings, self.at(task))
 
     def get_model(self, **changes) -> str | None:
         settings = {"kind": "encoder", "name": "t5", "hub": T5, **changes}
-        return self.call("stages.download.write_download", settings, self.at(settings["name"]))
+        return self.says("download", settings, self.at(settings["name"]))
+
+    def make_data(self, task: str, output, **changes) -> str | None:
+        settings = define(task) | changes
+        settings = {k: v for k, v in settings.items() if k not in ("prompts", "max_tokens")}
+        settings["modality"] = "language"
+        return self.says("data", settings, output, task=task, download=self.at(task))
+
+    def make_encoder(self, name: str, repo: str, output) -> str | None:
+        settings = {"modality": "language", "hub": repo}
+        return self.says("encoder", settings, output, encoder=name, download=self.at(name))
+
+    def make_head(self, task: str, folder) -> str | None:
+        definition = define(task)
+        settings = {"modality": "language", "prompt": definition["prompts"]["peta"]}
+        settings |= {"metric": definition["metric"], "max_tokens": {"target": 20}}
+        made = {"encoder_dir": folder / "encoder", "data_dir": folder / "data" / task}
+        return self.says("head", settings, folder / f"heads/{task}.safetensors", **made)
 
     def at(self, name: str):
         """Where a download is recorded."""
@@ -75,11 +79,6 @@ def define(config: str) -> dict:
     definition = load_definition("tasks", config, "language.tasks", modality="language").given()
     del definition["expected"]
     return definition
-
-
-def data_settings(config: str, **changes) -> dict:
-    definition = define(config)
-    return {k: v for k, v in definition.items() if k not in ("prompts", "max_tokens")} | changes
 
 
 @pytest.fixture(scope="module")
@@ -117,51 +116,29 @@ def made(tmp_path_factory, glue, model, root):
         hub.commit("model", T5, model)
         hub.commit("model", "me/sharded", t5_files(["a b c"] * 9, shard="8KB"))
         user, fetched = Reader(folder, hub, root), {}
-        with user.calls():
+        with user.session():
             for config in GLUE:
                 hub.requests.clear()
                 assert user.get(config) is None
                 fetched[config] = hub.fetched()
-                make_data(user, config, folder / "data" / config)
+                assert user.make_data(config, folder / "data" / config) is None
             assert user.get_model() is None
             assert user.get_model(name="sharded", hub="me/sharded") is None
         records = {path.name: path.read_bytes() for path in user.weights.parent.iterdir()}
         hub.stop()
         for path in user.weights.parent.iterdir():
             path.unlink()
-        with user.calls(OFFLINE):
+        with user.session(OFFLINE):
             assert user.get("mnli") is None and user.get_model() is None
             assert user.get_model(name="sharded", hub="me/sharded") is None
             again = {path.name: path.read_bytes() for path in user.weights.parent.iterdir()}
             assert len(again) == 3 and again == {name: records[name] for name in again}
-            make_data(user, "mnli", folder / "again")
-            make_encoder(user, "t5", T5, folder / "encoder")
-            make_encoder(user, "sharded", "me/sharded", folder / "sharded")
+            assert user.make_data("mnli", folder / "again") is None
+            assert user.make_encoder("t5", T5, folder / "encoder") is None
+            assert user.make_encoder("sharded", "me/sharded", folder / "sharded") is None
             for config in GLUE:
-                make_head(user, config, folder)
+                assert user.make_head(config, folder) is None
     return folder, fetched, {name: json.loads(text) for name, text in records.items()}
-
-
-def make_data(user, config, output):
-    said = user.call(
-        "language.prepare.write_texts", config, data_settings(config), output, user.at(config)
-    )
-    assert said is None, said
-
-
-def make_encoder(user, name, repo, output):
-    said = user.call("language.checkpoints.import_t5", name, {"hub": repo}, output, user.at(name))
-    assert said is None, said
-
-
-def make_head(user, config, folder, prompts="peta"):
-    definition = define(config)
-    settings = {"prompt": definition["prompts"][prompts], "metric": definition["metric"]}
-    settings["max_tokens"] = {"target": 20}
-    output = folder / f"heads/{config}.safetensors"
-    arguments = folder / "encoder", folder / f"data/{config}", settings, output
-    said = user.call("language.tokens.write_tokens", *arguments)
-    assert said is None, said
 
 
 # --- The local GLUE itself -----------------------------------------------------------------------
@@ -237,20 +214,14 @@ def test_without_the_hub_data_are_the_same(made):
 
 
 def test_what_the_hub_does_not_give_is_one_sentence(user, hub):
-    with user.calls():
+    with user.session():
         said = user.get("cola", config="colla")
         assert said.startswith("Task cola: nyu-mll/glue on the hub has no config 'colla'")
         assert user.get("cola", test="test") is None
-        settings = data_settings("cola", test="test")
-        said = user.call(
-            "language.prepare.write_texts", "cola", settings, user.data, user.at("cola")
-        )
+        said = user.make_data("cola", user.data, test="test")
         assert "row 0 of the test texts has label -1: its labels are hidden; set `test`" in said
         assert user.get("stsb", test="test") is None
-        settings = data_settings("stsb", test="test")
-        said = user.call(
-            "language.prepare.write_texts", "stsb", settings, user.data, user.at("stsb")
-        )
+        said = user.make_data("stsb", user.data, test="test")
         assert "has label -1.0: its labels are hidden; set `test`" in said
         assert not user.data.exists()
 
@@ -270,7 +241,7 @@ def test_a_models_files_are_recorded_with_their_hashes(made, model):
 
 
 def test_of_a_model_only_what_is_read_is_downloaded(user, hub):
-    with user.calls():
+    with user.session():
         assert user.get_model() is None
     assert hub.fetched() == {path for paths in KEPT.values() for path in paths}
 
@@ -278,7 +249,7 @@ def test_of_a_model_only_what_is_read_is_downloaded(user, hub):
 def test_a_pinned_model_is_that_commit_and_never_another(user, hub, model):
     (old,) = hub.repositories["model", T5]
     new = hub.commit("model", T5, {**model, "config.json": model["config.json"] + b"\n"})
-    with user.calls():
+    with user.session():
         for revision, commit in ((None, new), (old.sha, old.sha)):
             assert user.get_model(revision=revision) is None
             assert read_json(user.at("t5"))["commit"] == commit
@@ -301,14 +272,14 @@ def test_a_shard_that_lacks_is_one_sentence(user, hub):
     files = t5_files(["a b c"] * 9, shard="8KB")
     shard = max(name for name in files if name.startswith("model-"))
     hub.commit("model", T5, {name: file for name, file in files.items() if name != shard})
-    with user.calls():
+    with user.session():
         assert f"{shard} of {T5} is not on the hub" in user.get_model()
 
 
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_model_without_what_is_needed_is_one_sentence(user, hub, model, missing):
     hub.commit("model", T5, {name: file for name, file in model.items() if name != missing})
-    with user.calls():
+    with user.session():
         said = user.get_model()
     assert said.startswith(f"Encoder t5: {T5} has no {missing} on the hub; choose a model that has")
     assert not user.at("t5").exists() and "model.safetensors" not in hub.fetched()
@@ -325,7 +296,7 @@ def test_a_model_without_what_is_needed_is_one_sentence(user, hub, model, missin
     ids=["wrong bytes", "GET 500", "another tokenizer", "refused"],
 )
 def test_a_fault_is_one_sentence_and_the_next_run_heals(user, hub, model, fault):
-    with user.calls():
+    with user.session():
         hub.faults = [fault]
         said = user.get_model()
         assert said.startswith("Encoder t5: ") and T5 in said and "run again" in said
@@ -339,9 +310,9 @@ def test_a_fault_is_one_sentence_and_the_next_run_heals(user, hub, model, fault)
 def test_offline_nothing_is_made_of_half_a_model(user, hub):
     hub.faults = [Fault("*.safetensors", status=500, method="GET")]
     (commit,) = hub.repositories["model", T5]
-    with user.calls():
+    with user.session():
         assert user.get_model() is not None
-    with user.calls(OFFLINE):
+    with user.session(OFFLINE):
         for revision in (None, commit.sha):
             assert f"{T5} " in user.get_model(revision=revision)
             assert not user.at("t5").exists()

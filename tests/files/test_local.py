@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from task_arithmetic.errors import UserError
+from task_arithmetic.errors import UserError, first
+from task_arithmetic.files.definition import Definition
 from task_arithmetic.files.labels import alike, class_names, out_of_order
-from task_arithmetic.files.lists import read_list
-from task_arithmetic.files.local import find, first, listing, outline
+from task_arithmetic.files.local import find, listing, outline, read_list
 from task_arithmetic.files.manifest import read_manifest
 from task_arithmetic.files.source import hold_out
 from task_arithmetic.files.walk import walk
@@ -216,7 +216,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path):
         try:
             if os.getuid() == 0:
                 os.setuid(65534)
-            find("mine", {"path": str(root)})
+            find(Definition("mine", path=str(root)))
         except UserError as error:
             status = 0 if "Permission denied" in str(error) else 2
         finally:
@@ -230,10 +230,10 @@ def test_the_listing_sees_what_links_lead_to_and_outlives_lost_ones(tmp_path):
     (root / "train" / "emu").symlink_to(away / "train" / "emu")
     (root / "lost").symlink_to(tmp_path / "nowhere")
     (root / "train" / "loop").symlink_to(root)
-    before = listing({"path": str(root)})
-    assert listing({"path": str(root)}) == before
+    before = listing(Definition(path=str(root)))
+    assert listing(Definition(path=str(root))) == before
     picture(5, (9, 9)).save(away / "train" / "emu" / "0.png")
-    assert listing({"path": str(root)}) != before
+    assert listing(Definition(path=str(root))) != before
     assert {f.problem for f in walk(root)} >= {None, "a link to a folder that it lies in"}
 
 
@@ -242,7 +242,7 @@ def test_the_listing_sees_images_that_a_list_names_elsewhere(tmp_path):
     picture(1).save(tmp_path / "x.png")
     for split in ("train", "test"):
         (tmp_path / "lists" / f"{split}.csv").write_text("file,label\n../x.png,a\n")
-    definition = {"path": str(tmp_path / "lists"), "image": "file"}
+    definition = Definition(path=str(tmp_path / "lists"), image="file")
     before = listing(definition)
     picture(2, (9, 9)).save(tmp_path / "x.png")
     assert listing(definition) != before
@@ -252,7 +252,7 @@ def test_a_line_says_what_is_read(tmp_path):
     root = folders(tmp_path / "images")
     (root / "more").mkdir()
     says = "train 24 images of 3 classes, test 12 images of 3 classes; not read: more/"
-    assert outline(find("mine", {"path": str(root)})) == says
+    assert outline(find(Definition("mine", path=str(root)))) == says
     assert first(["a", "b", "c"], 2) == "a, b and 1 more"
 
 
@@ -422,7 +422,7 @@ def column_of_splits_that_are_there(root):
 def damaged_splits(root):
     datasets.DatasetDict(train=dataset(30), test=dataset(9, 900)).save_to_disk(root)
     (root / "dataset_dict.json").write_text("{")
-    return "dataset_dict.json in .* is damaged"
+    return "source/dataset_dict.json is damaged .not JSON.: put a whole one in its place"
 
 
 def whole_and_nothing_said(root):
@@ -560,7 +560,7 @@ def test_rows_of_a_split_that_nobody_names_are_named(tmp_path):
 
 def test_data_that_changed_since_they_were_planned_are_refused(tmp_path):
     root = folders(tmp_path / "images")
-    planned = listing({"path": str(root)})
+    planned = listing(Definition(path=str(root)))
     made(tmp_path, root, files=planned)
     picture(99).save(root / "train" / "cat" / "new.png")
     with pytest.raises(UserError, match="changed since this run was planned"):
@@ -596,9 +596,9 @@ def test_a_last_block_of_bad_images_alone_is_skipped(tmp_path, monkeypatch):
     [(["का", "कि"], ["कि", "का"]), (["C#", "C++"], ["C++", "C#"]), (["🙂", "🙁"], ["🙁", "🙂"])],
 )
 def test_names_of_signs_are_compared_sign_by_sign(own, meant):
-    assert class_names("mine", {"classes": own}, own) == own
+    assert class_names(Definition("mine", classes=own), own) == own
     with pytest.raises(UserError, match="label 0 is"):
-        class_names("mine", {"classes": meant}, own)
+        class_names(Definition("mine", classes=meant), own)
     assert out_of_order(own, own) is None and out_of_order(meant, own) == (0, meant[0])
 
 

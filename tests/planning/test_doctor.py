@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from task_arithmetic.config.reading import ROOT, load_definition, merge, read_yaml, validate_config
 from task_arithmetic.config.settings import data_settings
 from task_arithmetic.errors import UserError
+from task_arithmetic.files.definition import Definition
 from task_arithmetic.files.hashes import sealed
 from task_arithmetic.files.paths import read_json, write_json
 from task_arithmetic.files.source import hold_out
@@ -191,25 +192,25 @@ def test_own_class_names_in_another_order_are_a_problem(project, capsys):
 
 def test_how_own_class_names_compare():
     classes = ["annual crop land", "art gallery", "lake or sea"]
-    assert own_names("t", {}, classes, None) == ("none", None)
-    assert own_names("t", {}, classes, ["0", "1", "2"]) == ("none", None)
-    assert own_names("t", {}, ["0", "1"], ["0", "1"]) == ("same", None)
+    assert own_names(Definition("t"), classes, None) == ("none", None)
+    assert own_names(Definition("t"), classes, ["0", "1", "2"]) == ("none", None)
+    assert own_names(Definition("t"), ["0", "1"], ["0", "1"]) == ("same", None)
     alike = ["Annual-crop_land", "a/art_gallery", "lake or sea"]
-    assert own_names("t", {}, classes, alike) == ("same", None)
+    assert own_names(Definition("t"), classes, alike) == ("same", None)
     other = ["AnnualCrop", "Gallery", "SeaLake"]
-    assert own_names("t", {}, classes, other)[0] == "differ"
-    assert "label 0" in own_names("t", {}, classes, other)[1]
-    assert own_names("t", {"source_classes": other}, classes, other) == ("differ", None)
+    assert own_names(Definition("t"), classes, other)[0] == "differ"
+    assert "label 0" in own_names(Definition("t"), classes, other)[1]
+    assert own_names(Definition("t", source_classes=other), classes, other) == ("differ", None)
     moved = other[::-1]
-    assert "label 0" in own_names("t", {"source_classes": other}, classes, moved)[1]
+    assert "label 0" in own_names(Definition("t", source_classes=other), classes, moved)[1]
 
 
 def test_names_that_are_not_compared_must_have_words_in_common():
     classes, anything = ["tench", "great white shark", "cock"], {"source_classes": "any"}
     own = ["tench, Tinca tinca", "great white shark, man-eater", "rooster"]
-    assert own_names("t", anything, classes, own) == ("differ", None)
+    assert own_names(Definition.of("t", anything), classes, own) == ("differ", None)
     moved = [own[1], own[2], own[0]]
-    assert "only 0 of its 3 classes" in own_names("t", anything, classes, moved)[1]
+    assert "only 0 of its 3 classes" in own_names(Definition.of("t", anything), classes, moved)[1]
 
 
 def test_images_in_two_splits_are_a_problem_unless_allowed(project, capsys):

@@ -17,6 +17,7 @@ from PIL import Image
 from torchvision import transforms
 
 from task_arithmetic.errors import UserError
+from task_arithmetic.files.definition import Definition
 from task_arithmetic.files.hashes import sha256_of
 from task_arithmetic.files.labels import class_names
 from task_arithmetic.files.manifest import read_manifest, sample_indices
@@ -590,7 +591,7 @@ def test_the_stored_manifest_is_json_that_a_person_can_read(stored):
     ],
 )
 def test_the_datasets_own_names_may_be_spelled_otherwise(own, classes):
-    assert class_names("mine", {"classes": classes}, own) == classes
+    assert class_names(Definition("mine", classes=classes), own) == classes
 
 
 @pytest.mark.parametrize(
@@ -601,9 +602,10 @@ def test_the_datasets_own_names_may_be_spelled_otherwise(own, classes):
 def test_other_names_in_the_dataset_are_one_sentence(own):
     says = r"Task mine: label \d is .* in its dataset and .*`source_classes`"
     with pytest.raises(UserError, match=says):
-        class_names("mine", {"classes": CLASSES}, own)
-    assert class_names("mine", {"classes": CLASSES, "source_classes": own}, own) == CLASSES
-    assert class_names("mine", {"classes": CLASSES, "source_classes": "any"}, own) == CLASSES
+        class_names(Definition("mine", classes=CLASSES), own)
+    for meant in (own, "any"):
+        definition = Definition("mine", classes=CLASSES, source_classes=meant)
+        assert class_names(definition, own) == CLASSES
 
 
 # --- Train images keep their form ----------------------------------------------------------------

@@ -12,17 +12,19 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw
 
 from pens import pen_digit
-from task_arithmetic.embedded import surfaces, symbols
+from task_arithmetic.embedded import motifs
 from task_arithmetic.embedded.draw import (
     CANVAS,
-    COLOURS,
     Colour,
+    Pose,
+    at,
     blend,
     disc,
     distinct,
     field,
     finish,
     jitter,
+    layer,
     pick,
     place,
     plain,
@@ -30,6 +32,7 @@ from task_arithmetic.embedded.draw import (
     text_layer,
 )
 from task_arithmetic.embedded.real import PHOTOS
+from task_arithmetic.embedded.rendered import PICTURE_COLOURS
 from textures import texture
 
 SIZE = 60_000
@@ -45,6 +48,20 @@ FONTS = (
     "DejaVuSerif-Italic.ttf",
     "DejaVuSerif-BoldItalic.ttf",
 )
+COLOURS: dict[str, Colour] = {
+    "red": PICTURE_COLOURS["red"],
+    "orange": (240, 140, 25),
+    "yellow": PICTURE_COLOURS["yellow"],
+    "green": PICTURE_COLOURS["green"],
+    "cyan": (60, 200, 210),
+    "blue": PICTURE_COLOURS["blue"],
+    "purple": (130, 50, 170),
+    "pink": (245, 150, 185),
+    "brown": (125, 80, 40),
+    "black": (20, 20, 20),
+    "white": (245, 245, 245),
+    "gray": (130, 130, 130),
+}
 # Colours of land; the task of land takes others (embedded/rendered.py).
 MAP_PALETTE = {
     "wood": (30, 95, 45),
@@ -155,7 +172,7 @@ def _digit(rng: Generator) -> Pair:
     template = pick(rng, DIGIT)
     if rng.random() < 0.45:
         foreground = pen_digit(rng, digit, ink, int(rng.integers(3, 9)))
-        image = place(foreground, _ground(rng, ink), **pose(rng, 0.7, 1.25, 9, 5))
+        image = place(foreground, _ground(rng, ink), pose(rng, 0.7, 1.25, 9, 5))
         if rng.random() < 0.35:
             template = pick(rng, ("a handwritten {}", "a digit {} written by hand", DIGIT[6]))
     else:
@@ -164,8 +181,8 @@ def _digit(rng: Generator) -> Pair:
         if rng.random() < 0.25:  # neighbours, as in a house number
             for side in (-1, 1):
                 other = text_layer(font, str(rng.integers(10)), ink)
-                image = place(other, image, 0.9, shift=(side * rng.uniform(30, 40), 0))
-        image = place(text_layer(font, digit, ink), image, **pose(rng, 0.65, 1.25, 7, 5))
+                image = place(other, image, Pose(0.9, shift=(side * rng.uniform(30, 40), 0)))
+        image = place(text_layer(font, digit, ink), image, pose(rng, 0.65, 1.25, 7, 5))
     draw = rng.random()
     if draw < 0.12:
         return image, f"a {name} number {digit}"
@@ -184,15 +201,21 @@ def _letter(rng: Generator) -> Pair:
         if rng.random() < 0.12:
             caption = f"a {name} letter {letter}"
     foreground = text_layer(pick(rng, FONTS), written, ink)
-    return place(foreground, _ground(rng, ink), **pose(rng, 0.65, 1.25, 8, 5)), caption
+    return place(foreground, _ground(rng, ink), pose(rng, 0.65, 1.25, 8, 5)), caption
 
 
 def _shape(rng: Generator) -> Pair:
-    shape = pick(rng, tuple(symbols.SHAPES))
+    shape = pick(rng, tuple(motifs.SHAPES))
     name, ink = _named_colour(rng)
     outline = int(rng.integers(4, 7)) if rng.random() < 0.2 else 0
-    foreground = symbols.shape(shape, ink, int(rng.integers(17, 27)), outline)
-    image = place(foreground, _ground(rng, ink), **pose(rng, 0.7, 1.1, 9, 6))
+    radius = int(rng.integers(17, 27))
+    foreground = motifs.shape(shape, ink, radius)
+    if outline and shape not in ("ring", "crescent"):
+        foreground = layer(ink)
+        corners = at(motifs.SHAPES[shape], radius)
+        draw = ImageDraw.Draw(foreground)
+        draw.line([*corners, *corners[:2]], ink, outline, joint="curve")
+    image = place(foreground, _ground(rng, ink), pose(rng, 0.7, 1.1, 9, 6))
     subject = f"{name} {shape}" if rng.random() < 0.5 else shape
     if outline and rng.random() < 0.5:
         return image, f"the outline of {_article(subject)}"
@@ -202,15 +225,15 @@ def _shape(rng: Generator) -> Pair:
 
 
 def _sign(rng: Generator) -> Pair:
-    name = pick(rng, symbols.SIGNS)
-    foreground = symbols.sign(rng, name, pick(rng, FONTS[1:6:4]))
-    image = place(foreground, _ground(rng, (128, 128, 128)), **pose(rng, 0.75, 1.1, 5, 4))
+    name = pick(rng, motifs.SIGNS)
+    foreground = motifs.sign(rng, name, pick(rng, FONTS[1:6:4]))
+    image = place(foreground, _ground(rng, (128, 128, 128)), pose(rng, 0.75, 1.1, 5, 4))
     return image, pick(rng, SIGN).format(name)
 
 
 def _land(rng: Generator) -> Pair:
-    name = pick(rng, surfaces.LANDS)
-    return surfaces.land(rng, name, MAP_PALETTE), pick(rng, (*LAND, *COMMON[:4])).format(name)
+    name = pick(rng, motifs.LANDS)
+    return motifs.land(rng, name, MAP_PALETTE), pick(rng, (*LAND, *COMMON[:4])).format(name)
 
 
 def _texture(rng: Generator) -> Pair:
@@ -224,9 +247,9 @@ def _texture(rng: Generator) -> Pair:
 
 
 def _thing(rng: Generator) -> Pair:
-    name = pick(rng, symbols.OBJECTS)
+    name = pick(rng, motifs.OBJECTS)
     colour, ink = _named_colour(rng)
-    image = place(symbols.thing(rng, name, ink), _ground(rng, ink), **pose(rng, 0.65, 1.05, 8, 5))
+    image = place(motifs.thing(rng, name, ink), _ground(rng, ink), pose(rng, 0.65, 1.05, 8, 5))
     subject = f"{colour} {name}" if rng.random() < 0.8 else name
     return image, pick(rng, COMMON).format(_article(subject))
 

@@ -13,9 +13,10 @@ import json
 import numpy as np
 
 from examples import KINDS, example
-from task_arithmetic.embedded.texts import FILE, TEXT_TASKS, TRAIN, VALIDATION, Rows
+from task_arithmetic.embedded.texts import FILE, TEXT_TASKS, Rows
 
 SEED = 0
+TRAIN, VALIDATION = 2400, 500  # train includes the rows that the data stage holds out of it
 
 
 def draw_rows(name: str, seed: int = SEED, limit: int | None = None) -> dict[str, Rows]:

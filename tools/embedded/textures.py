@@ -19,7 +19,7 @@ from task_arithmetic.embedded.draw import (
     ring_points,
     smooth_curve,
 )
-from task_arithmetic.embedded.surfaces import turned
+from task_arithmetic.embedded.motifs import turned
 
 
 def _strokes(

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ..files.definition import Definition
 from ..files.hashes import canonical
 from ..files.local import listing
 from ..vision.geometry import OWN_MERGES
@@ -65,7 +66,7 @@ def data_settings(task: AnyTask) -> str:
     if task.embedded:
         chosen["path"] = f"{EMBEDDED_DIR}/{task.embedded}"
     elif task.path:
-        chosen["files"] = listing(chosen)
+        chosen["files"] = listing(Definition.of("", chosen))
     return canonical(chosen)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from ..core.arithmetic import alpha_grid
+from ..files.definition import Definition
 from ..files.local import find, outline
 from ..files.paths import PathLike
 from .available import left_out
@@ -69,7 +70,7 @@ def _local_data(experiment: Experiment) -> list[str]:
     places: dict[str, list[str]] = {}
     for name, task in experiment.definitions.tasks.items():
         if task.path:
-            lines.append(f"{name}: {outline(find(name, task.given()))}")
+            lines.append(f"{name}: {outline(find(Definition.of(name, task.given())))}")
             places.setdefault(os.path.realpath(task.path), []).append(name)
     return lines + [f"{' and '.join(x)} read the same data" for x in places.values() if len(x) > 1]
 

@@ -7,7 +7,7 @@ so that an image depends on nothing but its own seed. Fonts come from matplotlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import matplotlib
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 Colour = tuple[int, ...]  # red, green, blue; 0..255
 T = TypeVar("T")
 Point = tuple[float, float]  # x to the right, y downward; pixels of the canvas
+Numbers = Sequence[float] | np.ndarray
 
 SIDE = 32  # side of a finished image in pixels
 CANVAS = 64  # side of the canvas on which it is drawn
@@ -24,34 +25,11 @@ MIDDLE = (CANVAS / 2, CANVAS / 2)
 
 FONT_FOLDER = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 # The pretraining corpus has others: a printed letter of a task was never seen in it.
-TASK_FONTS = (
-    "STIXGeneral.ttf",
-    "STIXGeneralBol.ttf",
-    "STIXGeneralItalic.ttf",
-    "STIXGeneralBolIta.ttf",
-    "cmr10.ttf",
-    "cmb10.ttf",
-    "cmss10.ttf",
-    "cmtt10.ttf",
-    "cmti10.ttf",
-    "DejaVuSansMono.ttf",
-    "DejaVuSansMono-Bold.ttf",
+TASK_FONTS = tuple(
+    f"{name}.ttf"
+    for name in "STIXGeneral STIXGeneralBol STIXGeneralItalic STIXGeneralBolIta cmr10 cmb10 cmss10 "
+    "cmtt10 cmti10 DejaVuSansMono DejaVuSansMono-Bold".split()
 )
-
-COLOURS = {
-    "red": (215, 35, 35),
-    "orange": (240, 140, 25),
-    "yellow": (245, 220, 45),
-    "green": (45, 160, 60),
-    "cyan": (60, 200, 210),
-    "blue": (40, 80, 205),
-    "purple": (130, 50, 170),
-    "pink": (245, 150, 185),
-    "brown": (125, 80, 40),
-    "black": (20, 20, 20),
-    "white": (245, 245, 245),
-    "gray": (130, 130, 130),
-}
 
 
 def pick(rng: Generator, sequence: Sequence[T]) -> T:
@@ -59,17 +37,17 @@ def pick(rng: Generator, sequence: Sequence[T]) -> T:
     return sequence[int(rng.integers(len(sequence)))]
 
 
-def jitter(rng: Generator, colour: Sequence[float], amount: float = 18.0) -> Colour:
+def jitter(rng: Generator, colour: Numbers, amount: float = 18.0) -> Colour:
     """A colour (3 values, 0..255) moved by normal noise of the given standard deviation."""
     return tuple(int(v) for v in np.clip(np.asarray(colour) + rng.normal(0, amount, 3), 0, 255))
 
 
-def mix(first: Sequence[float], second: Sequence[float], share: float) -> Colour:
+def mix(first: Numbers, second: Numbers, share: float) -> Colour:
     """The colour that lies `share` (0..1) of the way from the first to the second."""
     return tuple(int(a + (b - a) * share) for a, b in zip(first, second, strict=False))
 
 
-def distinct(rng: Generator, other: Sequence[float], distance: float = 110.0) -> Colour:
+def distinct(rng: Generator, other: Numbers, distance: float = 110.0) -> Colour:
     """A random colour at least `distance` (Euclidean, 0..441) away from another one."""
     for _ in range(20):
         colour = rng.integers(0, 256, 3)
@@ -89,11 +67,11 @@ def plain(colour: Colour) -> Image.Image:
     return Image.new("RGB", (CANVAS, CANVAS), colour)
 
 
-def blend(first, second, weight: np.ndarray) -> Image.Image:
+def blend(first: Numbers, second: Numbers, weight: np.ndarray) -> Image.Image:
     """A canvas that goes from the first colour to the second where weight (64, 64) goes 0 to 1."""
     weight = np.clip(weight, 0, 1)[..., None]
-    first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
-    return Image.fromarray((first + (second - first) * weight).astype(np.uint8))
+    one, other = np.asarray(first, np.float32), np.asarray(second, np.float32)
+    return Image.fromarray((one + (other - one) * weight).astype(np.uint8))
 
 
 def scenery(rng: Generator, strength: float = 1.0) -> Image.Image:
@@ -141,6 +119,21 @@ def text_layer(name: str, text: str, colour: Colour) -> Image.Image:
     return foreground
 
 
+class Pose(NamedTuple):
+    """How a layer lies on a background.
+
+    Attributes:
+        scale: its size. angle: in degrees. shift: in pixels of the canvas. shear: slant of the
+            verticals. tilt: perspective in x and y, at most about 0.3.
+    """
+
+    scale: float = 1.0
+    angle: float = 0.0
+    shift: Numbers = (0.0, 0.0)
+    shear: float = 0.0
+    tilt: Numbers = (0.0, 0.0)
+
+
 def pose(
     rng: Generator,
     low: float,
@@ -149,32 +142,21 @@ def pose(
     reach: float,
     shear: float = 0.1,
     tilt: float = 0.0,
-) -> dict:
-    """A random way to `place` a layer: a size between low and high, and normal noise of the given
-    standard deviations: turn in degrees, reach in pixels. tilt: the largest one."""
-    drawn = {
-        "scale": rng.uniform(low, high),
-        "angle": rng.normal(0, turn),
-        "shift": rng.normal(0, reach, 2),
-        "shear": rng.normal(0, shear),
-    }
-    return drawn | ({"tilt": rng.uniform(-tilt, tilt, 2)} if tilt else {})
+) -> Pose:
+    """A random pose: a size between low and high, and normal noise of the given standard
+    deviations: turn in degrees, reach in pixels. tilt: the largest one."""
+    return Pose(
+        rng.uniform(low, high),
+        rng.normal(0, turn),
+        rng.normal(0, reach, 2),
+        rng.normal(0, shear),
+        rng.uniform(-tilt, tilt, 2) if tilt else (0.0, 0.0),
+    )
 
 
-def place(
-    foreground: Image.Image,
-    background: Image.Image,
-    scale: float = 1.0,
-    angle: float = 0.0,
-    shift: Sequence[float] = (0.0, 0.0),
-    shear: float = 0.0,
-    tilt: Sequence[float] = (0.0, 0.0),
-) -> Image.Image:
-    """Put a layer over a background after a perspective map about the canvas's centre.
-
-    scale: size of the result; angle: degrees; shift: canvas pixels; shear: slant of the verticals;
-    tilt: perspective in x and y, at most about 0.3.
-    """
+def place(foreground: Image.Image, background: Image.Image, how: Pose) -> Image.Image:
+    """Put a layer over a background after a perspective map about the canvas's centre."""
+    scale, angle, shift, shear, tilt = how
     centre = CANVAS / 2
     cos, sin = np.cos(np.radians(angle)) / scale, np.sin(np.radians(angle)) / scale
     # PIL asks for the inverse map, from output to input pixels.
@@ -182,22 +164,15 @@ def place(
     g, h = tilt[0] / CANVAS, tilt[1] / CANVAS
     x0, y0 = centre + shift[0], centre + shift[1]
     w = 1 - g * x0 - h * y0
-    coefficients = (
-        (a + centre * g) / w,
-        (b + centre * h) / w,
-        (centre * w - a * x0 - b * y0) / w,
-        (d + centre * g) / w,
-        (e + centre * h) / w,
-        (centre * w - d * x0 - e * y0) / w,
-        g / w,
-        h / w,
-    )
+    across = a + centre * g, b + centre * h, centre * w - a * x0 - b * y0
+    down = d + centre * g, e + centre * h, centre * w - d * x0 - e * y0
+    coefficients = tuple(value / w for value in (*across, *down, g, h))
     moved = foreground.transform(
         (CANVAS, CANVAS),
         Image.Transform.PERSPECTIVE,
         coefficients,
         Image.Resampling.BILINEAR,
-        fillcolor=foreground.getpixel((0, 0))[:3] + (0,),
+        fillcolor=(*np.asarray(foreground)[0, 0, :3].tolist(), 0),
     )
     result = background.copy()
     result.paste(moved, (0, 0), moved)
@@ -221,8 +196,6 @@ def finish(
     if blur:
         image = image.filter(ImageFilter.GaussianBlur(blur))
     pixels = np.asarray(image.reduce(CANVAS // SIDE))
-    if noise == 0 and contrast == 1 and brightness == 0 and saturation == 1:
-        return pixels
     pixels = pixels.astype(np.float32)
     grey = pixels.mean(axis=2, keepdims=True)
     pixels = grey + (pixels - grey) * saturation
@@ -256,52 +229,46 @@ def heart_points() -> np.ndarray:
     return np.stack([x, y - 2], axis=1) / 17
 
 
-CROSS = (
-    np.array(
-        [(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1)]
-        + [(-3, -1), (-1, -1)]
-    )
-    / 3.0
-)
+_ARM = np.array([(-1, -3), (1, -3), (1, -1)]) / 3.0
+CROSS = np.concatenate([_ARM, _ARM[:, ::-1] * (-1, 1), -_ARM, _ARM[:, ::-1] * (1, -1)])
 ARROW = np.array(
     [(0, -1), (0.8, -0.1), (0.32, -0.1), (0.32, 0.95), (-0.32, 0.95), (-0.32, -0.1), (-0.8, -0.1)]
 )
 
 
-def at(points, radius: float, centre: Point = MIDDLE, angle: float = 0.0) -> list[Point]:
+def at(
+    points: Sequence[Point] | np.ndarray,
+    radius: float,
+    centre: Point = MIDDLE,
+    angle: float = 0.0,
+) -> list[Point]:
     """Unit points -> a list of canvas positions for ImageDraw.polygon."""
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     turned = np.asarray(points) @ np.array([[cos, sin], [-sin, cos]])
-    return [tuple(p) for p in turned * radius + np.asarray(centre)]
+    return [(x, y) for x, y in turned * radius + np.asarray(centre)]
 
 
 def disc(
     draw: ImageDraw.ImageDraw,
-    centre: Sequence[float],
-    radius,
+    centre: Numbers,
+    radius: float | Numbers,
     fill: Colour | None = None,
     outline: Colour | None = None,
     width: int = 1,
 ) -> None:
     """A circle; radius may be a pair (x, y)."""
-    rx, ry = (radius, radius) if np.isscalar(radius) else radius
+    rx, ry = (radius, radius) if isinstance(radius, int | float) else radius
     box = [centre[0] - rx, centre[1] - ry, centre[0] + rx, centre[1] + ry]
     draw.ellipse(box, fill=fill, outline=outline, width=width)
 
 
-def smooth_curve(points, steps: int = 8) -> list[Point]:
+def smooth_curve(points: Sequence[Point] | np.ndarray) -> list[Point]:
     """Catmull-Rom curve through points (n, 2), as a list of positions."""
     p = np.asarray(points, float)
     p = np.concatenate([p[:1], p, p[-1:]])
-    t = np.linspace(0, 1, steps, endpoint=False)[:, None]
-    parts = [
-        0.5
-        * (
-            2 * b
-            + (c - a) * t
-            + (2 * a - 5 * b + 4 * c - d) * t**2
-            + (3 * b - a - 3 * c + d) * t**3
-        )
-        for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False)
-    ]
-    return [tuple(q) for q in np.concatenate([*parts, p[-1:]])]
+    t = np.linspace(0, 1, 8, endpoint=False)[:, None]
+    parts = []
+    for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False):
+        square, cube = 2 * a - 5 * b + 4 * c - d, 3 * b - a - 3 * c + d
+        parts.append(0.5 * (2 * b + (c - a) * t + square * t**2 + cube * t**3))
+    return [(x, y) for x, y in np.concatenate([*parts, p[-1:]])]

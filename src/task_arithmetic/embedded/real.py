@@ -56,7 +56,7 @@ def textures(rng: Generator, label: int, split: str) -> np.ndarray:
     box = texture_box(rng, name, split)
     # The crop is cut first: resizing with a box would read pixels beyond its edge.
     crop = photo(name).crop(box).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    pixels = np.asarray(crop, np.float32)
+    pixels: np.ndarray = np.asarray(crop, np.float32)
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1]
     if rng.random() < 0.5:

@@ -4,16 +4,18 @@ They show the concepts of the corpus in another domain: other fonts, muted palet
 grounds, perspective, weak light, blur and noise.
 """
 
+import string
+
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from . import surfaces, symbols
+from . import motifs
 from .draw import (
     CANVAS,
-    COLOURS,
     TASK_FONTS,
     Colour,
+    Pose,
     disc,
     distinct,
     field,
@@ -30,11 +32,15 @@ from .draw import (
     text_layer,
 )
 
-DIGITS = tuple("0123456789")
-LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-SHAPES = tuple(name for name in symbols.SHAPES if name != "arrow")  # the signs have arrows
-PICTURE_COLOURS = ("red", "green", "blue", "yellow")
-PICTURES = tuple(f"{c} {thing}" for thing in symbols.OBJECTS for c in PICTURE_COLOURS)
+DIGITS, LETTERS = tuple(string.digits), tuple(string.ascii_uppercase)
+SHAPES = tuple(name for name in motifs.SHAPES if name != "arrow")  # the signs have arrows
+PICTURE_COLOURS: dict[str, Colour] = {
+    "red": (215, 35, 35),
+    "green": (45, 160, 60),
+    "blue": (40, 80, 205),
+    "yellow": (245, 220, 45),
+}
+PICTURES = tuple(f"{c} {thing}" for thing in motifs.OBJECTS for c in PICTURE_COLOURS)
 
 SIGN_FONTS = ("cmss10.ttf", "STIXGeneralBol.ttf", "DejaVuSansMono-Bold.ttf")
 SATELLITE_PALETTE = {
@@ -82,9 +88,9 @@ def numbers(rng: Generator, label: int) -> np.ndarray:
     for side in (-1, 1):
         if rng.random() < 0.75:
             other = written(pick(rng, DIGITS))
-            image = place(other, image, scale, angle, (side * gap, rng.normal(0, 2)))
-    shift = rng.normal(0, 2.5, 2)
-    image = place(written(DIGITS[label]), image, scale, angle, shift, rng.normal(0, 0.15))
+            image = place(other, image, Pose(scale, angle, (side * gap, rng.normal(0, 2))))
+    how = Pose(scale, angle, rng.normal(0, 2.5, 2), rng.normal(0, 0.15))
+    image = place(written(DIGITS[label]), image, how)
     return finish(
         image, rng, rng.uniform(0, 1.8), rng.uniform(3, 12), rng.uniform(0.6, 1), rng.normal(0, 15)
     )
@@ -93,9 +99,9 @@ def numbers(rng: Generator, label: int) -> np.ndarray:
 def signs(rng: Generator, label: int) -> np.ndarray:
     """A traffic sign in the street: weather, distance, slanted view, clutter behind it."""
     font = pick(rng, SIGN_FONTS)
-    foreground = symbols.sign(rng, symbols.SIGNS[label], font, 22, rng.uniform(0.0, 0.45))
+    foreground = motifs.sign(rng, motifs.SIGNS[label], font, 22, rng.uniform(0.0, 0.45))
     ground = scenery(rng)
-    image = place(foreground, ground, **pose(rng, 0.6, 1.0, 7, 3.5, 0.12, tilt=0.25))
+    image = place(foreground, ground, pose(rng, 0.6, 1.0, 7, 3.5, 0.12, tilt=0.25))
     return finish(
         image,
         rng,
@@ -109,7 +115,7 @@ def signs(rng: Generator, label: int) -> np.ndarray:
 
 def landcover(rng: Generator, label: int) -> np.ndarray:
     """A satellite picture: muted colours, haze, now and then a thin cloud, any zoom."""
-    image = surfaces.land(rng, surfaces.LANDS[label], SATELLITE_PALETTE)
+    image = motifs.land(rng, motifs.LANDS[label], SATELLITE_PALETTE)
     side = rng.uniform(38, 64)
     left, top = rng.uniform(0, CANVAS - side, 2)
     box = (left, top, left + side, top + side)
@@ -141,7 +147,7 @@ def letters(rng: Generator, label: int) -> np.ndarray:
     if rng.random() < 0.35:
         foreground.putalpha(glyph(font, LETTERS[label], stroke=2))
         foreground.paste((*jitter(rng, ground, 12), 255), (0, 0), glyph(font, LETTERS[label]))
-    image = place(foreground, image, **pose(rng, 0.75, 1.2, 10, 3.5, 0.15, tilt=0.2))
+    image = place(foreground, image, pose(rng, 0.75, 1.2, 10, 3.5, 0.15, tilt=0.2))
     return finish(image, rng, rng.uniform(0, 1.3), rng.uniform(3, 12), rng.uniform(0.6, 1))
 
 
@@ -150,8 +156,8 @@ def shapes(rng: Generator, label: int) -> np.ndarray:
     image = scenery(rng)
     ink = distinct(rng, _middle(image), 100)
     _scraps(rng, image, 7)
-    foreground = symbols.shape(SHAPES[label], ink, 26)
-    image = place(foreground, image, **pose(rng, 0.5, 1.0, 12, 5, 0.15, tilt=0.2))
+    foreground = motifs.shape(SHAPES[label], ink, 26)
+    image = place(foreground, image, pose(rng, 0.5, 1.0, 12, 5, 0.15, tilt=0.2))
     _scraps(rng, image, 2)
     return finish(image, rng, rng.uniform(0, 1.5), rng.uniform(4, 14), rng.uniform(0.6, 1))
 
@@ -172,10 +178,10 @@ def _scraps(rng: Generator, image: Image.Image, most: int) -> None:
 def pictures(rng: Generator, label: int) -> np.ndarray:
     """The control task: a coloured object as the corpus draws it, smaller and less clearly seen."""
     colour, name = PICTURES[label].split(" ", 1)
-    ink = mix(jitter(rng, COLOURS[colour], 24), (128, 128, 128), rng.uniform(0, 0.35))
+    ink = mix(jitter(rng, PICTURE_COLOURS[colour], 24), (128, 128, 128), rng.uniform(0, 0.35))
     ground = scenery(rng, rng.uniform(0.1, 0.8))
     clear = plain(distinct(rng, ink, 130))
-    foreground = symbols.thing(rng, name, ink)
+    foreground = motifs.thing(rng, name, ink)
     ground = Image.blend(ground, clear, rng.uniform(0.2, 0.7))
-    image = place(foreground, ground, **pose(rng, 0.45, 1.0, 12, 6, 0.12))
+    image = place(foreground, ground, pose(rng, 0.45, 1.0, 12, 6, 0.12))
     return finish(image, rng, rng.uniform(0, 1.8), rng.uniform(2, 12), rng.uniform(0.55, 1.0))

@@ -7,22 +7,18 @@ writes a task as the hub would give it: a `datasets` folder, of images with the 
 test and the features image and label. The same seed gives the same images, none of them twice.
 """
 
-import difflib
-import hashlib
 import io
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
-from ..files.paths import atomic_path
-from . import real, rendered, surfaces, symbols, texts
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
+from ..errors import UserError, nearest
+from ..files.hashes import sha256_of
+from ..files.paths import PathLike, atomic_path
+from . import motifs, real, rendered, texts
 
 SEED = 0
 TRAIN, TEST = 2900, 1000  # train includes the 400 validation images that the data stage carves
@@ -33,8 +29,8 @@ CLASSES = {
     "optical": rendered.DIGITS,
     "textures": tuple(real.PHOTOS),
     "numbers": rendered.DIGITS,
-    "signs": symbols.SIGNS,
-    "landcover": surfaces.LANDS,
+    "signs": motifs.SIGNS,
+    "landcover": motifs.LANDS,
     "letters": rendered.LETTERS,
     "shapes": rendered.SHAPES,
     "pictures": rendered.PICTURES,
@@ -46,18 +42,15 @@ Split = tuple[np.ndarray, np.ndarray]  # images (N, 32, 32, 3) uint8, labels (N,
 
 
 def check_task(name: str, names: Collection[str] = tuple(CLASSES)) -> None:
-    """Raise a UserError naming the nearest task unless an embedded task has this name."""
+    """Raise a UserError unless an embedded task has this name."""
     if name not in names:
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
-        raise UserError(
-            f"There is no embedded task {name!r}: the nearest is {nearest!r}, "
-            f"and all are {', '.join(names)}."
-        )
+        near = nearest(name, list(names))
+        raise UserError(f"There is no embedded task {name!r}{near}: all are {', '.join(names)}.")
 
 
 def image_hash(image: np.ndarray) -> str:
     """SHA-256 of an image's pixels, (32, 32, 3) uint8."""
-    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+    return sha256_of(image.tobytes())
 
 
 def draw_task(name: str, seed: int = SEED, limit: int | None = None) -> dict[str, Split]:
@@ -109,37 +102,38 @@ def _draw_real(name: str, stream: list[int], limit: int | None) -> dict[str, Spl
     return {split: (images[chosen], labels[chosen]) for split, chosen in splits.items()}
 
 
-def _png(image: np.ndarray) -> dict:
+def _png(image: np.ndarray) -> dict[str, Any]:
     """A lossless PNG of an image, as the `datasets` package stores it."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def build_task(name: str, limit: int | None = None) -> "DatasetDict":
-    """A task of images as a DatasetDict(train, test) with the features image and label."""
-    from datasets import ClassLabel, Dataset, DatasetDict, Features
-    from datasets import Image as ImageFeature
-
-    features = Features(image=ImageFeature(), label=ClassLabel(names=list(CLASSES[name])))
-    splits = {
-        split: Dataset.from_dict(
-            {"image": [_png(image) for image in images], "label": labels.tolist()},
-            features=features,
-        )
-        for split, (images, labels) in draw_task(name, limit=limit).items()
-    }
-    return DatasetDict(splits)
-
-
-def save_task(task: str, output, limit: int | None = None) -> None:
-    """Write a task, of images or of texts, to a folder (datasets.save_to_disk form).
+def save_task(task: str, output: PathLike, limit: int | None = None) -> None:
+    """Write a task to a folder (datasets.save_to_disk form): of images with the features image and
+    label and the splits train and test, of texts see texts.py.
 
     It appears complete or not at all. limit: only the first so many rows of each split.
     Raises UserError for an unknown name.
     """
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+    from datasets import Image as ImageFeature
+
     check_task(task, (*CLASSES, *texts.TEXT_TASKS))
-    build = texts.build_task if task in texts.TEXT_TASKS else build_task
-    built = build(task, limit)
+    splits: dict[str, dict[str, Any]] = {}
+    if task in CLASSES:
+        features = Features(image=ImageFeature(), label=ClassLabel(names=list(CLASSES[task])))
+        for split, (images, labels) in draw_task(task, limit=limit).items():
+            pictures = [_png(image) for image in images]
+            splits[split] = {"image": pictures, "label": labels.tolist()}
+    else:
+        columns, classes = texts.TEXT_TASKS[task]
+        features = Features({column: Value("string") for column in columns})
+        features["label"] = ClassLabel(names=list(classes)) if classes else Value("float32")
+        features["idx"] = Value("int32")
+        for split, (rows, scores) in texts.read_rows(task, limit).items():
+            content = dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
+            splits[split] = {**content, "label": scores, "idx": list(range(len(scores)))}
+    made = {split: Dataset.from_dict(rows, features) for split, rows in splits.items()}
     with atomic_path(Path(output)) as temporary:
-        built.save_to_disk(temporary)
+        DatasetDict(made).save_to_disk(temporary)

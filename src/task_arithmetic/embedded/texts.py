@@ -6,20 +6,16 @@ rows come with the code, in texts.json.bz2: tools/embedded/rows.py drew them fro
 """
 
 import bz2
-import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..errors import UserError
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
+from ..files.hashes import sha256_of
 
 FILE = Path(__file__).with_name("texts.json.bz2")  # {task: {split: [[text, ..., label], ...]}}
 # Of the file: other rows are other code, and run again what was learned from these.
 SHA256 = "3cd342329ce7b754f4c5a71a5edb89e78f4f0e5bb417f77d9eed08ef4fc3482e"
-TRAIN, VALIDATION = 2400, 500  # train includes the rows that the data stage holds out of it
 
 
 class TextTask(NamedTuple):
@@ -56,26 +52,9 @@ def read_rows(name: str, limit: int | None = None) -> dict[str, Rows]:
     Raises UserError if the file is not the one that this code is of.
     """
     packed = FILE.read_bytes()
-    if hashlib.sha256(packed).hexdigest() != SHA256:
+    if sha256_of(packed) != SHA256:
         raise UserError(f"{FILE} is not the file that came with this code: install it again.")
     return {
         split: Rows([tuple(row[:-1]) for row in rows[:limit]], [row[-1] for row in rows[:limit]])
         for split, rows in json.loads(bz2.decompress(packed))[name].items()
     }
-
-
-def build_task(name: str, limit: int | None = None) -> "DatasetDict":
-    """A text task as a DatasetDict(train, validation) with the columns of GLUE's."""
-    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-
-    columns, classes = TEXT_TASKS[name]
-    label = ClassLabel(names=list(classes)) if classes else Value("float32")
-    features = Features(
-        {column: Value("string") for column in columns} | {"label": label, "idx": Value("int32")}
-    )
-    splits = {}
-    for split, (texts, labels) in read_rows(name, limit).items():
-        content = dict(zip(columns, map(list, zip(*texts, strict=True)), strict=True))
-        content |= {"label": labels, "idx": list(range(len(labels)))}
-        splits[split] = Dataset.from_dict(content, features=features)
-    return DatasetDict(splits)

@@ -13,9 +13,7 @@ from typing import Any
 from ..errors import UserError
 from .paths import PathLike, atomic_path, mend, read_json
 
-_checked: dict[
-    tuple[Path, int, int, int], str
-] = {}  # a file and its state → the hash that it was found to have
+_checked: dict[tuple[Path, int, int, int], str] = {}  # a file and its state → its hash
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
@@ -108,10 +106,10 @@ def check_file(path: PathLike, expected: str | None = None) -> None:
 @cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on; imports none of them."""
-    packages = ["torch", "open_clip_torch", "transformers", "tokenizers", "snakemake", "datasets"]
-    packages += ["pandas", "matplotlib"]
+    packages = "task_arithmetic numpy safetensors torch open_clip_torch transformers tokenizers "
+    packages += "snakemake datasets pandas matplotlib"
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ["task_arithmetic", "numpy", "safetensors", *packages]:
+    for package in packages.split():
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -12,195 +12,158 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from .local import Definition, first
+from ..errors import first
+from .definition import Definition
 
 HIDDEN = -1  # the label by which hubs mark rows whose labels are secret
+Names = list[str] | None  # of a dataset's classes, if it has any
 
 
-def noun(definition: Definition) -> str:
-    """What a row of a task is."""
-    return "text" if "texts" in definition else "image"
+def same_names(definition: Definition, places: Mapping[str, Names]) -> Names:
+    """The names of classes, which several places must give alike; places: what gives them → them.
 
-
-def has_scores(definition: Definition) -> bool:
-    """Whether a task's labels are scores, not classes."""
-    return definition.get("metric") == "spearman"
-
-
-def label_column(dataset: Any, definition: Definition) -> np.ndarray:
-    """The column of labels as it is: an array of objects (N,)."""
-    values = dataset[definition.get("label", "label")][:]
-    return np.fromiter(values, object, len(values))
-
-
-def strata_of(values: np.ndarray) -> np.ndarray:
-    """Whole numbers from 0 that are equal where the values are."""
-    return np.unique([str(value) for value in values], return_inverse=True)[1]
-
-
-def own_names(
-    task: str,
-    definition: Definition,
-    parts: Mapping[str, tuple[Any, np.ndarray]],
-    found: Mapping[str, np.ndarray],
-    notes: list[str],
-) -> list[str] | None:
-    """The dataset's own class names, in which its splits must agree; None if its labels are numbers
-    without names. Of labels in words: these in the order of their characters, which is noted."""
-    column = definition.get("label", "label")
-    names = {
-        role: getattr(dataset.features[column], "names", None)
-        for role, (dataset, _) in parts.items()
-    }
-    (one, theirs), *others = names.items()
-    for role, own in others:
-        if difference := differ(theirs, own):
-            raise UserError(
-                f"Task {task}: its {role} split names its classes otherwise than its {one} split: "
-                f"{difference}; write both with the same list of names."
-            )
-    if theirs is not None:
-        return theirs
-    in_words = {
-        role: any(isinstance(value, str) for value in values) for role, values in found.items()
-    }
-    if not any(in_words.values()):
-        return None
-    if not all(in_words.values()):
-        word, number = (
-            next(r for r, is_so in in_words.items() if is_so == x) for x in (True, False)
+    Raises:
+        UserError: they differ.
+    """
+    (one, names), *others = places.items()
+    for other, found in others:
+        if found == names:
+            continue
+        if found is None or names is None:
+            difference = f"{len(found or names or [])} names and none"
+        else:
+            pairs = enumerate(itertools.zip_longest(found, names, fillvalue="nothing"))
+            label, (theirs, ours) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+            difference = f"label {label} is {theirs!r}, not {ours!r}"
+        raise definition.error(
+            f"{other} names its classes otherwise than {one}: {difference}; write both with the "
+            "same list of names."
         )
-        raise UserError(
-            f"Task {task}: the column {column!r} holds words in its {word} split and numbers in "
-            f"its {number} split; write both alike."
+    return names
+
+
+def names_in_words(
+    definition: Definition, labels: Mapping[str, np.ndarray], notes: list[str]
+) -> Names:
+    """The classes of labels that are words, in the order of their characters, which is noted; None
+    if they are numbers, which may be written as texts.
+
+    Args:
+        labels: split → labels as they are. notes: to which this one is added.
+    """
+    in_words = {any(isinstance(x, str) for x in values): role for role, values in labels.items()}
+    if len(in_words) > 1:
+        raise definition.error(
+            f"the column {definition.label!r} holds words in its {in_words[True]} split and "
+            f"numbers in its {in_words[False]} split; write both alike."
         )
-    words = sorted({value for values in found.values() for value in values if is_word(value)})
-    if all(re.fullmatch(r"0|[1-9]\d*", word) for word in words):  # numbers, written as texts
+    words = sorted({value for values in labels.values() for value in values if is_word(value)})
+    if True not in in_words or all(re.fullmatch(r"0|[1-9]\d*", word) for word in words):
         return None
     notes.append(f"labels are words: its {len(words)} classes are {first(words)}, in this order")
     return words
 
 
-def is_word(value: Any) -> bool:
+def is_word(value: object) -> bool:
+    """Whether a label is a word."""
     return isinstance(value, str) and value.strip() != ""
 
 
-def differ(one: list[str] | None, other: list[str] | None) -> str:
-    """Where two lists of class names differ; empty if nowhere."""
-    if one is None or other is None:
-        return "" if one is other else f"{len(one or other or [])} names and none"
-    for label, (a, b) in enumerate(itertools.zip_longest(one, other)):
-        if a != b:
-            says = "does not exist" if b is None else f"is {b!r}"
-            rest = "which the other lacks" if a is None else f"not {a!r}"
-            return f"label {label} {says}, {rest}"
-    return ""
-
-
 def labels_of(
-    task: str,
-    definition: Definition,
-    role: str,
-    rows: np.ndarray,
-    values: Any,
-    own: list[str] | None,
-    classes: int,
+    definition: Definition, role: str, rows: np.ndarray, values: Any, own: Names, classes: int
 ) -> np.ndarray:
     """Labels as Source has them, of the rows of a role.
 
+    Args:
+        values: of each row its label as it is. own: the dataset's own class names.
     Raises:
         UserError: a row without a label, or whose label is hidden, no number, or outside.
     """
-    scores, what = has_scores(definition), f"{role} {noun(definition)}s"
-    column = definition.get("label", "label")
+    scores, what = definition.has_scores, f"{role} {definition.noun}s"
     in_words = not scores and any(isinstance(value, str) for value in values)
     hidden = [v is None or v == HIDDEN or (in_words and not is_word(v)) for v in values]
     if any(hidden) and (not scores or all(hidden) or None in values):
         row = hidden.index(True)
-        raise UserError(
-            f"Task {task}: row {rows[row]} of the {what} has label {values[row]}: "
-            + (
-                f"its labels are hidden; set `{role}` in its definition to a split that shows them."
-                if all(hidden)
-                else f"{sum(hidden):,} of {len(hidden):,} labels are missing; complete the dataset."
-            )
+        why = (
+            f"its labels are hidden; set `{role}` in its definition to a split that shows them"
+            if all(hidden)
+            else f"{sum(hidden):,} of {len(hidden):,} labels are missing; complete the dataset"
         )
+        raise definition.error(f"row {rows[row]} of the {what} has label {values[row]}: {why}.")
     if in_words:
-        numbered = {value: int(value) for value in values} if own is None else {}
-        places = numbered or {name: label for label, name in enumerate(own or [])}
+        numbers = {value: int(value) for value in values} if own is None else {}
+        places = numbers or {name: label for label, name in enumerate(own or [])}
         values = [places.get(value, value) for value in values]
     try:
-        numbers = np.asarray(list(values))
-        if numbers.dtype.kind not in "biuf":
+        found = np.asarray(list(values))
+        if found.dtype.kind not in "biuf":
             raise ValueError(f"the first is {values[0]!r}")
-        labels: np.ndarray = numbers.astype(np.float32 if scores else np.int64)
-        if not scores and (labels != numbers).any():
+        labels: np.ndarray = found.astype(np.float32 if scores else np.int64)
+        if not scores and (labels != found).any():
             raise ValueError("some are fractions")
     except (TypeError, ValueError) as error:
-        raise UserError(
-            f"Task {task}: the column {column!r} of its {what} is not a label of "
+        raise definition.error(
+            f"the column {definition.label!r} of its {what} is not a label of "
             f"{'' if scores else 'whole '}numbers ({error}); mend the dataset, or set `label` to "
             "another column."
         ) from None
     wrong = np.flatnonzero(~np.isfinite(labels) if scores else (labels < 0) | (labels >= classes))
     if len(wrong):
         says = "which is no finite score" if scores else f"outside its {classes} classes"
-        mend = "the dataset" if scores else "the dataset or `classes`"
-        raise UserError(
-            f"Task {task}: row {rows[wrong[0]]} of the {what} has label {labels[wrong[0]]}, "
-            f"{says}; mend {mend}."
+        raise definition.error(
+            f"row {rows[wrong[0]]} of the {what} has label {labels[wrong[0]]}, {says}; mend the "
+            f"dataset{'' if scores else ' or `classes`'}."
         )
     return labels
 
 
-def class_names(task: str, definition: Definition, own: list[str] | None) -> list[str]:
+def class_names(definition: Definition, own: Names) -> list[str]:
     """The class names in label order: the definition's `classes`, else the dataset's own.
 
     The dataset's own names must be those that `classes` stands for, in the same order, up to
     case, punctuation and a leading one-letter folder: a wrong order would give wrong numbers
     without an error. Names that only count (0, 1, 2 …) say nothing, and are not compared.
     """
-    classes = definition.get("classes") or own
-    if classes == "open_clip":
+    given = definition.classes or own
+    if given == "open_clip":
         from open_clip import IMAGENET_CLASSNAMES
 
-        classes = list(IMAGENET_CLASSNAMES)
-    if not classes:
-        raise UserError(
-            f"Task {task}: its labels have no names; list them as `classes` in its definition."
+        given = IMAGENET_CLASSNAMES
+    if not given:
+        raise definition.error(
+            "its labels have no names; list them as `classes` in its definition."
         )
-    classes = [str(name) for name in classes]
+    classes = [str(name) for name in given]
     if len(classes) < 2:
-        raise UserError(
-            f"Task {task}: it has one class alone, {classes[0]!r}, which every image is; a task "
-            "needs at least two."
+        raise definition.error(
+            f"it has one class alone, {classes[0]!r}, which every image is; a task needs at least "
+            "two."
         )
     same = alike(classes)
-    if same and definition.get("alike_classes", "error") == "error":
-        raise UserError(
-            f"Task {task}: its classes {same[0]!r} and {same[1]!r} are the same to a model that "
-            "reads their names; name one otherwise in `classes`, or set `alike_classes: allow`."
+    if same and definition.alike_classes == "error":
+        raise definition.error(
+            f"its classes {same[0]!r} and {same[1]!r} are the same to a model that reads their "
+            "names; name one otherwise in `classes`, or set `alike_classes: allow`."
         )
     if not own:
         return classes
-    meant = definition.get("source_classes", classes)
+    meant = classes if definition.source_classes is None else definition.source_classes
     counting = [str(name).strip() for name in own] == list(map(str, range(len(own))))
     for key, listed in (("classes", classes), ("source_classes", meant)):
         if len(listed) != len(own):
-            raise UserError(
-                f"Task {task}: its definition lists {len(listed)} {key}, its dataset has "
-                f"{len(own)}; correct `{key}`."
+            raise definition.error(
+                f"its definition lists {len(listed)} {key}, its dataset has {len(own)}; correct "
+                f"`{key}`."
             )
-        if meant == "any" or counting:
+        if isinstance(meant, str) or counting:  # any
             return classes
     keys = zip(*_keys(own, meant), strict=True)
-    for i, (theirs, ours) in enumerate(zip(own, meant, strict=True)):
-        if len(set(next(keys))) > 1:
-            raise UserError(
-                f"Task {task}: label {i} is {theirs!r} in its dataset and {ours!r} in its "
-                "definition; put `classes` in the dataset's order, or list the dataset's own "
-                "names as `source_classes` if they mean the same."
+    for i, (theirs, ours, both) in enumerate(zip(own, meant, keys, strict=True)):
+        if len(set(both)) > 1:
+            raise definition.error(
+                f"label {i} is {theirs!r} in its dataset and {ours!r} in its definition; put "
+                "`classes` in the dataset's order, or list the dataset's own names as "
+                "`source_classes` if they mean the same."
             )
     return classes
 

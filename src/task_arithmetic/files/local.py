@@ -7,27 +7,59 @@ lines) of paths and labels; and `path` itself one of these, if the definition sa
 are test. Nothing here imports more than Python itself before it opens a table.
 """
 
+import csv
 import glob
 import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import UserError, nearest
+from ..errors import UserError, first, nearest
+from .definition import Definition
 from .hashes import sha256_of
-from .lists import LISTS, read_list
-from .paths import PathLike
-from .walk import is_image, is_image_name, lost_link, walk
+from .paths import PathLike, read_json
+from .walk import File, is_image, is_image_name, lost_link, walk
 
+LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 SHARD = r"([-_.]?\d+(-of-\d+)?(-[0-9a-f]+)?)?\.parquet"  # after a split's name
 WHOLE = ""  # the name of the one split of data that are not cut into splits
-NAMED = 20  # unused files and folders that a note names
 
-Definition = Mapping[str, Any]  # the data stage's settings
+
+class Table(NamedTuple):
+    """Rows in a folder that `datasets` saved, in parquet files, or in a list."""
+
+    files: list[str]
+
+    @property
+    def kind(self) -> str:
+        """saved, parquet or list."""
+        if self.files[0].endswith(".parquet"):
+            return "parquet"
+        return "list" if self.files[0].endswith(LISTS) else "saved"
+
+
+class Classes(NamedTuple):
+    """Image files in a folder for each class: class → their paths, in the order of labels."""
+
+    images: dict[str, list[str]]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.images)
+
+    @property
+    def paths(self) -> list[str]:
+        return [path for paths in self.images.values() for path in paths]
+
+    @property
+    def labels(self) -> list[int]:
+        return [label for label, paths in enumerate(self.images.values()) for _ in paths]
+
+
+Rows = Table | Classes
 
 
 class Local(NamedTuple):
@@ -38,23 +70,8 @@ class Local(NamedTuple):
         unused: files and folders (with a / at their end) below `path` that are not read.
     """
 
-    splits: dict[str, "Table | Classes"]
+    splits: dict[str, Rows]
     unused: list[str]
-
-
-class Table(NamedTuple):
-    """Rows that `datasets` saved, of parquet files, or of a list."""
-
-    kind: str  # saved, parquet or list
-    files: list[str]
-
-
-class Classes(NamedTuple):
-    """Image files in a folder for each class: of each file its path and its class's number."""
-
-    names: list[str]
-    paths: list[str]
-    labels: list[int]
 
 
 # --- Files ---------------------------------------------------------------------------------------
@@ -63,19 +80,22 @@ class Classes(NamedTuple):
 def listing(definition: Definition) -> str:
     """A hash of the names, sizes and times of the files of a definition's `path`, and of those that
     its lists name: the folder's own time says nothing of what changes deeper in it."""
-    path = definition["path"]
+    path = definition.path
     if os.path.isdir(path):
-        found = [(os.path.relpath(f.path, path), *f[1:]) for f in walk(path)]
-        splits = [files[0] for n in wanted_splits(definition) for files in _forms(path, n)]
+        found = [file._replace(path=os.path.relpath(file.path, path)) for file in walk(path)]
+        tables = [files[0] for name in definition.roles.values() for files in _forms(path, name)]
     else:
-        about = os.stat(path)
-        found, splits = [("", about.st_size, about.st_mtime_ns, None)], [path]
-    for file in splits:
-        for image in listed_images(file, definition.get("image", "image")):
+        found, tables = [_state(path)._replace(path="")], [path]
+    for table in tables:
+        for image in listed_images(table, definition.image):
             with suppress(OSError, ValueError):
-                about = os.stat(image)
-                found.append((image, about.st_size, about.st_mtime_ns, None))
+                found.append(_state(image))
     return sha256_of(found)
+
+
+def _state(path: str) -> File:
+    about = os.stat(path)
+    return File(path, about.st_size, about.st_mtime_ns, None)
 
 
 def listed_images(file: str, column: str) -> list[str]:
@@ -93,7 +113,7 @@ def listed_images(file: str, column: str) -> list[str]:
 # --- What there is -------------------------------------------------------------------------------
 
 
-def find(task: str, definition: Definition) -> Local:
+def find(definition: Definition) -> Local:
     """What a definition's `path` holds of its splits; those that a column names, and test if it is
     to be drawn, are rows of another.
 
@@ -102,85 +122,91 @@ def find(task: str, definition: Definition) -> Local:
             file or folder that cannot be read; data that are not cut into splits where nothing says
             which rows are test.
     """
-    path = definition["path"]
+    path = definition.path
     if not os.path.exists(path):
-        raise UserError(
-            f"Task {task}: there is nothing at {path}, its `path`; correct it in its definition."
+        raise definition.error(
+            f"there is nothing at {path}, its `path`; correct it in its definition."
         )
     try:
-        return _find(task, definition, path)
+        splits, unused = _find(definition)
     except OSError as error:
         where = error.filename or path
-        raise UserError(f"Task {task}: {where} cannot be read ({error.strerror}).") from None
+        raise definition.error(f"{where} cannot be read ({error.strerror}).") from None
+    # The classes of all splits are numbered together.
+    names = sorted({name for of in splits.values() if isinstance(of, Classes) for name in of.names})
+    for split, of in splits.items():
+        if isinstance(of, Classes):
+            splits[split] = Classes({name: of.images.get(name, []) for name in names})
+    return Local(splits, [os.path.relpath(x, path) + os.sep * x.endswith(os.sep) for x in unused])
 
 
-def _find(task: str, definition: Definition, path: str) -> Local:
-    names = wanted_splits(definition)
-    saved = _saved_splits(task, path) if _is_file(path, "dataset_dict.json") else None
-    if _in_one_piece(definition, path):
-        return _whole(task, definition, path)
-    if "split" in definition:
-        raise UserError(
-            f"Task {task}: {path} is cut into splits, so that none can be named by a column; "
-            "remove `split` from its definition."
+def _find(definition: Definition) -> Local:
+    """As find; what is not read with its whole path."""
+    path, names = definition.path, list(definition.roles.values())
+    if _in_one_piece(definition):
+        return _whole(definition)
+    if definition.split is not None:
+        raise definition.error(
+            f"{path} is cut into splits, so that none can be named by a column; remove `split` "
+            "from its definition."
         )
-    if saved is not None:
+    if _is_file(path, "dataset_dict.json"):
+        saved = read_json(os.path.join(path, "dataset_dict.json")).get("splits", [])
         for name in names:
-            if name not in saved:
-                raise _no_split(task, name, path, saved)
-        unused = [name + os.sep for name in saved if name not in names]
-        return Local({n: Table("saved", [os.path.join(path, n)]) for n in names}, unused)
-    splits: dict[str, Table | Classes] = {}
+            check_split(definition, f"dataset in {path}", name, saved)
+        unused = [os.path.join(path, name, "") for name in saved if name not in names]
+        return Local({name: Table([os.path.join(path, name)]) for name in names}, unused)
+    splits: dict[str, Rows] = {}
     unused, used = [], set()
     for name in names:
         forms = _forms(path, name)
         if len(forms) > 1:
             both = " and ".join(os.path.relpath(files[0], path) for files in forms)
-            raise UserError(
-                f"Task {task}: its split {name!r} is in {path} twice, as {both}; name the one that "
-                f"is meant in its definition ({name}/ is the folder), or move the other elsewhere."
+            raise definition.error(
+                f"its split {name!r} is in {path} twice, as {both}; name the one that is meant in "
+                f"its definition ({name}/ is the folder), or move the other elsewhere."
             )
         if not forms:
-            found = [entry.name + os.sep * entry.is_dir() for entry in os.scandir(path)]
-            raise _no_split(task, name, path, sorted(found))
+            there = [entry.name + os.sep * entry.is_dir() for entry in os.scandir(path)]
+            check_split(definition, f"dataset in {path}", name, sorted(there))
         (files,) = forms
-        used.update(files)
-        if os.path.isdir(files[0]):
-            splits[name], more = _read_folder(task, files[0])
-            unused += more
-        else:
-            splits[name] = _table(files)
-            used.update(listed_images(files[0], definition.get("image", "image")))
-    return Local(_same_classes(splits), _relative(path, [*_others(path, used), *unused]))
+        used.update([*files, *listed_images(files[0], definition.image)])
+        splits[name], more = _read(definition, files)
+        unused += more
+    return Local(splits, [*_others(path, used), *unused])
 
 
-def _in_one_piece(definition: Definition, path: str) -> bool:
+def check_split(definition: Definition, whose: str, name: str, known: Iterable[str]) -> None:
+    """Raise a UserError unless `name` is among the splits that are known, of which folders may have
+    a / at their end."""
+    names = list(known)
+    if name not in names:
+        has = f"it has {first(names, 8)}" if names else "it is empty"
+        near = nearest(name, [each.rstrip(os.sep) for each in names])
+        raise definition.error(
+            f"its {whose} has no split {name!r} ({has}){near}; set `train`, `test` and, if it has "
+            "one, `validation` in its definition to its splits' names, or `test` to the share of "
+            "its rows to be drawn (such as 0.2) if it has none."
+        )
+
+
+def _in_one_piece(definition: Definition) -> bool:
     """Whether data are not cut into splits: a file, a saved Dataset; or a folder of which the
     definition says so, without a folder or file of the name of its train split in it."""
+    path = definition.path
     if os.path.isfile(path) or _is_file(path, "state.json"):
         return True
-    drawn = "split" in definition or isinstance(definition.get("test"), float)
+    drawn = definition.split is not None or isinstance(definition.test, float)
     if not drawn or _is_file(path, "dataset_dict.json"):
         return False
-    forms = _forms(path, definition.get("train") or "train")
+    forms = _forms(path, definition.train or "train")
     return not any(_holds_rows(files[0]) for files in forms)
 
 
 def _holds_rows(path: str) -> bool:
     """Whether a file or folder is a split, and no class that is called as one."""
-    return os.path.isfile(path) or _is_file(path, "state.json") or holds_folders(path) or bool(
-        glob.glob(f"{glob.escape(path)}/*.parquet"))  # fmt: skip
-
-
-def _same_classes(splits: dict[str, "Table | Classes"]) -> dict[str, "Table | Classes"]:
-    """Splits of class folders, numbered by the classes of all."""
-    names = sorted({x for of in splits.values() if isinstance(of, Classes) for x in of.names})
-    places = {name: label for label, name in enumerate(names)}
-    for split, of in splits.items():
-        if isinstance(of, Classes):
-            labels = [places[of.names[label]] for label in of.labels]
-            splits[split] = Classes(names, of.paths, labels)
-    return splits
+    known = os.path.isfile(path) or _is_file(path, "state.json")
+    return known or holds_folders(path) or bool(_parquet(path))
 
 
 def _others(folder: str, used: set[str]) -> Iterator[str]:
@@ -194,26 +220,6 @@ def _others(folder: str, used: set[str]) -> Iterator[str]:
             yield entry.path + os.sep * entry.is_dir()
 
 
-def _relative(path: str, unused: list[str]) -> list[str]:
-    return [os.path.relpath(name, path) + os.sep * name.endswith(os.sep) for name in unused]
-
-
-def _no_split(task: str, name: str, path: str, known: list[str]) -> UserError:
-    splits = [entry.rstrip(os.sep) for entry in known]
-    has = f"it has {first(known, 8)}" if known else "it is empty"
-    return UserError(
-        f"Task {task}: its dataset in {path} has no split {name!r} ({has}){nearest(name, splits)}; "
-        "set `train`, `test` and, if it has one, `validation` in its definition to its splits' "
-        "names, or `test` to the share of its rows to be drawn (such as 0.2) if it has none."
-    )
-
-
-def wanted_splits(definition: Definition) -> list[str]:
-    """The names of the source's splits that a definition asks for."""
-    roles = definition.get("train", "train"), definition.get("validation")
-    return [name for name in (*roles, definition.get("test", "test")) if isinstance(name, str)]
-
-
 def holds_folders(path: PathLike) -> bool:
     """Whether there is a folder with folders in it."""
     return os.path.isdir(path) and any(entry.is_dir() for entry in os.scandir(path))
@@ -223,126 +229,91 @@ def _is_file(folder: str, name: str) -> bool:
     return os.path.isfile(os.path.join(folder, name))
 
 
-def _saved_splits(task: str, path: str) -> list[str]:
-    """The splits of a saved DatasetDict."""
-    try:
-        content = Path(path, "dataset_dict.json").read_text(encoding="utf-8")
-        return json.loads(content)["splits"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"Task {task}: dataset_dict.json in {path} is damaged ({error}); save the dataset anew."
-        ) from None
+def _parquet(folder: str) -> list[str]:
+    return sorted(glob.glob(f"{glob.escape(folder)}/*.parquet"))
 
 
 def _forms(path: str, name: str) -> list[list[str]]:
     """The files of a split, in each form in which it is there; its name may be that of a file."""
+    place = os.path.join(path, name)
     if name.endswith((*LISTS, ".parquet")):
-        return [[name] for name in [os.path.join(path, name)] if os.path.isfile(name)]
-    forms = [[folder] for folder in [os.path.join(path, name)] if os.path.isdir(folder)]
+        return [[place]] if os.path.isfile(place) else []
+    forms = [[place]] if os.path.isdir(place) else []
     for folder in (path, os.path.join(path, "data")):
         inside = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
         shards = [file for file in inside if re.fullmatch(re.escape(name) + SHARD, file)]
-        forms += [[os.path.join(folder, file) for file in shards]] * bool(shards)
-    lists = [os.path.join(path, name + suffix) for suffix in LISTS]
-    return forms + [[file] for file in lists if os.path.isfile(file)]
+        if shards:
+            forms.append([os.path.join(folder, file) for file in shards])
+    return forms + [[place + suffix] for suffix in LISTS if os.path.isfile(place + suffix)]
 
 
-def _whole(task: str, definition: Definition, path: str) -> Local:
+def _whole(definition: Definition) -> Local:
     """Data that are not cut into splits: a file, a saved Dataset, parquet files, class folders."""
-    drawn = isinstance(definition.get("test"), float) or definition.get("train", "train") is None
-    if "split" not in definition and not drawn:
-        raise UserError(
-            f"Task {task}: {path} is not cut into splits; set `test` to the share of its rows to "
-            "be drawn for test (such as 0.2), or `split` to the column that names each row's split."
+    path = definition.path
+    problem = ""
+    if not isinstance(definition.test, float) and definition.train is not None:
+        problem = "; set `test` to the share of its rows to be drawn for test (such as 0.2)"
+    elif isinstance(definition.validation, str):
+        problem = ", of which `validation` names one; give the number of rows to hold out"
+    if problem and definition.split is None:
+        raise definition.error(
+            f"{path} is not cut into splits{problem}, or `split`: the column that names each "
+            "row's split."
         )
-    if "split" not in definition and isinstance(definition.get("validation"), str):
-        raise UserError(
-            f"Task {task}: {path} is not cut into splits, of which `validation` names one; give "
-            "the number of rows to hold out, or `split`: the column that names each row's split."
+    found, unused = _read(definition, [path])
+    return Local({WHOLE: found}, unused)
+
+
+def _read(definition: Definition, files: list[str]) -> tuple[Rows, list[str]]:
+    """The rows of files or of a folder, and what of it is not read."""
+    place = files[0]
+    if os.path.isfile(place) and not place.endswith((".parquet", *LISTS)):
+        raise definition.error(
+            f"{place} is no file of rows that can be read: give one that ends in .parquet, "
+            f"{', '.join(LISTS[:-1])} or {LISTS[-1]}, or a folder."
         )
-    if os.path.isfile(path):
-        return Local({WHOLE: _table([path])}, [])
-    found, unused = _read_folder(task, path)
-    if isinstance(found, Classes) and "split" in definition:
-        raise UserError(
-            f"Task {task}: `split` names a column, but {path} holds folders of images; remove it."
-        )
-    return Local({WHOLE: found}, _relative(path, unused))
+    if os.path.isfile(place) or _is_file(place, "state.json"):
+        return Table(files), []
+    if parquet := _parquet(place):
+        inside = [os.path.join(place, name) for name in sorted(os.listdir(place))]
+        return Table(parquet), [path for path in inside if path not in parquet]
+    return _class_folders(definition, place)
 
 
-def _table(files: list[str]) -> Table:
-    if files[0].endswith(".parquet"):
-        return Table("parquet", files)
-    if files[0].endswith(LISTS):
-        return Table("list", files)
-    raise UserError(
-        f"{files[0]} is no file of rows that can be read: give one that ends in .parquet, "
-        f"{', '.join(LISTS[:-1])} or {LISTS[-1]}, or a folder."
-    )
-
-
-def _read_folder(task: str, folder: str) -> tuple[Table | Classes, list[str]]:
-    """The rows of a folder, and what of it is not read."""
-    if _is_file(folder, "state.json"):
-        return Table("saved", [folder]), []
-    parquet = sorted(glob.glob(f"{glob.escape(folder)}/*.parquet"))
-    if parquet:
-        others = sorted(set(os.listdir(folder)) - {os.path.basename(file) for file in parquet})
-        return Table("parquet", parquet), [os.path.join(folder, name) for name in others]
-    return _class_folders(task, folder)
-
-
-def _class_folders(task: str, folder: str) -> tuple[Classes, list[str]]:
-    """The images of a folder of class folders. Class names are sorted, and composed (NFC), as a
-    name is written on some systems and decomposed on others."""
-    classes: dict[str, str] = {}
-    paths: list[str] = []
-    labels: list[int] = []
+def _class_folders(definition: Definition, folder: str) -> tuple[Classes, list[str]]:
+    """The images of a folder of class folders. Class names are composed (NFC), as a name is written
+    so on some systems and decomposed on others."""
+    images: dict[str, list[str]] = {}
     unused: list[str] = []
     lost: list[str] = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        name = unicodedata.normalize("NFC", entry.name)
-        if name in classes and entry.is_dir():
-            raise UserError(
-                f"Task {task}: {folder} has two folders {name!r}, which differ only in how its "
-                "letters are encoded; rename one."
-            )
-        if entry.is_dir():
-            classes[name] = entry.path
-        elif os.path.exists(entry.path):
-            unused.append(entry.path)
-        else:
+    composed = [(unicodedata.normalize("NFC", each.name), each) for each in os.scandir(folder)]
+    for name, entry in sorted(composed, key=lambda each: (each[1].is_dir(), each[0])):
+        if not os.path.exists(entry.path):
             lost.append(f"{entry.path} ({lost_link(entry.path)})")
-    names = []
-    for name in sorted(classes):
-        names.append(name)
-        before = len(paths), len(unused), len(lost)
-        for file in walk(classes[name]):
+        if not entry.is_dir():
+            unused.append(entry.path)
+            continue
+        if name in images:
+            raise definition.error(
+                f"{folder} has two folders {name!r}, which differ only in how its letters are "
+                "encoded; rename one."
+            )
+        images[name], others = [], []
+        for file in walk(entry.path):
             if file.problem and not (os.path.islink(file.path) and is_image_name(file.path)):
                 lost.append(f"{file.path} ({file.problem})")
             elif file.problem or is_image(file.path):  # one that is lost is a bad image
-                paths.append(file.path)
-                labels.append(len(names) - 1)
+                images[name].append(file.path)
             else:
-                unused.append(file.path)
-        if before[0] == len(paths) and before[2] == len(lost):  # no image: no class
-            names.pop()
-            unused[before[1] :] = [classes[name] + os.sep]
+                others.append(file.path)
+        unused += others if images[name] else [entry.path + os.sep]  # no image: no class
     if lost:
-        raise UserError(f"Task {task}: {first(lost)} cannot be read; mend that, or move it away.")
-    if not paths:
-        raise UserError(
-            f"Task {task}: {folder} holds no image; put <class>/<image> files there"
-            + (f" (it has {first([os.path.relpath(f, folder) for f in unused], 4)})" * bool(unused))
-            + "."
-        )
-    return Classes(names, paths, labels), unused
-
-
-def first(names: list[str], most: int = NAMED) -> str:
-    """The first of many names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+        raise definition.error(f"{first(lost)} cannot be read; mend that, or move it away.")
+    if not any(images.values()):
+        others = [os.path.relpath(path, folder) for path in unused]
+        has = f" (it has {first(others, 4)})" if others else ""
+        raise definition.error(f"{folder} holds no image; put <class>/<image> files there{has}.")
+    return Classes({name: paths for name, paths in images.items() if paths}), unused
 
 
 def outline(local: Local) -> str:
@@ -354,6 +325,53 @@ def outline(local: Local) -> str:
         else:
             about = found.kind if len(found.files) == 1 else f"{len(found.files)} parquet files"
         parts.append(f"{name} {about}".lstrip())
-    return "; ".join(
-        [", ".join(parts), *[f"not read: {first(local.unused, 8)}"] * bool(local.unused)]
-    )
+    unread = f"; not read: {first(local.unused, 8)}" if local.unused else ""
+    return ", ".join(parts) + unread
+
+
+# --- Lists of rows -------------------------------------------------------------------------------
+
+
+def read_list(path: str, label: str | None = None) -> dict[str, list[Any]]:
+    """Column → values of a CSV, TSV or JSON lines file. In CSV all are texts, an empty one is None,
+    and the column `label` holds numbers if all of it are.
+
+    Raises:
+        UserError: it is no such file, or a row has other columns than the first.
+    """
+    table = path.endswith((".csv", ".tsv"))
+    lines: list[Any]
+    found: dict[str, list[Any]]
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            if table:
+                mark = "\t" if path.endswith(".tsv") else ","
+                header, *lines = [x for x in csv.reader(file, delimiter=mark, strict=True) if x]
+                rows = [dict(zip(header, line, strict=True)) for line in lines]
+            else:
+                text = file.read()
+                lines = [line for line in text.split("\n") if line.strip()]
+                rows = json.loads(text) if text[:1] == "[" else [json.loads(x) for x in lines]
+        columns = list(rows[0])
+        if any(list(row) != columns and set(row) != set(columns) for row in rows):
+            raise ValueError("not all rows have the same columns")
+    except (ValueError, IndexError, TypeError, csv.Error) as error:
+        raise UserError(
+            f"{path} cannot be read as a list of rows ({error}); it needs a line of column names "
+            "and a line for each row, or a JSON object on each line."
+        ) from None
+    found = {column: [row[column] for row in rows] for column in columns}
+    if table:
+        found = {column: [value or None for value in values] for column, values in found.items()}
+    if table and label in found:
+        found[label] = _numbers(found[label])
+    return found
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    """Texts as whole numbers or numbers, if all are; 01 is a name."""
+    whole = r"-?(0|[1-9]\d*)"
+    for kind, form in ((int, whole), (float, whole + r"(\.\d*)?([eE][+-]?\d+)?")):
+        if all(re.fullmatch(form, value) for value in values if value):
+            return [kind(value) if value else None for value in values]
+    return list(values)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..errors import UserError
 from .hashes import check_file
-from .paths import PathLike, atomic_path, mend
+from .paths import PathLike, atomic_path, mend, missing
 
 
 class Row(NamedTuple):
@@ -54,9 +54,9 @@ def read_rows(path: PathLike) -> list[Row]:
             header, *lines = csv.reader(file, strict=True)
         if header != COLUMNS:
             raise ValueError
-        return [_row(*line) for line in lines]
+        return [_row(line) for line in lines]
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: run the stage that makes it first.") from None
+        raise missing(path) from None
     except (ValueError, TypeError, csv.Error):
         raise UserError(f"{path} is not a metrics file: {mend(path)}.") from None
 
@@ -73,10 +73,8 @@ def gather(inputs: Iterable[PathLike], output: PathLike) -> None:
     write_rows(output, there)
 
 
-def _row(
-    encoder: str, mode: str, seed: str, task: str, split: str, metric: str,
-    alpha: str, value: str, other_task: str, other_alpha: str,
-) -> Row:  # fmt: skip
+def _row(line: list[str]) -> Row:
+    encoder, mode, seed, task, split, metric, alpha, value, other_task, other_alpha = line
     number, first, second = (float(x) if x else math.nan for x in (value, alpha, other_alpha))
     whole = int(seed) if seed else None
     return Row(encoder, mode, whole, task, split, metric, first, number, other_task, second)

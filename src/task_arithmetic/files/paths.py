@@ -115,9 +115,14 @@ def read_json(path: PathLike) -> Any:
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: run the stage that makes it first.") from None
+        raise missing(path) from None
     except ValueError:
         raise UserError(f"{path} is damaged (not JSON): {mend(path)}.") from None
+
+
+def missing(path: PathLike) -> UserError:
+    """What to do about a file of a stage that is not there."""
+    return UserError(f"{path} does not exist: run the stage that makes it first.")
 
 
 def mend(path: PathLike) -> str:

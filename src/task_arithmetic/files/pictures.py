@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 WIDE = 65535  # the largest level of 16 bits
-TRANSPARENT = ("white", "black", "drop", "error")  # what transparent pixels become
 
 
 def open_picture(value: Any) -> "Image.Image":
@@ -47,7 +46,8 @@ def to_rgb(
     `convert("RGB")` does.
 
     Args:
-        levels: (lowest, highest); None: of 16 bits 0 and 65,535.
+        transparent: white, black, drop or error. levels: (lowest, highest); None: of 16 bits 0 and
+            65,535.
     Returns:
         the image, and what of it is worth a note: nothing, or `transparent`, `deep` (16 bits a
         colour), `frames`, or the largest level of one of 16 bits as a number.

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, first
 from .hashes import canonical, check_file
-from .paths import PathLike, atomic_path, mend
+from .paths import PathLike, atomic_path, mend, missing
 
 FORMAT = "task_arithmetic/2"  # of every safetensors file that we write
 
@@ -47,9 +47,11 @@ def read_tensors(path: PathLike, device: Any = "cpu", framework: str = "pt") -> 
 def read_made_by(path: PathLike) -> dict[str, Any]:
     """What made a safetensors artifact: the `made_by` of write_tensors."""
     with open_tensors(path) as file:
-        found = file.metadata() or {}
-    made_by: dict[str, Any] = json.loads(found.get("made_by", "{}"))
-    made_by.pop("format", None)
+        return {key: value for key, value in _made_by(file).items() if key != "format"}
+
+
+def _made_by(file: Any) -> dict[str, Any]:
+    made_by: dict[str, Any] = json.loads((file.metadata() or {}).get("made_by", "{}"))
     return made_by
 
 
@@ -60,7 +62,7 @@ def open_tensors(path: PathLike, framework: str = "np", device: Any = "cpu") -> 
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
-        raise UserError(f"{path} does not exist: run the stage that makes it first.")
+        raise missing(path)
     with open(path, "rb") as file:
         start = file.read(9)  # safetensors: 8 bytes of length, then a JSON object
     if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
@@ -71,11 +73,10 @@ def open_tensors(path: PathLike, framework: str = "np", device: Any = "cpu") -> 
     try:
         check_file(path)
         with safe_open(path, framework, str(device)) as opened:
-            made_by = json.loads((opened.metadata() or {}).get("made_by", "{}"))
-            if made_by.get("format", FORMAT) != FORMAT:
+            found = _made_by(opened).get("format", FORMAT)
+            if found != FORMAT:
                 raise UserError(
-                    f"{path} was made by another version ({made_by['format']}, not {FORMAT}): "
-                    f"{mend(path)}."
+                    f"{path} was made by another version ({found}, not {FORMAT}): {mend(path)}."
                 )
             yield opened
     except (SafetensorError, ValueError, OSError) as error:
@@ -95,18 +96,13 @@ def check_tensors(
         UserError: naming the first missing, extra or misshapen tensors.
     """
     problems = []
-    if missing := sorted(set(expected) - set(found)):
-        problems.append(f"misses {_some(missing)}")
+    if lacking := sorted(set(expected) - set(found)):
+        problems.append(f"misses {first(lacking, 3)}")
     if extra := sorted(set(found) - set(expected)):
-        problems.append(f"has unexpected {_some(extra)}")
+        problems.append(f"has unexpected {first(extra, 3)}")
     for name in sorted(set(found) & set(expected)):
-        if tuple(found[name].shape) != tuple(expected[name]):
-            shapes = f"{tuple(found[name].shape)}, not {tuple(expected[name])}"
-            problems.append(f"has {name} of shape {shapes}")
+        if (shape := tuple(found[name].shape)) != tuple(expected[name]):
+            problems.append(f"has {name} of shape {shape}, not {tuple(expected[name])}")
             break
     if problems:
         raise UserError(f"{path} {' and '.join(problems)}: it belongs to another encoder or mode.")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files.checks import check_kept, write_manifest
+from ..files.definition import Definition, Settings
 from ..files.hashes import sha256_of_file
-from ..files.labels import has_scores, out_of_order
+from ..files.labels import out_of_order
 from ..files.manifest import SPLITS
 from ..files.paths import PathLike, atomic_path
-from ..files.source import Definition, Part, read_source
+from ..files.source import Part, read_source
 
 FIELD = re.compile(r"\{([^{}]*)\}")  # of a prompt: stands for a column's text
 
@@ -27,7 +28,7 @@ FIELD = re.compile(r"\{([^{}]*)\}")  # of a prompt: stands for a column's text
 
 def write_texts(
     task: str,
-    settings: Definition,
+    settings: Settings,
     output: PathLike,
     download: PathLike | None = None,
     threads: int = 1,
@@ -67,7 +68,7 @@ def write_texts(
                     content = {**dict(zip(columns, row, strict=True)), label: answer}
                     file.write(json.dumps(content, sort_keys=True, ensure_ascii=False) + "\n")
         hashes = {split: sha256_of_file(folder / f"{split}.jsonl") for split in SPLITS}
-        write_manifest(folder, source, kept, hashes)
+        write_manifest(folder, kept, hashes)
 
 
 def _texts_of(task: str, split: str, columns: list[str], part: Part) -> list[tuple[str, ...]]:
@@ -98,7 +99,7 @@ def check_text_task(definition: dict, where: str) -> None:
             different words (metric exact_match), as many as classes, or no format of a number
             (metric spearman).
     """
-    columns, scores = definition["texts"], has_scores(definition)
+    columns, scores = definition["texts"], Definition.of("", definition).has_scores
     listed = definition.get("classes")
     classes = definition.get("expected", {}).get("classes", listed and len(listed))
     for name, prompt in definition["prompts"].items():

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import UserError
+from ..files.definition import Definition
 from ..files.hashes import check_file, read_sealed
-from ..files.labels import has_scores, out_of_order
+from ..files.labels import out_of_order
 from ..files.manifest import SPLITS, Manifest, read_manifest, sample_indices
 from ..files.paths import PathLike, again, atomic_path, mend
 from ..files.tensors import header, open_tensors, read_made_by
@@ -78,7 +79,8 @@ def write_tokens(
     eos = about["geometry"]["eos"]
     prompt, labels = settings["prompt"], settings["prompt"]["labels"]
     most = {**MAX_TOKENS, **settings.get("max_tokens", {})}
-    task, classes, scores = manifest.task, manifest.classes, has_scores(settings)
+    task, classes = manifest.task, manifest.classes
+    scores = Definition.of(task, settings).has_scores
     rows = {split: _read_rows(Path(data_dir), split, manifest) for split in SPLITS}
     label = manifest.definition.get("label", "label")
     answers = {split: [row[label] for row in found] for split, found in rows.items()}

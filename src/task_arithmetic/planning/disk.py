@@ -21,9 +21,9 @@ from ..config import settings
 from ..config.definitions import AnyEncoder, AnyTask, Encoder, Task, TextEncoder
 from ..config.experiment import Experiment
 from ..errors import UserError
+from ..files.definition import Definition
 from ..files.hashes import canonical
-from ..files.lists import read_list
-from ..files.local import WHOLE, Classes, Table, find, wanted_splits
+from ..files.local import WHOLE, Classes, Table, find, read_list
 from ..files.manifest import SPLITS
 from ..files.paths import read_json
 from ..files.source import VALIDATION_FRACTION, VALIDATION_MAX
@@ -200,7 +200,7 @@ def _looked(key: str) -> dict[str, Seen]:
     definition, found = json.loads(key), {}
     splits: dict[str, Table | Classes] = {}
     with suppress(UserError, OSError, ValueError, KeyError):
-        splits = find("", definition).splits
+        splits = find(Definition.of("", definition)).splits
     for name, rows in splits.items():
         count, images = 0, list[Any]()
         with suppress(UserError, OSError, ValueError, KeyError, ImportError):
@@ -319,11 +319,11 @@ def _remote_bytes(name: str, definition: AnyTask | AnyEncoder) -> int | None:
     if not parquet:
         return add_up(sizes.values())
     card = info.card_data.to_dict() if info.card_data else {}
-    patterns = hub.split_patterns("", repo, card.get("configs"), given.get("config", ""))
-    splits = wanted_splits(given)
+    patterns = hub.split_patterns("", repo, card.get("configs"), given.get("config"))
+    splits = Definition.of(name, given).roles.values()
     chosen = [
         path
         for path in parquet
-        if any(hub.of_split(path, split, patterns, given) for split in splits)
+        if any(hub.of_split(path, split, patterns, given.get("config")) for split in splits)
     ]
     return add_up([sizes[path] for path in chosen]) if chosen else None

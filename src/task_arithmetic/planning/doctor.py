@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from ..config.reading import ROOT, read_config
 from ..config.settings import data_settings
 from ..errors import UserError
 from ..files.checks import too_many_shared
-from ..files.labels import class_names, has_scores, noun
-from ..files.local import Definition
+from ..files.definition import Definition, Settings
+from ..files.labels import class_names
 from ..files.manifest import SPLITS, read_manifest
 from ..files.paths import PathLike
 from ..files.tensors import open_tensors, read_made_by
@@ -127,42 +127,42 @@ def shared_between_tasks(tasks: list[str]) -> list[str]:
 # --- One task ------------------------------------------------------------------------------------
 
 
-def examine(task: str, definition: Definition, folder: Path) -> Found:
+def examine(task: str, given: Settings, folder: Path) -> Found:
     """Hold one task's folder, which has a manifest, to its definition.
 
     Args:
-        definition: the data stage's slice of the configuration.
+        given: the data stage's slice of the configuration.
     Raises:
         UserError: a manifest that is damaged, or of another version.
     """
     made = read_manifest(folder)
-    problems = []
-    if made.definition != definition:
-        keys = sorted({*definition, *made.definition})
-        differ = [key for key in keys if definition.get(key) != made.definition.get(key)]
+    problems, definition = [], Definition.of(task, given)
+    if made.definition != given:
+        keys = sorted({*given, *made.definition})
+        differ = [key for key in keys if given.get(key) != made.definition.get(key)]
         problems.append(
             f"Task {task}: {folder} was made from another definition ({', '.join(differ)} changed "
             "since); run Snakemake again."
         )
     found = {**made.counts, "classes": len(made.classes)}
-    expected = definition.get("expected", {})
+    expected = definition.expected
     for what, count in expected.items():
         if found[what] != count:
-            named = what if what == "classes" else f"{what} {noun(definition)}s"
+            named = what if what == "classes" else f"{what} {definition.noun}s"
             problems.append(
                 f"Task {task}: {found[what]:,} {named} instead of the expected {count:,}; check "
                 "its dataset's revision, config and splits."
             )
-    names, wrong_names = own_names(task, definition, made.classes, made.source_classes)
+    names, wrong_names = own_names(definition, made.classes, made.source_classes)
     shared = made.shared_between_splits
-    too_many = too_many_shared(task, definition, made.counts, shared)
+    too_many = too_many_shared(definition, made.counts, shared)
     problems += [sentence for sentence in (wrong_names, too_many) if sentence]
-    stored_as = _stored_texts if noun(definition) == "text" else _stored_images
+    stored_as = _stored_texts if definition.texts else _stored_images
     stored, wrong = stored_as(folder, made.counts)
     problems += [f"Task {task}: {each}; delete {folder} and run again." for each in wrong]
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     counts = [f"{found[key]}/{expected.get(key, '–')}" for key in [*SPLITS, "classes"]]
-    counts[-1] = "scores" if has_scores(definition) else counts[-1]
+    counts[-1] = "scores" if definition.has_scores else counts[-1]
     repeated = sum(made.repeated_within_split.values())
     commit = ((made.source or {}).get("commit") or "local")[:7]
     numbers = [str(sum(shared.values())), str(repeated), stored, megabytes(size)]
@@ -170,7 +170,7 @@ def examine(task: str, definition: Definition, folder: Path) -> Found:
 
 
 def own_names(
-    task: str, definition: Definition, classes: list[str], own: list[str] | None
+    definition: Definition, classes: list[str], own: list[str] | None
 ) -> tuple[str, str | None]:
     """How a dataset's own class names compare with ours, and what is wrong, or None.
 
@@ -178,9 +178,9 @@ def own_names(
         "same" (up to case and punctuation), "differ", or "none" (also if they only count).
     """
 
-    def wrong(**meant: Any) -> str | None:
+    def wrong(meant: list[str] | str | None = None) -> str | None:
         try:
-            class_names(task, {"classes": classes, **meant}, own)
+            class_names(Definition(definition.task, classes=classes, source_classes=meant), own)
         except UserError as error:
             return str(error)
         return None
@@ -189,15 +189,15 @@ def own_names(
         return "none", None
     if not (problem := wrong()):
         return "same", None
-    if (meant := definition.get("source_classes")) is None:
+    if (meant := definition.source_classes) is None:
         return "differ", problem
     alike = sum(bool(_words(a) & _words(b)) for a, b in zip(own, classes, strict=False))
     if meant == "any" and alike < LEAST_ALIKE * len(own):
         return "differ", (
-            f"Task {task}: only {alike} of its {len(own)} classes have a word in common with the "
-            "dataset's own name of that label; check the order of `classes`."
+            f"Task {definition.task}: only {alike} of its {len(own)} classes have a word in common "
+            "with the dataset's own name of that label; check the order of `classes`."
         )
-    return "differ", wrong(source_classes=meant)
+    return "differ", wrong(meant)
 
 
 def _words(name: str) -> set[str]:

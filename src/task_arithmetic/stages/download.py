@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ..files.definition import Definition
 from ..files.hub import Commit, dataset_files, download, model_files, open_clip_files
 from ..files.paths import PathLike
 from ..vision.geometry import weights_repository
@@ -25,7 +26,7 @@ def write_download(settings: dict[str, Any], output: PathLike) -> None:
     kind, name = settings["kind"], settings["name"]
     choose: Callable[[Commit], dict[str, list[str]]] = model_files
     if kind == "task":
-        choose = partial(dataset_files, definition=settings)
+        choose = partial(dataset_files, definition=Definition.of(name, settings))
     elif "hub" not in settings:
         choose = open_clip_files
     repo = settings["hub"] if "hub" in settings else weights_repository(name, settings)

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import UserError, root_cause
+from ..errors import UserError, first, root_cause
 from ..files.checks import check_counts, check_kept, write_manifest
+from ..files.definition import Settings
 from ..files.hashes import sha256_of
-from ..files.local import first
 from ..files.manifest import FORMAT, SPLITS
 from ..files.paths import PathLike, atomic_path
 from ..files.pictures import open_picture, to_rgb
-from ..files.source import Definition, Source, check_unchanged, read_source
+from ..files.source import Source, check_unchanged, read_source
 from ..progress import SILENT, Progress
 from .images import DIGEST, RESOLUTION, SMALL, TRAIN_SIDE
 
@@ -42,7 +42,7 @@ NONE: dict[str, np.ndarray] = {  # of a block's arrays, of no image
 
 def write_task(
     task: str,
-    settings: Definition,
+    settings: Settings,
     output: PathLike,
     download: PathLike | None = None,
     threads: int = 1,
@@ -79,7 +79,7 @@ def write_task(
 
 def _write_task(
     task: str,
-    definition: Definition,
+    definition: Settings,
     output_dir: Path,
     working: Path,
     download: PathLike | None,
@@ -104,7 +104,7 @@ def _write_task(
     example = partial(_shared_example, source, kept, named)
     checked = check_kept(source, labels, named, notes, example)
     side = _evaluated_side(np.concatenate([sizes["validation"], sizes["test"]]))
-    check_unchanged(task, definition)
+    check_unchanged(source.definition)
     with atomic_path(output_dir) as folder:
         folder.mkdir()
         np.save(folder / "train_sizes.npy", sizes["train"])
@@ -119,7 +119,7 @@ def _write_task(
             split: sha256_of([FORMAT, digests[split].tolist(), labels[split].tolist()])
             for split in SPLITS
         }
-        write_manifest(folder, source, checked, hashes)
+        write_manifest(folder, checked, hashes)
 
 
 class Block(NamedTuple):
@@ -131,7 +131,7 @@ class Block(NamedTuple):
     dataset: Any
     column: str
     rows: np.ndarray
-    definition: Definition
+    definition: Settings
 
 
 @dataclass
@@ -152,7 +152,7 @@ def _decode(
     source: Source, folder: Path, threads: int, progress: Progress
 ) -> dict[str, list[Path]]:
     """Decode every image, in blocks of a file each; returns each split's files in order."""
-    definition, column = source.definition, source.definition.get("image", "image")
+    definition, column = source.definition.given, source.definition.image
     paths: dict[str, list[Path]] = {split: [] for split in source.parts}
     missing = []
     for split, part in source.parts.items():
@@ -186,7 +186,7 @@ def _remarks(path: Path) -> Remarks:
         return Remarks(**json.loads(str(block["remarks"])))
 
 
-def _notes(task: str, definition: Definition, remarks: dict[str, list[Remarks]]) -> list[str]:
+def _notes(task: str, definition: Settings, remarks: dict[str, list[Remarks]]) -> list[str]:
     """What a person should know of the images of all splits.
 
     Raises:
@@ -373,7 +373,7 @@ def _shared_example(
     source: Source, kept: dict[str, np.ndarray], digests: dict[str, list[bytes]]
 ) -> str:
     """Where one of the images is that stand in two splits."""
-    column = source.definition.get("image", "image")
+    column = source.definition.image
     for pair in itertools.combinations(SPLITS, 2):
         others = set(digests[pair[1]])
         if digest := next((each for each in digests[pair[0]] if each in others), None):
