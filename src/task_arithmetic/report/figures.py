@@ -125,7 +125,7 @@ def heatmaps(run: Measured, pair: tuple[str, str]) -> Figure:
     """Disentanglement error of a pair of tasks: representation above, classification below."""
     modes = run.part.modes
     maps = {
-        name: [run.surface(f"{name}_disentanglement", mode, pair) for mode in modes]
+        name: [run.surface(name, mode, pair) for mode in modes]
         for name in ("representation", "classification")
     }
     return draw_heatmaps(maps, [run.part.label(mode) for mode in modes], pair)
@@ -206,25 +206,23 @@ def fig9(run: Measured) -> Figure:
     """Sensitivity to α: mean accuracy of the unified model on validation over the α grid."""
     part = run.part
     figure, ((left, right),) = new_figure(7.2, 3.4, 1, 2)
-    grid = None
     for panel, metric, name in (
         (left, "unified_accuracy", "Accuracy"),
         (right, "normalized_accuracy", "Normalized accuracy"),
     ):
         for mode in part.unified_modes:
             color, _, line, _ = style_of(mode, part)
-            tasks = part.tasks
-            if panel is right and not (tasks := run.normalizable(part.focus, mode)):
+            tasks = part.tasks if panel is left else run.normalizable(part.focus, mode)
+            if not tasks:
                 continue
             where = part.focus, mode, tasks
-            grid, values = run.curve(metric, *where, grid=grid)
+            grid, values = run.curve(metric, *where)
             values = 100 * values.mean(axis=1)
             panel.plot(grid, center(values), color=color, linestyle=line, label=part.label(mode))
             if (band := spread(values)) is not None:
                 edge = center(values) - band, center(values) + band
                 panel.fill_between(grid, *edge, color=color, alpha=0.2, linewidth=0)
-            x = run.chosen_alpha(*where)
-            y = percent(run.cells(metric, *where)[0])
+            x, y = run.chosen_alpha(part.focus, mode), percent(run.cells(metric, *where))
             panel.errorbar(center(x), center(y), xerr=spread(x), yerr=spread(y), color=color,
                            marker="*", markersize=11, markeredgecolor="black",
                            markeredgewidth=0.6, elinewidth=0.8, zorder=5)  # fmt: skip
