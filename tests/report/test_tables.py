@@ -10,7 +10,7 @@ import views
 
 from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
-from task_arithmetic.report import tables
+from task_arithmetic.report import printing, tables
 from task_arithmetic.report.cells import load_metrics
 
 REFERENCE = Path(__file__).parents[2] / "workflow/reference/paper.csv"
@@ -57,6 +57,16 @@ def row_of(table, **keys):
         table = table[table[key] == value]
     assert len(table) == 1
     return table.iloc[0]
+
+
+def test_every_column_has_a_heading_and_those_of_the_paper_are_its_own():
+    for columns, paper in ((table.columns, table.paper) for table in tables.TABLES.values()):
+        assert {*columns} <= printing.COLUMNS.keys() and {*paper} <= {*columns}
+    assert {column.kind for column in printing.COLUMNS.values()} <= {
+        *printing.FORMATS,
+        "text",
+        "flag",
+    }
 
 
 def test_table2_has_exactly_the_promised_columns_and_rows(one, tmp_path):

@@ -18,6 +18,7 @@ from ..files.hashes import check_file
 from ..files.paths import PathLike
 
 Names = Sequence[str]
+Axes = Mapping[str, Names | np.ndarray]  # column → its keys along an axis
 NUMBERS = ["alpha", "value", "other_alpha"]
 KEYS = ["encoder", "mode", "seed", "task", "split", "metric", "other_task", "alpha", "other_alpha"]
 
@@ -102,11 +103,8 @@ class Measured:
                 chosen &= self.metrics[key] == value
         return self.metrics[chosen]
 
-    def _array(
-        self, axes: Mapping[str, Names | np.ndarray], column: str = "value", **keys: str | None
-    ) -> np.ndarray:
-        """The cells with these keys along axes: column → its keys. Raises UserError if one has not
-        exactly one row."""
+    def _array(self, axes: Axes, column: str = "value", **keys: str | None) -> np.ndarray:
+        """The cells with these keys along axes. Raises UserError if one has not exactly one row."""
         cells = pd.MultiIndex.from_product(axes.values(), names=list(axes))
         rows = self._rows(**keys).set_index(list(axes))
         rows = rows[rows.index.isin(cells)]
@@ -170,10 +168,12 @@ class Measured:
         models have an accuracy above 0 in every seed."""
         if not self.part.of_texts:
             return self.part.tasks
-        splits = ("validation", "test")
-        own = [self.cells("single_task_accuracy", encoder, mode, split=split) for split in splits]
-        above = (np.concatenate(own) > 0).all(axis=0)
-        return tuple(task for task, has in zip(self.part.tasks, above, strict=True) if has)
+
+        def above(split: str) -> np.ndarray:
+            return self.cells("single_task_accuracy", encoder, mode, split=split).min(axis=0) > 0
+
+        both = above("validation") & above("test")
+        return tuple(task for task, is_above in zip(self.part.tasks, both, strict=True) if is_above)
 
     def negated(
         self, encoder: str, mode: str, metric: str = "negated_accuracy", column: str = "value"
@@ -197,7 +197,7 @@ class Measured:
         """A metric on validation over the α grid, which is that of all modes."""
         keys = {"metric": metric, "encoder": encoder, "split": "validation"}
         grid = np.unique(self._rows(**keys)["alpha"])
-        axes = {"seed": self.part.seeds, "task": tasks or self.part.tasks, "alpha": grid}
+        axes: Axes = {"seed": self.part.seeds, "task": tasks or self.part.tasks, "alpha": grid}
         return Curve(grid, self._array(axes, **keys, mode=mode))
 
     def surface(self, module: str, mode: str, pair: tuple[str, str]) -> Surface:
@@ -206,7 +206,7 @@ class Measured:
         keys = {"metric": f"{module}_disentanglement", "encoder": self.part.focus, "mode": mode}
         keys |= {"task": pair[0], "split": "test", "other_task": pair[1]}
         grid = np.unique(self._rows(**keys)[["alpha", "other_alpha"]])
-        axes = {"seed": self.part.seeds, "alpha": grid, "other_alpha": grid}
+        axes: Axes = {"seed": self.part.seeds, "alpha": grid, "other_alpha": grid}
         return Surface(grid, self._array(axes, **keys))
 
     def cosines(self, mode: str) -> np.ndarray:

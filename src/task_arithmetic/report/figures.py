@@ -17,7 +17,7 @@ from ..config.available import OWN_FIGURES, part_of
 from ..config.view import View, view_of
 from ..errors import UserError
 from ..files.paths import PathLike
-from .cells import Measured, load_metrics, percent
+from .cells import Measured, Surface, load_metrics, percent
 from .drawing import (
     Marks,
     Panel,
@@ -131,7 +131,9 @@ def heatmaps(run: Measured, pair: tuple[str, str]) -> Figure:
     return draw_heatmaps(maps, [run.part.label(mode) for mode in modes], pair)
 
 
-def draw_heatmaps(maps: dict[str, list[Any]], labels: list[str], pair: tuple[str, str]) -> Figure:
+def draw_heatmaps(
+    maps: dict[str, list[Surface]], labels: list[str], pair: tuple[str, str]
+) -> Figure:
     """Disentanglement errors as heatmaps: a row for each module, a column for each mode.
 
     Args:
