@@ -69,19 +69,11 @@ def percent(values: np.ndarray) -> np.ndarray:
     return 100 * values.mean(axis=1)
 
 
-class Curve(NamedTuple):
-    """Values (S, T, A) over the α grid (A,)."""
+class OverGrid(NamedTuple):
+    """What was measured at every α of a grid (A,)."""
 
-    grid: np.ndarray
+    alphas: np.ndarray
     values: np.ndarray
-
-
-class Surface(NamedTuple):
-    """The disentanglement error ξ(α₁, α₂), Equation 2: alphas (A,), errors (S, A, A), the first
-    index after the seed α₁, the second α₂."""
-
-    grid: np.ndarray
-    errors: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -193,21 +185,25 @@ class Measured:
                 )
         return alphas[:, 0]
 
-    def curve(self, metric: str, encoder: str, mode: str, tasks: Names | None = None) -> Curve:
-        """A metric on validation over the α grid, which is that of all modes."""
+    def curve(self, metric: str, encoder: str, mode: str, tasks: Names | None = None) -> OverGrid:
+        """A metric (S, T, A) on validation; the grid is that of all modes."""
         keys = {"metric": metric, "encoder": encoder, "split": "validation"}
         grid = np.unique(self._rows(**keys)["alpha"])
         axes: Axes = {"seed": self.part.seeds, "task": tasks or self.part.tasks, "alpha": grid}
-        return Curve(grid, self._array(axes, **keys, mode=mode))
+        return OverGrid(grid, self._array(axes, **keys, mode=mode))
 
-    def surface(self, module: str, mode: str, pair: tuple[str, str]) -> Surface:
-        """The error of a pair of tasks and the encoder `focus`; module: representation or
-        classification."""
+    def surface(self, module: str, mode: str, pair: tuple[str, str]) -> OverGrid:
+        """The disentanglement error ξ(α₁, α₂), Equation 2, of a pair of tasks and the encoder
+        `focus`: (S, A, A), the first index after the seed α₁, the second α₂.
+
+        Args:
+            module: representation or classification.
+        """
         keys = {"metric": f"{module}_disentanglement", "encoder": self.part.focus, "mode": mode}
         keys |= {"task": pair[0], "split": "test", "other_task": pair[1]}
         grid = np.unique(self._rows(**keys)[["alpha", "other_alpha"]])
         axes: Axes = {"seed": self.part.seeds, "alpha": grid, "other_alpha": grid}
-        return Surface(grid, self._array(axes, **keys))
+        return OverGrid(grid, self._array(axes, **keys))
 
     def cosines(self, mode: str) -> np.ndarray:
         """Cosine similarities (S, T, T) of the task vectors of a mode of the encoder `focus`."""

@@ -17,7 +17,7 @@ from ..config.available import OWN_FIGURES, part_of
 from ..config.view import View, view_of
 from ..errors import UserError
 from ..files.paths import PathLike
-from .cells import Measured, Surface, load_metrics, percent
+from .cells import Measured, OverGrid, load_metrics, percent
 from .drawing import (
     Marks,
     Panel,
@@ -57,9 +57,7 @@ def fig3(run: Measured) -> Figure:
         panels.append(Panel(panel, marks, []))
     for panel in axes.flat[len(part.encoders) :]:
         panel.remove()
-    for panel, *_ in panels:
-        equal_axes(panel, low)
-        panel.set_xlabel("Non-linear accuracy of $f$ (%)")
+    equal_axes(panels, low, "Non-linear accuracy of $f$ (%)")
     for panel in axes[:, 0]:
         panel.set_ylabel(r"Post-hoc linearized accuracy of $f_\mathrm{lin}$ (%)")
     line = Line2D([], [], color="0.4", linestyle="--", linewidth=0.9, label="Equal accuracy")
@@ -105,9 +103,7 @@ def fig5(run: Measured) -> Figure:
         panel.vlines(center(x), heights.min(0), heights.max(0), color="0.6", linewidth=0.6)
         tops = Marks(center(x), heights.max(0), "0.4")
         panels.append(Panel(panel, [tops], [*marks, *means]))
-    for panel, *_ in panels:
-        equal_axes(panel, low)
-        panel.set_xlabel("Non-linear fine-tuning:\nsingle-task accuracy (%)")
+    equal_axes(panels, low, "Non-linear fine-tuning:\nsingle-task accuracy (%)")
     axes[0, 0].set_ylabel("Single-task accuracy of the mode (%)")
     right.axhline(0, color="0.2", linewidth=0.8)
     right.margins(y=0.15)
@@ -132,7 +128,7 @@ def heatmaps(run: Measured, pair: tuple[str, str]) -> Figure:
 
 
 def draw_heatmaps(
-    maps: dict[str, list[Surface]], labels: list[str], pair: tuple[str, str]
+    maps: dict[str, list[OverGrid]], labels: list[str], pair: tuple[str, str]
 ) -> Figure:
     """Disentanglement errors as heatmaps: a row for each module, a column for each mode.
 
