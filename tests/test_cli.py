@@ -184,7 +184,7 @@ def test_every_command_explains_every_option(command, capsys):
     assert TEXTS[command] in said
     for option in OPTIONS[command]:
         assert (option if option == "target" else f"--{option.replace('_', '-')}") in said
-        text = cli.HELP[option] if command in cli.STAGES else cli.PEOPLES[option]["help"]
+        text = cli.HELP[option] if command in cli.STAGES else cli.OPTIONS[option]["help"]
         assert " ".join(text.split()) in said
 
 

@@ -57,7 +57,7 @@ def _settings(text: str) -> dict:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
 
 
-PEOPLES: dict[str, dict[str, Any]] = {  # options of commands that are no stages
+OPTIONS: dict[str, dict[str, Any]] = {  # options of commands that are no stages
     "code": {"default": None, "help": "label of the code that the run was planned with"},
     "of": {
         "default": None,
@@ -80,7 +80,7 @@ PEOPLES: dict[str, dict[str, Any]] = {  # options of commands that are no stages
 # A stage is also told the log of its job, and the code that its run was planned with.
 OF_JOBS: dict[str, dict[str, Any]] = {
     "job": {"default": None, "metavar": "LOG", "help": "the job's log; its record goes beside it"},
-    "code": PEOPLES["code"],
+    "code": OPTIONS["code"],
 }
 HELP = {  # of the stages' options
     "encoder_dir": "folder made by `encoder`",
@@ -218,7 +218,7 @@ def parser() -> argparse.ArgumentParser:
             own, epilog = STAGES[command].options.values(), None
             options = {option.name: _of_stage(option) for option in own} | OF_JOBS
         else:
-            options = {name: PEOPLES[name] for name in FOR_PEOPLE[command].options}
+            options = {name: OPTIONS[name] for name in FOR_PEOPLE[command].options}
             epilog = f"example: task-arithmetic {command} {FOR_PEOPLE[command].example}"
         sub = commands.add_parser(
             command, description=text, epilog=epilog, formatter_class=formatter

@@ -198,16 +198,15 @@ def _claim_on_addition(run: Measured) -> Claims:
 
 
 def _claim_on_kernel_behaviour(run: Measured) -> Claims:
-    part, claim = run.part, "Kernel behaviour: attention is closer to the line of equal accuracy"
+    claim = "Kernel behaviour: attention is closer to the line of equal accuracy (Figure 3)"
+    part = run.part
     modes = [mode for mode in part.kernel_modes if mode in ("nonlinear", "attention")]
     for encoder in part.encoders if len(modes) == 2 else []:
         distance = {
             mode: percent(np.abs(run.individual(encoder, mode) - run.through_f_lin(encoder, mode)))
             for mode in modes
         }
-        found = judged(
-            f"{claim} (Figure 3)", encoder, distance, part, attention_lowest, unit=" points"
-        )
+        found = judged(claim, encoder, distance, part, attention_lowest, unit=" points")
         yield found._replace(numbers=f"mean distance: {found.numbers}")
 
 

@@ -179,8 +179,7 @@ def _of_tasks(run: Measured, encoder: str, mode: str) -> dict[str, np.ndarray]:
     part = run.part
     normalized = np.full((len(part.seeds), len(part.tasks)), np.nan)
     if tasks := run.normalizable(encoder, mode):
-        has = np.isin(part.tasks, tasks)
-        normalized[:, has] = 100 * run.normalized(encoder, mode, tasks)
+        normalized[:, np.isin(part.tasks, tasks)] = 100 * run.normalized(encoder, mode, tasks)
     numbers = {
         "pretrained": 100 * run.pretrained(encoder),
         "single_task": 100 * run.individual(encoder, mode),
@@ -254,8 +253,8 @@ def make_table(
     if not found:
         raise UserError(f"{name} would have no row: give the configuration a mode that it shows.")
     columns = [*columns, *(f"paper_{column}" for column in paper)]
-    table = pd.DataFrame(found)
-    return table.reindex(columns=columns + [f"{c}_std" for c in columns if f"{c}_std" in table])
+    made = pd.DataFrame(found)
+    return made.reindex(columns=columns + [f"{c}_std" for c in columns if f"{c}_std" in made])
 
 
 def _over_seeds(row: Row) -> dict[str, Any]:
@@ -335,11 +334,11 @@ def write(
     """
     view = view_of(settings)
     published = (read_targets if name == "targets" else read_reference)(reference)
-    table = make_table(name, load_metrics(metrics), published, view)
+    made = make_table(name, load_metrics(metrics), published, view)
     contents = {
-        "csv": to_csv(table, name),
-        "md": to_markdown(name, table, view),
-        "tex": to_latex(name, table, view),
+        "csv": to_csv(made, name),
+        "md": to_markdown(name, made, view),
+        "tex": to_latex(name, made, view),
     }
     for suffix, content in contents.items():
         with atomic_path(Path(output_dir) / f"{name}.{suffix}") as temporary:
