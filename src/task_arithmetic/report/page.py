@@ -164,11 +164,8 @@ def page(
     """The whole page as HTML; writes timeline.png and .pdf beside the other figures.
 
     Args:
-        metrics: what load_metrics returns. paper, targets: published numbers, as tables.py reads
-            them.
-        figures_dir: where the figures are.
-        config_text: the resolved configuration.
-        rows: what records.rows returns.
+        metrics, paper, targets: what load_metrics, read_reference and read_targets return.
+        rows: what records.rows returns. figures_dir, config_text: as for write.
     Raises:
         UserError: a figure is not there, or a cell of the metrics.
     """
