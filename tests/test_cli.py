@@ -170,10 +170,9 @@ def test_a_limit_of_the_training_images_reaches_the_run(work, tmp_path):
 # --- Help and mistakes ---------------------------------------------------------------------------
 
 
-PEOPLES = {command: known[1].split() for command, known in cli.FOR_PEOPLE.items()}
+PEOPLES = {command: known.options for command, known in cli.FOR_PEOPLE.items()}
 OPTIONS = {**PEOPLES, **{name: [*stage.options] for name, stage in cli.STAGES.items()}}
-TEXTS = {command: known[2] for command, known in cli.FOR_PEOPLE.items()}
-TEXTS |= {name: stage.text for name, stage in cli.STAGES.items()}
+TEXTS = {name: known.text for name, known in {**cli.FOR_PEOPLE, **cli.STAGES}.items()}
 
 
 @pytest.mark.parametrize("command", OPTIONS)
@@ -185,7 +184,7 @@ def test_every_command_explains_every_option(command, capsys):
     assert TEXTS[command] in said
     for option in OPTIONS[command]:
         assert (option if option == "target" else f"--{option.replace('_', '-')}") in said
-        text = cli.HELP[option] if command in cli.STAGES else cli.PEOPLES[option]["help"]
+        text = cli.HELP[option] if command in cli.STAGES else cli.OPTIONS[option]["help"]
         assert " ".join(text.split()) in said
 
 
@@ -215,8 +214,8 @@ def test_the_version_is_the_packages(capsys):
 
 @pytest.mark.parametrize("command", cli.FOR_PEOPLE)
 def test_the_example_of_a_command_is_one(command):
-    words = shlex.split(cli.FOR_PEOPLE[command][3])
-    assert cli._parser().parse_args([command, *words]).command == command
+    words = shlex.split(cli.FOR_PEOPLE[command].example)
+    assert cli.parser().parse_args([command, *words]).command == command
 
 
 @pytest.mark.parametrize("error, status", [(UserError, 1), (None, 0)])

@@ -4,13 +4,14 @@ A command imports its function's module only: `data` and `vector` start without 
 """
 
 import argparse
+import io
 import json
 import logging
 import os
 import sys
 import warnings
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from . import __version__
 from .pipeline import jobs
@@ -21,9 +22,9 @@ from .stages.declared import STAGES
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. Mistakes end in one sentence, without traceback."""
-    with suppress(AttributeError):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # α, where a locale has no such letter
-    arguments = vars(_parser().parse_args(argv))
+    arguments = vars(parser().parse_args(argv))
     command = arguments.pop("command")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger().setLevel(logging.ERROR)
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
             log, code = arguments.pop("job"), arguments.pop("code")
             jobs.run(STAGES[command], arguments, log, code)
         else:
-            named(FOR_PEOPLE[command][0])(*arguments.pop("config", []), **arguments)
+            named(FOR_PEOPLE[command].code)(*arguments.pop("config", []), **arguments)
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read what was printed has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -56,7 +57,7 @@ def _settings(text: str) -> dict:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
 
 
-PEOPLES: dict[str, dict[str, Any]] = {  # options of commands that are no stages
+OPTIONS: dict[str, dict[str, Any]] = {  # options of commands that are no stages
     "code": {"default": None, "help": "label of the code that the run was planned with"},
     "of": {
         "default": None,
@@ -79,7 +80,7 @@ PEOPLES: dict[str, dict[str, Any]] = {  # options of commands that are no stages
 # A stage is also told the log of its job, and the code that its run was planned with.
 OF_JOBS: dict[str, dict[str, Any]] = {
     "job": {"default": None, "metavar": "LOG", "help": "the job's log; its record goes beside it"},
-    "code": PEOPLES["code"],
+    "code": OPTIONS["code"],
 }
 HELP = {  # of the stages' options
     "encoder_dir": "folder made by `encoder`",
@@ -116,58 +117,69 @@ HELP = {  # of the stages' options
     "config_text": "the run's resolved configuration, as text",
     "run_dir": "the run's results, with the records of its jobs",
 }
-FOR_PEOPLE = {  # command → its function, options, what it does, an example of its options
-    "check": (
+
+
+class ForPeople(NamedTuple):
+    """A command that is no stage: its function, its options, what it does, an example of them."""
+
+    code: str
+    options: list[str]
+    text: str
+    example: str
+
+
+FOR_PEOPLE = {
+    "check": ForPeople(
         "config.summary.check",
-        "config",
+        ["config"],
         "validate a configuration and say what it would run",
         "--config config/mini.yaml mine.yaml",
     ),
-    "plan": (
+    "plan": ForPeople(
         "planning.plan.plan",
-        "config device",
+        ["config", "device"],
         "say what a configuration costs: jobs, disk, GPU-hours",
         "--config config/mini.yaml --device h100",
     ),
-    "doctor": (
+    "doctor": ForPeople(
         "planning.doctor.doctor",
-        "config",
+        ["config"],
         "check the data of a configuration's tasks",
         "--config config/mini.yaml",
     ),
-    "schema": (
+    "schema": ForPeople(
         "config.summary.schema",
-        "of",
+        ["of"],
         "print the JSON schema of a configuration or a definition, for editors",
         "--of tasks",
     ),
-    "status": (
+    "status": ForPeople(
         "pipeline.status.status",
-        "run watch",
+        ["run", "watch"],
         "say what a run has done, does and has left to do",
         "--run mini --watch",
     ),
-    "why": (
+    "why": ForPeople(
         "pipeline.why.why",
-        "target config",
+        ["target", "config"],
         "say why a file would be made again",
         "results/mini/tables/table2.csv",
     ),
-    "verify": (
+    "verify": ForPeople(
         "pipeline.verify.verify",
-        "run",
+        ["run"],
         "check that all files of a run are as they were made",
         "--run mini",
     ),
-    "accept": (
+    "accept": ForPeople(
         "pipeline.rerun.accept",
-        "stage reason run code",
+        ["stage", "reason", "run", "code"],
         "declare that a stage's changed code gives the same results",
         '--stage finetune --reason "renamed a variable"',
     ),
-    "gc": (
+    "gc": ForPeople(
         "pipeline.store.gc",
-        "keep_gb",
+        ["keep_gb"],
         "make the store of finished results smaller",
         "--keep-gb 10",
     ),
@@ -183,40 +195,41 @@ def _of_stage(option: Option) -> dict[str, Any]:
     return how | ({"type": kinds[option.kind]} if option.kind in kinds else {})
 
 
-def _parser() -> argparse.ArgumentParser:
-    texts = {command: text for command, (_, _, text, _) in FOR_PEOPLE.items()}
+def parser() -> argparse.ArgumentParser:
+    """The commands, each with its options."""
+    texts = {command: known.text for command, known in FOR_PEOPLE.items()}
     texts |= {command: stage.text for command, stage in STAGES.items()}
 
-    def listed(commands):
+    def listed(commands: Iterable[str]) -> str:
         return "\n".join(f"  {command:<16}  {texts[command]}" for command in commands)
 
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    main_parser = argparse.ArgumentParser(
         prog="task-arithmetic",
         description="Task arithmetic by fine-tuning attention modules only, stage by stage.",
         epilog=f"commands:\n{listed(FOR_PEOPLE)}\n\nstages, which the workflow calls:\n"
         f"{listed(STAGES)}\n\n`task-arithmetic COMMAND --help` tells the options of each.",
         formatter_class=formatter,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    main_parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command, text in texts.items():
         if command in STAGES:
             own, epilog = STAGES[command].options.values(), None
             options = {option.name: _of_stage(option) for option in own} | OF_JOBS
         else:
-            options = {name: PEOPLES[name] for name in FOR_PEOPLE[command][1].split()}
-            epilog = f"example: task-arithmetic {command} {FOR_PEOPLE[command][3]}"
+            options = {name: OPTIONS[name] for name in FOR_PEOPLE[command].options}
+            epilog = f"example: task-arithmetic {command} {FOR_PEOPLE[command].example}"
         sub = commands.add_parser(
             command, description=text, epilog=epilog, formatter_class=formatter
         )
         for option, how in options.items():
             if option == "target":
                 sub.add_argument(option, **how)
-                continue
-            how = {"required": "default" not in how, **how}
-            sub.add_argument(f"--{option.replace('_', '-')}", **how)
-    return parser
+            else:
+                required = {"required": "default" not in how}
+                sub.add_argument(f"--{option.replace('_', '-')}", **(required | how))
+    return main_parser
 
 
 if __name__ == "__main__":

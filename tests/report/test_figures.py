@@ -183,6 +183,8 @@ def test_alpha_curves_are_means_over_tasks_with_a_band(three):
         ("fig6", {"metric": "classification_disentanglement", "alpha": 1.0, "other_alpha": 2.0}),
         ("fig7", {"metric": "pretrained_accuracy", "task": "gtsrb"}),
         ("fig9", {"metric": "unified_accuracy", "mode": "posthoc", "alpha": 0.2, "seed": 2}),
+        ("fig9", {"metric": "unified_accuracy", "split": "validation"}),
+        ("fig8", {"metric": "classification_disentanglement"}),
         ("fig10", {"metric": "cosine_similarity", "task": "mnist", "other_task": "svhn"}),
     ],
 )

@@ -209,8 +209,8 @@ def test_published_accuracies_have_a_section_that_counts_the_flagged(beside_publ
         f"number are more than 2 points away from it ({below} below, {above} above); the largest "
         "difference is "
     )
-    assert findings.beside_published(table, view_of(settings)).startswith(sentence)
-    assert findings.beside_published(table, view_of(settings)).endswith(f", {farthest['task']}).")
+    said = findings.sentence_on_published(table, view_of(settings))
+    assert said.startswith(sentence) and said.endswith(f", {farthest['task']}).")
     section = text[text.index('<section id="published">') : text.index('<section id="figures">')]
     assert sentence in section and "All 32 rows" in section
     shown, folded = section.split("<details>")
@@ -224,7 +224,7 @@ def test_published_accuracies_have_a_section_that_counts_the_flagged(beside_publ
 def test_published_accuracies_that_are_all_met_are_said_to_be(beside_published):
     folder, settings, _ = beside_published
     table = pd.read_csv(folder / "targets.csv").assign(difference=-1.25, flag="no")
-    sentence = findings.beside_published(table, view_of(settings))
+    sentence = findings.sentence_on_published(table, view_of(settings))
     assert sentence.startswith("All 24 zero-shot and single-task accuracies that have a ")
     assert "number are within 2 points of it;" in sentence
     assert "is −1.2 points (small, Pre-trained, cars)." in sentence

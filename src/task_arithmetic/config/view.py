@@ -5,10 +5,19 @@ Nothing here imports more than Python itself.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypedDict
 
 PAPER_MODES = ["nonlinear", "ntk", "attention"]  # the paper's order; other modes follow
 LABELS = {"pretrained": "Pre-trained", "posthoc": "Post-hoc linearization"}
+
+
+class Use(TypedDict):
+    """A recipe of fine-tuning, and whom it trains: names, or "all"."""
+
+    encoders: list[str] | str
+    modes: list[str] | str
+    tasks: list[str] | str
+    recipe: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +84,7 @@ class View(Part):
     """
 
     language: Part
-    recipes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    recipes: dict[str, list[Use]] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[Part]:

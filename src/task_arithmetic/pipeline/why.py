@@ -15,7 +15,7 @@ from textwrap import shorten
 
 import yaml
 
-from ..cli import _parser
+from ..cli import parser
 from ..config.reading import ROOT, read_yaml
 from ..errors import UserError
 from ..files.paths import read_json
@@ -172,7 +172,7 @@ def _planned(job) -> tuple[Declared | None, str, dict]:
     if not job.shellcmd:
         return None, "", {}
     words = shlex.split(job.shellcmd)
-    arguments = vars(_parser().parse_args(words[1 : words.index("&>")]))
+    arguments = vars(parser().parse_args(words[1 : words.index("&>")]))
     del arguments["job"]
     return STAGES[arguments.pop("command")], arguments.pop("code"), arguments
 

@@ -1,3 +1,5 @@
 """Tables, figures, captions, findings and the page, from metrics.
 
+Numbers come from `cells`, a table's rows and columns from `tables`, its headings and formats from
+`printing`, sentences and claims from `findings`, figures from `figures` in the style of `drawing`.
 Nothing here computes with an encoder."""

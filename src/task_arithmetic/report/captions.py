@@ -38,9 +38,6 @@ TABLES = {
     "to a tenth of a percent, with recipes that differ in details from this run's. A difference of "
     "more than {tolerance} points is flagged.",
 }
-# These show no numbers of the paper's encoders.
-WITHOUT_PAPER = ["table3", "table4", "negation", "tasks", "tasks_language", "targets"]
-FOCUS_ONLY = ["table1", "table5"]
 
 FIGURES = {
     "fig3": "Kernel behaviour test. Test accuracy of f(x; θ0 + τ), x axis, against that of the "
@@ -132,16 +129,18 @@ def table_caption(name: str, view: View) -> str:
         "tolerance": TOLERANCE,
     }
     spread = f"Mean ± sample standard deviation over {n} seeds." if n > 1 else ""
-    beside = [view.focus] if name in FOCUS_ONLY else list(view.encoders)
-    if name in WITHOUT_PAPER or not view.paper_beside:
-        beside = []
+    beside = {"table1": [view.focus], "table2": [*view.encoders], "table5": [view.focus]}
     kinds = {"small images": view, "short texts": texts}
     embedded = [kind for kind, p in kinds.items() if p.encoders and p.suite == "embedded"]
     notes = [
         TABLES[name].format(**words),
         spread * (name != "table4"),
         table3_note(texts) * (name == "table3"),
-        suite_note(part, beside, " and ".join(embedded) * (name == "table4")),
+        suite_note(
+            part,
+            beside.get(name, []) if view.paper_beside else [],
+            " and ".join(embedded) * (name == "table4"),
+        ),
     ]
     return " ".join(note for note in notes if note)
 

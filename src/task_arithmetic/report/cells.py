@@ -1,4 +1,4 @@
-"""Cells of metrics.csv, which tables, figures and report show.
+"""Cells of metrics.csv, which tables, figures and findings show.
 
 A cell is one number of one encoder, mode, seed and task. What a view promises and the metrics lack
 is an error, never a blank and never a mean over fewer tasks. Arrays have the axes S: the seeds of
@@ -7,8 +7,7 @@ the part, T: its tasks or those asked for, A: the α of a grid.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,8 +18,9 @@ from ..files.hashes import check_file
 from ..files.paths import PathLike
 
 Names = Sequence[str]
+Axes = Mapping[str, Names | np.ndarray]  # column → its keys along an axis
 NUMBERS = ["alpha", "value", "other_alpha"]
-KEYS = ["encoder", "mode", "seed", "task", "split", "metric", "alpha", "other_task", "other_alpha"]
+KEYS = ["encoder", "mode", "seed", "task", "split", "metric", "other_task", "alpha", "other_alpha"]
 
 
 def load_metrics(path: PathLike) -> pd.DataFrame:
@@ -37,23 +37,31 @@ def load_metrics(path: PathLike) -> pd.DataFrame:
             keep_default_na=False,
             na_values={key: [""] for key in NUMBERS},
         )
+        if lacking := [key for key in [*KEYS, "value"] if key not in metrics]:
+            raise UserError(f"{path} lacks the column {lacking[0]}: make it again.")
+        metrics[NUMBERS] = metrics[NUMBERS].astype(float).round(9)
+        metrics["seed"] = metrics["seed"].map(lambda seed: str(int(float(seed))) if seed else "")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the metrics stage first.") from None
     except ValueError as error:
-        raise UserError(f"{path} is no table of metrics ({error}): make it again.") from None
-    if missing := [key for key in [*KEYS, "value"] if key not in metrics]:
-        raise UserError(f"{path} lacks the column {missing[0]}: make it again.")
-    try:
-        metrics[NUMBERS] = metrics[NUMBERS].astype(float).round(9)
-        metrics["seed"] = metrics["seed"].map(lambda seed: str(int(float(seed))) if seed else "")
-    except ValueError as error:
-        raise UserError(f"{path} has text for a number ({error}): make it again.") from None
+        raise UserError(
+            f"{path} is no table of metrics or has text for a number ({error}): make it again."
+        ) from None
     twice = metrics[metrics.duplicated(KEYS)]
     if len(twice):
-        keys = {k: v for k, v in twice.iloc[0][KEYS].items() if not (pd.isna(v) or v == "")}
-        row = ", ".join(f"{key} {value}" for key, value in keys.items())
-        raise UserError(f"{path} has two rows for {row}: make it again from distinct inputs.")
+        cell = _in_words(twice.iloc[0])
+        raise UserError(f"{path} has two rows for {cell}: make it again from distinct inputs.")
     return metrics
+
+
+def _in_words(cell: Mapping[str, Any]) -> str:
+    """Which cell it is; keys that it lacks, or that are "" or NaN, do not apply."""
+    keys = {key: cell[key] for key in KEYS if key in cell and cell[key] not in ("", None)}
+    return ", ".join(
+        f"{key.replace('_', ' ')} {value if isinstance(value, str) else f'{value:g}'}"
+        for key, value in keys.items()
+        if pd.notna(value)
+    )
 
 
 def percent(values: np.ndarray) -> np.ndarray:
@@ -61,22 +69,11 @@ def percent(values: np.ndarray) -> np.ndarray:
     return 100 * values.mean(axis=1)
 
 
-def missing(metric: str, more: str = "", **keys: str | float) -> NoReturn:
-    """Refuse a cell that a view promises and the metrics lack. Raises UserError.
+class OverGrid(NamedTuple):
+    """What was measured at every α of a grid (A,)."""
 
-    Args:
-        more: said behind the keys.
-        keys: columns that say which cell; those that are "" do not apply.
-    """
-    where = ", ".join(
-        f"{key.replace('_', ' ')} {keys[key] if isinstance(keys[key], str) else f'{keys[key]:g}'}"
-        for key in "encoder mode seed task split other_task alpha other_alpha".split()
-        if keys.get(key, "") != ""
-    )
-    raise UserError(
-        f"The metrics hold no {metric} for {where}{more}: run the stage that measures it, or take "
-        "what it belongs to out of the configuration."
-    )
+    alphas: np.ndarray
+    values: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -90,25 +87,30 @@ class Measured:
     metrics: pd.DataFrame
     part: Part
 
-    def rows(self, metric: str, encoder: str, mode: str, **keys: str | None) -> pd.DataFrame:
-        """All rows with a value of a metric; keys: of further columns, None: any."""
+    def _rows(self, **keys: str | None) -> pd.DataFrame:
+        """All rows that have a value, with these keys; None: any."""
         chosen = np.isfinite(self.metrics["value"])
-        for key, value in {"metric": metric, "encoder": encoder, "mode": mode, **keys}.items():
+        for key, value in keys.items():
             if value is not None:
                 chosen &= self.metrics[key] == value
         return self.metrics[chosen]
 
-    def _rows_of_each(
-        self, seeds: Names, tasks: Names, metric: str, split: str, encoder: str, mode: str,
-        other_task: str | None = None,
-    ) -> pd.DataFrame:  # fmt: skip
-        """The rows of these seeds and tasks, of each one at least."""
-        rows = self.rows(metric, encoder, mode, split=split, other_task=other_task)
-        there = set(zip(rows["seed"], rows["task"], strict=True))
-        for seed, task in product(seeds, tasks):
-            if (seed, task) not in there:
-                missing(metric, encoder=encoder, mode=mode, seed=seed, task=task, split=split)
-        return rows[rows["seed"].isin(seeds) & rows["task"].isin(tasks)]
+    def _array(self, axes: Axes, column: str = "value", **keys: str | None) -> np.ndarray:
+        """The cells with these keys along axes. Raises UserError if one has not exactly one row."""
+        cells = pd.MultiIndex.from_product(axes.values(), names=list(axes))
+        rows = self._rows(**keys).set_index(list(axes))
+        rows = rows[rows.index.isin(cells)]
+        counts = rows.index.value_counts().reindex(cells, fill_value=0)
+        wrong = counts[counts != 1]
+        if len(wrong) or not len(cells):
+            cell, count = (wrong.index[0], wrong.iloc[0]) if len(wrong) else ([], 0)
+            raise UserError(
+                f"The metrics hold {f'{count} values of' if count else 'no'} {keys.pop('metric')} "
+                f"for {_in_words(keys | dict(zip(axes, cell, strict=False)))}, where one is "
+                "expected: run the stage that measures it, or take what it belongs to out of the "
+                "configuration."
+            )
+        return rows[column].reindex(cells).to_numpy().reshape([len(keys) for keys in axes.values()])
 
     def cells(
         self,
@@ -119,57 +121,62 @@ class Measured:
         split: str = "test",
         other_task: str | None = None,
         seeds: Names | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One value and its α per seed and task; those of the part by default.
+        column: str = "value",
+    ) -> np.ndarray:
+        """One value (S, T) per seed and task; those of the part by default.
 
-        Returns:
-            values (S, T) and alphas (S, T), NaN where α does not apply.
-        Raises:
-            UserError: a cell is missing, or has rows for several α.
+        Args:
+            column: "value", or "alpha": the α that it has, NaN where that does not apply.
         """
-        tasks = self.part.tasks if tasks is None else tasks
-        seeds = self.part.seeds if seeds is None else seeds
-        rows = self._rows_of_each(seeds, tasks, metric, split, encoder, mode, other_task)
-        if len(rows) > len(seeds) * len(tasks):
-            (seed, task), own = max(rows.groupby(["seed", "task"]), key=lambda group: len(group[1]))
-            raise UserError(
-                f"The metrics hold {len(own)} values of {metric} for encoder {encoder}, mode "
-                f"{mode}, seed {seed}, task {task}, split {split} where one is expected (α "
-                f"{', '.join(f'{a:g}' for a in own.alpha[:4])} …): make them again."
-            )
-        found = rows.set_index(["seed", "task"]).reindex(list(product(seeds, tasks)))
-        shape = len(seeds), len(tasks)
-        return found["value"].to_numpy().reshape(shape), found["alpha"].to_numpy().reshape(shape)
+        axes = {"seed": seeds or self.part.seeds, "task": tasks or self.part.tasks}
+        keys = {"metric": metric, "encoder": encoder, "mode": mode, "split": split}
+        return self._array(axes, column, **keys, other_task=other_task)
 
     def pretrained(self, encoder: str, tasks: Names | None = None) -> np.ndarray:
         """Zero-shot test accuracies (1, T)."""
-        return self.cells("pretrained_accuracy", encoder, "pretrained", tasks, seeds=[""])[0]
+        return self.cells("pretrained_accuracy", encoder, "pretrained", tasks, seeds=[""])
 
     def individual(self, encoder: str, mode: str, tasks: Names | None = None) -> np.ndarray:
         """Test accuracies (S, T) of the individual models; posthoc: nonlinear's through f_lin."""
         if mode == "posthoc":
             return self.through_f_lin(encoder, mode)
-        return self.cells("single_task_accuracy", encoder, mode, tasks)[0]
+        return self.cells("single_task_accuracy", encoder, mode, tasks)
 
     def through_f_lin(self, encoder: str, mode: str) -> np.ndarray:
         """Test accuracies (S, T) of task vectors through f_lin; posthoc: nonlinear's."""
         mode = "nonlinear" if mode == "posthoc" else mode
-        return self.cells("posthoc_accuracy", encoder, mode)[0]
+        return self.cells("posthoc_accuracy", encoder, mode)
 
     def unified(self, encoder: str, mode: str) -> np.ndarray:
         """Test accuracies (S, T) of the unified model."""
-        return self.cells("unified_accuracy", encoder, mode)[0]
+        return self.cells("unified_accuracy", encoder, mode)
 
-    def negated(self, encoder: str, mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of negating each task by itself, test accuracies (S, T) on the task and on the control
-        task, and α (S, T)."""
-        where = encoder, mode, None, "test", self.part.control
-        target, alphas = self.cells("negated_accuracy", *where)
-        return target, self.cells("control_accuracy", *where)[0], alphas
+    def normalized(self, encoder: str, mode: str, tasks: Names | None = None) -> np.ndarray:
+        """Test accuracies (S, T) of the unified model relative to those of its individual ones."""
+        return self.cells("normalized_accuracy", encoder, mode, tasks)
 
-    def chosen_alpha(self, encoder: str, mode: str, tasks: Names | None = None) -> np.ndarray:
+    def normalizable(self, encoder: str, mode: str) -> tuple[str, ...]:
+        """The tasks that have a normalized accuracy: all of images; of texts those whose individual
+        models have an accuracy above 0 in every seed."""
+        if not self.part.of_texts:
+            return self.part.tasks
+
+        def above(split: str) -> np.ndarray:
+            return self.cells("single_task_accuracy", encoder, mode, split=split).min(axis=0) > 0
+
+        both = above("validation") & above("test")
+        return tuple(task for task, is_above in zip(self.part.tasks, both, strict=True) if is_above)
+
+    def negated(
+        self, encoder: str, mode: str, metric: str = "negated_accuracy", column: str = "value"
+    ) -> np.ndarray:
+        """Of negating each task by itself, test accuracies (S, T) on the task; control_accuracy: on
+        the control task."""
+        return self.cells(metric, encoder, mode, other_task=self.part.control, column=column)
+
+    def chosen_alpha(self, encoder: str, mode: str) -> np.ndarray:
         """The α (S,) of the unified model. Raises UserError if tasks differ in it."""
-        alphas = self.cells("unified_accuracy", encoder, mode, tasks)[1]
+        alphas = self.cells("unified_accuracy", encoder, mode, column="alpha")
         for seed, row in zip(self.part.seeds, alphas, strict=True):
             if not (row == row[0]).all():
                 raise UserError(
@@ -178,67 +185,27 @@ class Measured:
                 )
         return alphas[:, 0]
 
-    def curve(
-        self,
-        metric: str,
-        encoder: str,
-        mode: str,
-        tasks: Names | None = None,
-        grid: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A metric over the α grid on validation.
+    def curve(self, metric: str, encoder: str, mode: str, tasks: Names | None = None) -> OverGrid:
+        """A metric (S, T, A) on validation; the grid is that of all modes."""
+        keys = {"metric": metric, "encoder": encoder, "split": "validation"}
+        grid = np.unique(self._rows(**keys)["alpha"])
+        axes: Axes = {"seed": self.part.seeds, "task": tasks or self.part.tasks, "alpha": grid}
+        return OverGrid(grid, self._array(axes, **keys, mode=mode))
+
+    def surface(self, module: str, mode: str, pair: tuple[str, str]) -> OverGrid:
+        """The disentanglement error ξ(α₁, α₂), Equation 2, of a pair of tasks and the encoder
+        `focus`: (S, A, A), the first index after the seed α₁, the second α₂.
 
         Args:
-            grid: the α that every cell must have; by default all that any cell of these has.
-        Returns:
-            alphas (A,), values (S, T, A).
+            module: representation or classification.
         """
-        tasks, seeds = self.part.tasks if tasks is None else tasks, self.part.seeds
-        rows = self._rows_of_each(seeds, tasks, metric, "validation", encoder, mode)
-        grid = np.unique(rows["alpha"]) if grid is None else grid
-        axes = {"seed": seeds, "task": tasks, "alpha": grid}
-        keys = {"encoder": encoder, "mode": mode, "split": "validation"}
-        return grid, _array(rows, axes, metric, **keys)
-
-    def surface(
-        self, metric: str, mode: str, pair: tuple[str, str]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The disentanglement error ξ(α₁, α₂), Equation 2, of a pair of tasks and the encoder
-        `focus`.
-
-        Returns:
-            alphas (P,), values (S, P, P): first index after the seed α₁, second α₂.
-        """
-        (first, second), seeds, focus = pair, self.part.seeds, self.part.focus
-        rows = self._rows_of_each(seeds, [first], metric, "test", focus, mode, second)
-        grid = np.unique([*rows["alpha"], *rows["other_alpha"]])
-        axes = {"seed": seeds, "alpha": grid, "other_alpha": grid}
-        keys = {"encoder": focus, "mode": mode, "task": first, "split": "test"}
-        return grid, _array(rows, axes, metric, **keys, other_task=second)
+        keys = {"metric": f"{module}_disentanglement", "encoder": self.part.focus, "mode": mode}
+        keys |= {"task": pair[0], "split": "test", "other_task": pair[1]}
+        grid = np.unique(self._rows(**keys)[["alpha", "other_alpha"]])
+        axes: Axes = {"seed": self.part.seeds, "alpha": grid, "other_alpha": grid}
+        return OverGrid(grid, self._array(axes, **keys))
 
     def cosines(self, mode: str) -> np.ndarray:
         """Cosine similarities (S, T, T) of the task vectors of a mode of the encoder `focus`."""
-        metric, focus, tasks = "cosine_similarity", self.part.focus, self.part.tasks
-        axes = {"seed": self.part.seeds, "task": tasks, "other_task": tasks}
-        return _array(self.rows(metric, focus, mode), axes, metric, encoder=focus, mode=mode)
-
-    def normalizable(self, encoder: str, mode: str) -> tuple[str, ...]:
-        """The tasks that have a normalized accuracy: all of images; of texts those whose individual
-        models have an accuracy above 0 in every seed."""
-        if not self.part.of_texts:
-            return self.part.tasks
-        both = [
-            self.cells("single_task_accuracy", encoder, mode, split=split)[0] > 0
-            for split in ("validation", "test")
-        ]
-        return tuple(np.array(self.part.tasks)[np.concatenate(both).all(axis=0)].tolist())
-
-
-def _array(rows: pd.DataFrame, axes: Mapping[str, Any], metric: str, **keys: str) -> np.ndarray:
-    """The values of rows along axes: column → its keys. Raises UserError if one is missing; keys:
-    what it says besides."""
-    wanted = pd.MultiIndex.from_product(axes.values(), names=list(axes))
-    values = rows.set_index(list(axes))["value"].reindex(wanted)
-    if values.isna().any():
-        missing(metric, **keys, **dict(zip(axes, wanted[values.isna().argmax()], strict=True)))
-    return values.to_numpy().reshape([len(axis) for axis in axes.values()])
+        axes = {"seed": self.part.seeds, "task": self.part.tasks, "other_task": self.part.tasks}
+        return self._array(axes, metric="cosine_similarity", encoder=self.part.focus, mode=mode)

@@ -43,18 +43,28 @@ STYLE = {
     "hatch.linewidth": 0.6,
     "pdf.fonttype": 42,
 }
-ModeStyle = tuple[str, str, Any, str]  # colour, marker, line style, hatch
-MODE_STYLES: dict[str, ModeStyle] = {
-    "nonlinear": ("#2288c9", "o", "-", ""),
-    "ntk": ("#e69f00", "^", "--", "////"),
-    "attention": ("#003d33", "s", "-.", "...."),
-    "posthoc": ("#cc79a7", "D", ":", "xxxx"),
+
+
+class ModeStyle(NamedTuple):
+    """How a mode is drawn; line: as matplotlib names or dashes it."""
+
+    color: str
+    marker: str
+    line: Any
+    hatch: str
+
+
+MODE_STYLES = {
+    "nonlinear": ModeStyle("#2288c9", "o", "-", ""),
+    "ntk": ModeStyle("#e69f00", "^", "--", "////"),
+    "attention": ModeStyle("#003d33", "s", "-.", "...."),
+    "posthoc": ModeStyle("#cc79a7", "D", ":", "xxxx"),
 }
-OTHER_STYLES: list[ModeStyle] = [
-    ("#8c6bb1", "v", (0, (5, 1)), "\\\\\\\\"),
-    ("#d55e00", "P", (0, (3, 1, 1, 1, 1, 1)), "++++"),
-    ("#7f7f7f", "X", (0, (1, 1)), "----"),
-    ("#661100", "p", (0, (5, 3)), "oo"),
+OTHER_STYLES = [
+    ModeStyle("#8c6bb1", "v", (0, (5, 1)), "\\\\\\\\"),
+    ModeStyle("#d55e00", "P", (0, (3, 1, 1, 1, 1, 1)), "++++"),
+    ModeStyle("#7f7f7f", "X", (0, (1, 1)), "----"),
+    ModeStyle("#661100", "p", (0, (5, 3)), "oo"),
 ]
 
 
@@ -110,8 +120,7 @@ def legend_entries(part: Part, modes: Iterable[str]) -> list[Line2D]:
     """Legend handles: a mode's colour and marker."""
     entries = []
     for mode in modes:
-        color, marker, _, _ = style_of(mode, part)
-        label = textwrap.fill(part.label(mode), 26)
+        color, marker, label = *style_of(mode, part)[:2], textwrap.fill(part.label(mode), 26)
         entries.append(Line2D([], [], color=color, marker=marker, linestyle="", label=label))
     return entries
 
@@ -190,21 +199,22 @@ def number_tasks(figure: Figure, panels: list[Panel], tasks: Sequence[str]) -> N
                 taken, sizes = np.vstack([taken, at[i] + way]), np.vstack([sizes, own])
 
 
-def equal_axes(axes: Axes, low: float) -> None:
+def equal_axes(panels: list[Panel], low: float, xlabel: str) -> None:
     """Both axes in percent from `low` to 101, square, with the diagonal of equal accuracy."""
     low = max(0, 5 * np.floor((low - 2) / 5))
-    axes.plot([low, 101], [low, 101], color="0.4", linestyle="--", linewidth=0.9, zorder=1)
-    axes.set(xlim=(low, 101), ylim=(low, 101), aspect="equal")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True))
+    for axes, *_ in panels:
+        axes.plot([low, 101], [low, 101], color="0.4", linestyle="--", linewidth=0.9, zorder=1)
+        axes.set(xlim=(low, 101), ylim=(low, 101), aspect="equal", xlabel=xlabel)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True))
 
 
 def points(
     axes: Axes, x: np.ndarray, y: np.ndarray, mode: str, part: Part, size: float, **options: Any
 ) -> Marks:
     """Markers at the means of x, y (S, N), with error bars if there are several seeds."""
-    color, marker, _, _ = style_of(mode, part)
+    style = style_of(mode, part)
     axes.errorbar(center(x), center(y), xerr=spread(x), yerr=spread(y), elinewidth=0.7,
-                  ecolor=color, linestyle="", color=color, marker=marker, markersize=size,
+                  linestyle="", color=style.color, marker=style.marker, markersize=size,
                   markeredgewidth=0.9, **options)  # fmt: skip
-    return Marks(center(x), center(y), color)
+    return Marks(center(x), center(y), style.color)

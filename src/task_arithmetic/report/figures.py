@@ -17,7 +17,7 @@ from ..config.available import OWN_FIGURES, part_of
 from ..config.view import View, view_of
 from ..errors import UserError
 from ..files.paths import PathLike
-from .cells import Measured, load_metrics, percent
+from .cells import Measured, OverGrid, load_metrics, percent
 from .drawing import (
     Marks,
     Panel,
@@ -57,9 +57,7 @@ def fig3(run: Measured) -> Figure:
         panels.append(Panel(panel, marks, []))
     for panel in axes.flat[len(part.encoders) :]:
         panel.remove()
-    for panel, *_ in panels:
-        equal_axes(panel, low)
-        panel.set_xlabel("Non-linear accuracy of $f$ (%)")
+    equal_axes(panels, low, "Non-linear accuracy of $f$ (%)")
     for panel in axes[:, 0]:
         panel.set_ylabel(r"Post-hoc linearized accuracy of $f_\mathrm{lin}$ (%)")
     line = Line2D([], [], color="0.4", linestyle="--", linewidth=0.9, label="Equal accuracy")
@@ -105,9 +103,7 @@ def fig5(run: Measured) -> Figure:
         panel.vlines(center(x), heights.min(0), heights.max(0), color="0.6", linewidth=0.6)
         tops = Marks(center(x), heights.max(0), "0.4")
         panels.append(Panel(panel, [tops], [*marks, *means]))
-    for panel, *_ in panels:
-        equal_axes(panel, low)
-        panel.set_xlabel("Non-linear fine-tuning:\nsingle-task accuracy (%)")
+    equal_axes(panels, low, "Non-linear fine-tuning:\nsingle-task accuracy (%)")
     axes[0, 0].set_ylabel("Single-task accuracy of the mode (%)")
     right.axhline(0, color="0.2", linewidth=0.8)
     right.margins(y=0.15)
@@ -125,13 +121,15 @@ def heatmaps(run: Measured, pair: tuple[str, str]) -> Figure:
     """Disentanglement error of a pair of tasks: representation above, classification below."""
     modes = run.part.modes
     maps = {
-        name: [run.surface(f"{name}_disentanglement", mode, pair) for mode in modes]
+        name: [run.surface(name, mode, pair) for mode in modes]
         for name in ("representation", "classification")
     }
     return draw_heatmaps(maps, [run.part.label(mode) for mode in modes], pair)
 
 
-def draw_heatmaps(maps: dict[str, list[Any]], labels: list[str], pair: tuple[str, str]) -> Figure:
+def draw_heatmaps(
+    maps: dict[str, list[OverGrid]], labels: list[str], pair: tuple[str, str]
+) -> Figure:
     """Disentanglement errors as heatmaps: a row for each module, a column for each mode.
 
     Args:
@@ -206,25 +204,23 @@ def fig9(run: Measured) -> Figure:
     """Sensitivity to α: mean accuracy of the unified model on validation over the α grid."""
     part = run.part
     figure, ((left, right),) = new_figure(7.2, 3.4, 1, 2)
-    grid = None
     for panel, metric, name in (
         (left, "unified_accuracy", "Accuracy"),
         (right, "normalized_accuracy", "Normalized accuracy"),
     ):
         for mode in part.unified_modes:
             color, _, line, _ = style_of(mode, part)
-            tasks = part.tasks
-            if panel is right and not (tasks := run.normalizable(part.focus, mode)):
+            tasks = part.tasks if panel is left else run.normalizable(part.focus, mode)
+            if not tasks:
                 continue
             where = part.focus, mode, tasks
-            grid, values = run.curve(metric, *where, grid=grid)
+            grid, values = run.curve(metric, *where)
             values = 100 * values.mean(axis=1)
             panel.plot(grid, center(values), color=color, linestyle=line, label=part.label(mode))
             if (band := spread(values)) is not None:
                 edge = center(values) - band, center(values) + band
                 panel.fill_between(grid, *edge, color=color, alpha=0.2, linewidth=0)
-            x = run.chosen_alpha(*where)
-            y = percent(run.cells(metric, *where)[0])
+            x, y = run.chosen_alpha(part.focus, mode), percent(run.cells(metric, *where))
             panel.errorbar(center(x), center(y), xerr=spread(x), yerr=spread(y), color=color,
                            marker="*", markersize=11, markeredgecolor="black",
                            markeredgewidth=0.6, elinewidth=0.8, zorder=5)  # fmt: skip

@@ -4,7 +4,7 @@ A claim holds if the means over seeds are in the claimed order; with several see
 in how many of them the order holds. Nothing here is tested for significance.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import NamedTuple
 
@@ -28,28 +28,6 @@ def shown(values: np.ndarray, digits: int = 1, unit: str = " %") -> str:
     return (text + unit).replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def verdict(values: Values, holds: Callable[[dict[str, float]], bool]) -> str:
-    """yes or no, and in how many seeds.
-
-    Args:
-        holds: whether the claim holds of one number per mode.
-    """
-    seeds = len(next(iter(values.values())))
-    answer = "yes" if holds({mode: v.mean() for mode, v in values.items()}) else "no"
-    count = sum(holds({mode: v[s] for mode, v in values.items()}) for s in range(seeds))
-    return answer + (f" ({count} of {seeds} seeds)" if seeds > 1 else "")
-
-
-def falling(numbers: dict[str, float]) -> bool:
-    """Each number is above the next."""
-    return bool((np.diff(list(numbers.values())) < 0).all())
-
-
-def attention_lowest(numbers: dict[str, float]) -> bool:
-    """Attention's number is below all others."""
-    return all(numbers["attention"] < v for mode, v in numbers.items() if mode != "attention")
-
-
 def listed(values: Values, part: Part, digits: int = 1, unit: str = " %") -> str:
     """Label and number of every mode."""
     return "; ".join(
@@ -57,35 +35,23 @@ def listed(values: Values, part: Part, digits: int = 1, unit: str = " %") -> str
     )
 
 
-def unified(
-    run: Measured, encoder: str, modes: Iterable[str], metric: str = "unified_accuracy"
-) -> Values:
-    """Mean test accuracy of the unified model over tasks, in percent."""
-    return {mode: percent(run.cells(metric, encoder, mode)[0]) for mode in modes}
-
-
 # ---------------------------------------------------------------- sentences
 
 
 def sentences(metrics: pd.DataFrame, view: View) -> list[str]:
     """Headlines: unified accuracy, the best mode and its lead, negation, the chosen α."""
-    images, found, at_end = Measured(metrics, view), [], []
-    for run in (Measured(metrics, part) for part in view.parts):
-        for encoder in run.part.encoders:
-            found.append(_added(run, encoder))
-            at_end += _at_end(run, encoder)
+    parts = [Measured(metrics, part) for part in view.parts]
+    found = [sentence_on_addition(run, encoder) for run in parts for encoder in run.part.encoders]
     if view.control:
-        found += [_negated(images, encoder, view.control) for encoder in view.encoders]
-    found += _cut(metrics, view.language)
-    place = f"at an end of its grid for {'; '.join(at_end)}" if at_end else "inside its grid"
-    reference = view.language.reference_selection
-    chosen = "chosen on validation (of texts on test)" if reference else "chosen on validation"
-    return [*found, f"The α {chosen} for task addition lies {place}."]
+        images = Measured(metrics, view)
+        found += [sentence_on_negation(images, encoder) for encoder in view.encoders]
+    return [*found, *sentence_on_cut_texts(metrics, view.language), sentence_on_alpha(parts, view)]
 
 
-def _added(run: Measured, encoder: str) -> str:
+def sentence_on_addition(run: Measured, encoder: str) -> str:
     """The unified models of an encoder, the best of them and its lead."""
-    part, values = run.part, unified(run, encoder, run.part.unified_modes)
+    part = run.part
+    values = {mode: percent(run.unified(encoder, mode)) for mode in part.unified_modes}
     best, *others = sorted(values, key=lambda mode: -values[mode].mean())
     text = (
         f"Task addition, {encoder}: the unified model of {part.label(best)} has the "
@@ -94,21 +60,26 @@ def _added(run: Measured, encoder: str) -> str:
     if others:
         lead = values[best].mean() - values[others[0]].mean()
         text += f", {lead:.1f} points above {part.label(others[0])}, the next one"
-    zero = percent(run.pretrained(encoder))
-    return f"{text} ({listed(values, part)}; pre-trained {shown(zero)})."
+    zero_shot = shown(percent(run.pretrained(encoder)))
+    return f"{text} ({listed(values, part)}; pre-trained {zero_shot})."
 
 
-def _at_end(run: Measured, encoder: str) -> list[str]:
-    """Where the chosen α is the first or the last of its grid."""
-    found = []
-    for mode in run.part.unified_modes:
-        grid, _ = run.curve("unified_accuracy", encoder, mode)
-        if np.isin(run.chosen_alpha(encoder, mode), grid[[0, -1]]).any():
-            found.append(f"{encoder}, {run.part.label(mode)}")
-    return found
+def sentence_on_negation(run: Measured, encoder: str) -> str:
+    """What negating each task costs it, and the control task."""
+    control = str(run.part.control)
+    before, ways = run.pretrained(encoder, [control]).mean(), []
+    for mode in run.part.modes:
+        target = shown(percent(run.negated(encoder, mode)))
+        kept = shown(percent(run.negated(encoder, mode, "control_accuracy")) / before)
+        ways.append(f"{run.part.label(mode)} to {target}, keeping {kept}")
+    return (
+        f"Task negation, {encoder}: the mean target accuracy goes from "
+        f"{shown(percent(run.pretrained(encoder)))} (pre-trained) with {'; with '.join(ways)} of "
+        f"the accuracy on {control}."
+    )
 
 
-def _cut(metrics: pd.DataFrame, texts: Part) -> list[str]:
+def sentence_on_cut_texts(metrics: pd.DataFrame, texts: Part) -> list[str]:
     """Which texts were longer than a model was to read, if any."""
     rows = metrics[(metrics["metric"] == "cut_inputs") & (metrics["value"] > 0)]
     rows = rows[rows["encoder"] == texts.focus]
@@ -117,21 +88,20 @@ def _cut(metrics: pd.DataFrame, texts: Part) -> list[str]:
     return [text] if named else []
 
 
-def _negated(run: Measured, encoder: str, control: str) -> str:
-    """What negating each task costs it, and the control task."""
-    zero, before = percent(run.pretrained(encoder)), run.pretrained(encoder, [control]).mean()
-    ways = []
-    for mode in run.part.modes:
-        target, on_control, _ = run.negated(encoder, mode)
-        kept = shown(percent(on_control) / before)
-        ways.append(f"{run.part.label(mode)} to {shown(percent(target))}, keeping {kept}")
-    return (
-        f"Task negation, {encoder}: the mean target accuracy goes from {shown(zero)} "
-        f"(pre-trained) with {'; with '.join(ways)} of the accuracy on {control}."
-    )
+def sentence_on_alpha(parts: list[Measured], view: View) -> str:
+    """Where the chosen α is the first or the last of its grid."""
+    at_end = []
+    for run in parts:
+        for encoder, mode in product(run.part.encoders, run.part.unified_modes):
+            grid, _ = run.curve("unified_accuracy", encoder, mode)
+            if np.isin(run.chosen_alpha(encoder, mode), grid[[0, -1]]).any():
+                at_end.append(f"{encoder}, {run.part.label(mode)}")
+    place = f"at an end of its grid for {'; '.join(at_end)}" if at_end else "inside its grid"
+    on_test = " (of texts on test)" if view.language.reference_selection else ""
+    return f"The α chosen on validation{on_test} for task addition lies {place}."
 
 
-def beside_published(table: pd.DataFrame, view: View) -> str:
+def sentence_on_published(table: pd.DataFrame, view: View) -> str:
     """How many accuracies are far from the published ones, and the farthest.
 
     Args:
@@ -168,6 +138,7 @@ class Claim(NamedTuple):
 
 
 Claims = Iterator[Claim]
+Holds = Callable[[dict[str, float]], bool]  # whether a claim holds of one number per mode
 
 
 def claims(metrics: pd.DataFrame, view: View, table4: pd.DataFrame) -> list[Claim]:
@@ -176,104 +147,126 @@ def claims(metrics: pd.DataFrame, view: View, table4: pd.DataFrame) -> list[Clai
     Args:
         table4: the efficiency table, with the paper's columns.
     """
-    tested = (_addition, _kernel, _advantage, _disentanglement, _alpha, _cosine, _ablation)
     parts = [part for part in (view, view.language) if set(PAPER_ORDER) <= set(part.modes)]
-    runs = [Measured(metrics, part) for part in parts]
-    about = [(run, each) for run in runs for each in tested[: 1 if run.part.of_texts else None]]
-    found = [claim for run, each in about for claim in each(run)]
-    return found + [claim for part in parts for claim in _efficiency(part, table4)]
+    found: list[Claim] = []
+    for part in parts:
+        for claim_on in (_claim_on_addition,) if part.of_texts else CLAIMS:
+            found += claim_on(Measured(metrics, part))
+    return found + [claim for part in parts for claim in _claim_on_efficiency(part, table4)]
 
 
-def _addition(run: Measured) -> Claims:
-    order = " > ".join(run.part.label(mode) for mode in PAPER_ORDER)
-    kinds = ["absolute"] if run.part.of_texts else ["absolute", "normalized"]  # as in the paper
-    table = "Table 3" if run.part.of_texts else "Table 2"
-    for kind, encoder in product(kinds, run.part.encoders):
-        metric = "unified_accuracy" if kind == "absolute" else "normalized_accuracy"
-        values = unified(run, encoder, PAPER_ORDER, metric)
+def judged(
+    claim: str,
+    where: str,
+    values: Values,
+    part: Part,
+    holds: Holds,
+    digits: int = 1,
+    unit: str = " %",
+) -> Claim:
+    """A claim on one number per mode: whether it holds on the mean, and in how many seeds."""
+    seeds = len(next(iter(values.values())))
+    answer = "yes" if holds({mode: v.mean() for mode, v in values.items()}) else "no"
+    count = sum(holds({mode: v[s] for mode, v in values.items()}) for s in range(seeds))
+    answer += f" ({count} of {seeds} seeds)" if seeds > 1 else ""
+    return Claim(claim, where, listed(values, part, digits, unit), answer)
+
+
+def falling(numbers: dict[str, float]) -> bool:
+    """Each number is above the next."""
+    return bool((np.diff(list(numbers.values())) < 0).all())
+
+
+def attention_lowest(numbers: dict[str, float]) -> bool:
+    """Attention's number is below all others."""
+    return all(numbers["attention"] < v for mode, v in numbers.items() if mode != "attention")
+
+
+def attention_highest(numbers: dict[str, float]) -> bool:
+    """Attention's number is above all others."""
+    return all(numbers["attention"] > v for mode, v in numbers.items() if mode != "attention")
+
+
+def _claim_on_addition(run: Measured) -> Claims:
+    part, table = run.part, "Table 3" if run.part.of_texts else "Table 2"
+    order = " > ".join(part.label(mode) for mode in PAPER_ORDER)
+    kinds = {"absolute": run.unified} | ({} if part.of_texts else {"normalized": run.normalized})
+    for (kind, accuracy), encoder in product(kinds.items(), part.encoders):
+        values = {mode: percent(accuracy(encoder, mode)) for mode in PAPER_ORDER}
         claim = f"Task addition, {kind} accuracy: {order} ({table})"
-        yield Claim(claim, encoder, listed(values, run.part), verdict(values, falling))
+        yield judged(claim, encoder, values, part, falling)
 
 
-def _kernel(run: Measured) -> Claims:
-    modes = ["nonlinear", "attention"]
-    for encoder in run.part.encoders if {*modes} <= {*run.part.kernel_modes} else []:
+def _claim_on_kernel_behaviour(run: Measured) -> Claims:
+    claim = "Kernel behaviour: attention is closer to the line of equal accuracy (Figure 3)"
+    part = run.part
+    modes = [mode for mode in part.kernel_modes if mode in ("nonlinear", "attention")]
+    for encoder in part.encoders if len(modes) == 2 else []:
         distance = {
             mode: percent(np.abs(run.individual(encoder, mode) - run.through_f_lin(encoder, mode)))
             for mode in modes
         }
-        claim = "Kernel behaviour: attention is closer to the line of equal accuracy (Figure 3)"
-        text = "mean distance: " + listed(distance, run.part, unit=" points")
-        yield Claim(claim, encoder, text, verdict(distance, attention_lowest))
+        found = judged(claim, encoder, distance, part, attention_lowest, unit=" points")
+        yield found._replace(numbers=f"mean distance: {found.numbers}")
 
 
-def _advantage(run: Measured) -> Claims:
+def _claim_on_nonlinear_advantage(run: Measured) -> Claims:
+    claim = "Non-linear advantage: smaller for attention than for NTK (Figure 5)"
     for encoder in run.part.encoders:
         alone = {mode: run.individual(encoder, mode).mean(axis=1) for mode in PAPER_ORDER}
         gap = {mode: 100 * (alone["nonlinear"] - alone[mode]) for mode in ("ntk", "attention")}
-        claim = "Non-linear advantage: smaller for attention than for NTK (Figure 5)"
-        text = listed(gap, run.part, unit=" points")
-        yield Claim(claim, encoder, text, verdict(gap, attention_lowest))
+        yield judged(claim, encoder, gap, run.part, attention_lowest, unit=" points")
 
 
-def _disentanglement(run: Measured) -> Claims:
+def _claim_on_disentanglement(run: Measured) -> Claims:
     part, modules = run.part, ["representation", "classification"]
-    for region, pair, module in product(
-        ("[0, 1]²", "the whole grid"), part.pairs.values(), modules
-    ):
+    regions = {"[0, 1]²": (0, 1), "the whole grid": (-np.inf, np.inf)}
+    for region, pair, module in product(regions, part.pairs.values(), modules):
+        low, high = regions[region]
         values = {}
         for mode in part.modes:
-            grid, errors = run.surface(f"{module}_disentanglement", mode, pair)
-            if region == "[0, 1]²":
-                inside = np.flatnonzero((grid >= -1e-9) & (grid <= 1 + 1e-9))
-                inside = inside if len(inside) > 1 else inside[:0]  # the origin says nothing
-                errors = errors[:, inside][:, :, inside]
-            values[mode] = errors.reshape(len(part.seeds), -1)
-        if values["attention"].size:
-            values = {mode: errors.mean(axis=1) for mode, errors in values.items()}
+            grid, errors = run.surface(module, mode, pair)
+            inside = np.flatnonzero((grid >= low - 1e-9) & (grid <= high + 1e-9))
+            values[mode] = errors[:, inside][:, :, inside]
+        if len(inside) > 1:  # the origin says nothing
+            values = {mode: errors.mean(axis=(1, 2)) for mode, errors in values.items()}
             claim = f"Mean disentanglement error over {region}: smallest for attention"
             where = f"{part.focus}, {' – '.join(pair)}, {module}"
-            text, holds = listed(values, part, 4, ""), verdict(values, attention_lowest)
-            yield Claim(f"{claim} (Figures 6, 8)", where, text, holds)
+            yield judged(f"{claim} (Figures 6, 8)", where, values, part, attention_lowest, 4, "")
 
 
-def _alpha(run: Measured) -> Claims:
-    grid, means, focus = None, {}, run.part.focus
-    for mode in run.part.modes:
-        grid, values = run.curve("unified_accuracy", focus, mode, grid=grid)
-        means[mode] = values.mean(axis=(0, 1))
+def _claim_on_alpha(run: Measured) -> Claims:
+    focus = run.part.focus
+    curves = {mode: run.curve("unified_accuracy", focus, mode).values for mode in run.part.modes}
+    means = {mode: values.mean(axis=(0, 1)) for mode, values in curves.items()}
     best = np.max([values for mode, values in means.items() if mode != "attention"], axis=0)
     count = f"at {int((means['attention'] > best).sum())} of {len(best)} α"
     claim = "Sensitivity to α: attention is ahead over a wide range of α (Figure 9)"
     yield Claim(claim, focus, "attention is highest on validation " + count, count)
 
 
-def _cosine(run: Measured) -> Claims:
-    tasks = len(run.part.tasks)
-    if tasks > 1:
-        off = ~np.eye(tasks, dtype=bool)
-        values = {m: np.abs(run.cosines(m)[:, off]).mean(axis=1) for m in run.part.modes}
+def _claim_on_cosines(run: Measured) -> Claims:
+    part, off = run.part, ~np.eye(len(run.part.tasks), dtype=bool)
+    if off.any():
+        values = {m: np.abs(run.cosines(m)[:, off]).mean(axis=1) for m in part.modes}
         claim = "Mean |cosine| between different task vectors: smallest for attention (Figure 10)"
-        text = listed(values, run.part, 4, "")
-        yield Claim(claim, run.part.focus, text, verdict(values, attention_lowest))
+        yield judged(claim, part.focus, values, part, attention_lowest, 4, "")
 
 
-def _ablation(run: Measured) -> Claims:
+def _claim_on_ablation(run: Measured) -> Claims:
     part, modes = run.part, ["attention", *run.part.ablations]
     if not part.ablations:
         return
-    values = unified(run, part.focus, [*modes, "ntk"])
-    holds = verdict(values, lambda found: min(found[mode] for mode in modes) > found["ntk"])
+    values = {mode: percent(run.unified(part.focus, mode)) for mode in [*modes, "ntk"]}
     claim = "Ablation: every paradigm is above NTK in absolute accuracy (Table 5)"
-    yield Claim(claim, part.focus, listed(values, part), holds)
-    holds = verdict(values, lambda found: found["attention"] > max(found[m] for m in modes[1:]))
-    text = listed({mode: values[mode] for mode in modes}, part)
+    yield judged(claim, part.focus, values, part, lambda v: min(v[m] for m in modes) > v["ntk"])
+    del values["ntk"]
     claim = "Ablation: attention weights alone have the highest absolute accuracy (Table 5)"
-    yield Claim(claim, part.focus, text, holds)
+    yield judged(claim, part.focus, values, part, attention_highest)
 
 
-def _efficiency(part: Part, table4: pd.DataFrame) -> Claims:
-    shown_ratios = {
+def _claim_on_efficiency(part: Part, table4: pd.DataFrame) -> Claims:
+    ratios = {
         "time of a step": ("step_seconds", "training_minutes"),
         "parameters held": ("held_parameters", "held_parameters"),
         "parameters trained": ("trained_parameters", "trained_parameters"),
@@ -282,7 +275,7 @@ def _efficiency(part: Part, table4: pd.DataFrame) -> Claims:
         rows = table4[table4["encoder"] == encoder].set_index("mode").drop(columns="encoder")
         ratio = rows.loc[mode] / rows.loc["nonlinear"]
         texts = []
-        for name, (ours, paper) in shown_ratios.items():
+        for name, (ours, paper) in ratios.items():
             published = ratio[f"paper_{paper}"]
             beside = "" if np.isnan(published) else f" (paper {published:.2f} ×)"
             texts.append(f"{name} {ratio[ours]:.2f} ×{beside}")
@@ -292,3 +285,14 @@ def _efficiency(part: Part, table4: pd.DataFrame) -> Claims:
         )
         holds = (ratio["step_seconds"] > 1) == (word == "more")
         yield Claim(claim, encoder, "; ".join(texts), "yes" if holds else "no")
+
+
+CLAIMS = (  # of images; of texts _claim_on_addition alone
+    _claim_on_addition,
+    _claim_on_kernel_behaviour,
+    _claim_on_nonlinear_advantage,
+    _claim_on_disentanglement,
+    _claim_on_alpha,
+    _claim_on_cosines,
+    _claim_on_ablation,
+)

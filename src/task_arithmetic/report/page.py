@@ -4,7 +4,7 @@ page.html says how it looks; here is what it shows.
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +20,11 @@ from ..files.paths import PathLike, atomic_path
 from .captions import figure_caption, suite_note, table_caption
 from .cells import load_metrics
 from .drawing import save
-from .findings import beside_published, claims, sentences
-from .printing import Printed, printed
+from .findings import claims, sentence_on_published, sentences
+from .printing import printed
 from .tables import make_table, read_reference, read_targets
 from .timeline import timeline
 
-CLAIMS = ["Claim of the paper", "Where", "This run", "Holds here"]
 TIMELINE = (
     "Every attempt of every job, on the GPU that it held or, without one, beside the other jobs of "
     "its node; what this run found finished is where it ran before. Hatched: failed or killed."
@@ -33,20 +32,19 @@ TIMELINE = (
 
 
 class Grid(NamedTuple):
-    """A table of text: of each column its heading and CSS class ("text", "paper", "answer" or ""),
-    of each row its CSS classes and its texts."""
+    """A table of text.
+
+    Attributes:
+        kinds: CSS class of each column: "text", "prose", "paper", "answer" or "".
+        group: a line is drawn where this column's text changes.
+        once: whether that column is left empty where it repeats the row above.
+    """
 
     headings: Sequence[str]
     kinds: Sequence[str]
-    rows: list[tuple[str, list[str]]]
-
-
-class Shown(NamedTuple):
-    """A table with its title and caption."""
-
-    title: str
-    caption: str
-    grid: Grid
+    rows: Sequence[Sequence[str]]
+    group: int | None = None
+    once: bool = False
 
 
 class Picture(NamedTuple):
@@ -64,31 +62,6 @@ class About(NamedTuple):
 
     facts: dict[str, str]
     notes: list[str]
-
-
-def grid(
-    headings: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    kinds: Sequence[str],
-    group: int | None = None,
-    once: bool = False,
-) -> Grid:
-    """Rows of text as a table.
-
-    Args:
-        group: a line is drawn where this column's text changes.
-        once: leave that column empty where it repeats the row above.
-    """
-    marked: list[tuple[str, list[str]]] = []
-    above: Sequence[str] | None = None
-    for row in rows:
-        same = above is None or group is None or row[group] == above[group]
-        texts = list(row)
-        if once and group is not None and same and above is not None:
-            texts[group] = ""
-        marked.append((" ".join(["next"] * (not same) + ["paper"] * ("paper" in row[:2])), texts))
-        above = row
-    return Grid(headings, kinds, marked)
 
 
 def about(view: View) -> About:
@@ -116,16 +89,16 @@ def about(view: View) -> About:
 def recipes(view: View) -> dict[str, Grid]:
     """Of each kind of data the recipes of fine-tuning, and what each was used for."""
     found = {}
-    for modality, rows in view.recipes.items():
+    for modality, uses in view.recipes.items():
         part, title = (view, "images") if modality == "vision" else (view.language, "texts")
-        keys, lines = list(dict.fromkeys(key for row in rows for key in row["recipe"])), []
-        for row in rows:
-            modes = row["modes"]
+        keys, rows = list(dict.fromkeys(key for use in uses for key in use["recipe"])), []
+        for use in uses:
+            modes = use["modes"]
             modes = modes if modes == "all" else [part.label(mode) for mode in modes]
-            used = [row["encoders"], modes, row["tasks"]]
-            lines.append([*map(_listed, used), *(_listed(row["recipe"].get(k, "–")) for k in keys)])
+            values = [use["recipe"].get(key, "–") for key in keys]
+            rows.append([*map(_listed, [use["encoders"], modes, use["tasks"], *values])])
         headings = ["Encoders", "Modes", "Tasks", *(key.replace("_", " ") for key in keys)]
-        found[title] = grid(headings, lines, ["prose"] * 3 + [""] * len(keys))
+        found[title] = Grid(headings, ["prose"] * 3 + [""] * len(keys), rows)
     return found
 
 
@@ -136,15 +109,14 @@ def _listed(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def shown(name: str, table: Printed, view: View) -> Shown:
+def grid_of(name: str, table: pd.DataFrame, view: View) -> Grid:
     """A table of tables.make_table, as it is printed."""
-    kinds = ["text"] * table.texts
-    for heading in table.headings[table.texts :]:
-        kinds.append("paper" if heading.startswith(("Paper", "Published")) else "")
+    headings, rows, texts = printed(name, table, view)
+    kinds = ["text"] * texts
+    kinds += ["paper" * h.startswith(("Paper", "Published")) for h in headings[texts:]]
     if name == "targets":
         kinds[-1] = "answer"
-    group = 1 if name.startswith(("tasks", "targets")) else 0
-    return Shown(title_of(name), table_caption(name, view), grid(*table[:2], kinds, group))
+    return Grid(headings, kinds, rows, group=1 if name.startswith(("tasks", "targets")) else 0)
 
 
 def picture(figures_dir: PathLike, name: str, title: str, caption: str) -> Picture:
@@ -177,7 +149,7 @@ def timings(rows: list[dict[str, Any]]) -> Grid:
         ][:columns]
         for line in lines
     ]
-    return grid(headings[:columns], texts, ["text", *[""] * (columns - 1)])
+    return Grid(headings[:columns], ["text", *[""] * (columns - 1)], texts)
 
 
 def page(
@@ -192,11 +164,8 @@ def page(
     """The whole page as HTML; writes timeline.png and .pdf beside the other figures.
 
     Args:
-        metrics: what load_metrics returns. paper, targets: published numbers, as tables.py reads
-            them.
-        figures_dir: where the figures are.
-        config_text: the resolved configuration.
-        rows: what records.rows returns.
+        metrics, paper, targets: what load_metrics, read_reference and read_targets return.
+        rows: what records.rows returns. figures_dir, config_text: as for write.
     Raises:
         UserError: a figure is not there, or a cell of the metrics.
     """
@@ -204,38 +173,46 @@ def page(
         name: make_table(name, metrics, targets if name == "targets" else paper, view)
         for name in table_names(view)
     }
-    tested = claims(metrics, view, tables["table4"])
-    content: dict[str, Any] = {
-        "view": view,
-        "about": about(view),
-        "recipes": recipes(view),
-        "paper_beside": any(part.suite in ("paper", "embedded") for part in view.parts),
-        "findings": sentences(metrics, view),
-        "claims": grid(CLAIMS, tested, ["prose", "prose", "prose", "answer"], group=0, once=True),
-        "tables": {name: shown(name, printed(name, t, view), view) for name, t in tables.items()},
-        "figures": [
+    grids = {name: grid_of(name, table, view) for name, table in tables.items()}
+    published, flagged, found = grids.pop("targets", None), None, sentences(metrics, view)
+    if published:
+        found.append(sentence_on_published(tables["targets"], view))
+        task = published.headings.index("Task")
+        chosen = [row for row in published.rows if row[task] == "average" or row[-1] == "yes"]
+        flagged = published._replace(rows=chosen)
+    headings = ["Claim of the paper", "Where", "This run", "Holds here"]
+    judged = claims(metrics, view, tables["table4"])
+    if rows:
+        save(timeline(rows), figures_dir, "timeline")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("page.html").render(
+        view=view,
+        about=about(view),
+        recipes=recipes(view),
+        paper_beside=any(part.suite in ("paper", "embedded") for part in view.parts),
+        findings=found,
+        claims=Grid(headings, ["prose", "prose", "prose", "answer"], judged, group=0, once=True),
+        tables=grids,
+        title_of=title_of,
+        table_caption=table_caption,
+        published=published,
+        flagged=flagged,
+        figures=[
             picture(figures_dir, name, title_of(name), figure_caption(name, view))
             for name in figure_names(view)
         ],
-        "left_out": left_out(view),
-        "config_text": config_text,
-        "versions": grid(["Package", "Version"], versions().items(), ["text", "text"]),
-    }
-    if "targets" in tables:
-        content["findings"].append(beside_published(tables["targets"], view))
-        every = content["tables"].pop("targets")
-        task, rows_of_all = every.grid.headings.index("Task"), every.grid.rows
-        chosen = [x for _, x in rows_of_all if x[task] == "average" or x[-1] == "yes"]
-        flagged = grid(every.grid.headings, chosen, every.grid.kinds, group=1)
-        content |= {"published": every, "flagged": flagged}
-    if rows:
-        save(timeline(rows), figures_dir, "timeline")
-        content["timeline"] = picture(figures_dir, "timeline", "Timeline", TIMELINE)
-        content["timings"] = timings(rows)
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True,
-                                   lstrip_blocks=True, keep_trailing_newline=True)  # fmt: skip
-    return templates.get_template("page.html").render(content)
+        left_out=left_out(view),
+        config_text=config_text,
+        versions=Grid(["Package", "Version"], ["text", "text"], [*versions().items()]),
+        timeline=picture(figures_dir, "timeline", "Timeline", TIMELINE) if rows else None,
+        timings=timings(rows) if rows else None,
+    )
 
 
 def write(

@@ -11,35 +11,50 @@ from ..config.targets import TOLERANCE
 from ..config.view import View
 from .captions import table_caption
 
-HEADINGS = {  # column → heading, kind of number
-    "encoder": ("Encoder", "text"),
-    "task": ("Task", "text"),
-    "mode": ("Mode", "text"),
-    "individual": ("Individual (%)", "percent"),
-    "single_task": ("Single-task (%)", "percent"),
-    "pretrained": ("Pre-trained (%)", "percent"),
-    "posthoc": ("Post-hoc (%)", "percent"),
-    "unified": ("Unified (%)", "percent"),
-    "absolute": ("Absolute (%)", "percent"),
-    "normalized": ("Normalized (%)", "percent"),
-    "target": ("Target (%)", "percent"),
-    "control": ("Control (%)", "percent"),
-    "control_kept": ("Control kept (%)", "percent"),
-    "alpha": ("α", "alpha"),
-    "held_parameters": ("Held", "count"),
-    "trained_parameters": ("Trained", "count"),
-    "size_mb": ("Size (MB)", "size"),
-    "peak_memory_mb": ("Peak memory (MB)", "memory"),
-    "step_seconds": ("Step (s)", "seconds"),
-    "training_minutes": ("Training (min:s)", "minutes"),
-    "measured": ("Measured (%)", "percent"),
-    "published": ("Published (%)", "percent"),
-    "difference": ("Difference (points)", "points"),
-    "flag": (f"More than {TOLERANCE} points", "flag"),
+
+class Column(NamedTuple):
+    """A column's heading, and of which kind (FORMATS) its numbers are."""
+
+    heading: str
+    kind: str
+
+
+COLUMNS = {
+    "encoder": Column("Encoder", "text"),
+    "task": Column("Task", "text"),
+    "mode": Column("Mode", "text"),
+    "individual": Column("Individual (%)", "percent"),
+    "single_task": Column("Single-task (%)", "percent"),
+    "pretrained": Column("Pre-trained (%)", "percent"),
+    "posthoc": Column("Post-hoc (%)", "percent"),
+    "unified": Column("Unified (%)", "percent"),
+    "absolute": Column("Absolute (%)", "percent"),
+    "normalized": Column("Normalized (%)", "percent"),
+    "target": Column("Target (%)", "percent"),
+    "control": Column("Control (%)", "percent"),
+    "control_kept": Column("Control kept (%)", "percent"),
+    "alpha": Column("α", "alpha"),
+    "held_parameters": Column("Held", "count"),
+    "trained_parameters": Column("Trained", "count"),
+    "size_mb": Column("Size (MB)", "size"),
+    "peak_memory_mb": Column("Peak memory (MB)", "memory"),
+    "step_seconds": Column("Step (s)", "seconds"),
+    "training_minutes": Column("Training (min:s)", "minutes"),
+    "measured": Column("Measured (%)", "percent"),
+    "published": Column("Published (%)", "percent"),
+    "difference": Column("Difference (points)", "points"),
+    "flag": Column(f"More than {TOLERANCE} points", "flag"),
 }
-CSV_FORMAT = {"percent": ".2f", "points": ".2f", "alpha": ".4g", "count": ".0f", "size": ".3f",
-              "memory": ".1f", "seconds": ".5g", "minutes": ".2f"}  # fmt: skip
-FORMAT = {"percent": ".2f", "points": "+.2f", "size": ",.3f", "memory": ",.0f", "seconds": ".3f"}
+FORMATS = {  # kind of number → in CSV, on paper ("": see number)
+    "percent": (".2f", ".2f"),
+    "points": (".2f", "+.2f"),
+    "alpha": (".4g", ""),
+    "count": (".0f", ""),
+    "size": (".3f", ",.3f"),
+    "memory": (".1f", ",.0f"),
+    "seconds": (".5g", ".3f"),
+    "minutes": (".2f", ""),
+}
 
 
 class Printed(NamedTuple):
@@ -57,7 +72,7 @@ def number(value: float | str, kind: str, spread: float | None = None) -> str:
         return value
     if pd.isna(value):
         return "–"
-    if spread is not None and not pd.isna(spread):
+    if pd.notna(spread):
         digits = 2 if kind == "alpha" else 1
         return f"{value:.{digits}f} ± {spread:.{digits}f}"
     if kind == "alpha":
@@ -65,75 +80,64 @@ def number(value: float | str, kind: str, spread: float | None = None) -> str:
     if kind == "count":
         return f"{value / 1e6:.4g} M"
     if kind == "minutes":
-        seconds = round(60 * value)
-        return f"{seconds // 60}:{seconds % 60:02d}"
-    text = format(value, FORMAT[kind])
+        minutes, seconds = divmod(round(60 * value), 60)
+        return f"{minutes}:{seconds:02d}"
+    text = format(value, FORMATS[kind][1])
     return text.replace("-", "−") if kind == "points" else text
 
 
-def kind_of(column: str) -> str:
-    """The kind of a column's numbers, as HEADINGS has it; percent, of a task's own column."""
-    bare = column.removeprefix("paper_").removesuffix("_std")
-    return HEADINGS[bare][1] if bare in HEADINGS else "percent"
-
-
-def has_paper(name: str, view: View, column: str = "") -> bool:
-    """Whether the paper's numbers belong beside a table's, or in a column of Table 3: there the
-    definitions of tasks say so. Table 4 compares modes."""
+def kind_of(name: str, column: str) -> str:
+    """The kind of the numbers of a table's column; of Table 3 each task has a column."""
     if name == "table3":
-        asked = [*filter(None, view.language.paper_tasks.values()), "average"]
-        return not column or column.removeprefix("paper_") in asked
+        return "text" if column == "mode" else "percent"
+    return COLUMNS[column.removeprefix("paper_").removesuffix("_std")].kind
+
+
+def has_paper(name: str, view: View) -> bool:
+    """Whether the paper's numbers belong beside a table's. Table 4 compares modes, Table 3 goes by
+    the definitions of its tasks (tables.make_table)."""
     return view.suite in ("paper", "embedded") if name == "table4" else view.paper_beside
 
 
 def printed(name: str, table: pd.DataFrame, view: View) -> Printed:
     """A table of tables.make_table as text: modes by their labels, spreads as ±, the paper's
     columns where they belong."""
+    rows = table.assign(mode=table["mode"].map(view.label)).to_dict("records")
     if name == "table3":
-        return _printed_table3(table, view)
-    columns = [c for c in table if not c.endswith("_std")]
+        return _printed_table3(rows, view)
+    columns = [column for column in table if not column.endswith("_std")]
     if not has_paper(name, view):
-        columns = [c for c in columns if not c.startswith("paper_")]
+        columns = [column for column in columns if not column.startswith("paper_")]
+    kinds = {column: kind_of(name, column) for column in columns}
     headings = []
     for column in columns:
-        heading = HEADINGS[column.removeprefix("paper_")][0]
+        heading = COLUMNS[column.removeprefix("paper_")].heading
         paper = column.startswith("paper_")
         headings.append(f"Paper: {heading[0].lower()}{heading[1:]}" if paper else heading)
-    rows = [
-        [
-            view.label(row[column])
-            if column == "mode"
-            else number(row[column], kind_of(column), row.get(f"{column}_std"))
-            for column in columns
-        ]
-        for row in table.to_dict("records")
-    ]
-    return Printed(headings, rows, sum(kind_of(column) == "text" for column in columns))
+    texts = [[number(row[c], kinds[c], row.get(f"{c}_std")) for c in columns] for row in rows]
+    return Printed(headings, texts, [*kinds.values()].count("text"))
 
 
-def _printed_table3(table: pd.DataFrame, view: View) -> Printed:
-    """Table 3: of each mode a row of this run and, if the paper has any of its numbers, one of the
-    paper."""
-    own = [c for c in table if c != "mode" and not c.startswith("paper_") and c[-4:] != "_std"]
-    headings = ["Mode", "", *view.language.tasks, "average"]
-    rows = []
-    for row in table.to_dict("records"):
+def _printed_table3(rows: list[dict], view: View) -> Printed:
+    """Of each mode a row of this run and, if the paper has any of its numbers, one of the paper."""
+    own = [c for c in rows[0] if c != "mode" and not c.startswith("paper_") and c[-4:] != "_std"]
+    found = []
+    for row in rows:
         for source, prefix in (("this run", ""), ("paper", "paper_")):
-            if prefix and all(pd.isna(row[prefix + c]) for c in own):
-                continue
-            numbers = [number(row[prefix + c], "percent", row.get(f"{prefix}{c}_std")) for c in own]
-            rows.append([view.label(row["mode"]), source, *numbers])
-    return Printed(headings, rows, 2)
+            if any(pd.notna(row[prefix + c]) for c in own):
+                numbers = [number(row[prefix + c], "percent", row.get(f"{prefix}{c}_std"))
+                           for c in own]  # fmt: skip
+                found.append([row["mode"], source, *numbers])
+    return Printed(["Mode", "", *view.language.tasks, "average"], found, 2)
 
 
-def to_csv(table: pd.DataFrame, name: str = "") -> str:
+def to_csv(table: pd.DataFrame, name: str) -> str:
     """Numbers in percent with two decimals, empty where there is none."""
     text = table.astype(object)
     for column in table:
-        kind = "percent" if name == "table3" and column != "mode" else kind_of(column)
-        if kind not in ("text", "flag"):
-            form = CSV_FORMAT[kind]
-            text[column] = ["" if pd.isna(x) else format(round(x, 9), form) for x in table[column]]
+        if form := FORMATS.get(kind_of(name, column)):
+            numbers = table[column]
+            text[column] = ["" if pd.isna(x) else format(round(x, 9), form[0]) for x in numbers]
     return text.to_csv(index=False, lineterminator="\n")
 
 

@@ -1,14 +1,17 @@
-"""The paper's tables as views of metrics.csv: what is in their rows, and published numbers beside.
+"""The paper's tables as views of metrics.csv: a function for each, which gives its rows.
 
 Every number is a mean over tasks within one seed, then a mean over seeds; with several seeds the
 sample standard deviation over seeds (ddof=1) stands beside it. Metrics hold fractions, tables
 percent.
+
+A column of a table is named in its @table, computed in its function, and has a heading in
+printing.COLUMNS; its caption is in captions.TABLES.
 """
 
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,13 +21,54 @@ from ..config.targets import MODES, TASKS, TOLERANCE, encoders_with_targets, tas
 from ..config.view import Part, View, view_of
 from ..errors import UserError
 from ..files.paths import PathLike, atomic_path
-from .cells import Measured, load_metrics, missing, percent
+from .cells import Measured, load_metrics, percent
 from .printing import has_paper, to_csv, to_latex, to_markdown
 
-Row = dict[str, Any]  # texts, and arrays (S,) of one number a seed; (1,): no seed
+Row = dict[str, str | np.ndarray]  # column → text, or numbers (S,), one a seed; (1,): no seed
 Rows = Iterator[Row]
+RowsOf = Callable[[Measured], Rows]
+
+
+class Table(NamedTuple):
+    """The rows of a table, its columns, and those of them that have the paper's beside them."""
+
+    rows: RowsOf
+    columns: list[str]
+    paper: list[str]
+
+
+TABLES: dict[str, Table] = {}
+
+
+def table(name: str, columns: str, paper: str = "") -> Callable[[RowsOf], RowsOf]:
+    """Declare a function as the rows of a table with these columns."""
+
+    def declare(rows: RowsOf) -> RowsOf:
+        TABLES[name] = Table(rows, columns.split(), paper.split())
+        return rows
+
+    return declare
+
 
 # ---------------------------------------------------------------- the rows of each table
+
+
+@table("table1", "encoder mode individual normalized absolute", paper="absolute")
+def table1(run: Measured) -> Rows:
+    """Performance of the encoder `focus`."""
+    focus = run.part.focus
+    for mode in run.part.modes:
+        yield _unified(run, focus, mode) | {"individual": percent(run.individual(focus, mode))}
+
+
+@table("table2", "encoder mode absolute normalized alpha", paper="absolute normalized")
+def table2(run: Measured) -> Rows:
+    """Task addition with every encoder."""
+    for encoder in run.part.encoders:
+        zero_shot = percent(run.pretrained(encoder))
+        yield {"encoder": encoder, "mode": "pretrained", "absolute": zero_shot}
+        for mode in run.part.unified_modes:
+            yield _unified(run, encoder, mode)
 
 
 def _unified(run: Measured, encoder: str, mode: str) -> Row:
@@ -33,113 +77,125 @@ def _unified(run: Measured, encoder: str, mode: str) -> Row:
         "encoder": encoder,
         "mode": mode,
         "absolute": percent(run.unified(encoder, mode)),
-        "normalized": percent(run.cells("normalized_accuracy", encoder, mode)[0]),
+        "normalized": percent(run.normalized(encoder, mode)),
         "alpha": run.chosen_alpha(encoder, mode),
     }
 
 
-def _table1(run: Measured) -> Rows:
-    focus = run.part.focus
+@table("table3", "")  # a column for each task
+def table3(run: Measured) -> Rows:
+    """Task addition on texts: of each mode the accuracy on every task."""
     for mode in run.part.modes:
-        yield _unified(run, focus, mode) | {"individual": percent(run.individual(focus, mode))}
+        found = 100 * run.unified(run.part.focus, mode)
+        numbers = [*found.T, found.mean(axis=1)]
+        yield {"mode": mode} | dict(zip(table3_columns(run.part), numbers, strict=True))
 
 
-def _table2(run: Measured) -> Rows:
-    for encoder in run.part.encoders:
-        zero_shot = percent(run.pretrained(encoder))
-        yield {"encoder": encoder, "mode": "pretrained", "absolute": zero_shot}
-        for mode in run.part.unified_modes:
-            yield _unified(run, encoder, mode)
+def table3_columns(texts: Part) -> list[str]:
+    """Table 3's columns of numbers: of a task the name of the paper's task that it stands beside,
+    else its own."""
+    return [*(texts.paper_tasks.get(task) or task for task in texts.tasks), "average"]
 
 
-def _table3(run: Measured) -> Rows:
-    texts = run.part
-    for mode in texts.modes:
-        found = 100 * run.unified(texts.focus, mode)
-        own = {column_of(task, texts): found[:, t] for t, task in enumerate(texts.tasks)}
-        yield {"mode": mode} | own | {"average": found.mean(axis=1)}
+EFFICIENCY = "held_parameters trained_parameters peak_memory_bytes step_seconds training_seconds"
 
 
-def column_of(task: str, texts: Part) -> str:
-    """Table 3's column of a task: the paper's task that it stands beside, else itself."""
-    return texts.paper_tasks.get(task) or task
-
-
-def _table4(run: Measured) -> Rows:
+@table(
+    "table4",
+    "encoder mode held_parameters trained_parameters size_mb peak_memory_mb step_seconds "
+    "training_minutes",
+    paper="held_parameters trained_parameters size_mb training_minutes",
+)
+def table4(run: Measured) -> Rows:
+    """Efficiency."""
     for encoder, mode in product(run.part.encoders, run.part.modes):
-
-        def read(metric: str, encoder: str = encoder, mode: str = mode) -> np.ndarray:
-            found = run.rows(metric, encoder, mode)["value"]
-            if len(found) != 1:
-                missing(metric, " (one row is expected)", encoder=encoder, mode=mode)
-            return found.to_numpy()
-
+        held, trained, memory, step, training = (
+            run.cells(metric, encoder, mode, tasks=[""], split="", seeds=[""])[0]
+            for metric in EFFICIENCY.split()
+        )
         yield {
             "encoder": encoder,
             "mode": mode,
-            "held_parameters": read("held_parameters"),
-            "trained_parameters": read("trained_parameters"),
-            "size_mb": read("held_parameters") * 4 / 1e6,  # float32; the paper's MB are 10⁶ bytes
-            "peak_memory_mb": read("peak_memory_bytes") / 1e6,
-            "step_seconds": read("step_seconds"),
-            "training_minutes": read("training_seconds") / 60,
+            "held_parameters": held,
+            "trained_parameters": trained,
+            "size_mb": held * 4 / 1e6,  # float32; the paper's MB are 10⁶ bytes
+            "peak_memory_mb": memory / 1e6,
+            "step_seconds": step,
+            "training_minutes": training / 60,
         }
 
 
-def _table5(run: Measured) -> Rows:
+ABLATION = "single_task absolute normalized"
+
+
+@table("table5", f"encoder mode {ABLATION}", paper=ABLATION)
+def table5(run: Measured) -> Rows:
+    """Ablation of what is fine-tuned besides the attention weights."""
     focus, attention = run.part.focus, [mode for mode in run.part.modes if mode == "attention"]
     for mode in [*attention, *run.part.ablations]:
         yield _unified(run, focus, mode) | {"single_task": percent(run.individual(focus, mode))}
 
 
-def _negation(run: Measured) -> Rows:
+@table("negation", "encoder mode target control alpha control_kept", paper="target control")
+def negation(run: Measured) -> Rows:
+    """Task negation."""
     for encoder in run.part.encoders:
-        kept = percent(run.pretrained(encoder, [str(run.part.control)]))
+        before = percent(run.pretrained(encoder, [str(run.part.control)]))
         yield {
             "encoder": encoder,
             "mode": "pretrained",
             "target": percent(run.pretrained(encoder)),
-            "control": kept,
+            "control": before,
             "control_kept": np.array([100.0]),
         }
         for mode in run.part.modes:
-            target, control, alphas = run.negated(encoder, mode)
+            control = percent(run.negated(encoder, mode, "control_accuracy"))
+            alphas = run.negated(encoder, mode, column="alpha")  # each task has its own
             yield {
                 "encoder": encoder,
                 "mode": mode,
-                "target": percent(target),
-                "control": percent(control),
-                "alpha": alphas.mean(axis=1),  # each task has its own
-                "control_kept": 100 * percent(control) / kept,
+                "target": percent(run.negated(encoder, mode)),
+                "control": control,
+                "alpha": alphas.mean(axis=1),
+                "control_kept": 100 * control / before,
             }
 
 
-def _tasks(run: Measured) -> Rows:
+@table("tasks_language", "encoder task mode pretrained single_task unified normalized alpha")
+@table("tasks", "encoder task mode pretrained single_task posthoc unified normalized")
+def every_task(run: Measured) -> Rows:
+    """The accuracies of every task by itself."""
     part = run.part
     for encoder in part.encoders:
         modes = part.unified_modes + list(part.ablations) * (encoder == part.focus)
-        columns, alphas = {}, {}  # mode → column → (S, T), fractions; mode → (S, T)
-        for mode in modes:
-            where = encoder, mode
-            columns[mode] = {
-                "pretrained": run.pretrained(encoder),
-                "single_task": run.individual(*where),
-                "normalized": np.full((len(part.seeds), len(part.tasks)), np.nan),
-            }
-            columns[mode]["unified"], alphas[mode] = run.cells("unified_accuracy", *where)
-            for task in run.normalizable(*where):
-                own = run.cells("normalized_accuracy", *where, [task])[0]
-                columns[mode]["normalized"][:, [part.tasks.index(task)]] = own
-            if mode in (*part.kernel_modes, "posthoc"):
-                columns[mode]["posthoc"] = run.through_f_lin(*where)
+        numbers = {mode: _of_tasks(run, encoder, mode) for mode in modes}
         for (t, task), mode in product(enumerate(part.tasks), modes):
-            found = {column: 100 * values[:, t] for column, values in columns[mode].items()}
             keys = {"encoder": encoder, "task": task, "mode": mode}
-            yield keys | found | {"alpha": alphas[mode][:, t]}
+            yield keys | {column: values[:, t] for column, values in numbers[mode].items()}
 
 
-def _targets(run: Measured) -> Rows:
-    """Zero-shot and single-task accuracies that have a published number, and their average."""
+def _of_tasks(run: Measured, encoder: str, mode: str) -> dict[str, np.ndarray]:
+    """Column → its numbers (S, T) of each task."""
+    part = run.part
+    normalized = np.full((len(part.seeds), len(part.tasks)), np.nan)
+    if tasks := run.normalizable(encoder, mode):
+        normalized[:, np.isin(part.tasks, tasks)] = 100 * run.normalized(encoder, mode, tasks)
+    numbers = {
+        "pretrained": 100 * run.pretrained(encoder),
+        "single_task": 100 * run.individual(encoder, mode),
+        "unified": 100 * run.unified(encoder, mode),
+        "normalized": normalized,
+        "alpha": run.cells("unified_accuracy", encoder, mode, column="alpha"),
+    }
+    if mode in (*part.kernel_modes, "posthoc"):
+        numbers["posthoc"] = 100 * run.through_f_lin(encoder, mode)
+    return numbers
+
+
+@table("targets", "encoder mode task measured published difference flag")
+def targets(run: Measured) -> Rows:
+    """Zero-shot and single-task accuracies that have a published number, and their average; what is
+    published follows in make_table."""
     tasks = tasks_with_targets(run.part)
     modes = [mode for mode in MODES if mode == "pretrained" or mode in run.part.modes]
     for encoder, mode in product(encoders_with_targets(run.part), modes):
@@ -152,43 +208,10 @@ def _targets(run: Measured) -> Rows:
             yield {"encoder": encoder, "mode": mode, "task": task, "measured": values}
 
 
-ROWS: dict[str, tuple[Callable[[Measured], Rows], str]] = {
-    "table1": (_table1, "encoder mode individual normalized absolute paper_absolute"),
-    "table2": (_table2, "encoder mode absolute normalized alpha paper_absolute paper_normalized"),
-    "table3": (_table3, ""),  # a column for each task, see columns_of
-    "table4": (
-        _table4,
-        """encoder mode held_parameters trained_parameters size_mb peak_memory_mb step_seconds
-        training_minutes paper_held_parameters paper_trained_parameters paper_size_mb
-        paper_training_minutes""",
-    ),
-    "table5": (
-        _table5,
-        """encoder mode single_task absolute normalized paper_single_task paper_absolute
-        paper_normalized""",
-    ),
-    "negation": (
-        _negation,
-        "encoder mode target control alpha control_kept paper_target paper_control",
-    ),
-    "tasks": (_tasks, "encoder task mode pretrained single_task posthoc unified normalized"),
-    "tasks_language": (_tasks, "encoder task mode pretrained single_task unified normalized alpha"),
-    "targets": (_targets, "encoder mode task measured published difference flag"),
-}
-
-
-def columns_of(name: str, view: View) -> list[str]:
-    """The columns of a table."""
-    if name != "table3":
-        return ROWS[name][1].split()
-    own = [*(column_of(task, view.language) for task in view.language.tasks), "average"]
-    return ["mode", *own, *(f"paper_{column}" for column in own)]
-
-
 # ---------------------------------------------------------------- one table as a DataFrame
 
 
-PUBLISHED = {"table3": "Flan-T5-base", "table4": "T5-base"}  # the one encoder of a paper's table
+ENCODERS = {"table3": "Flan-T5-base", "table4": "T5-base"}  # the one encoder of a paper's table
 
 
 def make_table(
@@ -197,57 +220,63 @@ def make_table(
     """One table, unrounded.
 
     Args:
-        name: a key of ROWS.
+        name: a key of TABLES.
         metrics: what load_metrics returns.
         reference: what read_reference, or read_targets for `targets`, returns: published numbers.
     Returns:
-        the columns of columns_of(name, view); with several seeds a `_std` column for each that
-        varies.
+        its columns, `paper_…` for each that the paper has too, and with several seeds `…_std` for
+        each that varies.
     Raises:
         UserError: unknown table, a cell that is missing or not unique, a table without a row.
     """
-    if name not in ROWS:
-        raise UserError(f"There is no table {name}: take one of {', '.join(ROWS)}.")
-    rows, columns = ROWS[name][0], columns_of(name, view)
+    if name not in TABLES:
+        raise UserError(f"There is no table {name}: take one of {', '.join(TABLES)}.")
     published = reference[reference["table"] == name].drop(columns="table")
-    paper = {tuple(key): value for *key, value in published.itertuples(False)}
-    table = []
-    shown = view.parts if name == "table4" else [part_of(name, view)]
-    for measured in (row for part in shown for row in rows(Measured(metrics, part))):
-        row: dict[str, Any] = {}
-        for column, numbers in measured.items():
-            row[column] = numbers if isinstance(numbers, str) else numbers.mean()
-            if not isinstance(numbers, str) and len(numbers) > 1:
-                row[f"{column}_std"] = numbers.std(ddof=1)
-        encoder = PUBLISHED.get(name) or view.encoders.get(row.get("encoder", ""))
-        for column in columns:
-            if column == "paper_training_minutes" and has_paper(name, view):
-                row[column] = paper.get((encoder, row["mode"], "training_seconds"), np.nan) / 60
-            elif column.startswith("paper_") and has_paper(name, view, column):
-                key = encoder, row["mode"], column.removeprefix("paper_")
-                row[column] = paper.get(key, np.nan)
-        if name == "table3" and set(published["column"]) != set(measured) - {"mode"}:
-            row["paper_average"] = np.nan  # the published average is that of all
-        if name == "targets":
-            row |= _compared(row, encoder, paper, view)
-        table.append(row)
-    if not table:
+    numbers = {tuple(key): value for *key, value in published.itertuples(False)}
+    rows, columns, paper = TABLES[name]
+    beside = paper if has_paper(name, view) else []
+    if name == "table3":
+        paper = table3_columns(view.language)
+        columns = ["mode", *paper]
+        beside = [column for column in paper if column in view.language.paper_tasks.values()]
+        beside += ["average"] * ({*paper} == {*published["column"]})  # its average is that of all
+    found = []
+    for part in view.parts if name == "table4" else [part_of(name, view)]:
+        for measured in rows(Measured(metrics, part)):
+            row = _over_seeds(measured)
+            encoder = ENCODERS.get(name) or view.encoders.get(row.get("encoder", ""))
+            for column in beside:
+                row[f"paper_{column}"] = numbers.get((encoder, row["mode"], column), np.nan)
+            if name == "targets":
+                row |= _compared(row, encoder, numbers, view)
+            found.append(row)
+    if not found:
         raise UserError(f"{name} would have no row: give the configuration a mode that it shows.")
-    spreads = [f"{c}_std" for c in columns if any(f"{c}_std" in row for row in table)]
-    return pd.DataFrame(table).reindex(columns=columns + spreads)
+    columns = [*columns, *(f"paper_{column}" for column in paper)]
+    made = pd.DataFrame(found)
+    return made.reindex(columns=columns + [f"{c}_std" for c in columns if f"{c}_std" in made])
 
 
-def _compared(row: Row, encoder: str | None, paper: dict[tuple, float], view: View) -> Row:
+def _over_seeds(row: Row) -> dict[str, Any]:
+    """Texts as they are; of numbers the mean over seeds and, of several, the standard deviation."""
+    numbers = {column: each for column, each in row.items() if not isinstance(each, str)}
+    means = {column: each.mean() for column, each in numbers.items()}
+    spreads = {f"{c}_std": each.std(ddof=1) for c, each in numbers.items() if len(each) > 1}
+    return row | means | spreads
+
+
+def _compared(
+    row: dict[str, Any], encoder: str | None, numbers: dict[tuple[str, ...], float], view: View
+) -> dict[str, Any]:
     """A row's published accuracy, the difference to it in points, and whether that is flagged."""
     wanted, tasks = [row["task"]], tasks_with_targets(view)
     if wanted == ["average"] and len(tasks) < len(TASKS):
         wanted = tasks  # the published average is that of all
     try:
-        values = [paper[encoder, row["mode"], task] for task in wanted]
+        value = float(np.mean([numbers[encoder or "", row["mode"], task] for task in wanted]))
     except KeyError as error:
         where = ", ".join(error.args[0])
         raise UserError(f"The published accuracies lack {where}: restore the file.") from None
-    value = float(np.mean(values))
     difference = round(row["measured"] - value, 9)
     flag = "yes" if abs(difference) > TOLERANCE else "no"
     return {"published": value, "difference": difference, "flag": flag}
@@ -271,7 +300,11 @@ def read_targets(path: PathLike) -> pd.DataFrame:
 
 def read_reference(path: PathLike) -> pd.DataFrame:
     """The paper's published numbers. Raises UserError if the file or a column is missing."""
-    return _read(path, ["table", "encoder", "mode", "column", "value"], "the paper's numbers")
+    found = _read(path, ["table", "encoder", "mode", "column", "value"], "the paper's numbers")
+    seconds = found["column"] == "training_seconds"
+    found.loc[seconds, "column"] = "training_minutes"
+    found.loc[seconds, "value"] /= 60
+    return found
 
 
 def _read(path: PathLike, columns: list[str], what: str) -> pd.DataFrame:
@@ -301,11 +334,11 @@ def write(
     """
     view = view_of(settings)
     published = (read_targets if name == "targets" else read_reference)(reference)
-    table = make_table(name, load_metrics(metrics), published, view)
+    made = make_table(name, load_metrics(metrics), published, view)
     contents = {
-        "csv": to_csv(table, name),
-        "md": to_markdown(name, table, view),
-        "tex": to_latex(name, table, view),
+        "csv": to_csv(made, name),
+        "md": to_markdown(name, made, view),
+        "tex": to_latex(name, made, view),
     }
     for suffix, content in contents.items():
         with atomic_path(Path(output_dir) / f"{name}.{suffix}") as temporary:
