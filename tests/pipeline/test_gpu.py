@@ -60,7 +60,7 @@ def environment(tmp_path, locks):
 
 def reset():
     gpu._forget()
-    gpu._lease.clear()
+    gpu._lease.device = "auto"
     for cached in (gpu._nvidia_smi, precision._gpu_has_bf16, gpu.torch_device):
         cached.cache_clear()
 
@@ -75,7 +75,7 @@ def machine(environment, monkeypatch):
         monkeypatch.delenv("SLURM_JOB_ID", raising=False)
         for name, value in environment(lines, visible).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(gpu, "has_gpu", lambda: driver)
+        monkeypatch.setattr(gpu, "glob", lambda pattern: ["/dev/nvidia0"] if driver else [])
 
     reset()
     yield enter
@@ -149,7 +149,7 @@ def test_pool_without_nvidia_smi_counts_what_the_driver_shows(
 ):
     machine(None, driver=driver)
     monkeypatch.setattr(
-        gpu.glob,
+        gpu,
         "glob",
         lambda pattern: [path for path in shown if path.startswith(pattern.split("[")[0][:-2])],
     )
@@ -288,7 +288,7 @@ from task_arithmetic.pipeline import gpu as device
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may ignore it
 device.POLL = (0.01, 0.03)
-device._has_driver = lambda: True
+device.glob = lambda pattern: ["/dev/nvidia0"]
 print("claimed", device.claim(), flush=True)
 {then}
 sys.stdin.read()

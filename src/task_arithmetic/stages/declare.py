@@ -19,7 +19,9 @@ Input = NewType("Input", str)  # a file or folder that is read; its content coun
 Output = NewType("Output", str)  # a file or folder that is written
 Name = NewType("Name", str)  # what is computed: a word, no path
 Seed = NewType("Seed", int)  # likewise, a whole number
-Settings = NewType("Settings", dict)  # the stage's slice of the configuration; JSON as an option
+Settings = NewType(
+    "Settings", dict[str, Any]
+)  # the stage's slice of the configuration; JSON as an option
 Threads = NewType("Threads", int)  # no result depends on it, as on what the report only shows:
 Shown = NewType("Shown", str)
 KINDS = (Input, Output, Name, Seed, Settings, Threads, Shown)
