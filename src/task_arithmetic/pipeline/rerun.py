@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError
 from ..files.hashes import now, sha256_of
 from ..files.paths import PathLike, read_json, write_json
-from ..files.records import Made, Record, as_json, read_record
+from ..files.records import Made, as_json, read_record
 from ..stages.declare import MODALITIES, Declared
 from ..stages.declared import STAGES
 from .code import PACKAGE, changes, code_hash, code_parts, package_versions
@@ -109,20 +108,12 @@ def planned_code(stage: Declared, arguments: dict[str, Any], planned: str | None
     key = stage.command, stage.modality(arguments), "results"
     today = stage_code(*key)
     for expected in (planned, known.labels.get(_text(*key))):
-        if expected and _code(expected) != _code(today):  # versions are the planner's
+        if expected and expected.split("-")[0] != today.split("-")[0]:  # versions are the planner's
             raise UserError(
                 f"The code of `{stage.command}` changed since this run was planned: run the same "
                 "snakemake command again, which plans with the code of now."
             )
     return planned or today
-
-
-def _code(label: str) -> str:
-    return label.partition("-")[0]
-
-
-def _versions(label: str) -> str:
-    return label.partition("-")[2]
 
 
 # --- What code was, and which changes of it are harmless -----------------------------------------
@@ -150,12 +141,15 @@ def code_changes(
 ) -> list[str]:
     """What changed since the code of a label, as clauses: "core/training.py changed"."""
     start = modules(command, modality)
-    new, path = code_hash(*start), Path(results) / SHARED / "code" / f"{old}.json"
-    known, clauses = read_json(path) if path.is_file() else {}, []
-    if _code(old) != _code(new):
+    path, clauses = Path(results) / SHARED / "code" / f"{old}.json", []
+    known = read_json(path) if path.is_file() else {}
+    of_code, of_versions = (
+        x != y for x, y in zip(old.split("-"), code_hash(*start).split("-"), strict=True)
+    )
+    if of_code:
         named = changes(known["parts"], code_parts(*start)) if known else ""
         clauses.append(named or "the code changed")
-    if _versions(old) != _versions(new):
+    if of_versions:
         before, today = known.get("versions", {}), package_versions(*start)
         clauses += [
             f"{name} was {before.get(name, 'not used')} and is {today.get(name, 'not used')}"
@@ -163,14 +157,6 @@ def code_changes(
             if known and before.get(name) != today.get(name)
         ] or ["the version of a package changed"]
     return clauses or ["today's code was accepted as that of other results"]
-
-
-class Result(NamedTuple):
-    """A finished job's record, and where it lies."""
-
-    path: Path
-    record: Record
-    made: Made
 
 
 def accept(
@@ -196,30 +182,33 @@ def accept(
         raise UserError("The --reason is empty: say why the change leaves the results as they are.")
     if stage not in STAGES:
         raise UserError(f"There is no stage {stage!r}: take one of {', '.join(STAGES)}.")
-    results, found, counts = str(results), _finished(Path(results)), Counter[str]()
-    accepted, clauses = acceptances(results), []
+    results = str(results)
+    accepted, counts, clauses = acceptances(results), Counter[str](), []
     too: list[str] = []  # other stages whose code changed
-    for (command, modality), every in found.items():
+    for (command, modality), found in _recorded(Path(results)).items():
         today = stage_code(command, modality, results)
         if command != stage:
-            too += [command] * any(each.made.code != today for each in every)
+            too += [command] * any(label != today for label in found.values())
             continue
-        places = [each.path.relative_to(results).parts[0] for each in every]
-        in_run = [run in (None, place) or place == SHARED.name for place in places]
-        labels = Counter(each.made.code for each in compress(every, in_run))
+        places = {path: path.relative_to(results).parts[0] for path in found}
+        labels = Counter(
+            label for path, label in found.items() if not run or places[path] in (run, SHARED.name)
+        )
         old = code or _only(labels, today, stage, modality, results)
         if old not in labels:
             continue
-        same = [each for each in every if each.made.code == old]
+        same = [path for path, label in found.items() if label == old]
         counts["unchanged" if old == today else "covered"] += len(same)
-        counts["other"] += len(every) - len(same)
+        counts["other"] += len(found) - len(same)
         if old == today:
             continue
         clauses += code_changes(old, stage, modality, results)
         label = code_hash(*modules(stage, modality))
         entry = {"code": label, "as": old, "reason": reason, "date": now()}
         accepted.setdefault(stage, []).append(entry)
-        for path, record, made in same:
+        for path in same:
+            record = read_record(path)
+            made = record.made or Made()
             made = replace(made, accepted=[*made.accepted, entry])
             write_json(path, as_json(replace(record, made=made)))
     if not counts:
@@ -239,15 +228,14 @@ def accept(
         print(f"{_results(counts['other'])} of other code will be made again where a run needs it.")
 
 
-def _finished(results: Path) -> dict[tuple[str, str | None], list[Result]]:
-    """All results of a command and modality."""
-    found: dict[tuple[str, str | None], list[Result]] = {}
+def _recorded(results: Path) -> dict[tuple[str, str | None], dict[Path, str]]:
+    """(command, modality) → its finished jobs' records → the label of the code of each."""
+    found: dict[tuple[str, str | None], dict[Path, str]] = {}
     for path in sorted(results.glob("*/logs/**/*.json")):
         record = read_record(path)
-        if record.made is not None:
-            modality = STAGES[record.stage].modality(record.made.arguments)
-            each = Result(path, record, record.made)
-            found.setdefault((record.stage, modality), []).append(each)
+        if made := record.made:
+            key = record.stage, STAGES[record.stage].modality(made.arguments)
+            found.setdefault(key, {})[path] = made.code
     return found
 
 
@@ -257,7 +245,7 @@ def _only(labels: Counter[str], today: str, stage: str, modality: str | None, re
     others = [label for label, _ in labels.most_common() if label != today]
     if not others:
         return today
-    if len(labels) > 1 or _versions(others[0]) != _versions(today):
+    if len(labels) > 1 or others[0].split("-")[1] != today.split("-")[1]:
         told = []
         for label in others:
             what = ", ".join(code_changes(label, stage, modality, results))

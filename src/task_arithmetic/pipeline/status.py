@@ -95,7 +95,8 @@ def run_folder(run: str | None, results: Path) -> Path:
 
 def _job(planned: Planned, run: Run, folder: Path, finished: Finished, over: bool) -> Job:
     """A job as it is; over: the run's controller is gone."""
-    path, log, key = planned.record(folder), _log(planned, folder), (run.started, planned.log)
+    path, key = planned.record(folder), (run.started, planned.log)
+    log = path.with_suffix(".log")
     if key in finished or not planned.needed:
         return Job(planned, "done", finished.get(key, Attempt()))
     last = Attempt()
@@ -113,10 +114,6 @@ def _job(planned: Planned, run: Run, folder: Path, finished: Finished, over: boo
         # It waits no more, and ended before it could keep a record.
         return Job(planned, "failed", Attempt(started=made, updated=made))
     return Job(planned, "queued")
-
-
-def _log(planned: Planned, folder: Path) -> Path:
-    return folder.parent.parent / planned.log
 
 
 def _median(done: list[Job], folder: Path) -> float | None:
@@ -246,7 +243,8 @@ def _running(job: Job, now: float) -> list[str]:
 
 def _failure(job: Job, folder: Path, width: int) -> list[str]:
     """How a job ended, its error and the end of its log."""
-    attempt, code, log = job.attempt, job.attempt.exit, _log(job.planned, folder)
+    attempt, code = job.attempt, job.attempt.exit
+    log = job.planned.record(folder).with_suffix(".log")
     if not attempt.pid:
         how = "it ended before it could keep a record"
     elif code and code - 128 in list(signal.Signals):

@@ -118,12 +118,8 @@ def _copy(source: Path, target: Path) -> None:
     except FileExistsError:
         return
     except OSError:
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            shutil.copyfile(source, partial)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def _remove(entry: Path) -> bool:

@@ -26,7 +26,6 @@ Threads = NewType("Threads", int)  # no result depends on it, as on what the rep
 Shown = NewType("Shown", str)
 KINDS = (Input, Output, Name, Seed, Settings, Threads, Shown)
 MODALITIES = ["vision", "language"]
-REQUIRED = object()
 
 Stage = TypeVar("Stage")
 
@@ -81,12 +80,11 @@ class Declared:
     def check(self, arguments: dict[str, Any]) -> None:
         """Refuse a path where a name is declared. Raises UserError."""
         for option in self.of_kind(Name):
-            for value in self.paths(arguments, option):
-                if os.sep in value:
-                    raise UserError(
-                        f"--{option.replace('_', '-')} of {self.command} is a name, but {value} is "
-                        "a path: give a name, or declare the option as an Input."
-                    )
+            for value in filter(lambda value: os.sep in value, self.paths(arguments, option)):
+                wrong = f"--{option.replace('_', '-')} of {self.command} is a name, but {value}"
+                raise UserError(
+                    f"{wrong} is a path: give a name, or declare the option as an Input."
+                )
 
     def modality(self, arguments: dict[str, Any]) -> str | None:
         """The modality that a call is of; None: the stage is the same for all."""
@@ -96,10 +94,8 @@ class Declared:
 
     def function(self, arguments: dict[str, Any]) -> Callable[..., None]:
         """The function that a call is of; its module is imported only now."""
-        code = self.code
-        if isinstance(code, dict):
-            code = code[self.modality(arguments) or MODALITIES[0]]
-        return named(code)
+        modality = self.modality(arguments) or MODALITIES[0]
+        return named(self.code[modality] if isinstance(self.code, dict) else self.code)
 
 
 def named(code: str) -> Callable[..., Any]:
@@ -127,18 +123,17 @@ def stage(
     def declare(cls: type[Stage]) -> type[Stage]:
         options: dict[str, Option] = {}
         for name, kind in get_type_hints(cls).items():
-            many, default = False, getattr(cls, name, REQUIRED)
             if get_origin(kind) in (Union, UnionType):  # X | None
                 kind = next(k for k in get_args(kind) if k is not type(None))
-            if get_origin(kind) is list:
-                (kind,), many = get_args(kind), True
+            if many := get_origin(kind) is list:
+                (kind,) = get_args(kind)
             if kind not in KINDS:
                 raise TypeError(
                     f"The stage {cls.__name__} has {name}: {kind}: declare it as one of "
                     f"{', '.join(str(k.__name__) for k in KINDS)}; a file is an Input or an Output."
                 )
-            required = default is REQUIRED
-            options[name] = Option(name, kind, many, required, None if required else default)
+            required = not hasattr(cls, name)
+            options[name] = Option(name, kind, many, required, getattr(cls, name, None))
         command = "".join(f"-{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("-")
         devices = tuple(MODALITIES) if on_device is True else tuple(on_device or ())
         text = (cls.__doc__ or "").strip()
