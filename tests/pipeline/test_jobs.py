@@ -150,7 +150,7 @@ def test_what_a_killed_job_left_half_written_is_removed(tmp_path):
 def test_code_that_changed_since_the_plan_is_refused(tmp_path, monkeypatch, capsys):
     label = "0123456789ab-cdef01234567"
     words = [*finetune(tmp_path), "--code", label]
-    plan = {"sources": "of then", "labels": {"finetune None results": label}, "config": ""}
+    plan = {"sources": "of then", "labels": {"finetune vision": label}, "config": ""}
     monkeypatch.setenv(rerun.PLAN, json.dumps(plan))
     assert main(words) == 1
     assert "The code of `finetune` changed since this run was planned" in capsys.readouterr().err

@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 
 from ..errors import UserError
 from ..files.hashes import now, sha256_of
-from ..files.paths import PathLike, read_json, write_json
+from ..files.paths import read_json, write_json
 from ..files.records import Made, as_json, read_record
 from ..stages.declare import MODALITIES, Declared
 from ..stages.declared import STAGES
 from .code import PACKAGE, changes, code_hash, code_parts, package_versions
 
-SHARED = Path("shared")  # below the results
+RESULTS = Path("results")
+SHARED = "shared"  # below the results
 PLAN = "TASK_ARITHMETIC_PLAN"  # what a run was planned with, for its jobs, in their environment
 
-_labels: dict[tuple[str, str | None, str], str] = {}  # (command, modality, results) → label
+_labels: dict[str, str] = {}  # as told in this process; keys: a command, and its modality
 
 
 class Plan(NamedTuple):
@@ -32,7 +33,7 @@ class Plan(NamedTuple):
     config: str = ""
 
 
-def stage_code(command: str, modality: str | None = None, results: PathLike = "results") -> str:
+def stage_code(command: str, modality: str | None = None) -> str:
     """The label of the code that a command can reach: `<hash of the code>-<hash of the versions>`.
 
     Code that was accepted as harmless has the label of the code whose results it leaves valid.
@@ -40,20 +41,20 @@ def stage_code(command: str, modality: str | None = None, results: PathLike = "r
     Args:
         modality: whose of several codes a command reaches; None: all of them.
     """
-    key = command, modality, str(results)
+    key = _key(command, modality)
     if key not in _labels:
         planned = plan()
-        if planned.sources == sources() and _text(*key) in planned.labels:
-            _labels[key] = planned.labels[_text(*key)]
+        if planned.sources == sources() and key in planned.labels:
+            _labels[key] = planned.labels[key]
         else:
             label = code_hash(*modules(command, modality))
-            known = {each["code"]: each["as"] for each in acceptances(results).get(command, [])}
+            known = {each["code"]: each["as"] for each in acceptances().get(command, [])}
             _labels[key] = known.get(label, label)
     return _labels[key]
 
 
-def _text(command: str, modality: str | None, results: str) -> str:
-    return f"{command} {modality} {results}"
+def _key(command: str, modality: str | None) -> str:
+    return f"{command} {modality}" if modality else command
 
 
 def plan() -> Plan:
@@ -63,8 +64,7 @@ def plan() -> Plan:
 
 def keep_plan(config: dict[str, Any]) -> None:
     """Hand the labels that were told so far, and the configuration, to this process's jobs."""
-    labels = {_text(*key): label for key, label in _labels.items()}
-    os.environ[PLAN] = json.dumps(Plan(sources(), labels, sha256_of(config))._asdict())
+    os.environ[PLAN] = json.dumps(Plan(sources(), _labels, sha256_of(config))._asdict())
 
 
 def check_plan(config: dict[str, Any]) -> None:
@@ -105,9 +105,9 @@ def planned_code(stage: Declared, arguments: dict[str, Any], planned: str | None
     known = plan()
     if planned and known.sources == sources():
         return planned
-    key = stage.command, stage.modality(arguments), "results"
-    today = stage_code(*key)
-    for expected in (planned, known.labels.get(_text(*key))):
+    modality = stage.modality(arguments)
+    today = stage_code(stage.command, modality)
+    for expected in (planned, known.labels.get(_key(stage.command, modality))):
         if expected and expected.split("-")[0] != today.split("-")[0]:  # versions are the planner's
             raise UserError(
                 f"The code of `{stage.command}` changed since this run was planned: run the same "
@@ -119,29 +119,27 @@ def planned_code(stage: Declared, arguments: dict[str, Any], planned: str | None
 # --- What code was, and which changes of it are harmless -----------------------------------------
 
 
-def acceptances(results: PathLike = "results") -> dict[str, list[dict[str, str]]]:
+def acceptances() -> dict[str, list[dict[str, str]]]:
     """stage → what was accepted for it, oldest first: code, as, reason, date."""
-    path = Path(results) / SHARED / "accepted.json"
+    path = RESULTS / SHARED / "accepted.json"
     return read_json(path) if path.is_file() else {}
 
 
-def remember(results: PathLike = "results") -> None:
+def remember(results: Path = RESULTS) -> None:
     """Keep what the labels stand for that were told so far, for `why` and `accept` to name changes
     of the code."""
-    for command, modality, _ in list(_labels):
-        start = modules(command, modality)
-        path = Path(results) / SHARED / "code" / f"{code_hash(*start)}.json"
+    for key in list(_labels):
+        start = modules(*key.split(" "))
+        path = results / SHARED / "code" / f"{code_hash(*start)}.json"
         if not path.is_file():
             write_json(path, {"parts": code_parts(*start), "versions": package_versions(*start)})
 
 
 @cache
-def code_changes(
-    old: str, command: str, modality: str | None = None, results: str = "results"
-) -> list[str]:
+def code_changes(old: str, command: str, modality: str | None = None) -> list[str]:
     """What changed since the code of a label, as clauses: "core/training.py changed"."""
     start = modules(command, modality)
-    path, clauses = Path(results) / SHARED / "code" / f"{old}.json", []
+    path, clauses = RESULTS / SHARED / "code" / f"{old}.json", []
     known = read_json(path) if path.is_file() else {}
     of_code, of_versions = (
         x != y for x, y in zip(old.split("-"), code_hash(*start).split("-"), strict=True)
@@ -159,13 +157,7 @@ def code_changes(
     return clauses or ["today's code was accepted as that of other results"]
 
 
-def accept(
-    stage: str,
-    reason: str,
-    run: str | None = None,
-    code: str | None = None,
-    results: PathLike = "results",
-) -> None:
+def accept(stage: str, reason: str, run: str | None = None, code: str | None = None) -> None:
     """Declare that today's code of a stage gives the results that are there, which then stay; print
     what that covers.
 
@@ -182,19 +174,17 @@ def accept(
         raise UserError("The --reason is empty: say why the change leaves the results as they are.")
     if stage not in STAGES:
         raise UserError(f"There is no stage {stage!r}: take one of {', '.join(STAGES)}.")
-    results = str(results)
-    accepted, counts, clauses = acceptances(results), Counter[str](), []
+    accepted, counts, clauses = acceptances(), Counter[str](), []
     too: list[str] = []  # other stages whose code changed
-    for (command, modality), found in _recorded(Path(results)).items():
-        today = stage_code(command, modality, results)
+    for (command, modality), found in _recorded().items():
+        today = stage_code(command, modality)
         if command != stage:
             too += [command] * any(label != today for label in found.values())
             continue
-        places = {path: path.relative_to(results).parts[0] for path in found}
         labels = Counter(
-            label for path, label in found.items() if not run or places[path] in (run, SHARED.name)
+            label for path, label in found.items() if not run or path.parts[1] in (run, SHARED)
         )
-        old = code or _only(labels, today, stage, modality, results)
+        old = code or _only(labels, today, stage, modality)
         if old not in labels:
             continue
         same = [path for path, label in found.items() if label == old]
@@ -202,7 +192,7 @@ def accept(
         counts["other"] += len(found) - len(same)
         if old == today:
             continue
-        clauses += code_changes(old, stage, modality, results)
+        clauses += code_changes(old, stage, modality)
         label = code_hash(*modules(stage, modality))
         entry = {"code": label, "as": old, "reason": reason, "date": now()}
         accepted.setdefault(stage, []).append(entry)
@@ -212,10 +202,10 @@ def accept(
             made = replace(made, accepted=[*made.accepted, entry])
             write_json(path, as_json(replace(record, made=made)))
     if not counts:
-        where = f"run {run}" if run else f"any run in {results}"
+        where = f"run {run}" if run else f"any run in {RESULTS}"
         raise UserError(f"No result of {stage} is recorded in {where}: there is none to keep.")
     if clauses:  # last, so that nothing is kept whose record does not say why
-        write_json(Path(results) / SHARED / "accepted.json", accepted)
+        write_json(RESULTS / SHARED / "accepted.json", accepted)
         _labels.clear()
         what = "; ".join(dict.fromkeys(clauses))
         print(f"Accepted for {_results(counts['covered'])} of {stage}: {reason} ({what}).")
@@ -228,10 +218,10 @@ def accept(
         print(f"{_results(counts['other'])} of other code will be made again where a run needs it.")
 
 
-def _recorded(results: Path) -> dict[tuple[str, str | None], dict[Path, str]]:
+def _recorded() -> dict[tuple[str, str | None], dict[Path, str]]:
     """(command, modality) → its finished jobs' records → the label of the code of each."""
     found: dict[tuple[str, str | None], dict[Path, str]] = {}
-    for path in sorted(results.glob("*/logs/**/*.json")):
+    for path in sorted(RESULTS.glob("*/logs/**/*.json")):
         record = read_record(path)
         if made := record.made:
             key = record.stage, STAGES[record.stage].modality(made.arguments)
@@ -239,7 +229,7 @@ def _recorded(results: Path) -> dict[tuple[str, str | None], dict[Path, str]]:
     return found
 
 
-def _only(labels: Counter[str], today: str, stage: str, modality: str | None, results: str) -> str:
+def _only(labels: Counter[str], today: str, stage: str, modality: str | None) -> str:
     """The label of the results that are there, if it is the only one and differs from today's in
     the code alone: else a person has to name it."""
     others = [label for label, _ in labels.most_common() if label != today]
@@ -248,7 +238,7 @@ def _only(labels: Counter[str], today: str, stage: str, modality: str | None, re
     if len(labels) > 1 or others[0].split("-")[1] != today.split("-")[1]:
         told = []
         for label in others:
-            what = ", ".join(code_changes(label, stage, modality, results))
+            what = ", ".join(code_changes(label, stage, modality))
             told.append(f"{label} ({_results(labels[label])}: {what})")
         name = f"Name the code whose results of {stage} stay valid, with --code"
         raise UserError(f"{name}: {'; '.join(told)}.")

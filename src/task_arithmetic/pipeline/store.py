@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files.hashes import check_file, read_sha256, write_sha256
-from ..files.paths import PathLike, atomic_path, human_bytes
+from ..files.paths import atomic_path, human_bytes
 
 FOLDER = Path("shared") / "store"  # below the results
 
@@ -88,15 +88,15 @@ def collect(store: Path, limit: float) -> tuple[int, int]:
     return removed, freed
 
 
-def gc(keep_gb: float, results: PathLike = "results") -> None:
-    """Remove the longest unused entries of a results folder's store; prints what that freed.
+def gc(keep_gb: float) -> None:
+    """Remove the longest unused entries of the results' store; prints what that freed.
 
     Args:
         keep_gb: GB that may stay, beyond what the results hold as well.
     Raises:
         UserError: no store, a negative size.
     """
-    store = Path(results) / FOLDER
+    store = Path("results") / FOLDER
     if not store.is_dir():
         raise UserError(f"There is no store in {store}: run this where results/ lies.")
     if keep_gb < 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files.hashes import check_file, damaged, read_sealed, read_sha256
 from ..files.manifest import read_manifest
-from ..files.paths import PathLike, again, human_bytes, mend
+from ..files.paths import again, human_bytes, mend
 from ..files.records import Made, Planned, read_record, read_run
 from ..files.tensors import read_made_by
 from ..stages.declared import STAGES
@@ -22,18 +22,17 @@ BESIDE = {  # files beside encoder.json → whose hash each is there
 THREADS = 8  # that read files: hashing leaves the interpreter to others
 
 
-def verify(run: str | None = None, results: PathLike = "results") -> None:
+def verify(run: str | None = None) -> None:
     """Hold the files of all jobs of a run to what was recorded when they were made; print a line
     for each that is not as it was, and how many are.
 
     Args:
         run: its name; None: the run that started last.
-        results: the folder of all runs.
     Raises:
         UserError: no such run, or one whose files are damaged, missing, not recorded, of another
             version or made from other inputs than those that are there.
     """
-    folder = run_folder(run, Path(results))
+    folder = run_folder(run, Path("results"))
     root, jobs = folder.parent.parent, read_run(folder).jobs
     with ThreadPoolExecutor(THREADS) as pool:
         read = list(pool.map(lambda job: _made(job, folder), jobs))
