@@ -79,6 +79,22 @@ def test_every_attempt_that_ended_has_a_row(tmp_path):
     assert found[1]["from_store"] == "True" and found[1]["steps_done"] == ""
 
 
+def test_records_and_runs_are_written_as_they_were_read(tmp_path):
+    progress = {"first": 20, "since": 9.0, "done": 60, "total": 99, "unit": "step", "loss": 1.5}
+    made = {"code": "c", "fingerprint": "f", "arguments": {"seed": 0}, "inputs": {"a": "1"},
+            "outputs": {"b": "2"}, "versions": {"torch": "3"}, "accepted": []}  # fmt: skip
+    record = {"stage": "finetune", "job": "finetune/a", "made": made}
+    record["attempts"] = [attempt(0), attempt(9, progress=progress)]
+    (tmp_path / "0.json").write_text(json.dumps(record))
+    assert trace.as_json(trace.read_record(tmp_path / "0.json")) == record
+    job = {"stage": "data", "log": "x.log", "outputs": ["y"], "needed": True}
+    run = {"jobs": [job], "started": 1.0, "pid": 7, "node": "n", "shared": {"y": "h"},
+           "command": "snakemake", "config": "run: x"}  # fmt: skip
+    for content in (run, run | {"error": "z.log"}):
+        (tmp_path / "run.json").write_text(json.dumps(content))
+        assert trace.as_json(trace.read_run(tmp_path)) == content
+
+
 def test_no_rows_make_a_csv_with_its_header(tmp_path):
     trace.write_trace(trace.rows(tmp_path / "results/mini", []), tmp_path / "trace.csv")
     assert (tmp_path / "trace.csv").read_text() == ",".join(trace.COLUMNS) + "\n"

@@ -69,7 +69,8 @@ class Job(Progress):
     """A stage's call with its record; what the stage tells of its progress goes there."""
 
     def __init__(self, stage: Declared, arguments: dict[str, Any], log: str | None) -> None:
-        self.stage, self.arguments, self.log = stage, arguments, log
+        self.stage, self.arguments = stage, arguments
+        self.path = Path(log).with_suffix(".json") if log else None  # of the record
         self.files = [Path(arguments[key]) for key in ("output", "log") if arguments.get(key)]
         self.record: Record | None = None  # with earlier attempts, while its file is kept
         self.attempt = Attempt()
@@ -130,11 +131,9 @@ class Job(Progress):
 
     def _store(self) -> tuple[Path, float]:
         """The store's folder and its limit in bytes; 0 where nothing is stored."""
-        place = place_of_log(self.log) if self.log else None
+        place = place_of_log(self.path) if self.path and self.stage.stored else None
         limit = float(os.environ.get("TASK_ARITHMETIC_STORE_GB", 0)) * 1e9
-        if not self.stage.stored or place is None or limit <= 0:
-            return Path(), 0.0
-        return place[0] / store.FOLDER, limit
+        return (place[0] / store.FOLDER, limit) if place else (Path(), 0.0)
 
     # --- What the stage tells --------------------------------------------------------------------
 
@@ -171,26 +170,22 @@ class Job(Progress):
             device="cpu",
             gpu=os.environ.get(gpu.VISIBLE) or None if slurm else None,
         )
-        if self.log is None:
+        if self.path is None:
             return
-        path, before = self._path, Record()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = Record()
         with suppress(UserError):
-            before = read_record(path)
-        remove_partial(path)
+            before = read_record(self.path)
+        remove_partial(self.path)
         earlier = before.attempts[1 - ATTEMPTS :]
-        self.record = Record(self.stage.command, name_of(self.log), earlier, before.made)
+        self.record = Record(self.stage.command, name_of(self.path), earlier, before.made)
         self.write()
-
-    @property
-    def _path(self) -> Path:
-        return Path(self.log or "").with_suffix(".json")
 
     def write(self) -> None:
         """Measure, and rewrite the record; what cannot be written is let be: a record is no
         result."""
         with self.writing, suppress(OSError):
-            if self.record is None:
+            if self.record is None or self.path is None:
                 return
             now, before = time.time(), self.attempt
             kib = max(getrusage(who).ru_maxrss for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
@@ -206,10 +201,10 @@ class Job(Progress):
                 gpu_memory_bytes=memory,
             )
             record = replace(self.record, attempts=[*self.record.attempts, self.attempt])
-            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
+            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
             try:
                 temporary.write_text(canonical(as_json(record)) + "\n", "utf-8")
-                os.replace(temporary, self._path)
+                os.replace(temporary, self.path)
             finally:
                 temporary.unlink(missing_ok=True)
 

@@ -80,11 +80,12 @@ class Declared:
     def check(self, arguments: dict[str, Any]) -> None:
         """Refuse a path where a name is declared. Raises UserError."""
         for option in self.of_kind(Name):
-            for value in filter(lambda value: os.sep in value, self.paths(arguments, option)):
-                wrong = f"--{option.replace('_', '-')} of {self.command} is a name, but {value}"
-                raise UserError(
-                    f"{wrong} is a path: give a name, or declare the option as an Input."
-                )
+            for value in self.paths(arguments, option):
+                if os.sep in value:
+                    raise UserError(
+                        f"--{option.replace('_', '-')} of {self.command} is a name, but {value} is "
+                        "a path: give a name, or declare the option as an Input."
+                    )
 
     def modality(self, arguments: dict[str, Any]) -> str | None:
         """The modality that a call is of; None: the stage is the same for all."""
