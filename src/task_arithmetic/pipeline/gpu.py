@@ -97,33 +97,27 @@ def claim(device: str = "auto") -> str | None:
 
 
 def choices(device: str = "auto") -> list[str]:
-    """The GPUs that `claim` would choose from; none where it would take the CPU. An index is told
-    as its GPU's UUID if nvidia-smi knows it, so that the two meet."""
-    if device == "cpu" or (_nvidia_smi() is None and not _devices()):
-        return []
-    return [_found(entry, _nvidia_smi() or []) or entry for entry in pool()]
+    """The GPUs that `claim` would choose from; none where it would take the CPU.
 
-
-def pool() -> list[str]:
-    """The GPUs that this process may choose from.
-
-    Those of CUDA_VISIBLE_DEVICES, if it is set, as they are written there: indices, UUIDs or their
-    beginnings, MIG devices. As for CUDA, an entry that names nothing ends the list, and an index is
-    nvidia-smi's. Otherwise all that the driver shows: UUIDs or, without nvidia-smi, indices.
+    Those of CUDA_VISIBLE_DEVICES, if it is set: indices, UUIDs or their beginnings, MIG devices. As
+    for CUDA, an entry that names nothing ends the list, and an index is nvidia-smi's. Otherwise all
+    that the driver shows. Each is told as its UUID if nvidia-smi knows it, so that an index and a
+    UUID of one GPU meet; else as it is written, or as an index.
     """
-    listed = _nvidia_smi()
-    given = os.environ.get(VISIBLE)
-    if given is None:
-        if listed is None:
-            return [str(index) for index in range(len(_devices()))]
+    listed, given = _nvidia_smi(), os.environ.get(VISIBLE)
+    if device == "cpu" or (listed is None and not _devices()):
+        return []
+    if given is None and listed is not None:
         return [part for gpu in listed for part in gpu.parts]
+    if given is None:
+        return [str(index) for index in range(len(_devices()))]
     entries = []
     for entry in map(str.strip, given.split(",")):
-        if not re.fullmatch(r"[0-9]+|(GPU|MIG)-[^\s,]+", entry):
+        found = _found(entry, listed or [])
+        unknown = listed is not None and not found and not entry.startswith("MIG-")
+        if unknown or not re.fullmatch(r"[0-9]+|(GPU|MIG)-[^\s,]+", entry):
             break
-        if listed is not None and not entry.startswith("MIG-") and not _found(entry, listed):
-            break
-        entries.append(entry)
+        entries.append(found or entry)
     return list(dict.fromkeys(entries))
 
 
@@ -170,13 +164,12 @@ def _nvidia_smi() -> list[Listed] | None:
 def _why_none() -> str:
     """Why there is no GPU to choose."""
     given = os.environ.get(VISIBLE)
-    if given is not None and not given.strip():
-        return f"{VISIBLE} is empty"
-    if given is not None and not pool():
-        return f"{VISIBLE} is {given!r}, which names no GPU of this machine"
-    if _nvidia_smi() is None:
+    if _nvidia_smi() is None and not _devices():
         return "there is no NVIDIA driver here"
-    return "nvidia-smi finds no GPU"
+    if given is None:
+        return "nvidia-smi finds no GPU"
+    named = f"{given!r}, which names no GPU of this machine" if given.strip() else "empty"
+    return f"{VISIBLE} is {named}"
 
 
 def _take_one(gpus: list[str]) -> tuple[str, int]:
