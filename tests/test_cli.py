@@ -19,6 +19,7 @@ from task_arithmetic import cli
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.tensors import read_tensors
 from task_arithmetic.stages import vector as module
+from task_arithmetic.stages.command import HELP
 
 SRC = str(Path(task_arithmetic.__file__).parents[1])
 
@@ -184,7 +185,7 @@ def test_every_command_explains_every_option(command, capsys):
     assert TEXTS[command] in said
     for option in OPTIONS[command]:
         assert (option if option == "target" else f"--{option.replace('_', '-')}") in said
-        text = cli.HELP[option] if command in cli.STAGES else cli.OPTIONS[option]["help"]
+        text = HELP[option] if command in cli.STAGES else cli.OPTIONS[option]["help"]
         assert " ".join(text.split()) in said
 
 

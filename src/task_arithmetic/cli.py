@@ -5,7 +5,6 @@ A command imports its function's module only: `data` and `vector` start without 
 
 import argparse
 import io
-import json
 import logging
 import os
 import sys
@@ -16,7 +15,8 @@ from typing import Any, NamedTuple
 from . import __version__
 from .pipeline import jobs
 from .pipeline.outcome import outcome
-from .stages.declare import Option, Seed, Settings, Threads, named
+from .stages.command import add_options
+from .stages.declare import named
 from .stages.declared import STAGES
 
 
@@ -50,13 +50,6 @@ def main(argv: list[str] | None = None) -> int:
 # --- The parser ----------------------------------------------------------------------------------
 
 
-def _settings(text: str) -> dict:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-
-
 OPTIONS: dict[str, dict[str, Any]] = {  # options of commands that are no stages
     "code": {"default": None, "help": "label of the code that the run was planned with"},
     "of": {
@@ -76,46 +69,6 @@ OPTIONS: dict[str, dict[str, Any]] = {  # options of commands that are no stages
         "default": [],
         "help": "configuration files over config.yaml, each over the one before",
     },
-}
-# A stage is also told the log of its job, and the code that its run was planned with.
-OF_JOBS: dict[str, dict[str, Any]] = {
-    "job": {"default": None, "metavar": "LOG", "help": "the job's log; its record goes beside it"},
-    "code": OPTIONS["code"],
-}
-HELP = {  # of the stages' options
-    "encoder_dir": "folder made by `encoder`",
-    "data_dir": "folder made by `data`",
-    "data_dirs": "folders made by `data`, one for each task",
-    "head": "file made by `head`",
-    "heads": "files made by `head`, one for each task",
-    "vector": "file made by `vector`",
-    "vectors": "files made by `vector`, one for each task",
-    "encoder": "name of the encoder",
-    "mode": "name of the mode",
-    "task": "name of the task",
-    "tasks": "names of the tasks",
-    "seed": "seed of data order and crops",
-    "settings": "the stage's slice of the configuration, as JSON",
-    "download": "what `download` recorded, if it is a hub's",
-    "threads": "processes side by side",
-    "output": "what to write",
-    "log": "metrics log to write (CSV)",
-    "finetuned": "file made by `finetune`",
-    "single_task": "metrics of the mode's single-task accuracy, one file for each task",
-    "pretrained": "metrics made by `pretrained`, of the control task",
-    "control": "name of the control task",
-    "control_head": "the control task's head",
-    "control_data_dir": "the control task's data folder",
-    "inputs": "metrics files",
-    "name": "table or figure, such as table2 or fig6",
-    "metrics": "the run's metrics.csv",
-    "reference": "published numbers",
-    "output_dir": "folder to write to",
-    "paper": "the paper's numbers",
-    "targets": "published single-task accuracies",
-    "figures_dir": "the run's figures",
-    "config_text": "the run's resolved configuration, as text",
-    "run_dir": "the run's results, with the records of its jobs",
 }
 
 
@@ -186,15 +139,6 @@ FOR_PEOPLE = {
 }
 
 
-def _of_stage(option: Option) -> dict[str, Any]:
-    """How argparse reads an option of a stage."""
-    how: dict[str, Any] = {"required": option.required, "default": option.default}
-    how["help"] = HELP[option.name]
-    how |= {"nargs": "+"} if option.many else {}
-    kinds = {Settings: _settings, Seed: int, Threads: int}
-    return how | ({"type": kinds[option.kind]} if option.kind in kinds else {})
-
-
 def parser() -> argparse.ArgumentParser:
     """The commands, each with its options."""
     texts = {command: known.text for command, known in FOR_PEOPLE.items()}
@@ -214,21 +158,19 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command, text in texts.items():
-        if command in STAGES:
-            own, epilog = STAGES[command].options.values(), None
-            options = {option.name: _of_stage(option) for option in own} | OF_JOBS
-        else:
-            options = {name: OPTIONS[name] for name in FOR_PEOPLE[command].options}
-            epilog = f"example: task-arithmetic {command} {FOR_PEOPLE[command].example}"
+        known = FOR_PEOPLE.get(command)
+        example = f"example: task-arithmetic {command} {known.example}" if known else None
         sub = commands.add_parser(
-            command, description=text, epilog=epilog, formatter_class=formatter
+            command, description=text, epilog=example, formatter_class=formatter
         )
-        for option, how in options.items():
-            if option == "target":
-                sub.add_argument(option, **how)
-            else:
-                required = {"required": "default" not in how}
-                sub.add_argument(f"--{option.replace('_', '-')}", **(required | how))
+        if known is None:
+            add_options(sub, STAGES[command])
+        else:
+            for option in known.options:
+                place = option if option == "target" else f"--{option.replace('_', '-')}"
+                how = OPTIONS[option]
+                needed = {} if option == "target" else {"required": "default" not in how}
+                sub.add_argument(place, **(needed | how))
     return main_parser
 
 

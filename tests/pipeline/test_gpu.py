@@ -60,7 +60,7 @@ def environment(tmp_path, locks):
 
 def reset():
     gpu._forget()
-    gpu._lease.clear()
+    gpu._lease.device = "auto"
     for cached in (gpu._nvidia_smi, precision._gpu_has_bf16, gpu.torch_device):
         cached.cache_clear()
 
@@ -75,7 +75,7 @@ def machine(environment, monkeypatch):
         monkeypatch.delenv("SLURM_JOB_ID", raising=False)
         for name, value in environment(lines, visible).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(gpu, "has_gpu", lambda: driver)
+        monkeypatch.setattr(gpu, "glob", lambda pattern: ["/dev/nvidia0"] if driver else [])
 
     reset()
     yield enter
@@ -92,7 +92,7 @@ def is_free(path) -> bool:
     return True
 
 
-# --- The pool -------------------------------------------------------------------------------------
+# --- Choices --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -100,23 +100,23 @@ def is_free(path) -> bool:
     [
         (None, [A, B, C]),
         ("", []),
-        ("2,0", ["2", "0"]),
-        (" 1 , 2", ["1", "2"]),
-        ("0,2,-1,1", ["0", "2"]),
-        ("0,7,1", ["0"]),
+        ("2,0", [C, A]),
+        (" 1 , 2", [B, C]),
+        ("0,2,-1,1", [A, C]),
+        ("0,7,1", [A]),
         ("-1", []),
         ("NoDevFiles", []),
-        ("1,,2", ["1"]),
-        ("1,1", ["1"]),
+        ("1,,2", [B]),
+        ("1,1", [B]),
         (f"{C},{A}", [C, A]),
-        ("GPU-bbbb,0", ["GPU-bbbb", "0"]),
-        ("0,GPU-dddd,1", ["0"]),
-        ("0,GPU-,1", ["0"]),
+        ("GPU-bbbb,0,1", [B, A]),
+        ("0,GPU-dddd,1", [A]),
+        ("0,GPU-,1", [A]),
     ],
 )
-def test_pool_is_what_cuda_would_see(machine, visible, expected):
+def test_choices_are_what_cuda_would_see(machine, visible, expected):
     machine(THREE, visible)
-    assert gpu.pool() == expected
+    assert gpu.choices() == expected
 
 
 @pytest.mark.parametrize("lines", [None, BROKEN])
@@ -129,11 +129,11 @@ def test_pool_is_what_cuda_would_see(machine, visible, expected):
         ("MIG-GPU-aaaa/1/0", ["MIG-GPU-aaaa/1/0"]),
     ],
 )
-def test_pool_takes_entries_as_they_are_where_nvidia_smi_is_silent(
+def test_entries_are_taken_as_they_are_where_nvidia_smi_is_silent(
     machine, lines, visible, expected
 ):
     machine(lines, visible)
-    assert gpu.pool() == expected
+    assert gpu.choices() == expected
 
 
 @pytest.mark.parametrize(
@@ -144,21 +144,21 @@ def test_pool_takes_entries_as_they_are_where_nvidia_smi_is_silent(
         ([], False, []),
     ],
 )
-def test_pool_without_nvidia_smi_counts_what_the_driver_shows(
+def test_without_nvidia_smi_it_counts_what_the_driver_shows(
     machine, monkeypatch, shown, driver, expected
 ):
     machine(None, driver=driver)
     monkeypatch.setattr(
-        gpu.glob,
+        gpu,
         "glob",
         lambda pattern: [path for path in shown if path.startswith(pattern.split("[")[0][:-2])],
     )
-    assert gpu.pool() == expected
+    assert gpu.choices() == expected
 
 
 def test_a_gpu_split_by_mig_counts_as_its_parts(machine):
     machine(SPLIT)
-    assert gpu.pool() == [*MIG, B]
+    assert gpu.choices() == [*MIG, B]
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ def test_an_entry_of_a_split_gpu_is_the_part_that_cuda_would_use(machine, visibl
 def test_a_gpu_that_nvidia_smi_cannot_reach_is_left_out(machine):
     lost = "Unable to determine the device handle for GPU1: 0000:3B:00.0: GPU is lost."
     machine([THREE[0], lost, THREE[2]])
-    assert gpu.pool() == [A, C]
+    assert gpu.choices() == [A, C]
     os.environ[gpu.VISIBLE] = "2,1,0"
-    assert gpu.pool() == ["2"]
+    assert gpu.choices() == [C]
     assert gpu.claim() == C  # an index is the one that nvidia-smi prints
 
 
@@ -288,7 +288,7 @@ from task_arithmetic.pipeline import gpu as device
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may ignore it
 device.POLL = (0.01, 0.03)
-device._has_driver = lambda: True
+device.glob = lambda pattern: ["/dev/nvidia0"]
 print("claimed", device.claim(), flush=True)
 {then}
 sys.stdin.read()

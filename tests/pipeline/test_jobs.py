@@ -104,10 +104,6 @@ def test_a_finished_job_records_what_it_made_of_what(tmp_path):
     assert made["inputs"][str(suite["data_dirs"][0])] == identity
     about = read_json(suite["encoder_dir"] / "encoder.json")
     assert made["inputs"][str(suite["encoder_dir"])] == about["seal"]
-    assert (
-        made["inputs"][str(suite["encoder_dir"])]
-        == read_json(suite["encoder_dir"] / "encoder.json")["seal"]
-    )
     assert made["inputs"][str(suite["heads"][0])] == sha256_of_file(suite["heads"][0])
     assert made["arguments"]["settings"]["finetune"]["steps"] == 12
     assert "output" not in made["arguments"] and "torch" in made["versions"]
@@ -150,7 +146,7 @@ def test_what_a_killed_job_left_half_written_is_removed(tmp_path):
 def test_code_that_changed_since_the_plan_is_refused(tmp_path, monkeypatch, capsys):
     label = "0123456789ab-cdef01234567"
     words = [*finetune(tmp_path), "--code", label]
-    plan = {"sources": "of then", "labels": {"finetune None results": label}, "config": ""}
+    plan = {"sources": "of then", "labels": {"finetune vision": label}, "config": ""}
     monkeypatch.setenv(rerun.PLAN, json.dumps(plan))
     assert main(words) == 1
     assert "The code of `finetune` changed since this run was planned" in capsys.readouterr().err
@@ -182,21 +178,19 @@ def test_an_input_that_changes_while_the_job_runs_is_named(tmp_path, monkeypatch
 def test_an_encoder_is_identified_by_all_that_is_said_of_it(key, tmp_path):
     """Not by its towers alone: another mean gives other features."""
     folder = shutil.copytree(tiny.shared_suite()["encoder_dir"], tmp_path / "encoder")
-    (before,) = [identity(folder)]
+    before = identity(folder)
     tiny.reseal(folder, **{key: "another"})
-    (after,) = [identity(folder)]
-    assert before != after
+    assert identity(folder) != before
 
 
 def test_data_are_identified_by_the_arrays_that_are_stored(tmp_path):
     """Not by what they were decoded from: images can be resized otherwise."""
     folder = shutil.copytree(tiny.shared_suite()["data_dirs"][0], tmp_path / "data")
-    (before,) = [identity(folder)]
+    before = identity(folder)
     images = np.load(folder / "train_images.npy")
     np.save(folder / "train_images.npy", images ^ 1)
     tiny.reseal(folder)
-    (after,) = [identity(folder)]
-    assert before != after
+    assert identity(folder) != before
 
 
 # --- The store -----------------------------------------------------------------------------------
@@ -305,28 +299,12 @@ def test_a_stopped_training_saves_and_ends_within_seconds_whatever_it_is_doing(
 def test_a_stopped_evaluation_leaves_nothing(tmp_path):
     suite = tiny.shared_suite()
     words = [
-        "single-task",
-        "--encoder-dir",
-        suite["encoder_dir"],
-        "--encoder",
-        "tiny",
-        "--mode",
-        "attention",
-        "--seed",
-        0,
-        "--task",
-        "one",
-        "--head",
-        suite["heads"][0],
-        "--data-dir",
-        suite["data_dirs"][0],
-        "--vector",
-        tiny.shared_vector("attention", "one"),
-        "--settings",
-        json.dumps({"linearized": False, "limit": None}),
-        "--output",
-        tmp_path / "own.csv",
-    ]
+        "single-task", "--encoder-dir", suite["encoder_dir"], "--encoder", "tiny",
+        "--mode", "attention", "--seed", 0, "--task", "one", "--head", suite["heads"][0],
+        "--data-dir", suite["data_dirs"][0], "--vector", tiny.shared_vector("attention", "one"),
+        "--settings", json.dumps({"linearized": False, "limit": None}),
+        "--output", tmp_path / "own.csv",
+    ]  # fmt: skip
     code = STUCK.format(module="vision.modality", name="_hits", at=2, mark=str(tmp_path / "stuck"))
     process = begin([str(word) for word in words], code)
     until((tmp_path / "stuck").exists, process)
@@ -374,14 +352,8 @@ def test_a_stages_function_takes_what_is_declared_and_what_every_job_gives(stage
     for code in stage.code.values() if isinstance(stage.code, dict) else [stage.code]:
         taken = inspect.signature(declare.named(code)).parameters
         assert set(stage.options) <= set(taken) or "arguments" in taken
-        assert set(taken) - set(stage.options) <= {
-            "device",
-            "progress",
-            "metric",
-            "arguments",
-            "limit",
-            "seed",
-        }
+        others = {"device", "progress", "metric", "arguments", "limit", "seed"}
+        assert set(taken) - set(stage.options) <= others
 
 
 # --- Unfinished runs -----------------------------------------------------------------------------

@@ -19,22 +19,20 @@ from task_arithmetic.report import timeline as drawing
 START = 1_790_000_000.0
 
 
-def row(start=0.0, seconds=10.0, stage="finetune", where="n1", gpu=None, exit=0, **changes) -> dict:
+def row(start=0.0, seconds=10.0, stage="finetune", where="n1", gpu=None, exit=0, **changes):
     """A row of the trace; start: seconds after the first."""
-    stamp = datetime.fromtimestamp(START + start, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return dict.fromkeys(trace.COLUMNS) | {
-        "stage": stage, "job": f"{stage}/{start}", "attempt": 1, "node": where, "gpu": gpu,
-        "started": stamp, "seconds": seconds, "exit": exit, "from_store": False,
-    } | changes  # fmt: skip
+    number, job = changes.pop("number", 1), changes.pop("job", f"{stage}/{start}")
+    known = {"started": START + start, "seconds": seconds, "node": where, "gpu": gpu, "exit": exit}
+    return trace.Row(stage, job, number, trace.Attempt(**known, **changes))
 
 
-def write_record(folder, job, *attempts, text=None) -> dict:
+def write_record(folder, job, *attempts, text=None) -> trace.Planned:
     """A job's record below folder/results/mini; returns its entry of run.json."""
     log = f"results/mini/logs/{job}.log"
     path = (folder / log).with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text or json.dumps({"job": job, "attempts": attempts}))
-    return {"stage": job.split("/")[0], "log": log, "outputs": [], "needed": False}
+    return trace.Planned(job.split("/")[0], log, needed=False)
 
 
 def attempt(started, seconds=5.0, exit=0, **changes) -> dict:
@@ -56,7 +54,7 @@ def test_every_attempt_that_ended_has_a_row(tmp_path):
         write_record(tmp_path, "report/report", attempt(80, exit=1), alive),
         write_record(tmp_path, "data/cars", attempt(1, 2.0, from_store=True)),
         write_record(tmp_path, "data/dtd", text="{"),
-        {"stage": "head", "log": "results/mini/logs/head/cars.log", "outputs": [], "needed": True},
+        trace.Planned("head", "results/mini/logs/head/cars.log", needed=True),
     ]  # fmt: skip
     rows = trace.rows(tmp_path / "results/mini", jobs)
     trace.write_trace(rows, tmp_path / "trace.csv")
@@ -81,6 +79,22 @@ def test_every_attempt_that_ended_has_a_row(tmp_path):
     assert found[1]["from_store"] == "True" and found[1]["steps_done"] == ""
 
 
+def test_records_and_runs_are_written_as_they_were_read(tmp_path):
+    progress = {"first": 20, "since": 9.0, "done": 60, "total": 99, "unit": "step", "loss": 1.5}
+    made = {"code": "c", "fingerprint": "f", "arguments": {"seed": 0}, "inputs": {"a": "1"},
+            "outputs": {"b": "2"}, "versions": {"torch": "3"}, "accepted": []}  # fmt: skip
+    record = {"stage": "finetune", "job": "finetune/a", "made": made}
+    record["attempts"] = [attempt(0), attempt(9, progress=progress)]
+    (tmp_path / "0.json").write_text(json.dumps(record))
+    assert trace.as_json(trace.read_record(tmp_path / "0.json")) == record
+    job = {"stage": "data", "log": "x.log", "outputs": ["y"], "needed": True}
+    run = {"jobs": [job], "started": 1.0, "pid": 7, "node": "n", "shared": {"y": "h"},
+           "command": "snakemake", "config": "run: x"}  # fmt: skip
+    for content in (run, run | {"error": "z.log"}):
+        (tmp_path / "run.json").write_text(json.dumps(content))
+        assert trace.as_json(trace.read_run(tmp_path)) == content
+
+
 def test_no_rows_make_a_csv_with_its_header(tmp_path):
     trace.write_trace(trace.rows(tmp_path / "results/mini", []), tmp_path / "trace.csv")
     assert (tmp_path / "trace.csv").read_text() == ",".join(trace.COLUMNS) + "\n"
@@ -88,12 +102,11 @@ def test_no_rows_make_a_csv_with_its_header(tmp_path):
 
 def test_the_summary_adds_up_each_stage_in_the_pipelines_order():
     rows = [row(90, 1, "report"), row(95, 1, "mine"), row(0, 10), row(20, 5.5, exit=1)]
-    rows.append(row(30, 4, attempt=2, job=rows[-1]["job"], peak_memory_bytes=7))
+    rows.append(row(30, 4, number=2, job=rows[-1].job, peak_memory_bytes=7))
     rows.append(row(2, 3, "data", peak_memory_bytes=5, gpu_memory_bytes=None))
     found = trace.summary(rows)
-    assert [line["stage"] for line in found] == ["data", "finetune", "report", "mine"]
-    assert found[1] == {"stage": "finetune", "jobs": 2, "attempts": 3, "seconds": 19.5,
-                        "peak_memory_bytes": 7, "gpu_memory_bytes": 0}  # fmt: skip
+    assert [line.stage for line in found] == ["data", "finetune", "report", "mine"]
+    assert found[1] == trace.Summary("finetune", 2, 3, 19.5, 7, 0)
 
 
 # --- The figure -----------------------------------------------------------------------------------

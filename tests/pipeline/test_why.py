@@ -243,11 +243,11 @@ def test_an_attempt_that_came_to_nothing(ask, base, attempt, cause):
 
 def test_every_planned_command_is_understood(base):
     dag = why.plan("all", [base / "nano.yaml"])
-    stages = {why._planned(job)[0].command for job in dag.jobs if job.shellcmd}
+    calls = {job: why._planned(job) for job in dag.jobs if job.shellcmd}
+    stages = {call.stage.command for call in calls.values()}
     assert {"embedded", "single-task", "disentanglement", "figure", "report"} <= stages
-    for job in dag.jobs:
-        _, label, arguments = why._planned(job)
-        assert not job.shellcmd or (label == job.params.code and "job" not in arguments)
+    for job, call in calls.items():
+        assert call.code == job.params.code and "job" not in call.arguments
 
 
 @pytest.mark.parametrize("target", [SINGLE_TASK, HEAD])

@@ -10,6 +10,7 @@ import re
 import shutil
 import string
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..files.checks import check_kept, write_manifest
@@ -89,7 +90,7 @@ def _texts_of(task: str, split: str, columns: list[str], part: Part) -> list[tup
 # --- Prompts -------------------------------------------------------------------------------------
 
 
-def check_text_task(definition: dict, where: str) -> None:
+def check_text_task(definition: dict[str, Any], where: str) -> None:
     """Hold the prompts of a task's definition to its columns, classes and metric.
 
     Args:

@@ -290,9 +290,11 @@ class Disentanglement:
 
     def plot(self) -> "Figure":
         """Both as heatmaps, α1 to the right."""
+        from ..report.cells import OverGrid
         from ..report.figures import draw_heatmaps
 
-        maps = {name: [(self.alphas, getattr(self, name)[None])] for name in MODULES}
+        alphas = np.array(self.alphas)
+        maps = {name: [OverGrid(alphas, getattr(self, name)[None])] for name in MODULES}
         return draw_heatmaps(maps, [self.mode], self.tasks)
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +30,10 @@ DISTRIBUTIONS |= {"skimage": "scikit-image", "open_clip": "open_clip_torch"}
 
 
 class Module(NamedTuple):
-    """One module: a hash of what it computes, what it imports of the package, and what else."""
+    """A module: its file below the package's folder, a hash of what it computes, what it imports of
+    the package, and what else."""
 
+    file: Path
     digest: str
     own: frozenset[str]
     foreign: frozenset[str]
@@ -39,8 +42,7 @@ class Module(NamedTuple):
 def code_parts(*modules: str, package_dir: Path = PACKAGE) -> dict[str, str]:
     """All that modules such as "stages.finetune" import of the package, themselves included, and
     the data files beside it: "stages/finetune.py" → hash, sorted."""
-    found = _reached(modules, package_dir)
-    parts = {_file(name, package_dir): _module(name, package_dir).digest for name in found}
+    parts = {module.file: module.digest for module in _reached(modules, package_dir)}
     rooms = {package_dir / file.parent for file in parts if len(file.parts) > 1}
     for path in (p for room in rooms for p in room.rglob("*") if p.is_file()):
         if path.suffix not in (".py", ".pyc", ".so") and not path.name.startswith("."):
@@ -50,7 +52,7 @@ def code_parts(*modules: str, package_dir: Path = PACKAGE) -> dict[str, str]:
 
 def package_versions(*modules: str, package_dir: Path = PACKAGE) -> dict[str, str]:
     """The distributions that these modules use → installed version, or "none"."""
-    foreign = {x for name in _reached(modules, package_dir) for x in _module(name, package_dir)[2]}
+    foreign = {name for module in _reached(modules, package_dir) for name in module.foreign}
     return {name: _version(name, tuple(sys.path)) for name in sorted(foreign)}
 
 
@@ -63,68 +65,58 @@ def code_hash(*modules: str, package_dir: Path = PACKAGE) -> str:
 def changes(old: dict[str, str], new: dict[str, str]) -> str:
     """How parts differ, in a few words; empty if they do not."""
     changed = {file for file in old.keys() & new.keys() if old[file] != new[file]}
-    phrases = []
-    added, removed = new.keys() - old.keys(), old.keys() - new.keys()
-    for verb, files in (("changed", changed), ("added", added), ("removed", removed)):
-        if files:
-            more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            was = "" if verb == "changed" else "were " if more else "was "
-            phrases.append(f"{min(files)}{more} {was}{verb}")
-    return ", ".join(phrases)
+    found = {"changed": changed, "was added": new.keys() - old.keys()}
+    found["was removed"] = old.keys() - new.keys()
+    return ", ".join(
+        f"{min(files)}{f' and {len(files) - 1} more' * (len(files) > 1)} {how}"
+        for how, files in found.items()
+        if files
+    )
 
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _reached(modules: tuple[str, ...], package_dir: Path) -> set[str]:
+def _reached(modules: tuple[str, ...], package_dir: Path) -> list[Module]:
     """The modules, all that they import, and the packages that these lie in."""
-    waiting, found = list(modules), set()
+    waiting, found = list(modules), {}
     while waiting:
         name = waiting.pop()
         if name not in found:
-            found.add(name)
-            waiting += [*_module(name, package_dir).own, *DYNAMIC.get(name, ())]
+            found[name] = module = _module(name, package_dir)
+            waiting += [*module.own, *DYNAMIC.get(name, ())]
             waiting += [name.rpartition(".")[0]] if name else []
-    return found
+    return list(found.values())
 
 
-def _file(name: str, package_dir: Path) -> Path:
+def _file(name: str, package_dir: Path) -> Path | None:
     """The file of a module, below the package's folder; "" is the package itself."""
     place = Path(*name.split(".")) if name else Path()
-    for file in (place / "__init__.py", place.with_suffix(".py") if name else place):
-        if (package_dir / file).is_file():
-            return file
-    raise UserError(f"There is no module {name} in {package_dir}: correct the stage's declaration.")
+    both = place / "__init__.py", place.with_suffix(".py") if name else place
+    return next((file for file in both if (package_dir / file).is_file()), None)
 
 
 @cache
 def _module(name: str, package_dir: Path) -> Module:
-    file = package_dir / _file(name, package_dir)
+    if (file := _file(name, package_dir)) is None:
+        wrong = f"There is no module {name} in {package_dir}"
+        raise UserError(f"{wrong}: correct the stage's declaration.")
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse((package_dir / file).read_bytes())
     except (SyntaxError, ValueError) as error:
-        raise UserError(f"{file} is not Python ({error}): correct it.") from None
+        raise UserError(f"{package_dir / file} is not Python ({error}): correct it.") from None
     level = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     own, foreign = set(), set()
     for target in _imports(tree, [package_dir.name, *filter(None, level)]):
         if target[0] != package_dir.name:
             foreign.add(target[0])
             continue
-        below, place = target[1:], ""
-        for part in below:  # a name may be a module or what a module defines
-            inner = f"{place}.{part}".lstrip(".")
-            if not _exists(inner, package_dir):
-                break
-            place = inner
-        own.add(place)
+        names = [".".join(target[1:end]) for end in range(1, len(target) + 1)]
+        # A name may be a module or what a module defines.
+        own.add([*takewhile(lambda name: _file(name, package_dir), names)][-1])
     foreign = {DISTRIBUTIONS.get(x, x) for x in foreign - sys.stdlib_module_names}
-    return Module(_hash(ast.dump(tree).encode()), frozenset(own), frozenset(foreign))
-
-
-def _exists(name: str, package_dir: Path) -> bool:
-    place = package_dir.joinpath(*name.split("."))
-    return (place / "__init__.py").is_file() or place.with_suffix(".py").is_file()
+    return Module(file, _hash(ast.dump(tree).encode()), frozenset(own), frozenset(foreign))
 
 
 def _imports(tree: ast.Module, level: list[str]) -> Iterator[list[str]]:
@@ -133,8 +125,7 @@ def _imports(tree: ast.Module, level: list[str]) -> Iterator[list[str]]:
     waiting: list[ast.AST] = [tree]
     for node in waiting:  # which grows
         if isinstance(body := getattr(node, "body", None), list):
-            kept = [x for x in body if not _is_text(x) and not _is_for_types(x)]
-            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
+            node.body = [*filter(_counts, body)] or [ast.Pass()]  # type: ignore[attr-defined]
         waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".") for alias in node.names)
@@ -146,12 +137,11 @@ def _imports(tree: ast.Module, level: list[str]) -> Iterator[list[str]]:
             yield [node.value]  # to be found and loaded by its name
 
 
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def _is_for_types(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+def _counts(node: ast.AST) -> bool:
+    """Whether a statement is neither a docstring nor for type checkers alone."""
+    if isinstance(node, ast.Expr):
+        return not isinstance(node.value, ast.Constant)
+    return not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
 
 
 @cache

@@ -1,11 +1,10 @@
-"""The device of one command: a GPU for itself, or the CPU; and the precision on it.
+"""The device of one command: a GPU for itself, or the CPU.
 
 Each process that learns or evaluates takes a lock on one GPU before torch is imported, and sees
 that GPU only. The kernel frees the lock when the process ends, however it ends. Importing this
 module does not import torch.
 """
 
-import glob
 import os
 import random
 import re
@@ -14,12 +13,18 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
+from glob import glob
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..core.precision import out_of_memory
 from ..errors import UserError
-from .locks import try_lock
+from .locks import say, try_lock
+
+if TYPE_CHECKING:
+    import torch
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL = (0.2, 0.6)  # seconds between two looks for a free GPU, drawn at random from this range
@@ -32,7 +37,25 @@ NOT_LOST = re.compile(  # the program asks for something that cannot be
     "no kernel image|invalid argument|invalid configuration|NOT_SUPPORTED|INVALID_VALUE|BAD_PARAM"
 )
 
-_lease: dict = {}  # this process's claim: device, gpu, fd
+
+@dataclass
+class Lease:
+    """This process's claim: the configuration's `device`, its GPU and the lock's descriptor."""
+
+    device: str = "auto"
+    gpu: str | None = None
+    fd: int | None = None
+
+
+class Listed(NamedTuple):
+    """A GPU of nvidia-smi; parts: the MIG devices that it is split into, or itself."""
+
+    number: str
+    uuid: str
+    parts: list[str]
+
+
+_lease = Lease()
 
 
 # --- One GPU for this process --------------------------------------------------------------------
@@ -51,84 +74,78 @@ def claim(device: str = "auto") -> str | None:
     Raises:
         UserError: `device` is cuda and there is no GPU, or the locks cannot be kept.
     """
-    if "fd" in _lease:
-        return _lease["gpu"]
-    _lease["device"] = device
-    gpus = choices(device)
-    if not gpus:
-        if device == "cuda":
+    if _lease.gpu:
+        return _lease.gpu
+    _lease.device = device
+    if gpus := choices(device):
+        try:
+            _lease.gpu, _lease.fd = _take_one(gpus)
+        except OSError as error:
             raise UserError(
-                f"The configuration asks for `device: cuda`, but {_why_none()}: run it where there "
-                "is a GPU, or set `device: auto`."
-            )
-        if device == "auto":
-            _say(f"{_why_none()}: this command runs on the CPU.")
-        os.environ[VISIBLE] = ""
-        return None
-    gpu, _lease["fd"] = _take_one(gpus)
-    _lease["gpu"] = os.environ[VISIBLE] = gpu
-    return gpu
+                f"The locks of the GPUs cannot be kept ({error}): set TMPDIR to a folder of this "
+                "machine that you can write to."
+            ) from None
+    elif device == "cuda":
+        raise UserError(
+            f"The configuration asks for `device: cuda`, but {_why_none()}: run it where there is "
+            "a GPU, or set `device: auto`."
+        )
+    elif device == "auto":
+        say(f"{_why_none()}: this command runs on the CPU.")
+    os.environ[VISIBLE] = _lease.gpu or ""
+    return _lease.gpu
 
 
 def choices(device: str = "auto") -> list[str]:
-    """The GPUs that `claim` would choose from; none where it would take the CPU."""
-    gpus = [] if device == "cpu" else [_identity(entry) for entry in pool()]
-    return [] if gpus and _nvidia_smi() is None and not _has_driver() else gpus
+    """The GPUs that `claim` would choose from; none where it would take the CPU.
 
-
-def pool() -> list[str]:
-    """The GPUs that this process may choose from.
-
-    Those of CUDA_VISIBLE_DEVICES, if it is set, as they are written there: indices, UUIDs or their
-    beginnings, MIG devices. As for CUDA, an entry that names nothing ends the list, and an index is
-    nvidia-smi's. Otherwise all that the driver shows: UUIDs or, without nvidia-smi, indices.
+    Those of CUDA_VISIBLE_DEVICES, if it is set: indices, UUIDs or their beginnings, MIG devices. As
+    for CUDA, an entry that names nothing ends the list, and an index is nvidia-smi's. Otherwise all
+    that the driver shows. Each is told as its UUID if nvidia-smi knows it, so that an index and a
+    UUID of one GPU meet; else as it is written, or as an index.
     """
-    listed = _nvidia_smi()
-    given = os.environ.get(VISIBLE)
+    listed, given = _nvidia_smi(), os.environ.get(VISIBLE)
+    if device == "cpu" or (listed is None and not _devices()):
+        return []
+    if given is None and listed is not None:
+        return [part for gpu in listed for part in gpu.parts]
     if given is None:
-        if listed is not None:
-            return [part for names in listed.values() for part in names[1:] or names]
-        return [str(index) for index in range(_count())]
+        return [str(index) for index in range(len(_devices()))]
     entries = []
     for entry in map(str.strip, given.split(",")):
-        if not re.fullmatch(r"[0-9]+|(GPU|MIG)-[^\s,]+", entry):
+        found = _found(entry, listed or [])
+        unknown = listed is not None and not found and not entry.startswith("MIG-")
+        if unknown or not re.fullmatch(r"[0-9]+|(GPU|MIG)-[^\s,]+", entry):
             break
-        if listed is not None and not entry.startswith("MIG-") and not _found(entry, listed):
-            break
-        entries.append(entry)
+        entries.append(found or entry)
     return list(dict.fromkeys(entries))
 
 
-def _identity(entry: str) -> str:
-    """An entry of the pool as the UUID of its GPU if nvidia-smi tells it, so that an index and a
-    UUID of one GPU meet; otherwise the entry itself."""
-    return _found(entry, _nvidia_smi() or {}) or entry
+def has_gpu() -> bool:
+    """Whether this machine shows an NVIDIA GPU to its jobs: asks the driver, not torch."""
+    return os.environ.get(VISIBLE) not in ("", "-1") and bool(_devices())
 
 
-def _lock_name(gpu: str) -> str:
-    """The name of a GPU's lock file. A bare index belongs to its SLURM job, since two jobs on one
-    node may each see their own GPU as the first."""
-    job = os.environ.get("SLURM_JOB_ID")
-    key = f"{job}-{gpu}" if job and gpu.isdecimal() else gpu
-    return re.sub(r"[^\w.-]", "_", key) + ".lock"
+def _devices() -> list[str]:
+    """What the driver shows of each GPU."""
+    return glob("/dev/nvidia[0-9]*") or glob("/proc/driver/nvidia/gpus/*")
 
 
-def _found(entry: str, listed: dict[int, list[str]]) -> str | None:
+def _found(entry: str, listed: list[Listed]) -> str | None:
     """The UUID that `entry` stands for among nvidia-smi's GPUs; of one that is split into MIG
     devices, the first of them, as for CUDA."""
     if entry.startswith("MIG-"):
-        found = [part for names in listed.values() for part in names[1:] if part.startswith(entry)]
+        found = [part for gpu in listed for part in gpu.parts if part.startswith(entry)]
     elif entry.isdecimal():
-        found = listed.get(int(entry), [])[:2][-1:]
+        found = [gpu.parts[0] for gpu in listed if gpu.number == str(int(entry))]
     else:
-        found = [names[:2][-1] for names in listed.values() if names[0].startswith(entry)]
+        found = [gpu.parts[0] for gpu in listed if gpu.uuid.startswith(entry)]
     return found[0] if len(found) == 1 else None
 
 
 @cache
-def _nvidia_smi() -> dict[int, list[str]] | None:
-    """Index of each GPU → its UUID, followed by those of the MIG devices that it is split into.
-    None if nvidia-smi is missing or says nothing of use."""
+def _nvidia_smi() -> list[Listed] | None:
+    """The GPUs that nvidia-smi lists; None if it is missing or says nothing of use."""
     try:
         done = subprocess.run(
             ["nvidia-smi", "-L"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60
@@ -136,93 +153,63 @@ def _nvidia_smi() -> dict[int, list[str]] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     text = (done.stdout + done.stderr).decode(errors="replace")
-    listed: dict[int, list[str]] = {}
-    for line in text.splitlines():
-        if match := re.match(r"GPU ([0-9]+): .*\(UUID: (GPU-[^)\s]+)\)", line):
-            listed[int(match[1])] = [match[2]]
-        elif (match := re.match(r"\s+MIG .*\(UUID: (MIG-[^)\s]+)\)", line)) and listed:
-            listed[max(listed)].append(match[1])
+    listed = []
+    for gpu in re.split(r"^(?=GPU [0-9]+: )", text, flags=re.M):
+        if match := re.match(r"GPU ([0-9]+): .*\(UUID: (GPU-[^)\s]+)\)", gpu):
+            parts = re.findall(r"^\s+MIG .*\(UUID: (MIG-[^)\s]+)\)", gpu, re.M)
+            listed.append(Listed(match[1], match[2], parts or [match[2]]))
     return listed if listed or "No devices" in text else None
-
-
-def _has_driver() -> bool:
-    """config.has_gpu, imported late: it takes longer than all the rest here."""
-    pass
-
-    return has_gpu()
-
-
-def _count() -> int:
-    """GPUs that the driver shows without nvidia-smi."""
-    patterns = "/dev/nvidia[0-9]*", "/proc/driver/nvidia/gpus/*"
-    counts = [len(glob.glob(pattern)) for pattern in patterns]
-    return (counts[0] or counts[1] or 1) if _has_driver() else 0
 
 
 def _why_none() -> str:
     """Why there is no GPU to choose."""
     given = os.environ.get(VISIBLE)
-    if given is not None and not given.strip():
-        return f"{VISIBLE} is empty"
-    if given is not None and not pool():
-        return f"{VISIBLE} is {given!r}, which names no GPU of this machine"
-    if _nvidia_smi() is None:
+    if _nvidia_smi() is None and not _devices():
         return "there is no NVIDIA driver here"
-    return "nvidia-smi finds no GPU"
+    if given is None:
+        return "nvidia-smi finds no GPU"
+    named = f"{given!r}, which names no GPU of this machine" if given.strip() else "empty"
+    return f"{VISIBLE} is {named}"
 
 
 def _take_one(gpus: list[str]) -> tuple[str, int]:
-    """Lock the first free GPU, waiting for one if need be; returns it and its lock's descriptor."""
-    folder = _lock_folder()
-    waiting = False
+    """Lock the first free GPU, waiting for one if need be; returns it and its lock's descriptor.
+    Raises OSError: there can be no locks."""
+    folder, waiting, job = _lock_folder(), False, os.environ.get("SLURM_JOB_ID")
     while True:
         for gpu in gpus:
-            try:
-                fd = try_lock(folder / _lock_name(gpu))
-            except OSError as error:
-                raise UserError(_no_locks(error)) from None
+            # Two jobs of SLURM on one node may each see their own GPU as the first.
+            key = f"{job}-{gpu}" if job and gpu.isdecimal() else gpu
+            fd = try_lock(folder / (re.sub(r"[^\w.-]", "_", key) + ".lock"))
             if fd is not None:
                 return gpu, fd
         if not waiting:
-            waiting = True
-            _say(
-                f"waiting for a free GPU: other commands hold {', '.join(gpus)} (locks in "
-                f"{folder})."
-            )
+            waiting, held = True, ", ".join(gpus)
+            say(f"waiting for a free GPU: other commands hold {held} (locks in {folder}).")
         time.sleep(random.Random().uniform(*POLL))
 
 
 def _lock_folder() -> Path:
     """The folder of this user's lock files, made if need be."""
-    try:
-        default = Path(tempfile.gettempdir()) / f"task_arithmetic-{os.getuid()}"
-        folder = Path(os.environ.get("TASK_ARITHMETIC_LOCKS") or default)
-        with suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        # Anyone can make a folder of this name in /tmp.
-        if folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.getuid():
-            raise UserError(
-                f"{folder} must be a folder of your own, because it keeps the locks of the GPUs: "
-                "remove it, or set TMPDIR to another folder of this machine."
-            )
-        folder.chmod(0o700)
-    except OSError as error:
-        raise UserError(_no_locks(error)) from None
+    default = Path(tempfile.gettempdir()) / f"task_arithmetic-{os.getuid()}"
+    folder = Path(os.environ.get("TASK_ARITHMETIC_LOCKS") or default)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    # Anyone can make a folder of this name in /tmp.
+    if folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.getuid():
+        raise UserError(
+            f"{folder} must be a folder of your own, because it keeps the locks of the GPUs: "
+            "remove it, or set TMPDIR to another folder of this machine."
+        )
+    folder.chmod(0o700)
     return folder
-
-
-def _no_locks(error: OSError) -> str:
-    return (
-        f"The locks of the GPUs cannot be kept ({error}): set TMPDIR to a folder of this machine "
-        "that you can write to."
-    )
 
 
 def _forget() -> None:
     """Close this process's copy of the lock, which frees it if there is no other."""
-    if "fd" in _lease:
-        os.close(_lease.pop("fd"))
-        _lease.pop("gpu")
+    if _lease.fd is not None:
+        os.close(_lease.fd)
+        _lease.gpu = _lease.fd = None
 
 
 # A program that is started gets no copy of the descriptor (PEP 446); a forked worker does, and
@@ -230,28 +217,20 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-def in_use() -> dict:
-    """The device of this process so far: its name, the GPU that it holds, and the most memory that
-    it has taken there, in bytes; all from what torch has started already."""
+def in_use() -> tuple[str, str | None, int] | None:
+    """The name of this process's GPU, as what it was claimed, and the most memory taken there, in
+    bytes; None as long as torch has not started it."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    if not getattr(cuda, "is_initialized", bool)():
-        return {"gpu_memory_bytes": 0}
-    return {
-        "device": cuda.get_device_name(),
-        "gpu": _lease.get("gpu"),
-        "gpu_memory_bytes": cuda.max_memory_reserved(),
-    }
-
-
-def _say(sentence: str) -> None:
-    print(f"task-arithmetic: {sentence}", file=sys.stderr, flush=True)
+    if cuda is None or not getattr(cuda, "is_initialized", bool)():  # within torch's import
+        return None
+    return cuda.get_device_name(), _lease.gpu, cuda.max_memory_reserved()
 
 
 # --- What torch does on it -----------------------------------------------------------------------
 
 
 @cache
-def torch_device():
+def torch_device() -> "torch.device":
     """The torch.device to compute on: the GPU if there is one that works, else the CPU.
 
     Raises:
@@ -264,29 +243,26 @@ def torch_device():
         try:
             torch.ones(1, device="cuda").sum().item()
         except RuntimeError as error:
+            what = re.split(r"\n|\. ", str(error))[0] or type(error).__name__
             raise UserError(
-                f"The GPU {_lease.get('gpu', '')} cannot be used ({_first_sentence(error)}): look "
-                "at it with nvidia-smi and run again, or set `device: cpu`."
+                f"The GPU {_lease.gpu or ''} cannot be used ({what}): look at it with nvidia-smi "
+                "and run again, or set `device: cpu`."
             ) from error
         return torch.device("cuda")
-    if "fd" in _lease:
+    if _lease.gpu:
         built = torch.version.cuda
         why = (
-            f"torch {torch.__version__} cannot use the GPU {_lease['gpu']} "
+            f"torch {torch.__version__} cannot use the GPU {_lease.gpu} "
             f"({f'built for CUDA {built}: is the driver too old?' if built else 'built for CPUs'})"
         )
-        if _lease["device"] == "cuda":
+        if _lease.device == "cuda":
             raise UserError(
                 f"The configuration asks for `device: cuda`, but {why}: install a torch that fits "
                 "the driver, or set `device: auto`."
             )
-        _say(f"{why}: this command runs on the CPU.")
+        say(f"{why}: this command runs on the CPU.")
         _forget()
     return torch.device("cpu")
-
-
-def _first_sentence(error: BaseException) -> str:
-    return re.split(r"\n|\. ", str(error))[0] or type(error).__name__
 
 
 def lost_gpu(error: BaseException) -> bool:
@@ -301,11 +277,3 @@ def lost_gpu(error: BaseException) -> bool:
             return True
         seen = seen.__cause__ or seen.__context__
     return False
-
-
-def has_gpu() -> bool:
-    """Whether this machine shows an NVIDIA GPU to its jobs: asks the driver, not torch."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return not hidden and any(
-        glob.glob(pattern) for pattern in ("/proc/driver/nvidia/gpus/*", "/dev/nvidia[0-9]*")
-    )

@@ -16,13 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import Any
 
 from ..errors import UserError
 from ..files.hashes import canonical, read_sha256, sha256_of_file, versions, write_sha256
-from ..files.paths import node, place_of_log, read_json, remove_partial, remove_temporaries
+from ..files.paths import node, place_of_log, remove_partial, remove_temporaries
+from ..files.records import Attempt, Made, Record, Steps, as_json, name_of, read_record
 from ..progress import Progress
 from ..stages.declare import Declared
 from . import gpu, store
@@ -33,6 +35,7 @@ from .rerun import planned_code
 
 HEARTBEAT = 3.0  # seconds between two writings of the record
 ATTEMPTS = 20  # kept in the record
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(
@@ -55,8 +58,7 @@ def run(
         remove_partial(target)
         job.begin()
         try:
-            job.make(code)
-            job.finish(0)
+            job.finish(0, from_store=job.make(code))
         except BaseException as error:
             status, sentence = outcome(error)
             job.finish(status, sentence or f"{type(error).__name__}: {error}")
@@ -67,16 +69,19 @@ class Job(Progress):
     """A stage's call with its record; what the stage tells of its progress goes there."""
 
     def __init__(self, stage: Declared, arguments: dict[str, Any], log: str | None) -> None:
-        self.stage, self.arguments, self.log = stage, arguments, log
+        self.stage, self.arguments = stage, arguments
+        self.path = Path(log).with_suffix(".json") if log else None  # of the record
         self.files = [Path(arguments[key]) for key in ("output", "log") if arguments.get(key)]
-        self.record: dict[str, Any] | None = None  # as its file holds it, while that is kept
-        self.attempt: dict[str, Any] = {}
+        self.record: Record | None = None  # with earlier attempts, while its file is kept
+        self.attempt = Attempt()
+        self.steps: Steps | None = None
         self.saves: list[Callable[[], str]] = []  # what a signal to stop calls first
         self.done: list[Callable[[], object]] = []  # what is called when outputs are complete
         self.writing = threading.RLock()  # of the record
 
-    def make(self, planned: str | None) -> None:
-        """Take the outputs from the store, or compute them and put them there."""
+    def make(self, planned: str | None) -> bool:
+        """Take the outputs from the store, or compute them and put them there; whether they were
+        taken."""
         stage, arguments = self.stage, self.arguments
         code = planned_code(stage, arguments, planned)
         inputs = identities(stage, arguments)
@@ -95,17 +100,11 @@ class Job(Progress):
             store.put(folder, stage.command, fingerprint, self.files, limit)
         for action in self.done:
             action()
-        self.attempt["from_store"] = taken
         if self.record is not None:
-            self.record["made"] = {
-                "code": code,
-                "fingerprint": fingerprint,
-                "arguments": stage.computed(arguments),
-                "inputs": inputs,
-                "outputs": output_hashes(arguments, self.files),
-                "versions": versions(),
-                "accepted": [],
-            }
+            outputs, computed = output_hashes(arguments, self.files), stage.computed(arguments)
+            made = Made(code, fingerprint, computed, inputs, outputs, versions())
+            self.record = replace(self.record, made=made)
+        return taken
 
     def _call(self, inputs: dict[str, str], planned: str | None) -> None:
         on_device = (self.stage.modality(self.arguments) or "vision") in self.stage.on_device
@@ -123,9 +122,8 @@ class Job(Progress):
 
     def _check_unchanged(self, inputs: dict[str, str]) -> None:
         """The inputs are those that the job began with; another run may share some of them."""
-        now = identities(self.stage, self.arguments)
-        for path, value in inputs.items():
-            if now[path] != value:
+        for path, value in identities(self.stage, self.arguments).items():
+            if inputs[path] != value:
                 raise UserError(
                     f"{path} changed while this job waited or ran: run the same snakemake command "
                     "again, which takes it as it is now."
@@ -133,20 +131,17 @@ class Job(Progress):
 
     def _store(self) -> tuple[Path, float]:
         """The store's folder and its limit in bytes; 0 where nothing is stored."""
-        place = place_of_log(self.log) if self.log else None
+        place = place_of_log(self.path) if self.path and self.stage.stored else None
         limit = float(os.environ.get("TASK_ARITHMETIC_STORE_GB", 0)) * 1e9
-        if not self.stage.stored or place is None or limit <= 0:
-            return Path(), 0.0
-        return place[0] / store.FOLDER, limit
+        return (place[0] / store.FOLDER, limit) if place else (Path(), 0.0)
 
     # --- What the stage tells --------------------------------------------------------------------
 
     def at(self, done: int, total: int, unit: str, **figures: float) -> None:
-        """Keep it in the record, from its next heartbeat on. What was done at the first call, as
-        `first`, was done by earlier attempts; `since` is the time of that call."""
-        before = self.attempt["progress"] or {"first": done, "since": time.time()}
-        now = {"first": before["first"], "since": before["since"], "done": done, "total": total}
-        self.attempt["progress"] = {**now, "unit": unit, **figures}
+        """Keep it in the record, from its next heartbeat on. What was done at the first call was
+        done by earlier attempts."""
+        first = self.steps or Steps(done, done, total, unit, time.time())
+        self.steps = replace(first, done=done, total=total, unit=unit, figures=figures)
 
     @contextmanager
     def saving(self, save: Callable[[], str]) -> Iterator[None]:
@@ -166,58 +161,57 @@ class Job(Progress):
     def begin(self) -> None:
         """Start this attempt's entry in the job's record."""
         slurm = os.environ.get("SLURM_JOB_ID")
-        self.attempt = {
-            "command": shlex.join(["task-arithmetic", *sys.argv[1:]]),
-            "started": time.time(),
-            "node": node(),
-            "pid": os.getpid(),
-            "slurm_job": slurm,
-            "device": "cpu",
-            "gpu": os.environ.get("CUDA_VISIBLE_DEVICES") or None if slurm else None,
-            "exit": None,
-            "error": None,
-            "from_store": False,
-            "progress": None,
-        }
-        if self.log is None:
+        self.attempt = Attempt(
+            command=shlex.join(["task-arithmetic", *sys.argv[1:]]),
+            started=time.time(),
+            node=node(),
+            pid=os.getpid(),
+            slurm_job=slurm,
+            device="cpu",
+            gpu=os.environ.get(gpu.VISIBLE) or None if slurm else None,
+        )
+        if self.path is None:
             return
-        path, before = self._path, {}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = Record()
         with suppress(UserError):
-            before = read_json(path)
-        remove_partial(path)
-        place = place_of_log(self.log)
-        attempts = [*before.get("attempts", []), self.attempt][-ATTEMPTS:]
-        known = {"stage": self.stage.command, "job": place[1] if place else path.stem}
-        self.record = {**before, **known, "attempts": attempts}
+            before = read_record(self.path)
+        remove_partial(self.path)
+        earlier = before.attempts[1 - ATTEMPTS :]
+        self.record = Record(self.stage.command, name_of(self.path), earlier, before.made)
         self.write()
-
-    @property
-    def _path(self) -> Path:
-        return Path(self.log or "").with_suffix(".json")
 
     def write(self) -> None:
         """Measure, and rewrite the record; what cannot be written is let be: a record is no
         result."""
         with self.writing, suppress(OSError):
-            if self.record is None:
+            if self.record is None or self.path is None:
                 return
-            self.attempt["updated"] = time.time()
-            self.attempt["seconds"] = self.attempt["updated"] - self.attempt["started"]
+            now, before = time.time(), self.attempt
             kib = max(getrusage(who).ru_maxrss for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
-            self.attempt["peak_memory_bytes"] = kib * 1024
-            self.attempt |= gpu.in_use()
-            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
+            kind, held, memory = gpu.in_use() or (before.device, before.gpu, 0)
+            self.attempt = replace(
+                before,
+                progress=self.steps,
+                updated=now,
+                seconds=now - before.started,
+                peak_memory_bytes=kib * 1024,
+                device=kind,
+                gpu=held,
+                gpu_memory_bytes=memory,
+            )
+            record = replace(self.record, attempts=[*self.record.attempts, self.attempt])
+            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
             try:
-                temporary.write_text(canonical(self.record) + "\n", "utf-8")
-                os.replace(temporary, self._path)
+                temporary.write_text(canonical(as_json(record)) + "\n", "utf-8")
+                os.replace(temporary, self.path)
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def finish(self, status: int, error: str | None = None) -> None:
+    def finish(self, status: int, error: str | None = None, from_store: bool = False) -> None:
         """Close this attempt's entry in the record."""
-        self.attempt |= {"exit": status, "error": error}
         with self.writing:
+            self.attempt = replace(self.attempt, exit=status, error=error, from_store=from_store)
             self.write()
             self.record = None
 
@@ -228,14 +222,10 @@ class Job(Progress):
         """Within the block, SIGTERM and SIGINT end this process from a thread of their own, because
         the main one may be within a long call that nothing interrupts. The same thread keeps the
         record."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
         read, write = os.pipe()
         os.set_blocking(write, False)
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        for number in before:
-            signal.signal(number, lambda *_: None)  # what counts is the number in the pipe
+        # What counts is the number in the pipe.
+        before = {number: signal.signal(number, lambda *_: None) for number in STOPS}
         descriptor = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         watch = threading.Thread(target=self._watch, args=(read,), daemon=True)
         watch.start()
@@ -256,7 +246,7 @@ class Job(Progress):
             number = os.read(read, 1)[0] if ready else None
             if number == 0:
                 return
-            if number in (signal.SIGTERM, signal.SIGINT):
+            if number in STOPS:
                 self._stop(number)
             self.write()
 
@@ -271,8 +261,7 @@ class Job(Progress):
         with suppress(OSError):
             print(f"task-arithmetic {self.stage.command}: {sentence}", file=sys.stderr, flush=True)
         remove_temporaries()
-        if self.attempt:
-            self.finish(128 + number, sentence)
+        self.finish(128 + number, sentence)
         os._exit(128 + number)
 
 

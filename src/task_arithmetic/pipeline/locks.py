@@ -6,17 +6,23 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..files.paths import node
+from ..files.paths import PathLike, node
 from ..files.records import is_alive
 
 POLL = 0.5  # seconds between two looks at a lock that another process holds
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def try_lock(path) -> int | None:
+def say(sentence: str) -> None:
+    """Tell people what a command does, on stderr."""
+    print(f"task-arithmetic: {sentence}", file=sys.stderr, flush=True)
+
+
+def try_lock(path: PathLike) -> int | None:
     """Lock a file, made if need be, without waiting.
 
     Returns:
@@ -46,7 +52,7 @@ def try_lock(path) -> int | None:
     return fd
 
 
-def _opened(path) -> int:
+def _opened(path: PathLike) -> int:
     """A descriptor of a lock's file. Its mode follows the umask, so that who may write to its
     folder may lock it too; another user's that may only be read can be locked as well."""
     while True:
@@ -60,7 +66,7 @@ def _opened(path) -> int:
 
 
 @contextmanager
-def locked(path, what: str):
+def locked(path: PathLike, what: str) -> Iterator[bool]:
     """Hold a lock for the length of the block, waiting for it if need be; yields whether it had to.
 
     A file system that keeps no locks is named on stderr, and the block runs without one.
@@ -74,17 +80,17 @@ def locked(path, what: str):
     path, waited = Path(path), False
     path.parent.mkdir(parents=True, exist_ok=True)
     if why := lacks_locks(path.parent):
-        _say(f"{why}: two jobs at once on {what} would not notice each other.")
+        say(f"{why}: two jobs at once on {what} would not notice each other.")
     try:
         while (fd := try_lock(path)) is None:
             if not waited:
                 waited = True
-                _say(f"{what} is being made by {holder(path)}: waiting until that ends.")
+                say(f"{what} is being made by {holder(path)}: waiting until that ends.")
             time.sleep(POLL)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        _say(f"The file system of {path.parent} keeps no locks ({error.strerror}).")
+        say(f"The file system of {path.parent} keeps no locks ({error.strerror}).")
         yield False
         return
     try:
@@ -95,7 +101,7 @@ def locked(path, what: str):
         os.close(fd)
 
 
-def holder(path) -> str:
+def holder(path: PathLike) -> str:
     """Who holds a lock, as it wrote into the file; a user who may only read it could not."""
     with suppress(OSError):
         text = Path(path).read_text(encoding="utf-8").strip()
@@ -105,7 +111,7 @@ def holder(path) -> str:
     return "another process"
 
 
-def lacks_locks(folder, mounts="/proc/mounts") -> str | None:
+def lacks_locks(folder: PathLike, mounts: PathLike = "/proc/mounts") -> str | None:
     """Why locks in a folder are not seen by other machines, from how it is mounted; None if they
     are, as far as one can tell: NFS keeps them unless it is mounted with nolock or local_lock,
     Lustre if it is mounted with flock."""
@@ -113,21 +119,14 @@ def lacks_locks(folder, mounts="/proc/mounts") -> str | None:
         lines = Path(mounts).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return None
-    folder = os.path.realpath(folder)
-    found = ("", "", "")
+    place, best, kind, options = Path(os.path.realpath(folder)), Path(), "", ""
     for line in lines:
-        _, mount, kind, options, *_ = line.split(" ")
-        mount = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), mount)
-        inside = folder == mount or folder.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(found[0]):
-            found = (mount, kind, options)
-    mount, kind, options = found
-    given = set(options.split(","))
-    local = given & {"nolock", "local_lock=all", "local_lock=flock", "localflock", "noflock"}
+        _, name, *about = line.split(" ")
+        mount = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), name))
+        if place.is_relative_to(mount) and len(mount.parts) >= len(best.parts):
+            best, kind, options = mount, about[0], about[1]
+    alone = {"nolock", "local_lock=all", "local_lock=flock", "localflock", "noflock"}
+    local = alone & {*options.split(",")}
     if kind in ("nfs", "nfs4", "lustre") and local:
-        return f"{mount} is mounted with {min(local)}, which keeps locks from other machines"
+        return f"{best} is mounted with {min(local)}, which keeps locks from other machines"
     return None
-
-
-def _say(sentence: str) -> None:
-    print(f"task-arithmetic: {sentence}", file=sys.stderr, flush=True)

@@ -3,24 +3,37 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..errors import UserError
-from ..files import hashes
-from ..files.hashes import sha256_of
+from ..files.hashes import now, sha256_of
 from ..files.paths import read_json, write_json
+from ..files.records import Made, as_json, read_record
 from ..stages.declare import MODALITIES, Declared
 from ..stages.declared import STAGES
 from .code import PACKAGE, changes, code_hash, code_parts, package_versions
 
-SHARED = Path("shared")  # below the results
+RESULTS = Path("results")
+SHARED = "shared"  # below the results
 PLAN = "TASK_ARITHMETIC_PLAN"  # what a run was planned with, for its jobs, in their environment
 
-_labels: dict[tuple, str] = {}  # (command, modality, results) → label, as told in this process
+_labels: dict[str, str] = {}  # as told in this process; keys: a command, and its modality
 
 
-def stage_code(command: str, modality: str | None = None, results: str = "results") -> str:
+class Plan(NamedTuple):
+    """What a run was planned with: the state of its sources, its labels, a hash of its
+    configuration."""
+
+    sources: str = ""
+    labels: Mapping[str, str] = {}
+    config: str = ""
+
+
+def stage_code(command: str, modality: str | None = None) -> str:
     """The label of the code that a command can reach: `<hash of the code>-<hash of the versions>`.
 
     Code that was accepted as harmless has the label of the code whose results it leaves valid.
@@ -28,39 +41,36 @@ def stage_code(command: str, modality: str | None = None, results: str = "result
     Args:
         modality: whose of several codes a command reaches; None: all of them.
     """
-    key = command, modality, str(results)
+    key = _key(command, modality)
     if key not in _labels:
         planned = plan()
-        if planned.get("sources") == sources() and _text(key) in planned["labels"]:
-            _labels[key] = planned["labels"][_text(key)]
+        if planned.sources == sources() and key in planned.labels:
+            _labels[key] = planned.labels[key]
         else:
             label = code_hash(*modules(command, modality))
-            known = {each["code"]: each["as"] for each in acceptances(results).get(command, [])}
+            known = {each["code"]: each["as"] for each in acceptances().get(command, [])}
             _labels[key] = known.get(label, label)
     return _labels[key]
 
 
-def _text(key: tuple) -> str:
-    return " ".join(str(part) for part in key)
+def _key(command: str, modality: str | None) -> str:
+    return f"{command} {modality}" if modality else command
 
 
-def plan() -> dict:
-    """What the run was planned with that this process is a job of; empty if it is none: sources,
-    labels, config (a hash)."""
-    return json.loads(os.environ.get(PLAN, "{}"))
+def plan() -> Plan:
+    """What the run was planned with that this process is a job of; empty if it is none."""
+    return Plan(**json.loads(os.environ.get(PLAN, "{}")))
 
 
-def keep_plan(config: dict) -> None:
+def keep_plan(config: dict[str, Any]) -> None:
     """Hand the labels that were told so far, and the configuration, to this process's jobs."""
-    labels = {_text(key): label for key, label in _labels.items()}
-    kept = {"sources": sources(), "labels": labels, "config": sha256_of(config)}
-    os.environ[PLAN] = json.dumps(kept)
+    os.environ[PLAN] = json.dumps(Plan(sources(), _labels, sha256_of(config))._asdict())
 
 
-def check_plan(config: dict) -> None:
+def check_plan(config: dict[str, Any]) -> None:
     """Refuse to go on in a job of a cluster with another configuration than was planned with: it
     reads it again, perhaps hours later. Of the code, each command sees to itself."""
-    if plan().get("config") not in (None, sha256_of(config)):
+    if plan().config not in ("", sha256_of(config)):
         raise UserError(
             "The configuration changed since this run was planned: run the same snakemake command "
             "again, which plans with what is there now."
@@ -79,16 +89,12 @@ def modules(command: str, modality: str | None = None) -> list[str]:
 
 def sources() -> str:
     """A hash of the sizes and times of all source files: equal while nobody touches them."""
-    found = []
-    for path in sorted(PACKAGE.rglob("[!.]*.*")):  # editors keep hidden ones
-        if path.suffix == ".pyc":
-            continue
-        about = path.stat()
-        found.append([str(path.relative_to(PACKAGE)), about.st_size, about.st_mtime_ns])
-    return sha256_of(found)
+    paths = [p for p in sorted(PACKAGE.rglob("[!.]*.*")) if p.suffix != ".pyc"]  # editors hide some
+    states = [(path.relative_to(PACKAGE), path.stat()) for path in paths]
+    return sha256_of([[str(name), state.st_size, state.st_mtime_ns] for name, state in states])
 
 
-def planned_code(stage: Declared, arguments: dict, planned: str | None) -> str:
+def planned_code(stage: Declared, arguments: dict[str, Any], planned: str | None) -> str:
     """The label that a job's results get: what Snakemake planned with, if that is still the code.
 
     Args:
@@ -96,62 +102,62 @@ def planned_code(stage: Declared, arguments: dict, planned: str | None) -> str:
     Raises:
         UserError: the stage's code changed since the run was planned.
     """
-    if planned and plan().get("sources") == sources():
+    known = plan()
+    if planned and known.sources == sources():
         return planned
-    key = stage.command, stage.modality(arguments), "results"
-    now = stage_code(*key)
-    for expected in (planned, plan().get("labels", {}).get(_text(key))):
-        if expected and expected.partition("-")[0] != now.partition("-")[0]:
-            raise UserError(  # the other half, versions, is the planner's
+    modality = stage.modality(arguments)
+    today = stage_code(stage.command, modality)
+    for expected in (planned, known.labels.get(_key(stage.command, modality))):
+        if expected and expected.split("-")[0] != today.split("-")[0]:  # versions are the planner's
+            raise UserError(
                 f"The code of `{stage.command}` changed since this run was planned: run the same "
                 "snakemake command again, which plans with the code of now."
             )
-    return planned or now
-
-
-def acceptances(results="results") -> dict[str, list[dict]]:
-    """stage → what was accepted for it, oldest first: code, as, reason, date."""
-    path = Path(results) / SHARED / "accepted.json"
-    return read_json(path) if path.is_file() else {}
+    return planned or today
 
 
 # --- What code was, and which changes of it are harmless -----------------------------------------
 
 
-def remember(results="results") -> None:
+def acceptances() -> dict[str, list[dict[str, str]]]:
+    """stage → what was accepted for it, oldest first: code, as, reason, date."""
+    path = RESULTS / SHARED / "accepted.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def remember(results: Path = RESULTS) -> None:
     """Keep what the labels stand for that were told so far, for `why` and `accept` to name changes
     of the code."""
-    for command, modality, _ in list(_labels):
-        start = modules(command, modality)
-        path = Path(results) / SHARED / "code" / f"{code_hash(*start)}.json"
+    for key in list(_labels):
+        start = modules(*key.split(" "))
+        path = results / SHARED / "code" / f"{code_hash(*start)}.json"
         if not path.is_file():
             write_json(path, {"parts": code_parts(*start), "versions": package_versions(*start)})
 
 
 @cache
-def code_changes(
-    old: str, command: str, modality: str | None = None, results="results"
-) -> list[str]:
-    """What changed since the code of a label, as clauses: "`merge` in vector.py changed"."""
+def code_changes(old: str, command: str, modality: str | None = None) -> list[str]:
+    """What changed since the code of a label, as clauses: "core/training.py changed"."""
     start = modules(command, modality)
-    new, path = code_hash(*start), Path(results) / SHARED / "code" / f"{old}.json"
-    known, clauses = read_json(path) if path.is_file() else {}, []
-    if old.partition("-")[0] != new.partition("-")[0]:
+    path, clauses = RESULTS / SHARED / "code" / f"{old}.json", []
+    known = read_json(path) if path.is_file() else {}
+    of_code, of_versions = (
+        x != y for x, y in zip(old.split("-"), code_hash(*start).split("-"), strict=True)
+    )
+    if of_code:
         named = changes(known["parts"], code_parts(*start)) if known else ""
         clauses.append(named or "the code changed")
-    if old.partition("-")[2] != new.partition("-")[2]:
-        before, now = known.get("versions", {}), package_versions(*start)
+    if of_versions:
+        before, today = known.get("versions", {}), package_versions(*start)
         clauses += [
-            f"{package} was {before.get(package, 'not used')} and is {now.get(package, 'not used')}"
-            for package in sorted(before | now)
-            if known and before.get(package) != now.get(package)
+            f"{name} was {before.get(name, 'not used')} and is {today.get(name, 'not used')}"
+            for name in sorted(before | today)
+            if known and before.get(name) != today.get(name)
         ] or ["the version of a package changed"]
     return clauses or ["today's code was accepted as that of other results"]
 
 
-def accept(
-    stage: str, reason: str, run: str | None = None, code: str | None = None, results="results"
-) -> None:
+def accept(stage: str, reason: str, run: str | None = None, code: str | None = None) -> None:
     """Declare that today's code of a stage gives the results that are there, which then stay; print
     what that covers.
 
@@ -168,77 +174,74 @@ def accept(
         raise UserError("The --reason is empty: say why the change leaves the results as they are.")
     if stage not in STAGES:
         raise UserError(f"There is no stage {stage!r}: take one of {', '.join(STAGES)}.")
-    records: dict[str | None, list] = {}  # modality → path and content of each
-    too: dict[str, None] = {}  # other stages whose code changed
-    for path in sorted(Path(results).glob("*/logs/**/*.json")):
-        record = read_json(path)
-        if "made" not in record:
+    accepted, counts, clauses = acceptances(), Counter[str](), []
+    too: list[str] = []  # other stages whose code changed
+    for (command, modality), found in _recorded().items():
+        today = stage_code(command, modality)
+        if command != stage:
+            too += [command] * any(label != today for label in found.values())
             continue
-        command = record["stage"]
-        modality = STAGES[command].modality(record["made"]["arguments"])
-        key = command, modality, str(results)
-        if key[0] == stage:
-            records.setdefault(key[1], []).append((path, record))
-        elif record["made"]["code"] != stage_code(*key):
-            too[key[0]] = None
-    accepted, counts, clauses = acceptances(results), Counter(), []
-    for modality, found in records.items():
-        of_run = [
-            record["made"]["code"]
-            for path, record in found
-            if run is None or path.relative_to(results).parts[0] in (run, SHARED.name)
-        ]
-        if not of_run:
+        labels = Counter(
+            label for path, label in found.items() if not run or path.parts[1] in (run, SHARED)
+        )
+        old = code or _only(labels, today, stage, modality)
+        if old not in labels:
             continue
-        today = stage_code(stage, modality, str(results))
-        old = code or _only(Counter(of_run), today, stage, modality, results)
-        if old not in of_run:
-            continue
-        same = [(path, record) for path, record in found if record["made"]["code"] == old]
-        counts["covered" if old != today else "unchanged"] += len(same)
+        same = [path for path, label in found.items() if label == old]
+        counts["unchanged" if old == today else "covered"] += len(same)
         counts["other"] += len(found) - len(same)
         if old == today:
             continue
-        clauses += code_changes(old, stage, modality, str(results))
-        entry = {"code": code_hash(*modules(stage, modality)), "as": old, "reason": reason}
-        entry["date"] = hashes.now()
+        clauses += code_changes(old, stage, modality)
+        label = code_hash(*modules(stage, modality))
+        entry = {"code": label, "as": old, "reason": reason, "date": now()}
         accepted.setdefault(stage, []).append(entry)
-        for path, record in same:
-            record["made"].setdefault("accepted", []).append(entry)
-            write_json(path, record)
+        for path in same:
+            record = read_record(path)
+            made = record.made or Made()
+            made = replace(made, accepted=[*made.accepted, entry])
+            write_json(path, as_json(replace(record, made=made)))
     if not counts:
-        where = f"run {run}" if run else f"any run in {results}"
+        where = f"run {run}" if run else f"any run in {RESULTS}"
         raise UserError(f"No result of {stage} is recorded in {where}: there is none to keep.")
     if clauses:  # last, so that nothing is kept whose record does not say why
-        write_json(Path(results) / SHARED / "accepted.json", accepted)
+        write_json(RESULTS / SHARED / "accepted.json", accepted)
         _labels.clear()
         what = "; ".join(dict.fromkeys(clauses))
         print(f"Accepted for {_results(counts['covered'])} of {stage}: {reason} ({what}).")
     else:
         print(f"Nothing to accept: {_results(counts['unchanged'])} of {stage} bear today's code.")
     if too:
-        print(f"Of other code are also results of {', '.join(too)}: `accept` each that stays.")
+        others = ", ".join(dict.fromkeys(too))
+        print(f"Of other code are also results of {others}: `accept` each that stays.")
     if counts["other"]:
         print(f"{_results(counts['other'])} of other code will be made again where a run needs it.")
 
 
-def _only(labels: Counter, today: str, stage: str, modality: str | None, results) -> str:
+def _recorded() -> dict[tuple[str, str | None], dict[Path, str]]:
+    """(command, modality) → its finished jobs' records → the label of the code of each."""
+    found: dict[tuple[str, str | None], dict[Path, str]] = {}
+    for path in sorted(RESULTS.glob("*/logs/**/*.json")):
+        record = read_record(path)
+        if made := record.made:
+            key = record.stage, STAGES[record.stage].modality(made.arguments)
+            found.setdefault(key, {})[path] = made.code
+    return found
+
+
+def _only(labels: Counter[str], today: str, stage: str, modality: str | None) -> str:
     """The label of the results that are there, if it is the only one and differs from today's in
     the code alone: else a person has to name it."""
     others = [label for label, _ in labels.most_common() if label != today]
     if not others:
         return today
-    versions_differ = others[0].partition("-")[2] != today.partition("-")[2]
-    if len(labels) > 1 or versions_differ:
-        listed = "; ".join(
-            f"{label} ({_results(labels[label])}: "
-            + ", ".join(code_changes(label, stage, modality, str(results)))
-            + ")"
-            for label in others
-        )
-        raise UserError(
-            f"Name the code whose results of {stage} stay valid, with --code: {listed}."
-        )
+    if len(labels) > 1 or others[0].split("-")[1] != today.split("-")[1]:
+        told = []
+        for label in others:
+            what = ", ".join(code_changes(label, stage, modality))
+            told.append(f"{label} ({_results(labels[label])}: {what})")
+        name = f"Name the code whose results of {stage} stay valid, with --code"
+        raise UserError(f"{name}: {'; '.join(told)}.")
     return others[0]
 
 

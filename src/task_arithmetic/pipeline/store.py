@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files.hashes import check_file, read_sha256, write_sha256
-from ..files.paths import atomic_path
+from ..files.paths import atomic_path, human_bytes
 
 FOLDER = Path("shared") / "store"  # below the results
 
@@ -24,14 +24,15 @@ def put(store: Path, stage: str, fingerprint: str, files: list[Path], limit: flo
     Args:
         limit: bytes that the store may hold beyond what the results hold; 0 keeps nothing.
     """
-    entry = Path(store) / stage / fingerprint
+    entry = store / stage / fingerprint
     if limit <= 0 or entry.with_suffix(".sha256").exists():
         return
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         for file in files:
             _copy(file, entry.with_suffix(file.suffix))
-        write_sha256([entry.with_suffix(file.suffix) for file in files], _hashes(files))
+        hashes = {Path(name).suffix: value for name, value in read_sha256(files[0]).items()}
+        write_sha256([entry.with_suffix(file.suffix) for file in files], hashes)
     except (OSError, UserError):  # a full disk: the store is no result
         _remove(entry)
         return
@@ -45,7 +46,7 @@ def take(store: Path, stage: str, fingerprint: str, files: list[Path]) -> bool:
 
     A damaged entry is removed.
     """
-    entry = Path(store) / stage / fingerprint
+    entry = store / stage / fingerprint
     kept = [entry.with_suffix(file.suffix) for file in files]
     if not entry.with_suffix(".sha256").exists():
         return False
@@ -71,7 +72,7 @@ def collect(store: Path, limit: float) -> tuple[int, int]:
     """Remove the longest unused entries until the store holds at most `limit` bytes that no result
     holds as well; returns the number of entries removed and the bytes that this freed."""
     entries = []
-    for mark in Path(store).glob("*/*.sha256"):
+    for mark in store.glob("*/*.sha256"):
         with suppress(FileNotFoundError):  # another job collects as well
             own = 0
             for path in set(mark.parent.glob(f"{mark.stem}.*")) - {mark}:
@@ -87,17 +88,15 @@ def collect(store: Path, limit: float) -> tuple[int, int]:
     return removed, freed
 
 
-def gc(keep_gb: float, results="results") -> None:
-    """Remove the longest unused entries of a results folder's store; prints what that freed.
+def gc(keep_gb: float) -> None:
+    """Remove the longest unused entries of the results' store; prints what that freed.
 
     Args:
         keep_gb: GB that may stay, beyond what the results hold as well.
     Raises:
         UserError: no store, a negative size.
     """
-    from ..files.paths import human_bytes
-
-    store = Path(results) / FOLDER
+    store = Path("results") / FOLDER
     if not store.is_dir():
         raise UserError(f"There is no store in {store}: run this where results/ lies.")
     if keep_gb < 0:
@@ -107,11 +106,6 @@ def gc(keep_gb: float, results="results") -> None:
         f"Removed {removed} entries of the store: {human_bytes(freed)} are free again; what "
         "results hold as well stays."
     )
-
-
-def _hashes(files: list[Path]) -> dict[str, str]:
-    """suffix → the hash recorded beside the results."""
-    return {Path(name).suffix: value for name, value in read_sha256(files[0]).items()}
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -124,12 +118,8 @@ def _copy(source: Path, target: Path) -> None:
     except FileExistsError:
         return
     except OSError:
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            shutil.copyfile(source, partial)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def _remove(entry: Path) -> bool:

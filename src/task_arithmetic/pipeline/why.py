@@ -8,30 +8,30 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
+from typing import Any, NamedTuple
 
 import yaml
 
-from ..cli import parser
 from ..config.reading import ROOT, read_yaml
 from ..errors import UserError
-from ..files.paths import read_json
-from ..files.records import read_attempts, state_of
+from ..files.paths import PathLike
+from ..files.records import Attempt, Made, Record, read_record, read_run
+from ..stages.command import read_command
 from ..stages.declare import Declared
-from ..stages.declared import STAGES
 from . import store
 from .identity import fingerprint_of, identities
 from .rerun import code_changes
 
 FIRST = "for the first time"
-OWN = ("run.json", "config.yaml")  # of results/<run>: what its last start, and its report, was of
 LONG = 80  # characters of a value that is told as it is
 
 
-def why(*paths, target: str) -> None:
+def why(*paths: PathLike, target: str) -> None:
     """Print one sentence: why the next run makes a file again, or that it does not.
 
     Args:
@@ -45,8 +45,8 @@ def why(*paths, target: str) -> None:
     with TemporaryDirectory() as folder:
         if not paths and (own := own_configuration(target)):
             where, text = own
-            paths = [Path(folder) / "config.yaml"]
-            paths[0].write_text(text, "utf-8")
+            paths = (Path(folder) / "config.yaml",)
+            Path(paths[0]).write_text(text, "utf-8")
             asked = f"as its run was configured when it was last started ({where})"
             print(f"{asked}; --config asks for another configuration", file=sys.stderr)
         print(explain(plan(target, paths), target))
@@ -55,29 +55,22 @@ def why(*paths, target: str) -> None:
 def own_configuration(target: str) -> tuple[Path, str] | None:
     """The file that tells the resolved configuration of a result's run, and that configuration, as
     YAML; None if there is none. Of what runs share, that of the run that was last started on it."""
-    parts = Path(target).parts
+    parts, found = Path(target).parts, []
     if parts[:1] != ("results",) or len(parts) < 3:
         return None
-    if parts[1] != "shared":
-        found = [path for path in Path(parts[0], parts[1]).glob("*.*") if path.name in OWN]
-    else:
-        found = [path for path in Path(parts[0]).glob(f"*/{OWN[0]}") if target in made_by(path)]
-    for path in sorted(found, key=os.path.getmtime, reverse=True):
-        with suppress(UserError, OSError):
-            own = path.name == OWN[1]
-            if text := path.read_text("utf-8") if own else read_json(path).get("config"):
-                return path, text
-    return None
+    folder, shared = Path(*parts[:2]), parts[1] == "shared"
+    for each in folder.parent.iterdir() if shared else [folder]:
+        with suppress(UserError):
+            run = read_run(each)
+            if not shared or any(target in job.outputs for job in run.jobs):
+                found.append((each / "run.json", run.config))
+    if not shared and (path := folder / "config.yaml").is_file():  # of its report
+        found.append((path, path.read_text("utf-8")))
+    told = [each for each in found if each[1]]
+    return max(told, key=lambda each: each[0].stat().st_mtime, default=None)
 
 
-def made_by(run_json: Path) -> set[str]:
-    """All outputs of the jobs of a run."""
-    with suppress(UserError):
-        return {output for job in read_json(run_json)["jobs"] for output in job["outputs"]}
-    return set()
-
-
-def plan(target: str, paths):
+def plan(target: str, paths: Iterable[PathLike]) -> Any:
     """Snakemake's graph of the jobs that make a file, as `snakemake FILE` plans them now, whatever
     the conda environments; from private parts of its API, which a test holds to a dry run."""
     from snakemake.api import SnakemakeApi
@@ -103,12 +96,13 @@ def plan(target: str, paths):
     return workflow.dag
 
 
-def explain(dag, target: str) -> str:
+def explain(dag: Any, target: str) -> str:
     """The sentence on the target of Snakemake's graph."""
-    queue = list(dag.targetjobs)
-    if not dag.needrun(queue[0]):
+    first = next(iter(dag.targetjobs))
+    if not dag.needrun(first):
         return f"{target} is up to date."
-    files, causes = {queue[0]: target}, {}
+    queue, files = [first], {first: target}
+    causes: dict[str, list[Any]] = {}
     for job in queue:  # those that run, nearest first, each with what the target needs of it
         if clause := "; ".join(_causes(job, dag, target)):
             causes.setdefault(clause, []).append(job)
@@ -116,10 +110,10 @@ def explain(dag, target: str) -> str:
             if dag.needrun(other) and other not in files:
                 files[other] = str(min(needed))
                 queue.append(other)
-    says = f"Snakemake says: {dag.reason(queue[0])}"
-    clause, (nearest, *same) = next(iter(causes.items()), (says, queue[:1]))
+    causes = causes or {f"Snakemake says: {dag.reason(first)}": [first]}
+    clause, (nearest, *same) = next(iter(causes.items()))
     sentence = f"{target} would be made {FIRST if clause == FIRST else f'again: {clause}'}"
-    if nearest is not queue[0]:
+    if nearest is not first:
         others = f" and {len(same):,} more" if same else ""
         sentence = f"{target} would be made again because {files[nearest]}{others} would: {clause}"
     if (more := len(causes) - 1) > 0:
@@ -128,64 +122,73 @@ def explain(dag, target: str) -> str:
     return f"{sentence}{stored * _is_stored(nearest, dag)}."
 
 
-def _causes(job, dag, target: str) -> list[str]:
+def _causes(job: Any, dag: Any, target: str) -> list[str]:
     """Clauses that say why a job runs, other than for the sake of other jobs that run."""
-    reason, kept, record = dag.reason(job), dag.workflow.persistence, {}
+    reason, kept, record = dag.reason(job), dag.workflow.persistence, Record()
     is_missing = target in map(str, job.output) and not os.path.exists(target)
-    if job.log and (path := Path(job.log[0]).with_suffix(".json")).is_file():
-        with suppress(UserError, ValueError):
-            record = {**read_json(path), "attempts": read_attempts(path)}
+    with suppress(UserError):
+        record = read_record(Path(job.log[0]).with_suffix(".json")) if job.log else record
     if reason.forced or is_missing:
-        if unfinished := _unfinished(record.get("attempts")):
+        if unfinished := _unfinished(record.attempts):
             return [unfinished]
         if is_missing:
-            return ["it does not exist" if "made" in record else FIRST]
+            return ["it does not exist" if record.made else FIRST]
         return ["Snakemake did not see its last attempt end"]
-    changed_files = sorted(map(str, reason.updated_input))
-    clauses = [f"its input {file} changed" for file in changed_files[:2]]
-    clauses += [f"{len(changed_files) - 2:,} more of its inputs"] * (len(changed_files) > 2)
+    clauses = []
+    if files := sorted(map(str, reason.updated_input)):
+        clauses.append(f"its input{'s' * (len(files) > 1)} {_few(files)} changed")
     if changed := kept.params_changed(job):
-        clauses += _changes(job, record.get("made"), changed)
+        clauses += _changes(job, record.made, changed)
     elif any(kept.input_changed(job)):
         before = {file for output in job.output for file in kept.input(output) or []}
-        others = sorted(before ^ {*map(str, job.input)})
-        clauses.append(f"its set of inputs changed ({_few(others)})")
+        clauses.append(
+            f"its set of inputs changed ({_few(sorted(before ^ {*map(str, job.input)}))})"
+        )
     if any(kept.code_changed(job)):
         clauses.append(f"the command of its rule, {job.rule.name}, changed")
     return clauses
 
 
-def _unfinished(attempts: list[dict] | None) -> str | None:
+def _unfinished(attempts: list[Attempt]) -> str | None:
     """How a job's last attempt ended, if not well."""
-    last = attempts[-1] if attempts else {"exit": 0}
-    if (state := state_of(last, time.time())) == "running":
-        return f"process {last['pid']} on {last['node']} is making it now"
-    if state in ("failed", "stopped"):
+    last = attempts[-1] if attempts else Attempt(exit=0)
+    if (state := last.state(time.time())) == "running":
+        return f"process {last.pid} on {last.node} is making it now"
+    if last.exit:
         with suppress(ValueError):
-            return f"the last attempt was stopped by {signal.Signals(last['exit'] - 128).name}"
-        return f"the last attempt failed ({(last['error'] or 'see its log').rstrip('.')})"
+            return f"the last attempt was stopped by {signal.Signals(last.exit - 128).name}"
+        return f"the last attempt failed ({(last.error or 'see its log').rstrip('.')})"
     return "the last attempt ended without notice" if state == "lost" else None
 
 
-def _planned(job) -> tuple[Declared | None, str, dict]:
-    """A planned stage, the label of its code and its arguments; None if it is no stage's."""
+class Call(NamedTuple):
+    """A planned call of a stage, with the label of its code."""
+
+    stage: Declared
+    code: str
+    arguments: dict[str, Any]
+
+
+def _planned(job: Any) -> Call | None:
+    """What a job calls; None: no stage."""
     if not job.shellcmd:
-        return None, "", {}
+        return None
     words = shlex.split(job.shellcmd)
-    arguments = vars(parser().parse_args(words[1 : words.index("&>")]))
+    stage, arguments = read_command(words[1 : words.index("&>")])
     del arguments["job"]
-    return STAGES[arguments.pop("command")], arguments.pop("code"), arguments
+    return Call(stage, arguments.pop("code"), arguments)
 
 
-def _changes(job, made: dict | None, changed) -> list[str]:
+def _changes(job: Any, made: Made | None, changed: Any) -> list[str]:
     """What of a job's parameters changed; changed: the values (repr), in Snakemake's view."""
-    (stage, code, arguments), found, clauses = _planned(job), [], []
-    if made and stage:
-        old, new = dict(made["arguments"]), stage.computed(arguments)
+    call, found, clauses = _planned(job), [], []
+    if made and call:
+        old, new = dict(made.arguments), call.stage.computed(call.arguments)
         found = differences(old.pop("settings", {}), new.pop("settings", {}))
         found += differences(old, new)
-        if made["code"] != code:
-            clauses = code_changes(made["code"], stage.command, stage.modality(made["arguments"]))
+        if made.code != call.code:
+            modality = call.stage.modality(made.arguments)
+            clauses = code_changes(made.code, call.stage.command, modality)
     if not found:  # no record; or the configuration that the report shows
         for old, new in zip(*map(_mappings, (changed.only_old, changed.only_new)), strict=False):
             found += differences(old, new)
@@ -198,13 +201,13 @@ def _few(words: list[str]) -> str:
     return ", ".join(words[:2]) + (f" and {len(words) - 2:,} more" if len(words) > 2 else "")
 
 
-def _mappings(values) -> list[dict]:
+def _mappings(values: Iterable[str]) -> list[dict[str, Any]]:
     texts = [ast.literal_eval(value) for value in sorted(values) if value[:1] in "'\""]
     read = [json.loads(text) if text[:1] == "{" else yaml.safe_load(text) for text in texts]
     return [value for value in read if isinstance(value, dict)]
 
 
-def differences(old, new, name="") -> list[str]:
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """How two JSON values differ, as clauses: "`finetune.steps` was 3 and is 4"."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
@@ -222,12 +225,12 @@ def differences(old, new, name="") -> list[str]:
     return [f"`{name}` was {_told(old, new)} and is {_told(new, old)}"]
 
 
-def _word(value) -> str:
+def _word(value: Any) -> str:
     return value if isinstance(value, str) else _told(value)
 
 
-def _told(value, other=None) -> str:
-    """A JSON value; of a long one whole entries, or the text around where it differs."""
+def _told(value: Any, other: Any = "") -> str:
+    """A JSON value; of a long one its length, of a long text the place where it differs."""
     text = json.dumps(value, ensure_ascii=False)
     if len(text) <= LONG:
         return text
@@ -235,19 +238,17 @@ def _told(value, other=None) -> str:
         return f"a mapping of {len(value)} keys"
     if isinstance(value, list):
         return f"a list of {len(value)} entries"
-    start = len(os.path.commonprefix([value, other])) if isinstance(other, str) else 0
-    start = max(0, start - LONG // 2)
-    part = value[start : start + LONG]
-    return json.dumps(
-        "…" * (start > 0) + part + "…" * (start + LONG < len(value)), ensure_ascii=False
-    )
+    start = max(0, len(os.path.commonprefix([value, str(other)])) - LONG // 2)
+    part = "…" * (start > 0) + value[start : start + LONG] + "…" * (start + LONG < len(value))
+    return json.dumps(part, ensure_ascii=False)
 
 
-def _is_stored(job, dag) -> bool:
+def _is_stored(job: Any, dag: Any) -> bool:
     """Whether the store holds what a job would make of inputs that are there."""
-    stage, code, arguments = _planned(job)
-    if stage is None or not stage.stored or any(map(dag.needrun, dag.dependencies[job])):
+    call = _planned(job)
+    if call is None or not call.stage.stored or any(map(dag.needrun, dag.dependencies[job])):
         return False
-    fingerprint = fingerprint_of(stage, arguments, code, identities(stage, arguments))
-    entry = Path("results") / store.FOLDER / stage.command / f"{fingerprint}.sha256"
+    inputs = identities(call.stage, call.arguments)
+    fingerprint = fingerprint_of(call.stage, call.arguments, call.code, inputs)
+    entry = Path("results") / store.FOLDER / call.stage.command / f"{fingerprint}.sha256"
     return dag.workflow.globals["experiment"].store_gb > 0 and entry.is_file()

@@ -130,22 +130,22 @@ def picture(figures_dir: PathLike, name: str, title: str, caption: str) -> Pictu
     return Picture(name, title, caption, round(pixels * 0.62), base64.b64encode(png).decode())
 
 
-def timings(rows: list[dict[str, Any]]) -> Grid:
+def timings(rows: list[records.Row]) -> Grid:
     """Per stage, for how long its jobs ran and in how much memory.
 
     Args:
         rows: what records.rows returns, at least one.
     """
     headings = ["Stage", "Jobs", "Attempts", "Seconds", "Peak memory (MiB)", "GPU memory (MiB)"]
-    lines = [*records.summary(rows), *records.summary([row | {"stage": "all"} for row in rows])]
-    columns = 5 + any(line["gpu_memory_bytes"] for line in lines)
+    lines = records.summary(rows) + records.summary([row._replace(stage="all") for row in rows])
+    columns = 5 + any(line.gpu_memory_bytes for line in lines)
     texts = [
         [
-            line["stage"],
-            f"{line['jobs']:,}",
-            f"{line['attempts']:,}",
-            f"{line['seconds']:,.1f}",
-            *(f"{line[key] / 2**20:,.0f}" for key in ("peak_memory_bytes", "gpu_memory_bytes")),
+            line.stage,
+            f"{line.jobs:,}",
+            f"{line.attempts:,}",
+            f"{line.seconds:,.1f}",
+            *(f"{size / 2**20:,.0f}" for size in (line.peak_memory_bytes, line.gpu_memory_bytes)),
         ][:columns]
         for line in lines
     ]
@@ -159,7 +159,7 @@ def page(
     figures_dir: PathLike,
     view: View,
     config_text: str,
-    rows: list[dict[str, Any]],
+    rows: list[records.Row],
 ) -> str:
     """The whole page as HTML; writes timeline.png and .pdf beside the other figures.
 
@@ -239,7 +239,7 @@ def write(
     """
     rows = []
     if run_dir and (Path(run_dir) / "run.json").exists():
-        rows = records.rows(run_dir, records.read_run(run_dir)["jobs"])
+        rows = records.rows(run_dir, records.read_run(run_dir).jobs)
     published = read_reference(paper), read_targets(targets)
     view = view_of(settings)
     text = page(load_metrics(metrics), *published, figures_dir, view, config_text, rows)

@@ -2,7 +2,7 @@
 LaTeX; the report shows the same cells."""
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -118,7 +118,7 @@ def printed(name: str, table: pd.DataFrame, view: View) -> Printed:
     return Printed(headings, texts, [*kinds.values()].count("text"))
 
 
-def _printed_table3(rows: list[dict], view: View) -> Printed:
+def _printed_table3(rows: list[dict[str, Any]], view: View) -> Printed:
     """Of each mode a row of this run and, if the paper has any of its numbers, one of the paper."""
     own = [c for c in rows[0] if c != "mode" and not c.startswith("paper_") and c[-4:] != "_std"]
     found = []

@@ -2,14 +2,13 @@
 
 import itertools
 import re
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..files.records import place
+from ..files.records import Row, place
 from .drawing import legend_above, new_figure, styled
 
 # Light and dark take turns, so that neighbours differ in grey; the last: a stage of another name.
@@ -20,11 +19,11 @@ FAILED: dict[str, Any] = {"hatch": "//////", "edgecolor": "#d40000", "linewidth"
 LANES = 40  # of the timeline, at most
 
 
-def timeline(rows: list[dict[str, Any]]) -> Figure:
+def timeline(rows: list[Row]) -> Figure:
     """A figure (matplotlib) of at least one row: a bar for each attempt; a lane for each GPU, and
     on CPUs for each job beside another of its node. Idle time is cut out."""
-    starts = np.array([datetime.fromisoformat(row["started"]).timestamp() for row in rows])
-    ends = starts + [row["seconds"] for row in rows]
+    starts = np.array([row.attempt.started for row in rows])
+    ends = starts + [row.attempt.seconds for row in rows]
     lanes = _lanes(rows, starts, ends)
     shown = sorted(lanes, key=lambda lane: re.sub(r"\d+", lambda n: n[0].zfill(9), lane))[:LANES]
     real, drawn = _without_idle(starts, ends)
@@ -33,11 +32,11 @@ def timeline(rows: list[dict[str, Any]]) -> Figure:
     drawn /= size
     left, right = (np.interp(times, real, drawn) for times in (starts, ends))
     hair = 0.001 * drawn[-1]  # between neighbours, and the width of the shortest
-    colors = [COLORS[place(r["stage"])] + ("ff" if r["exit"] == 0 else "80") for r in rows]
+    colors = [COLORS[place(r.stage)] + ("ff" if r.attempt.exit == 0 else "80") for r in rows]
     with styled():
         figure, ((axes,),) = new_figure(7.2, 1.3 + min(0.21 * len(shown), 7))
         for y, style in itertools.product(range(len(shown)), (FINE, FAILED)):
-            own = [i for i in lanes[shown[y]] if (rows[i]["exit"] == 0) == (style is FINE)]
+            own = [i for i in lanes[shown[y]] if (rows[i].attempt.exit == 0) == (style is FINE)]
             bars = [(left[i], max(hair, right[i] - left[i] - hair)) for i in own]
             axes.broken_barh(bars, (y - 0.4, 0.8), facecolor=[colors[i] for i in own], **style)
         for start, end in zip(drawn[1:-1:2], drawn[2:-1:2], strict=True):
@@ -48,21 +47,19 @@ def timeline(rows: list[dict[str, Any]]) -> Figure:
         idle = ", idle time cut out (crossed)" if len(real) > 2 else ""
         idle += f", and {len(lanes) - LANES} more lanes" if len(lanes) > LANES else ""
         axes.set_xlabel(f"{unit} since the first start{idle}")
-        faces = {r["stage"]: color[:7] for r, color in zip(rows, colors, strict=True)}
+        faces = {r.stage: color[:7] for r, color in zip(rows, colors, strict=True)}
         handles = {stage: Patch(color=faces[stage]) for stage in sorted(faces, key=place)}
-        if any(row["exit"] != 0 for row in rows):
+        if any(row.attempt.exit != 0 for row in rows):
             handles["failed or killed"] = Patch(facecolor="white", **FAILED)
         legend_above(figure, handles.values(), list(handles))
     return figure
 
 
-def _lanes(
-    rows: list[dict[str, Any]], starts: np.ndarray, ends: np.ndarray
-) -> dict[str, list[int]]:
+def _lanes(rows: list[Row], starts: np.ndarray, ends: np.ndarray) -> dict[str, list[int]]:
     """Label → its rows; those that overlap have lanes of their own."""
     lanes: dict[str, list[int]] = {}
     for i in sorted(range(len(rows)), key=lambda i: starts[i]):
-        gpu, label = rows[i]["gpu"], str(rows[i]["node"]).split(".")[0]
+        gpu, label = rows[i].attempt.gpu, str(rows[i].attempt.node).split(".")[0]
         label += f" · GPU {gpu.removeprefix('GPU-')[:8]}" if gpu else " · cpu"
         for number in itertools.count(1):
             more = f" ({number})" * (number > 1) if gpu else f" {number}"

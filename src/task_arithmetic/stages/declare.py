@@ -19,12 +19,13 @@ Input = NewType("Input", str)  # a file or folder that is read; its content coun
 Output = NewType("Output", str)  # a file or folder that is written
 Name = NewType("Name", str)  # what is computed: a word, no path
 Seed = NewType("Seed", int)  # likewise, a whole number
-Settings = NewType("Settings", dict)  # the stage's slice of the configuration; JSON as an option
+Settings = NewType(
+    "Settings", dict[str, Any]
+)  # the stage's slice of the configuration; JSON as an option
 Threads = NewType("Threads", int)  # no result depends on it, as on what the report only shows:
 Shown = NewType("Shown", str)
 KINDS = (Input, Output, Name, Seed, Settings, Threads, Shown)
 MODALITIES = ["vision", "language"]
-REQUIRED = object()
 
 Stage = TypeVar("Stage")
 
@@ -94,10 +95,8 @@ class Declared:
 
     def function(self, arguments: dict[str, Any]) -> Callable[..., None]:
         """The function that a call is of; its module is imported only now."""
-        code = self.code
-        if isinstance(code, dict):
-            code = code[self.modality(arguments) or MODALITIES[0]]
-        return named(code)
+        modality = self.modality(arguments) or MODALITIES[0]
+        return named(self.code[modality] if isinstance(self.code, dict) else self.code)
 
 
 def named(code: str) -> Callable[..., Any]:
@@ -125,18 +124,17 @@ def stage(
     def declare(cls: type[Stage]) -> type[Stage]:
         options: dict[str, Option] = {}
         for name, kind in get_type_hints(cls).items():
-            many, default = False, getattr(cls, name, REQUIRED)
             if get_origin(kind) in (Union, UnionType):  # X | None
                 kind = next(k for k in get_args(kind) if k is not type(None))
-            if get_origin(kind) is list:
-                (kind,), many = get_args(kind), True
+            if many := get_origin(kind) is list:
+                (kind,) = get_args(kind)
             if kind not in KINDS:
                 raise TypeError(
                     f"The stage {cls.__name__} has {name}: {kind}: declare it as one of "
                     f"{', '.join(str(k.__name__) for k in KINDS)}; a file is an Input or an Output."
                 )
-            required = default is REQUIRED
-            options[name] = Option(name, kind, many, required, None if required else default)
+            required = not hasattr(cls, name)
+            options[name] = Option(name, kind, many, required, getattr(cls, name, None))
         command = "".join(f"-{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("-")
         devices = tuple(MODALITIES) if on_device is True else tuple(on_device or ())
         text = (cls.__doc__ or "").strip()
