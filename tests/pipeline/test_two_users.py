@@ -7,6 +7,7 @@ import traceback
 
 import pytest
 
+from task_arithmetic.config.reading import ROOT, read_config
 from task_arithmetic.files.hashes import write_sha256
 from task_arithmetic.files.paths import atomic_path, write_json
 from task_arithmetic.pipeline import locks, store
@@ -14,6 +15,7 @@ from task_arithmetic.pipeline.run import start
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes two other users")
 ALICE, BOB, GROUP = 61001, 61002, 61003
+EXPERIMENT = read_config(ROOT / "config/nano.yaml")
 
 
 def as_user(user: int, action, umask=0o002):
@@ -104,7 +106,7 @@ def controller(results, code="c", run="mine"):
             return True
 
     def action():
-        start(results / run, Dag, {})
+        start(results / run, Dag, EXPERIMENT)
         return "started"
 
     return action
