@@ -42,7 +42,7 @@ include: "workflow/rules/presenting.smk"
 
 
 onstart:
-    run.start(f"results/{experiment.run}", workflow.dag, experiment)
+    run.start(f"results/{experiment.run}", workflow.dag, experiment, expected_seconds)
 
 
 onerror:

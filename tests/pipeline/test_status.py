@@ -45,12 +45,12 @@ def at(done, total=100, first=0, **figures) -> dict:
     return {"first": first, "done": done, "total": total, "unit": "step", **figures}
 
 
-def write_run(results, jobs, name="mini", started=-100.0, pid=None, **changes) -> None:
+def write_run(results, jobs, name="mini", started=-100.0, pid=None, expected=(), **changes) -> None:
     """A run.json and the records of its jobs.
 
     Args:
         jobs: name such as finetune/cars/0 → its attempts, text as it is, or None: not needed.
-        pid: the controller's; None: this process.
+        pid: the controller's; None: this process. expected: job → seconds by the model of work.
     """
     listed = []
     for job, attempts in jobs.items():
@@ -58,7 +58,8 @@ def write_run(results, jobs, name="mini", started=-100.0, pid=None, **changes) -
         log.parent.mkdir(parents=True, exist_ok=True)
         needed = attempts is not None
         listed.append({"stage": job.split("/")[0], "needed": needed, "outputs": [job],
-                       "log": str(log.relative_to(results.parent))})  # fmt: skip
+                       "log": str(log.relative_to(results.parent)),
+                       "expected": dict(expected).get(job, 0.0)})  # fmt: skip
         if isinstance(attempts, str):
             log.with_suffix(".json").write_text(attempts)
         elif attempts:
@@ -130,6 +131,17 @@ def test_what_is_not_known_is_not_guessed(results, capsys):
     write_run(results, jobs | {"finetune/c": [attempt(-30, 600)]})
     text = " ".join(printed(capsys).split())
     assert "until" not in text and "about 10.0 min for the queued (1 of them unknown)" in text
+
+
+def test_what_is_queued_takes_as_long_as_its_work_beside_that_of_finished_jobs(results, capsys):
+    """A large encoder's job is not the median of small ones'."""
+    progress = at(20, first=20)
+    jobs = {"finetune/small": [attempt(-80, 30)], "finetune/large": [], "finetune/b": []}
+    jobs["finetune/now"] = [attempt(-20, 18, None, progress=progress)]
+    write_run(results, jobs)
+    assert "about 1.0 min for the queued" in " ".join(printed(capsys).split())
+    write_run(results, jobs, expected={"finetune/small": 15.0, "finetune/large": 300.0})
+    assert "about 10.5 min for the queued" in " ".join(printed(capsys).split())  # 600 s and 30 s
 
 
 def test_progress_older_than_a_minute_is_marked(results, capsys):

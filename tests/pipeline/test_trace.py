@@ -87,7 +87,7 @@ def test_records_and_runs_are_written_as_they_were_read(tmp_path):
     record["attempts"] = [attempt(0), attempt(9, progress=progress)]
     (tmp_path / "0.json").write_text(json.dumps(record))
     assert trace.as_json(trace.read_record(tmp_path / "0.json")) == record
-    job = {"stage": "data", "log": "x.log", "outputs": ["y"], "needed": True}
+    job = {"stage": "data", "log": "x.log", "outputs": ["y"], "needed": True, "expected": 2.5}
     run = {"jobs": [job], "started": 1.0, "pid": 7, "node": "n", "shared": {"y": "h"},
            "command": "snakemake", "config": "run: x"}  # fmt: skip
     for content in (run, run | {"error": "z.log"}):

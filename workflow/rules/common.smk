@@ -128,6 +128,11 @@ def asked(stage, wildcards):
     return REQUESTS(stage, **known)
 
 
+def expected_seconds(stage, wildcards):
+    """How long a job takes by the model of work, for `status`."""
+    return asked(stage, wildcards).seconds
+
+
 def needs(stage, gpu=None):
     """The resources of a stage's jobs, more at each attempt; gpu: as the function `gpus`."""
     return {

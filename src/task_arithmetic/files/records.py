@@ -88,12 +88,18 @@ class Record:
 
 @dataclass(frozen=True)
 class Planned:
-    """A job of a run, as Snakemake planned it; `log` is relative to the folder of results/."""
+    """A job of a run, as Snakemake planned it; `log` is relative to the folder of results/.
+
+    Attributes:
+        expected: seconds that the model of work gives it, on the device that is assumed; 0: not
+            known. Only their ratios within a stage are used.
+    """
 
     stage: str
     log: str
     needed: bool
     outputs: list[str] = field(default_factory=list)
+    expected: float = 0.0
 
     @property
     def name(self) -> str:

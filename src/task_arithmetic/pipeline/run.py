@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,24 +21,30 @@ from .rerun import keep_plan, remember
 _lock: list[int] = []  # the descriptor of this process's lock; the kernel frees it
 
 
-def start(run_dir: PathLike, dag: Any, experiment: Experiment) -> None:
+Expected = Callable[[str, Any], float]  # (stage, wildcards) → seconds
+
+
+def start(
+    run_dir: PathLike, dag: Any, experiment: Experiment, expected: Expected | None = None
+) -> None:
     """Say in run.json which jobs the run has, and hold its lock for the rest of this process.
 
     Args:
         run_dir: results/<run>. dag: Snakemake's graph of jobs. experiment: what it is of.
+        expected: how long a job takes by the model of work, see planning/requests.py.
     Raises:
         SystemExit: another Snakemake works on this run, or on one that defines otherwise what the
             two share; this user may not write to the run's folder, or not lock it.
     """
     try:
-        _start(Path(run_dir), dag, experiment)
+        _start(Path(run_dir), dag, experiment, expected or (lambda stage, wildcards: 0.0))
     except (UserError, OSError) as error:
         if (sentence := outcome(error)[1]) is None:
             raise
         sys.exit(sentence)
 
 
-def _start(run_dir: Path, dag: Any, experiment: Experiment) -> None:
+def _start(run_dir: Path, dag: Any, experiment: Experiment, expected: Expected) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     _take_lock(run_dir)
     own = [job for job in dag.jobs if job.log]
@@ -52,7 +59,9 @@ def _start(run_dir: Path, dag: Any, experiment: Experiment) -> None:
     jobs = []
     for job in own:
         log, outputs = str(job.log[0]), [str(path) for path in job.output]
-        jobs.append(Planned(name_of(log).split("/")[0], log, bool(dag.needrun(job)), outputs))
+        stage, needed = name_of(log).split("/")[0], bool(dag.needrun(job))
+        seconds = expected(stage, getattr(job, "wildcards", {})) if needed else 0.0
+        jobs.append(Planned(stage, log, needed, outputs, round(seconds, 1)))
     if (run_dir / "run.json").is_file() and "report" not in {job.stage for job in jobs}:
         # A few files by name: the rest of the run is as it was.
         named = {job.log for job in jobs}

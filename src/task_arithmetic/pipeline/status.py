@@ -116,14 +116,31 @@ def _job(planned: Planned, run: Run, folder: Path, finished: Finished, over: boo
     return Job(planned, "queued")
 
 
-def _median(done: list[Job], folder: Path) -> float | None:
-    """Median seconds of a stage's finished jobs: those of this start, or else a few of others."""
-    attempts = [job.attempt for job in done if job.attempt.started]
-    for job in [] if attempts else done[:: len(done) // SAMPLE + 1]:
+class Pace(NamedTuple):
+    """How long the finished jobs of a stage took: the median of their seconds, and of their seconds
+    over those of the model of work, where it knows them."""
+
+    median: float
+    ratio: float | None
+
+    def seconds(self, job: Planned) -> float:
+        """What another job of the stage will take."""
+        return job.expected * self.ratio if self.ratio and job.expected else self.median
+
+
+def _pace(done: list[Job], folder: Path) -> Pace | None:
+    """Of jobs that were finished in this start, or else of a few that were before."""
+    found = [(job.planned, job.attempt) for job in done if job.attempt.started]
+    for job in [] if found else done[:: len(done) // SAMPLE + 1]:
         with suppress(UserError, OSError):
-            attempts += read_record(job.planned.record(folder)).attempts[-1:]
-    seconds = [each.seconds for each in attempts if each.exit == 0 and not each.from_store]
-    return statistics.median(seconds) if seconds else None
+            attempts = read_record(job.planned.record(folder)).attempts[-1:]
+            found += [(job.planned, attempt) for attempt in attempts]
+    took = [(job, x.seconds) for job, x in found if x.exit == 0 and not x.from_store]
+    if not took:
+        return None
+    ratios = [seconds / job.expected for job, seconds in took if job.expected]
+    ratio = statistics.median(ratios) if ratios else None
+    return Pace(statistics.median(seconds for _, seconds in took), ratio)
 
 
 def _tail(log: Path, width: int) -> list[str]:
@@ -149,14 +166,14 @@ def _view(folder: Path, width: int, finished: Finished) -> tuple[list[str], bool
     jobs = [_job(each, run, folder, finished, alive is False) for each in run.jobs]
     jobs.sort(key=lambda job: place(job.planned.stage))
     of = {state: [job for job in jobs if job.state == state] for state in STATES}
-    medians, rows = {}, []
+    paces, rows = {}, []
     for stage in dict.fromkeys(job.planned.stage for job in jobs):
         own = {s: [job for job in of[s] if job.planned.stage == stage] for s in STATES}
-        medians[stage] = median = _median(own["done"], folder)
+        paces[stage] = pace = _pace(own["done"], folder)
         counts = [f"{len(own[state]):,}" if own[state] else "" for state in STATES]
-        rows.append([stage, *counts, "" if median is None else f"{median:,.1f}"])
+        rows.append([stage, *counts, "" if pace is None else f"{pace.median:,.1f}"])
     parts = [_state(run, of, alive), f"{len(of['done']):,} of {len(jobs):,} jobs done"]
-    parts += _remaining(of, medians, now)
+    parts += _remaining(of, paces, now)
     lines = [*textwrap.wrap(f"{folder.name}: {'; '.join(parts)}.", width), ""]
     lines += table(["stage", *STATES, "median s"], rows, width)
     running = sorted(of["running"], key=lambda job: job.attempt.started)
@@ -193,11 +210,12 @@ def _state(run: Run, of: dict[str, list[Job]], alive: bool | None) -> str:
     return f"stopped with {' and '.join(counts) or 'none failed'}"
 
 
-def _remaining(of: dict[str, list[Job]], medians: dict[str, float | None], now: float) -> list[str]:
+def _remaining(of: dict[str, list[Job]], paces: dict[str, Pace | None], now: float) -> list[str]:
     """What the running and the queued jobs take, as far as known."""
     left = [seconds for job in of["running"] if (seconds := _left(job.attempt, now)) is not None]
     parts = [f"about {duration(max(left))} until the running ones end"] if left else []
-    known = [seconds for job in of["queued"] if (seconds := medians[job.planned.stage]) is not None]
+    queued = [(job.planned, paces[job.planned.stage]) for job in of["queued"]]
+    known = [pace.seconds(planned) for planned, pace in queued if pace is not None]
     if known and of["running"]:
         unknown = f" ({n:,} of them unknown)" if (n := len(of["queued"]) - len(known)) else ""
         parts.append(f"about {duration(sum(known) / len(of['running']))} for the queued{unknown}")
