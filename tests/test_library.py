@@ -12,7 +12,7 @@ import tiny_texts
 import torch
 
 import task_arithmetic as ta
-from task_arithmetic.core.arithmetic import choose_alpha
+from task_arithmetic.core.addition import choose_alpha
 from task_arithmetic.progress import SILENT
 
 RECIPE = {**tiny.RECIPE, "steps": 15, "learning_rate": 3e-3}  # of tiny.shared_vector

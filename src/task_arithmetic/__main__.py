@@ -4,7 +4,7 @@ import gc
 import sys
 
 from .cli import main
-from .stages.declared import STAGES
+from .stages.catalogue import STAGES
 
 # Training and evaluation make no reference cycles: looking for some while torch is imported and
 # when the process ends is a fifth of a short job.

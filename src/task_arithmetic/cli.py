@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from . import __version__
 from .pipeline import jobs
 from .pipeline.outcome import outcome
+from .stages.catalogue import STAGES
 from .stages.command import add_options
-from .stages.declare import named
-from .stages.declared import STAGES
+from .stages.declaration import named
 
 
 def main(argv: list[str] | None = None) -> int:

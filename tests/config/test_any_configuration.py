@@ -15,10 +15,10 @@ from runs import ROOT, Nano, copy_project
 
 from task_arithmetic.config.available import figure_names, left_out, table_names
 from task_arithmetic.config.experiment import Experiment
+from task_arithmetic.config.published import TASKS, paper_beside
 from task_arithmetic.config.reading import merge, read_config, read_yaml, validate_config
 from task_arithmetic.config.settings import as_yaml, report_settings, view_settings
 from task_arithmetic.config.summary import check
-from task_arithmetic.config.targets import TASKS, paper_beside
 from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
 from task_arithmetic.planning.requests import requests

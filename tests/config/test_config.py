@@ -28,7 +28,7 @@ from task_arithmetic.config.settings import (
     view_settings,
 )
 from task_arithmetic.config.summary import check
-from task_arithmetic.core.arithmetic import alpha_grid
+from task_arithmetic.core.alpha import alpha_grid
 from task_arithmetic.errors import UserError
 
 

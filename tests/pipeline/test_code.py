@@ -24,8 +24,8 @@ from task_arithmetic.pipeline import code
 from task_arithmetic.pipeline.code import changes, code_hash, code_parts, package_versions
 from task_arithmetic.pipeline.rerun import modules
 from task_arithmetic.stages import settings as stage_settings
-from task_arithmetic.stages.declare import MODALITIES
-from task_arithmetic.stages.declared import STAGES
+from task_arithmetic.stages.catalogue import STAGES
+from task_arithmetic.stages.declaration import MODALITIES
 
 B = "def g(): return h()\ndef h(): return LIMIT\nLIMIT = 1\n"
 
@@ -199,8 +199,8 @@ GENERATING = {(c, "language") for c in (*(c for c, s in STAGES.items() if s.moda
     [
         ("core/training", "beta1=0.9", "beta1=0.8", TRAINING),
         ("language/t5", "geometry: T5) -> Dual:", "geometry: T5, x=1) -> Dual:", GENERATING),
-        ("core/arithmetic", "np.argmax(", "np.argmin(",
-         {(c, m) for c in ("addition", "negation") for m in MODALITIES}),
+        ("core/addition", "np.argmax(", "np.argmin(", {("addition", m) for m in MODALITIES}),
+        ("core/negation", "np.argmin(", "np.argmax(", {("negation", m) for m in MODALITIES}),
         ("report/figures", 'marker="*", markersize=11', 'marker="P", markersize=11',
          {("figure", m) for m in MODALITIES}),  # the report only embeds them
         ("vision/prepare", "BLOCK = 256", "BLOCK = 128", {("data", "vision")}),

@@ -23,7 +23,7 @@ from task_arithmetic.files.tensors import read_tensors, write_tensors
 from task_arithmetic.pipeline import jobs, rerun
 from task_arithmetic.pipeline.identity import identity
 from task_arithmetic.stages import declare
-from task_arithmetic.stages.declared import STAGES
+from task_arithmetic.stages.catalogue import STAGES
 
 SOURCE = Path(jobs.__file__).parents[2]
 LIMIT = 10.0  # seconds from SIGTERM to the end of the process

@@ -10,8 +10,8 @@ import tiny
 import yaml
 from safetensors.numpy import save_file
 
-from task_arithmetic.core import vectors
 from task_arithmetic.files.tensors import header, read_tensors
+from task_arithmetic.merging.sum import total
 from task_arithmetic.stages import vector
 from task_arithmetic.stages.vector import read_vector
 
@@ -94,7 +94,7 @@ def test_a_sum_holds_two_vectors_at_a_time(forty):
             yield read
             del read
 
-    total = vectors.total(reading())
+    summed = total(reading())
     assert most[0] <= 2
     expected = sum(read_tensors(path)["t2"].double() for path in forty)
-    assert tiny.close(total.tensors["t2"].double(), expected) < 1e-6
+    assert tiny.close(summed.tensors["t2"].double(), expected) < 1e-6

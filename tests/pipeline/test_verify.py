@@ -17,7 +17,7 @@ from task_arithmetic.files.tensors import write_tensors
 from task_arithmetic.pipeline.identity import identities
 from task_arithmetic.pipeline.jobs import output_hashes
 from task_arithmetic.pipeline.verify import verify
-from task_arithmetic.stages.declared import STAGES
+from task_arithmetic.stages.catalogue import STAGES
 
 DRAWN = "results/shared/embedded/one"
 DATA = "results/shared/data/one"

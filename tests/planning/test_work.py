@@ -10,8 +10,6 @@ import pandas as pd
 import pytest
 from runs import Nano
 
-from task_arithmetic.config.definitions import Task
-from task_arithmetic.config.geometries import geometries_of
 from task_arithmetic.config.reading import ROOT, read_config
 from task_arithmetic.planning.disk import bytes_at
 from task_arithmetic.planning.work import (
@@ -19,9 +17,7 @@ from task_arithmetic.planning.work import (
     WARM_UP,
     Job,
     by_stage,
-    costs,
     jobs,
-    operations,
 )
 from task_arithmetic.stages import disentanglement, efficiency
 
@@ -90,24 +86,6 @@ def test_the_stages_numbers_are_the_models():
     assert efficiency.WARM_UP == WARM_UP
     batches = disentanglement.REFERENCE_BATCHES * disentanglement.REFERENCE_BATCH
     assert batches == REFERENCE_SAMPLES
-
-
-def test_the_costs_of_jobs_are_their_work_and_unknown_ones_are_left_out(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    experiment = read_config(ROOT / "config/mini.yaml", ROOT / "config/nano.yaml")
-    geometries, found = geometries_of(experiment), costs(experiment)
-    for job in jobs(experiment):
-        if job.work:
-            of = ((w.amount, w.key, geometries[w.key.encoder]) for w in job.work)
-            taken = sum(n * operations(key, experiment, geometry) for n, key, geometry in of)
-            assert found.pop(job.output) == pytest.approx(taken) and taken > 0
-    assert not found
-    experiment.definitions.tasks["textures"] = Task(hub="a/b", templates=["{}"])  # of unknown size
-    less = costs(experiment)
-    assert "results/nano/metrics/pretrained/embedded-small/textures.csv" not in less
-    assert "results/nano/metrics/pretrained/embedded-small/landcover.csv" in less
-    tuned = "results/nano/finetuned/embedded-small/{}/textures/0.sha256"
-    assert less[tuned.format("ntk")] > less[tuned.format("nonlinear")]  # steps are known
 
 
 def test_neither_configuration_nor_planning_imports_torch():

@@ -8,7 +8,7 @@ import pytest
 import views
 from test_tables import OTHERS, REFERENCE, TARGETS, row_of, values
 
-from task_arithmetic.config import available, targets
+from task_arithmetic.config import available, published
 from task_arithmetic.config.reading import ROOT, read_yaml, validate_config
 from task_arithmetic.config.settings import view_settings
 from task_arithmetic.config.view import view_of
@@ -52,7 +52,7 @@ def test_targets_stand_beside_zero_shot_and_single_task_accuracies(tmp_path):
 
 
 def test_the_average_of_all_eight_tasks_is_the_published_one(tmp_path):
-    settings = paper_settings(targets.TASKS, encoders=1)
+    settings = paper_settings(published.TASKS, encoders=1)
     table = make_targets(settings, views.make_rows(settings, points=3, alphas=3), tmp_path)
     assert row_of(table, mode="nonlinear", task="average")["published"] == 90.5
     assert row_of(table, mode="attention", task="average")["published"] == 89.55
@@ -137,23 +137,23 @@ def test_a_missing_accuracy_or_published_number_is_an_error(tmp_path):
 def test_the_published_accuracies_are_complete_and_agree_with_their_averages():
     with open(TARGETS, newline="") as file:
         rows = list(csv.DictReader(file))
-    modes = ["zeroshot", *targets.MODES[1:]]
+    modes = ["zeroshot", *published.MODES[1:]]
     assert {(r["encoder"], r["mode"]) for r in rows} == {
-        (encoder, mode) for encoder in targets.ENCODERS for mode in modes
+        (encoder, mode) for encoder in published.ENCODERS for mode in modes
     }
     assert len(rows) == 12
     for row in rows:
-        numbers = [float(row[task]) for task in targets.TASKS]
+        numbers = [float(row[task]) for task in published.TASKS]
         assert all(30 < number < 100 for number in numbers)
         assert sum(numbers) / 8 == pytest.approx(float(row["average"]), abs=0.08)
     published = tables.read_targets(TARGETS)
-    assert len(published) == 12 * 9 and set(published["mode"]) == set(targets.MODES)
+    assert len(published) == 12 * 9 and set(published["mode"]) == set(published.MODES)
 
 
 def test_the_papers_tasks_and_encoders_have_targets():
     """Those of config.yaml, by the names that its definitions give them."""
     config = validate_config(read_yaml(ROOT / "config.yaml"))
     view = view_of(json.loads(view_settings(config)))
-    assert targets.has_targets(view)
-    assert targets.tasks_with_targets(view) == targets.TASKS
-    assert targets.encoders_with_targets(view) == targets.ENCODERS
+    assert published.has_targets(view)
+    assert published.tasks_with_targets(view) == published.TASKS
+    assert published.encoders_with_targets(view) == published.ENCODERS

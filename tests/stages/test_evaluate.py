@@ -12,7 +12,8 @@ import tiny
 import torch
 from test_encoder import open_clip_jvp
 
-from task_arithmetic.core.arithmetic import choose_alpha, choose_negation
+from task_arithmetic.core.addition import choose_alpha
+from task_arithmetic.core.negation import choose_negation
 from task_arithmetic.core.precision import in_parts
 from task_arithmetic.core.vectors import TaskVector, moved_names
 from task_arithmetic.errors import UserError

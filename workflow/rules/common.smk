@@ -12,7 +12,7 @@ from task_arithmetic.config import settings
 from task_arithmetic.planning import requests as requested
 from task_arithmetic.pipeline.gpu import has_gpu
 from task_arithmetic.pipeline.rerun import stage_code
-from task_arithmetic.stages.declared import STAGES
+from task_arithmetic.stages.catalogue import STAGES
 
 VISION, LANGUAGE = experiment.part("vision"), experiment.part("language")
 TASKS, ENCODERS, MODES = experiment.definitions  # name -> what it stands for

@@ -6,7 +6,7 @@ ask here. Nothing here imports more than Python itself.
 
 import re
 
-from .targets import has_targets
+from .published import has_targets
 from .view import PAPER_MODES, Part, View
 
 TABLES = ["table1", "table2", "table3", "table4", "table5", "negation", "tasks", "tasks_language"]

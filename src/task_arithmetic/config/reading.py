@@ -122,7 +122,7 @@ def validate_config(config: Mapping[str, Any], basedir: PathLike = ROOT) -> Expe
             "The configuration has letters other than ASCII's, which cannot stand in names of "
             f"files in this locale ({coding}): set LC_ALL=C.UTF-8."
         )
-    from ..core.arithmetic import alpha_grid  # which imports numpy
+    from ..core.alpha import alpha_grid  # which imports numpy
 
     alpha_grid(**configuration.alphas.given())
     parts = parts_of(configuration)

@@ -18,8 +18,8 @@ from ..vision.geometry import OWN_MERGES
 from .checks import ENCODER_FILES
 from .definitions import AnyEncoder, AnyTask, Encoder, Task, TextTask
 from .experiment import Configuration, Experiment, Part
+from .published import paper_beside
 from .recipes import recipes_of
-from .targets import paper_beside
 from .view import View, view_of
 
 DOWNLOADS_DIR = "results/shared/downloads"

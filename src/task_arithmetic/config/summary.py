@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ..core.arithmetic import alpha_grid
+from ..core.alpha import alpha_grid
 from ..files.definition import Definition
 from ..files.local import find, outline
 from ..files.paths import PathLike

@@ -14,7 +14,7 @@ from ..files.hashes import canonical
 from ..files.paths import PathLike
 from ..files.shipped import ROOT
 from ..pipeline.code import code_hash
-from ..stages.declared import STAGES
+from ..stages.catalogue import STAGES
 
 
 def cache_dir() -> Path:

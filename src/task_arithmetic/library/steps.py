@@ -12,7 +12,8 @@ from ..config.checks import check_recipe
 from ..config.experiment import ImageRecipe, TextRecipe
 from ..config.reading import read_yaml
 from ..config.sentences import hold
-from ..core import arithmetic
+from ..core import addition, negation
+from ..core.alpha import alpha_grid
 from ..core.disentanglement import Sample, disentanglement_errors
 from ..core.encoder import Examples
 from ..core.schedule import Recipe, learning_rate_at
@@ -226,8 +227,8 @@ def choose_alpha(
                 f"The individual model of {task.name} has no validation accuracy above 0, so that "
                 "normalized accuracy is undefined: train longer."
             )
-    accuracies = arithmetic.normalized([found[task.name] for task in tasks], own)
-    chosen = grid[arithmetic.choose_alpha(grid, accuracies)]
+    accuracies = addition.normalized([found[task.name] for task in tasks], own)
+    chosen = grid[addition.choose_alpha(grid, accuracies)]
     if len(grid) > 1 and chosen == max(grid):
         warnings.warn(
             f"α = {chosen:g} is the largest of the grid: a larger one may be better; give "
@@ -261,12 +262,12 @@ def choose_negation(
     found = _accuracies(encoder, -tau, grid, [task, control], "validation", precision)
     before = _accuracies(encoder, tau, [0.0], [control], "validation", precision)
     kept = float(before[control.name][0])
-    return grid[arithmetic.choose_negation(found[task.name], found[control.name], kept, keep)]
+    return grid[negation.choose_negation(found[task.name], found[control.name], kept, keep)]
 
 
 def _grid(alphas: Sequence[float] | None) -> list[float]:
     if alphas is None:
-        return arithmetic.alpha_grid(0, 1, 0.05)
+        return alpha_grid(0, 1, 0.05)
     grid = [float(alpha) for alpha in alphas]
     if not grid or not np.isfinite(grid).all():
         raise UserError(f"alphas must be finite numbers, at least one; found {grid}.")

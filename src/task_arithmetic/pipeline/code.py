@@ -21,9 +21,9 @@ from ..errors import UserError
 PACKAGE = Path(__file__).parents[1]
 # Modules that import by a computed name → what then counts as imported by them, beside the modality
 # of a stage's settings and the function that its declaration names.
-DYNAMIC: dict[str, tuple[str, ...]] = {"stages.modalities": (), "stages.declare": ()}
+DYNAMIC: dict[str, tuple[str, ...]] = {"stages.modalities": (), "stages.declaration": ()}
 DYNAMIC |= {"": ()}  # the library, which no stage uses
-DYNAMIC |= {"vision.geometry": (), "vision.checkpoints": ()}  # parts of open_clip, by its folder
+DYNAMIC |= {"vision.geometry": ()}  # parts of open_clip, by its folder
 # import → distribution, where they differ.
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}
 DISTRIBUTIONS |= {"skimage": "scikit-image", "open_clip": "open_clip_torch"}

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..files.hashes import read_sha256, sha256_of, sha256_of_file, versions
 from ..files.paths import read_json
-from ..stages.declare import Declared, Input
+from ..stages.declaration import Declared, Input
 from . import gpu
 
 

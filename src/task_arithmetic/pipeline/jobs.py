@@ -26,7 +26,7 @@ from ..files.hashes import canonical, read_sha256, sha256_of_file, versions, wri
 from ..files.paths import node, place_of_log, remove_partial, remove_temporaries
 from ..files.records import Attempt, Made, Record, Steps, as_json, name_of, read_record
 from ..progress import Progress
-from ..stages.declare import Declared
+from ..stages.declaration import Declared
 from . import gpu, store
 from .identity import device, fingerprint_of, identities, packages
 from .locks import locked

@@ -13,8 +13,8 @@ from ..errors import UserError
 from ..files.hashes import now, sha256_of
 from ..files.paths import read_json, write_json
 from ..files.records import Made, as_json, read_record
-from ..stages.declare import MODALITIES, Declared
-from ..stages.declared import STAGES
+from ..stages.catalogue import STAGES
+from ..stages.declaration import MODALITIES, Declared
 from .code import PACKAGE, changes, code_hash, code_parts, package_versions
 
 RESULTS = Path("results")

@@ -10,7 +10,7 @@ from ..files.manifest import read_manifest
 from ..files.paths import again, human_bytes, mend
 from ..files.records import Made, Planned, read_record, read_run
 from ..files.tensors import read_made_by
-from ..stages.declared import STAGES
+from ..stages.catalogue import STAGES
 from .identity import identity
 from .status import run_folder
 

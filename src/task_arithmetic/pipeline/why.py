@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..files.paths import PathLike
 from ..files.records import Attempt, Made, Record, read_record, read_run
 from ..stages.command import read_command
-from ..stages.declare import Declared
+from ..stages.declaration import Declared
 from . import store
 from .identity import fingerprint_of, identities
 from .rerun import code_changes

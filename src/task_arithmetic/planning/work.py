@@ -14,7 +14,7 @@ from ..config import settings
 from ..config.available import figure_names, table_names
 from ..config.experiment import Disentanglement, Experiment, Part
 from ..config.geometries import Geometry, geometries_of
-from ..core.arithmetic import alpha_grid
+from ..core.alpha import alpha_grid
 from ..core.vectors import moved_names
 from ..vision.geometry import ViT, parameters
 from .disk import (
@@ -252,22 +252,6 @@ def operations(key: Key, experiment: Experiment, geometry: Geometry) -> float:
         patterns = experiment.patterns(key.mode, key.encoder)
         moved = Moved(patterns, experiment.linearized(key.mode))
     return key.batch * flops(key.kind, geometry, moved)
-
-
-def costs(experiment: Experiment) -> dict[str, float]:
-    """Output → arithmetic operations of each job that computes, as far as they are known: what the
-    times of jobs on one device are about in proportion to."""
-    geometries, found = geometries_of(experiment), dict[str, float]()
-
-    @cache
-    def of(key: Key) -> float:
-        return operations(key, experiment, geometries[key.encoder])
-
-    for job in jobs(experiment):
-        taken = [of(each.key) * each.amount for each in job.work if each.amount is not None]
-        if job.work and len(taken) == len(job.work):
-            found[job.output] = sum(taken)
-    return found
 
 
 # --- What a job writes ---------------------------------------------------------------------------

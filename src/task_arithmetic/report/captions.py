@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ..config.available import part_of
-from ..config.targets import TOLERANCE
+from ..config.published import TOLERANCE
 from ..config.view import Part, View
 
 TABLES = {

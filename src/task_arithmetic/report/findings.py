@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..config.targets import TOLERANCE
+from ..config.published import TOLERANCE
 from ..config.view import Part, View
 from .cells import Measured, percent
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ..config.available import title_of
-from ..config.targets import TOLERANCE
+from ..config.published import TOLERANCE
 from ..config.view import View
 from .captions import table_caption
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..config.available import part_of
-from ..config.targets import MODES, TASKS, TOLERANCE, encoders_with_targets, tasks_with_targets
+from ..config.published import MODES, TASKS, TOLERANCE, encoders_with_targets, tasks_with_targets
 from ..config.view import Part, View, view_of
 from ..errors import UserError
 from ..files.paths import PathLike, atomic_path
@@ -252,8 +252,10 @@ def make_table(
             found.append(row)
     if not found:
         raise UserError(f"{name} would have no row: give the configuration a mode that it shows.")
-    columns = [*columns, *(f"paper_{column}" for column in paper)]
     made = pd.DataFrame(found)
+    if misspelt := [column for column in columns if column not in made]:
+        raise KeyError(f"{name} declares {misspelt[0]}, which none of its rows has")
+    columns = [*columns, *(f"paper_{column}" for column in paper)]
     return made.reindex(columns=columns + [f"{c}_std" for c in columns if f"{c}_std" in made])
 
 

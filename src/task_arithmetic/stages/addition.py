@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.arithmetic import alpha_grid, choose_alpha, normalized
+from ..core.addition import choose_alpha, normalized
+from ..core.alpha import alpha_grid
 from ..errors import UserError
 from ..files.metrics import read_rows, write_rows
 from ..files.paths import PathLike, mend

@@ -4,8 +4,8 @@ import argparse
 import json
 from typing import Any
 
-from .declare import Declared, Option, Seed, Settings, Threads
-from .declared import STAGES
+from .catalogue import STAGES
+from .declaration import Declared, Option, Seed, Settings, Threads
 
 # A stage is also told the log of its job, and the code that its run was planned with.
 OF_JOBS: dict[str, dict[str, Any]] = {

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.arithmetic import alpha_grid, choose_negation
+from ..core.alpha import alpha_grid
+from ..core.negation import choose_negation
 from ..errors import UserError
 from ..files.metrics import read_rows, write_rows
 from ..files.paths import PathLike

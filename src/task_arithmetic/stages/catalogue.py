@@ -1,6 +1,6 @@
 """The stages, in the order of a run. Nothing here imports torch."""
 
-from .declare import STAGES, Input, Name, Output, Seed, Settings, Shown, Threads, stage
+from .declaration import STAGES, Input, Name, Output, Seed, Settings, Shown, Threads, stage
 
 __all__ = ["STAGES"]
 
