@@ -124,8 +124,8 @@ def test_a_missing_accuracy_or_published_number_is_an_error(tmp_path):
     with pytest.raises(UserError, match="single_task_accuracy.*ntk.*dtd"):
         make_targets(settings, rest, tmp_path)
     metrics = load_metrics(views.write_metrics(tmp_path / "metrics.csv", rows))
-    published = tables.read_targets(TARGETS)
-    lacking = published[(published["mode"] != "ntk") | (published["column"] != "dtd")]
+    every = tables.read_targets(TARGETS)
+    lacking = every[(every["mode"] != "ntk") | (every["column"] != "dtd")]
     with pytest.raises(UserError, match="lack ViT-B-32, ntk, dtd"):
         tables.make_table("targets", metrics, lacking, view_of(settings))
     with pytest.raises(UserError, match="does not exist"):
@@ -146,8 +146,8 @@ def test_the_published_accuracies_are_complete_and_agree_with_their_averages():
         numbers = [float(row[task]) for task in published.TASKS]
         assert all(30 < number < 100 for number in numbers)
         assert sum(numbers) / 8 == pytest.approx(float(row["average"]), abs=0.08)
-    published = tables.read_targets(TARGETS)
-    assert len(published) == 12 * 9 and set(published["mode"]) == set(published.MODES)
+    rows = tables.read_targets(TARGETS)
+    assert len(rows) == 12 * 9 and set(rows["mode"]) == set(published.MODES)
 
 
 def test_the_papers_tasks_and_encoders_have_targets():
