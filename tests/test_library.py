@@ -85,10 +85,14 @@ def test_an_alpha_at_the_end_of_its_grid_is_said(encoder, tasks):
 
 
 @pytest.mark.parametrize("mode", ["nonlinear", "ntk"])
-def test_numbers_that_overflow_are_no_accuracy(encoder, tasks, mode):
-    huge = 1e30 * ta.TaskVector.load(tiny.shared_vector(mode, "one"))
+@pytest.mark.parametrize("scale", [1e23, 1e30, 1e38])  # the norm, f_lin's features, f's
+def test_numbers_that_overflow_are_no_accuracy(encoder, tasks, mode, scale):
+    tau = ta.TaskVector.load(tiny.shared_vector(mode, "one"))
+    huge = ta.TaskVector({"proj": scale * tau["proj"].sign()}, mode, tau.linearized, tau.base)
     with pytest.raises(ta.UserError, match="not finite at α = 1"):
-        ta.evaluate(encoder + 1e8 * huge, tasks)
+        ta.evaluate(encoder + huge, tasks)
+    with pytest.raises(ta.UserError, match="not finite"):
+        ta.disentanglement(encoder, [huge, huge], tasks, samples=8, points=3, progress=SILENT)
 
 
 def test_another_kind_of_value_is_named(encoder, tasks, tmp_path):

@@ -34,9 +34,8 @@ from task_arithmetic.pipeline.identity import packages
 from task_arithmetic.pipeline.rerun import stage_code
 from task_arithmetic.progress import Progress
 from task_arithmetic.stages import finetune as module
-from task_arithmetic.stages.finetune import finetune, start
-from task_arithmetic.stages.settings import TrainingSettings
-from task_arithmetic.stages.vector import read_vector
+from task_arithmetic.stages.evaluate import read_vector
+from task_arithmetic.stages.finetune import TrainingSettings, finetune, start
 from task_arithmetic.vision import modality as vision
 from task_arithmetic.vision.clip import encode, encode_linearized
 from task_arithmetic.vision.images import read_split
@@ -291,7 +290,7 @@ import sys
 import tiny, torch
 from task_arithmetic.core.encoder import Encoder
 from task_arithmetic.stages.finetune import start
-from task_arithmetic.stages.settings import TrainingSettings
+from task_arithmetic.stages.finetune import TrainingSettings
 from task_arithmetic.vision.geometry import ViT
 from task_arithmetic.vision.modality import Images, Vision
 g = ViT(1, 8, 8, 8, 8, 1, 8, "gelu")

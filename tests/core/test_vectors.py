@@ -15,7 +15,8 @@ from task_arithmetic.core.vectors import TaskVector, moved_names
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.tensors import read_made_by, read_tensors, write_tensors
 from task_arithmetic.merging.sum import total
-from task_arithmetic.stages.vector import read_vector, write_vector
+from task_arithmetic.stages.evaluate import read_vector
+from task_arithmetic.stages.vector import write_vector
 
 
 def vector(seed, names="abc"):

@@ -23,11 +23,11 @@ from task_arithmetic.language import modality as language
 from task_arithmetic.language.t5 import generate, logits, logits_linearized
 from task_arithmetic.stages import addition as module
 from task_arithmetic.stages.efficiency import efficiency
-from task_arithmetic.stages.finetune import start
-from task_arithmetic.stages.settings import TrainingSettings
+from task_arithmetic.stages.evaluate import read_vector
+from task_arithmetic.stages.finetune import TrainingSettings, start
 from task_arithmetic.stages.single_task import pretrained
 from task_arithmetic.stages.single_task import single_task as of_one_task
-from task_arithmetic.stages.vector import cosine, read_vector
+from task_arithmetic.stages.vector import cosine
 from task_arithmetic.vision import modality as vision
 
 EVALUATION = {"modality": "language", "limit": None}

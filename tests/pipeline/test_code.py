@@ -23,7 +23,14 @@ from task_arithmetic.files.metrics import write_rows
 from task_arithmetic.pipeline import code
 from task_arithmetic.pipeline.code import changes, code_hash, code_parts, package_versions
 from task_arithmetic.pipeline.rerun import modules
-from task_arithmetic.stages import settings as stage_settings
+from task_arithmetic.stages import (
+    addition,
+    disentanglement,
+    efficiency,
+    evaluate,
+    finetune,
+    negation,
+)
 from task_arithmetic.stages.catalogue import STAGES
 from task_arithmetic.stages.declaration import MODALITIES
 
@@ -270,13 +277,43 @@ def run(call, *entries) -> None:
     assert set(found.values()) <= set(code_parts(*entries))
 
 
+SETTINGS = {
+    "finetune": finetune.TrainingSettings,
+    **dict.fromkeys(("pretrained", "single-task", "kernel"), evaluate.EvaluationSettings),
+    "addition": addition.AdditionSettings,
+    "negation": negation.NegationSettings,
+    "disentanglement": disentanglement.DisentanglementSettings,
+    "efficiency": efficiency.EfficiencySettings,
+}
+
+
 def settings_of(command: str, every: dict) -> dict:
     """Those of all settings that a learning or measuring stage has; of another stage, all."""
-    kind = "Training" if command == "finetune" else command.capitalize()
-    if command in ("pretrained", "single-task", "kernel"):
-        kind = "Evaluation"
-    kind = getattr(stage_settings, f"{kind}Settings", None)
+    kind = SETTINGS.get(command)
     return {f.name: every[f.name] for f in fields(kind) if f.name in every} if kind else every
+
+
+@pytest.mark.parametrize("stage", ["finetune", "efficiency"])
+def test_fine_tuning_is_far_from_evaluation(stage):
+    """A line of an evaluation, of its settings or of a choice of α trains nothing again."""
+    found = set(code_parts(*modules(stage, "vision")))
+    far = {"stages/evaluate.py", "stages/addition.py", "stages/negation.py", "stages/vector.py"}
+    assert not found & {*far, "core/addition.py", "core/negation.py", "merging/sum.py"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"linearised": True}, r"The settings have 'linearised' \(did you mean 'linearized'"),
+        ({"keep": 0.9}, "The settings have no 'alphas': add it"),
+    ],
+)
+def test_settings_that_are_not_a_stages_are_refused(given, said):
+    with pytest.raises(UserError, match=said):
+        negation.NegationSettings.of(given)
+    mode = {"train": ["*"], "linearized": False}
+    with pytest.raises(UserError, match="settings of `finetune` have no 'steps'"):
+        finetune.TrainingSettings.of({"mode": mode, "finetune": {}})
 
 
 @pytest.mark.parametrize("mode", ["nonlinear", "ntk"])

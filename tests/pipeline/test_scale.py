@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from task_arithmetic.files.tensors import header, read_tensors
 from task_arithmetic.merging.sum import total
 from task_arithmetic.stages import vector
-from task_arithmetic.stages.vector import read_vector
+from task_arithmetic.stages.evaluate import read_vector
 
 TASKS = 100
 

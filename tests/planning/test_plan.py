@@ -49,8 +49,7 @@ from task_arithmetic.planning.work import (
     jobs,
     models_evaluated,
 )
-from task_arithmetic.stages.finetune import start
-from task_arithmetic.stages.settings import TrainingSettings
+from task_arithmetic.stages.finetune import TrainingSettings, start
 from task_arithmetic.vision.clip import encode, encode_linearized
 from task_arithmetic.vision.geometry import ViT, parameters
 from task_arithmetic.vision.modality import Images, Vision

@@ -22,10 +22,10 @@ from task_arithmetic.files.metrics import write_rows
 from task_arithmetic.files.tensors import read_tensors, write_tensors
 from task_arithmetic.stages import evaluate
 from task_arithmetic.stages.addition import addition
+from task_arithmetic.stages.evaluate import EvaluationSettings, read_vector
 from task_arithmetic.stages.negation import negation
-from task_arithmetic.stages.settings import EvaluationSettings
 from task_arithmetic.stages.single_task import kernel, pretrained, single_task
-from task_arithmetic.stages.vector import cosine, read_vector
+from task_arithmetic.stages.vector import cosine
 from task_arithmetic.vision import modality as vision
 from task_arithmetic.vision.modality import read_encoder
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..progress import SILENT, Progress
 from .encoder import Classifier, Encoder
+from .precision import check_finite
 from .vectors import TaskVector
 
 
@@ -42,6 +43,8 @@ def disentanglement_errors(
         symmetric: the mean of both directions of the divergence, as the published code has it.
     Returns:
         {"representation", "classification"}: float64 (len(alphas), len(alphas)), first axis α1.
+    Raises:
+        UserError: features that are not finite.
     """
     modality = cast(Classifier, encoder.modality)
     errors = {name: np.zeros((len(alphas),) * 2) for name in ("representation", "classification")}
@@ -59,6 +62,7 @@ def disentanglement_errors(
                     if (b if t == 0 else a) == 0:
                         continue
                     alone, unified = individual[i if t == 0 else j], features_at(a, b)
+                    check_finite(torch.stack([alone.norm(), unified.norm()]))
                     distance = divergence(alone, unified)
                     if symmetric:
                         distance = (distance + divergence(unified, alone)) / 2

@@ -16,6 +16,7 @@ from .schedule import Recipe
 from .vectors import TaskVector
 
 Tensors = dict[str, Tensor]
+CPU = torch.device("cpu")
 Examples = Any  # of one task and split, as the modality reads them; `head` is what the loss needs
 
 

@@ -288,8 +288,9 @@ def _largest(scores: Tensor) -> Tensor:
 def _append(before: Dual, x: Dual) -> Dual:
     """Tokens (B, heads, N, d_kv) after those before."""
     value = torch.cat([before.value, x.value], dim=2)
-    if before.tangent is None or x.tangent is None:
+    if before.tangent is None:
         return Dual(value)
+    assert x.tangent is not None  # what has one at a token has it at every token
     return Dual(value, torch.cat([before.tangent, x.tangent], dim=2))
 
 

@@ -131,6 +131,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Accuracy of an encoder on tasks: top-1 of images, exact match or Spearman's ρ of texts.
 
+    Args:
+        precision: as a run's: auto (bf16 on a GPU that computes in it), bf16 or float32.
     Returns:
         task → accuracy, a fraction.
     """

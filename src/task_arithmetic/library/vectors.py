@@ -9,7 +9,7 @@ from ..core import vectors
 from ..errors import UserError
 from ..files.paths import PathLike
 from ..files.tensors import write_tensors
-from ..stages.vector import read_vector
+from ..stages.evaluate import read_vector
 
 
 class TaskVector(vectors.TaskVector):

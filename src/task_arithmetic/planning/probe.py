@@ -30,9 +30,8 @@ from ..language import modality as language
 from ..language.geometry import T5
 from ..language.tokens import Texts
 from ..pipeline.gpu import claim, torch_device
-from ..stages.efficiency import WARM_UP
+from ..stages.efficiency import WARM_UP, EfficiencySettings
 from ..stages.finetune import start
-from ..stages.settings import EfficiencySettings
 from ..vision import modality as vision
 from ..vision.geometry import ViT, parameters
 from .disk import FLOAT

@@ -1,6 +1,7 @@
 """Task addition (paper, section 3.4); α is chosen from validation rows alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,22 @@ import torch
 
 from ..core.addition import choose_alpha, normalized
 from ..core.alpha import alpha_grid
+from ..core.encoder import CPU
 from ..errors import UserError
 from ..files.metrics import read_rows, write_rows
 from ..files.paths import PathLike, mend
 from ..merging.sum import total
 from ..progress import SILENT, Progress
-from .evaluate import CPU, Splits, accuracies, load, vector_of
-from .settings import AdditionSettings
+from .evaluate import EvaluationSettings, Splits, accuracies, load, vector_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdditionSettings(EvaluationSettings):
+    """alphas: start, stop and step of the grid. reference_selection: α is the one with the largest
+    mean accuracy on the test split itself, as published code for language has it."""
+
+    alphas: Mapping[str, float]
+    reference_selection: bool = False
 
 
 def addition(

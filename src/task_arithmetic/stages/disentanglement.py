@@ -1,21 +1,37 @@
 """Disentanglement error of two tasks over a grid of coefficients (paper, Eq. 2, Figures 6, 8)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..core.disentanglement import Sample, disentanglement_errors
+from ..core.encoder import CPU
 from ..files.manifest import sample_indices
 from ..files.metrics import write_rows
 from ..files.paths import PathLike
 from ..progress import SILENT, Progress
 from . import modalities
-from .evaluate import CPU, vector_of
-from .settings import DisentanglementSettings
+from .evaluate import vector_of
+from .settings import Settings
 
 # What the published code reads: the first batches of the test split, in its order.
 REFERENCE_BATCH, REFERENCE_BATCHES = 128, 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisentanglementSettings(Settings):
+    """linearized: evaluate through f_lin. low, high, points: the grid of both coefficients.
+    samples: random test images of each task. reference_scaling: as the published code normalises,
+    see reference_weights."""
+
+    linearized: bool
+    low: float
+    high: float
+    points: int
+    samples: int
+    reference_scaling: bool = False
 
 
 def disentanglement(

@@ -2,21 +2,29 @@
 
 import statistics
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ..core.encoder import CPU
 from ..core.schedule import learning_rate_at
 from ..core.training import batches
 from ..files.metrics import write_rows
 from ..files.paths import PathLike
 from ..progress import SILENT, Progress
 from . import modalities
-from .evaluate import CPU
-from .finetune import start
-from .settings import EfficiencySettings
+from .finetune import TrainingSettings, start
 
 WARM_UP = 3  # steps before the clock starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficiencySettings(TrainingSettings):
+    """efficiency: `steps` to measure."""
+
+    efficiency: Mapping[str, int]
 
 
 def efficiency(

@@ -2,26 +2,33 @@
 accuracy of θ0 + α·τ, for each α of a grid, on one or more splits, through f or through f_lin."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ..core.encoder import Encoder, Examples
 from ..core.vectors import TaskVector
+from ..errors import UserError
 from ..files.paths import PathLike
-from ..files.tensors import check_tensors
+from ..files.tensors import check_tensors, read_made_by, read_tensors
 from . import modalities
-from .settings import EvaluationSettings, Settings
-from .vector import read_vector
+from .settings import EncoderSettings
 
-CPU = torch.device("cpu")
 Splits = dict[str, dict[str, Examples]]  # split → task → examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(EncoderSettings):
+    """linearized: evaluate through f_lin."""
+
+    linearized: bool = False
 
 
 def load(
     encoder_dir: PathLike,
     files: Mapping[str, tuple[PathLike, PathLike]],
-    settings: Settings,
+    settings: EncoderSettings,
     device: torch.device | str,
 ) -> tuple[Encoder, Splits]:
     """An encoder, and for validation and test the tasks' examples, as its modality reads them.
@@ -50,6 +57,21 @@ def accuracies(
     """The modality's `accuracies` as a stage's settings say."""
     how = settings.linearized, settings.precision
     return encoder.modality.accuracies(encoder.theta0, tau, alphas, splits, *how)
+
+
+def read_vector(path: PathLike, device: torch.device | str = "cpu") -> TaskVector:
+    """A vector's file, of the vector stage or of the library. Raises UserError if it is missing, is
+    no safetensors file, or holds no task vector."""
+    made_by = read_made_by(path)
+    if made_by.get("stage") != "vector":
+        raise UserError(
+            f"{path} holds no task vector that says its mode and base (fine-tuned weights, "
+            "perhaps): give a file of results/<run>/vectors or of save(), or make one by "
+            "TaskVector(tensors, mode, linearized, base)."
+        )
+    linearized = made_by.get("settings", {}).get("mode", {}).get("linearized", False)
+    base = made_by.get("theta0_sha256", "")
+    return TaskVector(read_tensors(path, device), made_by.get("mode", ""), linearized, base)
 
 
 def vector_of(path: PathLike, encoder: Encoder) -> TaskVector:

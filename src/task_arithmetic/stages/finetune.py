@@ -5,15 +5,17 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
-from ..core.encoder import Encoder, Examples, Tensors
+from ..core.encoder import CPU, Encoder, Examples, Tensors
 from ..core.precision import uses_bf16
-from ..core.schedule import learning_rate_at
+from ..core.schedule import Recipe, learning_rate_at
 from ..core.training import Training, batches
 from ..errors import UserError
 from ..files.hashes import sha256_of, sha256_of_file, versions
@@ -22,10 +24,34 @@ from ..files.paths import PathLike, atomic_path, node, remove
 from ..files.tensors import check_tensors, read_made_by, read_tensors, write_tensors
 from ..progress import SILENT, Progress
 from . import modalities
-from .evaluate import CPU
-from .settings import TrainingSettings
+from .settings import EncoderSettings, read
 
 LOG_EVERY = 10  # steps
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What a mode moves: patterns of names; linearized: it trains f_lin."""
+
+    train: list[str]
+    linearized: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(EncoderSettings):
+    """mode: what it moves. finetune: the recipe. micro_batch: examples of one forward pass."""
+
+    mode: Moves
+    finetune: Recipe
+    micro_batch: int | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        whole = dict(given)
+        for key, kind in (("mode", Moves), ("finetune", Recipe)):
+            if key in whole:
+                whole[key] = read(kind, whole[key], f"The settings of `{key}`")
+        return read(cls, whole)
 
 
 def finetune(

@@ -1,19 +1,29 @@
 """Task negation (paper, appendix A); α is chosen from validation rows alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..core.alpha import alpha_grid
+from ..core.encoder import CPU
 from ..core.negation import choose_negation
 from ..errors import UserError
 from ..files.metrics import read_rows, write_rows
 from ..files.paths import PathLike
 from ..progress import SILENT, Progress
-from .evaluate import CPU, accuracies, load, vector_of
-from .settings import NegationSettings
+from .evaluate import EvaluationSettings, accuracies, load, vector_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegationSettings(EvaluationSettings):
+    """alphas: start, stop and step of the grid. keep: the share of the pretrained control accuracy
+    that is to be kept."""
+
+    alphas: Mapping[str, float]
+    keep: float
 
 
 def negation(

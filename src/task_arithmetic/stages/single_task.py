@@ -4,13 +4,12 @@ from typing import Any
 
 import torch
 
-from ..core.encoder import Encoder
+from ..core.encoder import CPU, Encoder
 from ..core.vectors import TaskVector
 from ..files.metrics import write_rows
 from ..files.paths import PathLike
 from ..progress import SILENT, Progress
-from .evaluate import CPU, Splits, accuracies, load, vector_of
-from .settings import EvaluationSettings
+from .evaluate import EvaluationSettings, Splits, accuracies, load, vector_of
 
 
 def pretrained(

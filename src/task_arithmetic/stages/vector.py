@@ -1,40 +1,18 @@
-"""A task vector's file: writing it, reading it; comparing many."""
-
-from __future__ import annotations  # names of torch, which writing and comparing do not import
+"""A task vector's file: writing it; comparing many."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.vectors import TaskVector
 from ..errors import UserError
 from ..files.hashes import check_file, read_sealed
 from ..files.metrics import write_rows
 from ..files.paths import PathLike, atomic_path
 from ..files.tensors import check_tensors, header, open_tensors, read_made_by, read_tensors
 
-if TYPE_CHECKING:
-    import torch
-
 SLICE = 2**25  # numbers in memory at a time while many vectors are compared
-
-
-def read_vector(path: PathLike, device: torch.device | str = "cpu") -> TaskVector:
-    """A vector's file, of this stage or of the library. Raises UserError if it is missing, is no
-    safetensors file, or holds no task vector."""
-    made_by = read_made_by(path)
-    if made_by.get("stage") != "vector":
-        raise UserError(
-            f"{path} holds no task vector that says its mode and base (fine-tuned weights, "
-            "perhaps): give a file of results/<run>/vectors or of save(), or make one by "
-            "TaskVector(tensors, mode, linearized, base)."
-        )
-    linearized = made_by.get("settings", {}).get("mode", {}).get("linearized", False)
-    base = made_by.get("theta0_sha256", "")
-    return TaskVector(read_tensors(path, device), made_by.get("mode", ""), linearized, base)
 
 
 def write_vector(encoder_dir: PathLike, finetuned: PathLike, output: PathLike) -> None:

@@ -2,7 +2,8 @@
 
 `encode` computes a plain CLIP ViT image tower from a dictionary of tensors under open_clip's
 names. `encode_linearized` carries a tangent through the same layers: one pass gives f(x; θ0) and
-the directional derivative ∇f(x; θ0)·τ. Nothing here needs open_clip; clip.py brings its weights.
+the directional derivative ∇f(x; θ0)·τ. Nothing here needs open_clip: checkpoints.py brings its
+weights.
 """
 
 import math

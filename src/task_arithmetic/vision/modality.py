@@ -167,10 +167,11 @@ class Vision:
         Returns:
             key of a split → fractions (alphas,).
         Raises:
-            UserError: features that are not finite, as of a vector or an α that is far too large.
+            UserError: features whose norm is not finite, as of a vector or an α that is far too
+                large: divided by it, all of them would be of class 0.
         """
         device = theta0["proj"].device
-        sums = torch.zeros(len(alphas), device=device)
+        norms = torch.zeros(len(alphas), device=device)
         hits = {key: torch.zeros(len(alphas), dtype=torch.int64, device=device) for key in splits}
         for chunk in self._chunks(splits):
             if linearized:
@@ -179,15 +180,15 @@ class Vision:
                     for i, alpha in enumerate(alphas):
                         found = value + alpha * tangent
                         hits[key][i] += _hits(found, head, labels)
-                        sums[i] += found.sum()
+                        norms[i] += found.norm(dim=-1).sum()
             else:
                 for i, alpha in enumerate(alphas):
                     theta = tau.apply(theta0, alpha)
                     for key, pixels, labels, head in chunk:
                         found = self.features(theta, pixels, precision)
                         hits[key][i] += _hits(found, head, labels)
-                        sums[i] += found.sum()
-        check_finite(sums, alphas)
+                        norms[i] += found.norm(dim=-1).sum()
+        check_finite(norms, alphas)
         return {key: hits[key].cpu().numpy() / len(splits[key].labels) for key in splits}
 
     def features(self, theta: Tensors, pixels: Tensor, precision: str = "float32") -> Tensor:
