@@ -1,0 +1,83 @@
+"""Linear algebra that methods share: singular values, polar factors, solving, and lost rank."""
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EPS = torch.finfo(torch.float64).eps
+DEPENDENT = 1e-3  # smallest singular value of joined unit vectors that are as good as dependent
+
+
+class LostRank(UserWarning):
+    """A matrix has directions that its data do not determine."""
+
+
+class Svd(NamedTuple):
+    """X ≈ U diag(σ) Vᵀ: U (m, k), σ (k,), largest first, Vᵀ (k, n), k ≤ min(m, n)."""
+
+    u: Tensor
+    sigma: Tensor
+    vt: Tensor
+
+    def top(self, count: int) -> "Svd":
+        """The largest `count` triples."""
+        return Svd(self.u[:, :count], self.sigma[:count], self.vt[:count])
+
+
+def svd(matrix: Tensor) -> Svd:
+    """The singular value decomposition of X, float32 (m, n), without the triples whose σ is zero to
+    rounding, σ ≤ max(m, n) · ε · σ₁: their vectors are arbitrary. A zero matrix has none."""
+    try:
+        u, sigma, vt = torch.linalg.svd(matrix, full_matrices=False)
+    except torch.linalg.LinAlgError:  # the fast algorithm did not converge
+        wide = torch.linalg.svd(matrix.double(), full_matrices=False)
+        u, sigma, vt = (each.to(matrix.dtype) for each in wide)
+    least = max(matrix.shape) * torch.finfo(matrix.dtype).eps * sigma.max() if len(sigma) else 0
+    return Svd(u, sigma, vt).top(int((sigma > least).sum()))
+
+
+def polar(matrix: Tensor, name: str) -> Tensor:
+    """U Vᵀ of the SVD of X (m, n): the nearest matrix with orthonormal columns (or rows).
+
+    Args:
+        matrix: joined unit vectors. name: the tensor that they are of, for the warning.
+    Warns:
+        LostRank: the vectors are nearly dependent (σ < 1e-3), so that where theirs go is arbitrary.
+    """
+    u, sigma, vt = torch.linalg.svd(matrix, full_matrices=False)
+    if len(sigma) and float(sigma[-1]) < DEPENDENT:
+        warn_of_lost_rank(
+            f"{name}: the tasks' singular vectors are nearly dependent (smallest singular value "
+            f"{float(sigma[-1]):.1e}), as of a task that is given twice: their part of the merged "
+            "matrix is arbitrary."
+        )
+    return u @ vt
+
+
+def solve_right(right: Tensor, gram: Tensor, name: str) -> Tensor:
+    """X with X G = A, that is A G⁻¹; of a singular G the smallest one, A G⁺.
+
+    Args:
+        right: A, float64 (m, n). gram: G, float64 (n, n), symmetric, no eigenvalue below 0.
+    Warns:
+        LostRank: G is singular.
+    """
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if not int(failed):
+        pivots = factor.diagonal()  # a G that is singular to rounding may have a factor
+        if float(pivots.min()) > float(pivots.max()) * (len(gram) * EPS) ** 0.5:
+            return torch.cholesky_solve(right.T, factor).T
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > values.max().clamp_min(0) * len(gram) * EPS
+    warn_of_lost_rank(
+        f"{name}: the inputs span {int(kept.sum())} of {len(gram)} dimensions; nothing is added in "
+        "the others."
+    )
+    vectors = vectors[:, kept]
+    return (right @ vectors / values[kept]) @ vectors.T
+
+
+def warn_of_lost_rank(sentence: str) -> None:
+    warnings.warn(sentence, LostRank, stacklevel=2)
