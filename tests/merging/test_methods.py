@@ -441,6 +441,8 @@ def test_directions_that_no_vector_has_stay_zero_and_are_warned_of(method):
     with pytest.warns(LostRank, match="2 of 12|rank 2 of 12"):
         (found,) = merged(taus, method).tensors.values()
     own = torch.linalg.svdvals(found)
+    sigma = torch.linalg.svdvals(sum(low))
+    assert own[0] == pytest.approx(float(sigma.sum()) / 12, rel=1e-5)
     assert own[1] / own[0] == pytest.approx(1, rel=1e-4) and own[2] < 1e-5 * own[0]
 
 
@@ -560,6 +562,19 @@ def test_regmean_of_inputs_that_do_not_span_adds_nothing_elsewhere():
         _, found = merge_vectors([tau], "regmean", state={name: [gram]})
     assert apart(found[name][:, :5], tau[name][:, :5]) < 1e-6
     assert not found[name][:, 5:].any()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_gram_matrix_that_is_singular_to_rounding_is_known(seed):
+    """Its Cholesky factor may exist, and be noise."""
+    name = f"{BLOCK}attn.out_proj.weight"
+    tau = vectors(1, {name: SHAPES[name]}, seed)[0]
+    x = torch.randn(11, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    gram = x.T @ x
+    with pytest.warns(LostRank, match="span 11 of 12"):
+        _, found = merge_vectors([tau], "regmean", {"off_diagonal": 1}, state={name: [gram]})
+    within = np.linalg.pinv(x.numpy()) @ x.numpy()
+    assert apart(found[name], array(tau, name) @ within) < 1e-5
 
 
 @pytest.mark.parametrize(

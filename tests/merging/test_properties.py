@@ -65,7 +65,7 @@ APART = {"mean": 1 / 3, "sum": 1, "ties": 1, "consensus": 1, "tsv": 1, "wudi": 1
 
 
 def disjoint():
-    """Three tasks without a row or a column in common, of rank 3, 4, 5; and a turn of both spaces."""
+    """Three tasks without common rows or columns, of rank 3, 4, 5; and a turn of both spaces."""
     generator = torch.Generator().manual_seed(2)
     random = torch.randn(2, 12, 12, generator=generator)
     found = []

@@ -100,7 +100,6 @@ def _bin_of(counts: Tensor, rank: int) -> _Bin:
     """The bin of the rank-th largest (1: the largest) of what was counted."""
     from_top = counts.flip(0).cumsum(0)
     place = int(torch.searchsorted(from_top, rank))
-    place = min(place, len(counts) - 1)
     above = int(from_top[place] - counts.flip(0)[place])
     return _Bin(len(counts) - 1 - place, rank - above)
 
