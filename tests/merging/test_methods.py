@@ -12,7 +12,7 @@ import twins
 from task_arithmetic.core.vectors import TaskVector
 from task_arithmetic.errors import UserError
 from task_arithmetic.merging import consensus, dare, iso_cts, ties
-from task_arithmetic.merging.linear import LostRank
+from task_arithmetic.merging.linear import LostRank, svd
 from task_arithmetic.merging.matrices import is_matrix, place_of
 from task_arithmetic.merging.merge import merge_vectors
 from task_arithmetic.merging.method import Part, find, names
@@ -444,6 +444,15 @@ def test_directions_that_no_vector_has_stay_zero_and_are_warned_of(method):
     sigma = torch.linalg.svdvals(sum(low))
     assert own[0] == pytest.approx(float(sigma.sum()) / 12, rel=1e-5)
     assert own[1] / own[0] == pytest.approx(1, rel=1e-4) and own[2] < 1e-5 * own[0]
+
+
+@pytest.mark.parametrize("rank", [1, 16, 200, 400])
+def test_directions_of_large_matrices_are_counted(rank):
+    """None is lost of full rank, and none is made of rounding."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(s, generator=generator) for s in ((400, rank), (rank, 400)))
+    matrix = a @ b if rank < 400 else a / torch.arange(1, 401).sqrt()
+    assert len(svd(matrix).sigma) == rank
 
 
 # --- WUDI and RegMean ----------------------------------------------------------------------------

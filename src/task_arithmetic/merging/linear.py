@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 EPS = torch.finfo(torch.float64).eps
+NOISE = 16  # of singular values, in ε of the largest
 # Smallest singular value of joined unit vectors that are as good as dependent. Of a task that is
 # given twice it is some 1e-7; of 8 independent tasks that fill 768 dimensions it may be 1e-4.
 DEPENDENT = 1e-5
@@ -30,13 +31,17 @@ class Svd(NamedTuple):
 
 def svd(matrix: Tensor) -> Svd:
     """The singular value decomposition of X, float32 (m, n), without the triples whose σ is zero to
-    rounding, σ ≤ max(m, n) · ε · σ₁: their vectors are arbitrary. A zero matrix has none."""
+    rounding, σ ≤ 16 ε σ₁: their vectors are arbitrary. A zero matrix has none.
+
+    (Of matrices of low rank, zeros come out as up to 7 ε σ₁; NumPy's max(m, n) · ε · σ₁ would take
+    the smallest of a matrix of full rank, 768 × 768, for zeros.)
+    """
     try:
         u, sigma, vt = torch.linalg.svd(matrix, full_matrices=False)
     except torch.linalg.LinAlgError:  # the fast algorithm did not converge
         wide = torch.linalg.svd(matrix.double(), full_matrices=False)
         u, sigma, vt = (each.to(matrix.dtype) for each in wide)
-    least = max(matrix.shape) * torch.finfo(matrix.dtype).eps * sigma.max() if len(sigma) else 0
+    least = NOISE * torch.finfo(matrix.dtype).eps * sigma[:1]
     return Svd(u, sigma, vt).top(int((sigma > least).sum()))
 
 
