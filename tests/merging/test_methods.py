@@ -525,6 +525,14 @@ def test_wudi_of_vectors_without_full_rank():
         assert apart(merged([TaskVector({name: tau})], "wudi", ridge=0)[name], tau) < 1e-5
 
 
+def test_a_larger_ridge_keeps_wudi_small_where_rows_just_fill_the_inputs():
+    name = f"{BLOCK}mlp.c_proj.weight"  # (12, 48), and four tasks
+    taus = vectors(4, {name: SHAPES[name]})
+    norms = [float(merged(taus, "wudi", ridge=r)[name].norm()) for r in (1e-6, 1e-2, 1e-1)]
+    summed = float(sum(tau[name] for tau in taus).norm())
+    assert norms[0] > 2 * norms[1] > 2 * norms[2] and norms[2] < 2 * summed
+
+
 def grams(tasks, names=MATRICES, seed=3):
     generator, found = torch.Generator().manual_seed(seed), {}
     for name in sorted(names):

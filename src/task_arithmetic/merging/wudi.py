@@ -51,7 +51,9 @@ def quadratic(part: Part, weighted: bool) -> Quadratic:
 def merge_matrix(part: Part, options: WudiOptions, state: Any = None) -> Tensor:
     """argmin_M Σ_t w_t ‖(M − τ_t) τ_tᵀ‖² of matrices τ_t (out, in), w_t = 1 / ‖τ_t‖².
 
-    `closed`: M = A (G + ρ tr(G)/in · I)⁻¹ in float64 (see Quadratic); ρ = 0: A G⁺.
+    `closed`: M = A (G + ρ tr(G)/in · I)⁻¹ in float64 (see Quadratic); ρ = 0: A G⁺. Where the
+    tasks' rows just fill the inputs (T · out ≈ in, as of c_proj) G is nearly singular, and with
+    a small ρ the norm of M is many times that of Σ τ_t; ρ = 0.01 to 0.1 keeps it small.
     `adam`: some steps of Adam from Σ τ_t, as published; what it reaches depends on the scale of τ.
     """
     a, gram = quadratic(part, options.weighted)
