@@ -13,6 +13,7 @@ import torch
 
 import task_arithmetic as ta
 from task_arithmetic.core.addition import choose_alpha
+from task_arithmetic.merging.merge import merge_vectors
 from task_arithmetic.progress import SILENT
 
 RECIPE = {**tiny.RECIPE, "steps": 15, "learning_rate": 3e-3}  # of tiny.shared_vector
@@ -93,6 +94,34 @@ def test_numbers_that_overflow_are_no_accuracy(encoder, tasks, mode, scale):
         ta.evaluate(encoder + huge, tasks)
     with pytest.raises(ta.UserError, match="not finite"):
         ta.disentanglement(encoder, [huge, huge], tasks, samples=8, points=3, progress=SILENT)
+
+
+@pytest.mark.parametrize("method", [m.name for m in ta.merging_methods() if m.needs == "vectors"])
+@pytest.mark.parametrize("mode", ["attention", "ntk"])
+def test_any_merging_method_gives_a_vector_that_is_evaluated(encoder, tasks, mode, method):
+    taus = [ta.TaskVector.load(tiny.shared_vector(mode, task.name)) for task in tasks]
+    names = [task.name for task in tasks]
+    merged = ta.merge(taus, method, tasks=names)
+    again, _ = merge_vectors(taus, method, tasks=names)[::-1]
+    assert isinstance(merged, ta.TaskVector) and merged.keys() == taus[0].keys()
+    assert all(torch.equal(merged[name], again[name]) for name in merged.keys())
+    assert (merged.mode, merged.linearized, merged.base) == (mode, mode == "ntk", encoder.base)
+    alpha = ta.choose_alpha(encoder, merged, tasks, taus, alphas=method)
+    start, stop, _ = next(m for m in ta.merging_methods() if m.name == method).grid
+    assert start <= alpha <= stop
+    assert set(ta.evaluate(encoder + alpha * merged, tasks)) == set(names)
+
+
+def test_a_merging_method_that_is_none_or_needs_data_is_a_sentence(tasks):
+    tau = ta.TaskVector.load(tiny.shared_vector("attention", "one"))
+    for wrong, said in (
+        (lambda: ta.merge([tau], "tie"), r"no merging method 'tie' \(did you mean 'ties'"),
+        (lambda: ta.merge([tau], "ties", kepp=1), r"no option 'kepp' \(did you mean 'keep'"),
+        (lambda: ta.merge([tau], "ties", keep=2), "keep of the merging method ties must be"),
+        (lambda: ta.merge([tau], "regmean"), "regmean needs unlabelled data"),
+    ):
+        with pytest.raises(ta.UserError, match=said):
+            wrong()
 
 
 def test_another_kind_of_value_is_named(encoder, tasks, tmp_path):
@@ -300,7 +329,7 @@ def test_the_lines_of_the_readme_run(root, tmp_path, monkeypatch):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("'numbers': ") == 2 and (tmp_path / "numbers.safetensors").is_file()
+    assert done.stdout.count("'numbers': ") == 3 and (tmp_path / "numbers.safetensors").is_file()
 
 
 def test_texts_are_merged_as_images_are(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ __all__ = [
     "load_encoder",
     "load_task",
     "merge",
+    "merging_methods",
 ]
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         load_encoder,
         load_task,
         merge,
+        merging_methods,
     )
 
 

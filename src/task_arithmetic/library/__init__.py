@@ -12,6 +12,7 @@ from .steps import (
     evaluate,
     finetune,
     merge,
+    merging_methods,
 )
 from .tasks import Task, load_task
 from .vectors import TaskVector
@@ -31,4 +32,5 @@ __all__ = [
     "load_encoder",
     "load_task",
     "merge",
+    "merging_methods",
 ]

@@ -22,6 +22,8 @@ from ..core.vectors import check_alike
 from ..errors import UserError
 from ..files.manifest import sample_indices
 from ..files.shipped import ROOT
+from ..merging.merge import merge_vectors
+from ..merging.method import Method, find, names
 from ..merging.sum import total
 from ..progress import Bar, Progress
 from .cache import defined
@@ -118,12 +120,43 @@ def _recipe(modality: str, given: dict[str, Any]) -> Recipe:
     return Recipe(**held.model_dump())
 
 
-def merge(vectors: Iterable[TaskVector]) -> TaskVector:
-    """Σ τ_t (paper, section 2). Raises UserError: vectors of different encoders or modes."""
+def merge(
+    vectors: Iterable[TaskVector],
+    method: str = "sum",
+    *,
+    tasks: Sequence[str] = (),
+    seed: int = 0,
+    **options: Any,
+) -> TaskVector:
+    """Task vectors as one: Σ τ_t (paper, section 2), or by another method.
+
+    Args:
+        method: a name of `merging_methods()`: sum, mean, ties, dare, consensus, tsv, iso_c, wudi …
+        tasks: the vectors' names, and seed: what a method that draws depends on.
+        options: the method's own, such as `keep` of ties.
+    Returns:
+        B of θ(α) = θ0 + α·B; the method's own grid of α is its `grid`.
+    Raises:
+        UserError: vectors of different encoders or modes, an unknown method or option, a method
+            that needs more than vectors.
+    """
     some = [vectors] if isinstance(vectors, TaskVector) else list(vectors)
     for vector in some:
         _expect(vector, TaskVector, "finetune")
-    return total(some)
+    if method == "sum" and not options:
+        return total(some)
+    if (needs := find(method).needs) != "vectors":
+        raise UserError(
+            f"The merging method {method} needs {needs} data of every task beside the vectors, "
+            "which are not collected here: choose one that needs vectors alone."
+        )
+    _, direction = merge_vectors(some, method, options, seed, tasks=tasks)
+    return direction
+
+
+def merging_methods() -> list[Method]:
+    """All methods that `merge` knows: name, title, paper, equation, grid of α, options."""
+    return [find(name) for name in names()]
 
 
 def evaluate(
@@ -201,7 +234,7 @@ def choose_alpha(
     tau: TaskVector,
     tasks: Sequence[Task],
     vectors: Sequence[TaskVector],
-    alphas: Sequence[float] | None = None,
+    alphas: Sequence[float] | str | None = None,
     precision: str = "auto",
 ) -> float:
     """The α with the largest mean normalized accuracy of θ0 + α·τ on validation (paper,
@@ -209,7 +242,7 @@ def choose_alpha(
 
     Args:
         tau: the merged vector. vectors: of each task its own, whose accuracy normalizes.
-        alphas: default 0, 0.05, …, 1.
+        alphas: default 0, 0.05, …, 1; a merging method's name: its own grid.
     Raises:
         UserError: not one vector for each task, or an accuracy of 0, which cannot normalize.
     """
@@ -267,9 +300,12 @@ def choose_negation(
     return grid[negation.choose_negation(found[task.name], found[control.name], kept, keep)]
 
 
-def _grid(alphas: Sequence[float] | None) -> list[float]:
+def _grid(alphas: Sequence[float] | str | None) -> list[float]:
     if alphas is None:
         return alpha_grid(0, 1, 0.05)
+    if isinstance(alphas, str):
+        start, stop, step = find(alphas).grid
+        alphas = [round(start + i * step, 10) for i in range(round((stop - start) / step) + 1)]
     grid = [float(alpha) for alpha in alphas]
     if not grid or not np.isfinite(grid).all():
         raise UserError(f"alphas must be finite numbers, at least one; found {grid}.")

@@ -1,9 +1,13 @@
 """Task arithmetic's own merging: the sum of the task vectors (paper, section 2)."""
 
 from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
 
 from ..core.vectors import Vector, check_alike
 from ..errors import UserError
+from .method import Merged, Method, Options, Part
 
 
 def total(vectors: Iterable[Vector]) -> Vector:
@@ -32,3 +36,28 @@ def total(vectors: Iterable[Vector]) -> Vector:
     if summed is None:
         raise UserError("There is no task vector to add: give at least one.")
     return summed
+
+
+def sum_of(part: Part) -> Tensor:
+    """Σ τ_t in the deltas' precision and the order of the tasks, in memory of its own."""
+    summed = part.deltas[0].clone()
+    for delta in part.deltas[1:]:
+        summed += delta
+    return summed
+
+
+def merge(part: Part, options: Options, state: Any = None) -> Merged:
+    """M = Σ τ_t of one tensor of any shape: what `total` gives, bit for bit."""
+    return Merged(None, sum_of(part))
+
+
+METHOD = Method(
+    name="sum",
+    title="Task arithmetic",
+    paper="Editing Models with Task Arithmetic",
+    arxiv="2212.04089",
+    equation=r"M = \sum_t \tau_t",
+    scope="element",
+    grid=(0.0, 1.0, 0.05),
+    merge=merge,
+)

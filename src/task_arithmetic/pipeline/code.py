@@ -22,6 +22,7 @@ PACKAGE = Path(__file__).parents[1]
 # Modules that import by a computed name → what then counts as imported by them, beside the modality
 # of a stage's settings and the function that its declaration names.
 DYNAMIC: dict[str, tuple[str, ...]] = {"stages.modalities": (), "stages.declaration": ()}
+DYNAMIC |= {"merging.method": ()}  # finds a method by its name
 DYNAMIC |= {"": ()}  # the library, which no stage uses
 DYNAMIC |= {"vision.geometry": ()}  # parts of open_clip, by its folder
 # import → distribution, where they differ.

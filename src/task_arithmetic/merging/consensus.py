@@ -1,0 +1,72 @@
+"""Consensus task arithmetic (TALL masks): the entries of the sum that several tasks use."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError, nearest
+from .method import Merged, Method, Options, Part, option
+from .sum import sum_of
+
+
+@dataclass(frozen=True)
+class ConsensusOptions(Options):
+    threshold: float = option(0.4, "λ: larger, and a task uses fewer entries", low=0)
+    thresholds: Mapping[str, float] = option({}, "λ of single tasks, by their names", low=0)
+    agree: int = option(2, "how many tasks must use an entry", low=1)
+
+
+def masks(part: Part, options: ConsensusOptions) -> list[Tensor]:
+    """Of each task m_t = [ |τ_t| > λ_t · |Σ τ − τ_t| ], bool, in the tensor's shape: the entries
+    that it uses. They are compared in float64, where the order of the tasks does not matter.
+    θ0 + m_t ⊙ Σ τ is the task's own model, by which λ_t may be chosen on validation.
+
+    Raises:
+        UserError: a threshold is of an unknown task.
+    """
+    for task in options.thresholds:
+        if task not in part.tasks:
+            known = list(part.tasks)
+            near = nearest(task, known) or f"; they are {', '.join(known)}"
+            raise UserError(f"thresholds of consensus names {task!r}, which is no task{near}.")
+    summed = sum_of(replace(part, deltas=[delta.double() for delta in part.deltas]))
+    return [
+        delta.abs() > options.thresholds.get(task, options.threshold) * (summed - delta).abs()
+        for task, delta in zip(part.tasks, part.deltas, strict=True)
+    ]
+
+
+def users(part: Part, options: ConsensusOptions) -> Tensor:
+    """How many tasks use each entry, int64 in the tensor's shape."""
+    return torch.stack(masks(part, options)).sum(0)
+
+
+def merge(part: Part, options: ConsensusOptions, state: Any = None) -> Merged:
+    """M = [ Σ m_t ≥ agree ] ⊙ Σ τ_t of one tensor of any shape.
+
+    Raises:
+        UserError: there are fewer tasks than must agree, which would leave nothing.
+    """
+    if len(part.deltas) < options.agree:
+        raise UserError(
+            f"consensus keeps what {options.agree} tasks use, and there is no more than "
+            f"{len(part.deltas)}: give more vectors, or a smaller `agree`."
+        )
+    return Merged(None, torch.where(users(part, options) >= options.agree, sum_of(part), 0.0))
+
+
+METHOD = Method(
+    name="consensus",
+    title="Consensus task arithmetic",
+    paper="Localizing Task Information for Improved Model Merging and Compression",
+    arxiv="2405.07813",
+    equation=r"M = \Bigl[\,\sum_t m_t \ge 2\,\Bigr] \odot \tau, \quad "
+    r"m_t = \bigl[\,|\tau_t| > \lambda_t |\tau - \tau_t|\,\bigr], \quad \tau = \sum_t \tau_t",
+    scope="element",
+    grid=(0.1, 1.0, 0.1),
+    merge=merge,
+    options=ConsensusOptions,
+)

@@ -1,0 +1,88 @@
+"""DARE: drop most entries of each task vector at random, scale up the rest, and merge."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import mean, sum, ties
+from .method import Merged, Method, Options, Part, option
+
+
+@dataclass(frozen=True)
+class DareOptions(Options):
+    drop: float = option(0.9, "share of the entries that is dropped", low=0, high=1, open_high=True)
+    then: Literal["sum", "mean", "ties"] = option("sum", "how the remaining entries are merged")
+    keep: float = option(
+        0.2, "of ties: the share of the remaining entries", low=0, high=1, open_low=True
+    )
+
+    @property
+    def ties(self) -> ties.TiesOptions:
+        return ties.TiesOptions(keep=self.keep)
+
+
+def dropped(part: Part, p: float) -> Part:
+    """τ̃_t = z ⊙ τ_t / (1 − p), z ~ Bernoulli(1 − p) for each entry. What is drawn depends on seed,
+    task and tensor alone: not on the order of either, nor on the device."""
+    deltas = []
+    for task, delta in zip(part.tasks, part.deltas, strict=True):
+        kept = _kept(part.seed, task, part.name, delta.shape, p).to(delta.device)
+        deltas.append(torch.where(kept, delta / (1 - p), 0.0))
+    return replace(part, deltas=deltas)
+
+
+def _kept(seed: int, task: str, name: str, shape: torch.Size, p: float) -> Tensor:
+    digest = hashlib.sha256(f"{seed}\n{task}\n{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.rand(shape, generator=generator) >= p
+
+
+@dataclass(frozen=True)
+class _Dropped:
+    """Parts after dropping, drawn again, and the same, on every walk."""
+
+    parts: Iterable[Part]
+    drop: float
+
+    def __iter__(self) -> Iterator[Part]:
+        return (dropped(part, self.drop) for part in self.parts)
+
+
+def first_pass(parts: Iterable[Part], options: DareOptions) -> Any:
+    """What ties needs of the whole model; of sum and mean nothing."""
+    if options.then != "ties":
+        return None
+    return ties.first_pass(_Dropped(parts, options.drop), options.ties)
+
+
+def merge(part: Part, options: DareOptions, state: Any = None) -> Merged:
+    """M = merge(τ̃_1, …, τ̃_T) of one tensor of any shape; of sum and mean its expectation is theirs.
+
+    Args:
+        state: of first_pass.
+    """
+    left = dropped(part, options.drop)
+    if options.then == "ties":
+        return ties.merge(left, options.ties, state)
+    return (sum if options.then == "sum" else mean).merge(left, options)
+
+
+METHOD = Method(
+    name="dare",
+    title="DARE",
+    paper="Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free "
+    "Lunch",
+    arxiv="2311.03099",
+    equation=r"M = \sum_t \frac{z_t \odot \tau_t}{1 - p}, "
+    r"\quad z_t \sim \operatorname{Bernoulli}(1 - p)",
+    scope="element",
+    grid=sum.METHOD.grid,
+    merge=merge,
+    random=True,
+    options=DareOptions,
+    first_pass=first_pass,
+)

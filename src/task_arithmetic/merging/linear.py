@@ -1,0 +1,90 @@
+"""Linear algebra that methods share: singular values, polar factors, solving, and lost rank."""
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EPS = torch.finfo(torch.float64).eps
+NOISE = 16  # of singular values, in ε of the largest
+# Smallest singular value of joined unit vectors that are as good as dependent. Of a task that is
+# given twice it is some 1e-7; of 8 independent tasks that fill 768 dimensions it may be 1e-4.
+DEPENDENT = 1e-5
+
+
+class LostRank(UserWarning):
+    """A matrix has directions that its data do not determine."""
+
+
+class Svd(NamedTuple):
+    """X ≈ U diag(σ) Vᵀ: U (m, k), σ (k,), largest first, Vᵀ (k, n), k ≤ min(m, n)."""
+
+    u: Tensor
+    sigma: Tensor
+    vt: Tensor
+
+    def top(self, count: int) -> "Svd":
+        """The largest `count` triples."""
+        return Svd(self.u[:, :count], self.sigma[:count], self.vt[:count])
+
+
+def svd(matrix: Tensor) -> Svd:
+    """The singular value decomposition of X, float32 (m, n), without the triples whose σ is zero to
+    rounding, σ ≤ 16 ε σ₁: their vectors are arbitrary. A zero matrix has none.
+
+    (Of matrices of low rank, zeros come out as up to 7 ε σ₁; NumPy's max(m, n) · ε · σ₁ would take
+    the smallest of a matrix of full rank, 768 × 768, for zeros.)
+    """
+    try:
+        u, sigma, vt = torch.linalg.svd(matrix, full_matrices=False)
+    except torch.linalg.LinAlgError:  # the fast algorithm did not converge
+        wide = torch.linalg.svd(matrix.double(), full_matrices=False)
+        u, sigma, vt = (each.to(matrix.dtype) for each in wide)
+    least = NOISE * torch.finfo(matrix.dtype).eps * sigma[:1]
+    return Svd(u, sigma, vt).top(int((sigma > least).sum()))
+
+
+def polar(matrix: Tensor, name: str) -> Tensor:
+    """U Vᵀ of the SVD of X (m, n): the nearest matrix with orthonormal columns (or rows).
+
+    Args:
+        matrix: joined unit vectors. name: the tensor that they are of, for the warning.
+    Warns:
+        LostRank: the vectors are nearly dependent (σ < 1e-5), so that where theirs go is arbitrary.
+    """
+    u, sigma, vt = torch.linalg.svd(matrix, full_matrices=False)
+    if len(sigma) and float(sigma[-1]) < DEPENDENT:
+        warn_of_lost_rank(
+            f"{name}: the tasks' singular vectors are nearly dependent (smallest singular value "
+            f"{float(sigma[-1]):.1e}), as of a task that is given twice: their part of the merged "
+            "matrix is arbitrary."
+        )
+    return u @ vt
+
+
+def solve_right(right: Tensor, gram: Tensor, name: str) -> Tensor:
+    """X with X G = A, that is A G⁻¹; of a singular G the smallest one, A G⁺.
+
+    Args:
+        right: A, float64 (m, n). gram: G, float64 (n, n), symmetric, no eigenvalue below 0.
+    Warns:
+        LostRank: G is singular.
+    """
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if not int(failed):
+        pivots = factor.diagonal()  # a G that is singular to rounding may have a factor
+        if float(pivots.min()) > float(pivots.max()) * (len(gram) * EPS) ** 0.5:
+            return torch.cholesky_solve(right.T, factor).T
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > values.max().clamp_min(0) * len(gram) * EPS
+    warn_of_lost_rank(
+        f"{name}: the inputs span {int(kept.sum())} of {len(gram)} dimensions; nothing is added in "
+        "the others."
+    )
+    vectors = vectors[:, kept]
+    return (right @ vectors / values[kept]) @ vectors.T
+
+
+def warn_of_lost_rank(sentence: str) -> None:
+    warnings.warn(sentence, LostRank, stacklevel=2)

@@ -1,0 +1,198 @@
+"""What a merging method is: its name, paper, options and function; and finding one by its name."""
+
+from __future__ import annotations  # names of torch: what only plans does not import it
+
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from ..errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Grid = tuple[float, float, float]  # of α: start, stop, step
+# Modules of this room that are no method.
+HELPERS = ("layer_scale", "linear", "matrices", "merge", "method")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a method sees of one tensor.
+
+    Attributes:
+        name: the tensor's. deltas: of each task τ_t, float32, all of one shape; zeros where a
+            vector does not move the tensor. tasks: their names, in the same order.
+        seed: of the run, for methods that draw.
+    """
+
+    name: str
+    deltas: Sequence[Tensor]
+    tasks: Sequence[str]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Merged:
+    """One tensor of the merged model: θ(α) = θ0 + offset + α · direction, both float32 in the
+    tensor's shape; no offset is zero."""
+
+    offset: Tensor | None
+    direction: Tensor
+
+
+class Described(NamedTuple):
+    """An option in words, and its bounds: at least `low` (or above it, if `open_low`), at most
+    `high` (or below it, if `open_high`)."""
+
+    about: str
+    low: float
+    high: float
+    open_low: bool
+    open_high: bool
+
+
+def option(
+    default: Any,
+    about: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> Any:
+    """A field of a method's options: its default, one line on it, and its bounds. Choices are the
+    field's Literal; a mapping has bounds for each of its values."""
+    described = Described(about, low, high, open_low, open_high)
+    if isinstance(default, Mapping):
+        return field(default_factory=lambda: dict(default), metadata={"option": described})
+    return field(default=default, metadata={"option": described})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that every method has; a method's own are a class below this one. Annotations are
+    bool, int, float, a Literal of words, or Mapping[str, float]."""
+
+    normalize: bool = option(False, "give all vectors their mean norm first: no task is louder")
+
+
+class OptionField(NamedTuple):
+    """One option of a method, for schemas and pages."""
+
+    name: str
+    kind: Any  # bool, int, float, str or Mapping
+    choices: tuple[str, ...]  # of str
+    default: Any
+    described: Described
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make one vector of several.
+
+    Attributes:
+        name: of its module. title: for people. paper, arxiv: where it is from.
+        equation: one line of LaTeX.
+        needs: beside vectors, nothing, texts or images without labels, or with labels.
+        scope: entries are merged one by one, or matrices as a whole.
+        grid: of α, if none is configured. random: it draws numbers, by `Part.seed`.
+        options: the type of its options.
+        first_pass: walks over all parts, as often as it needs, and gives the few numbers that
+            `merge` needs of the whole model.
+        merge: the function, called for any tensor.
+    """
+
+    name: str
+    title: str
+    paper: str
+    arxiv: str
+    equation: str
+    scope: Literal["element", "matrix"]
+    grid: Grid
+    merge: Callable[[Part, Any, Any], Merged]
+    needs: Literal["vectors", "unlabelled", "labelled"] = "vectors"
+    random: bool = False
+    options: type[Options] = Options
+    first_pass: Callable[[Iterable[Part], Any], Any] | None = None
+
+
+def names() -> list[str]:
+    """The names of all methods, sorted; imports none of them."""
+    package = importlib.import_module(__package__)
+    found = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    return sorted(found - set(HELPERS))
+
+
+def find(name: str) -> Method:
+    """The method of this name. Raises UserError: there is none."""
+    known = names()
+    if name not in known:
+        raise UserError(
+            f"There is no merging method {name!r}{nearest(name, known)}: choose one of "
+            f"{', '.join(known)}."
+        )
+    return importlib.import_module(f"{__package__}.{name}").METHOD
+
+
+def option_fields(method: Method) -> list[OptionField]:
+    """All options of a method, its own before those that every method has."""
+    hints, found = get_type_hints(method.options), []
+    for each in fields(method.options):
+        hint = hints[each.name]
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        kind = str if choices else Mapping if get_origin(hint) is not None else hint
+        default = {} if kind is Mapping else each.default
+        found.append(OptionField(each.name, kind, choices, default, each.metadata["option"]))
+    shared = {each.name for each in fields(Options)}
+    return sorted(found, key=lambda each: each.name in shared)
+
+
+def options_of(method: Method, given: Mapping[str, Any]) -> Options:
+    """A method's options, of which some are given; the others have their defaults.
+
+    Raises:
+        UserError: an unknown name, a value of another kind, or one out of its bounds.
+    """
+    known = {each.name: each for each in option_fields(method)}
+    for name, value in given.items():
+        if name not in known:
+            near = nearest(str(name), list(known)) or f"; it has {', '.join(known)}"
+            raise UserError(f"The merging method {method.name} has no option {name!r}{near}.")
+        if problem := _problem(known[name], value):
+            raise UserError(f"{name} of the merging method {method.name} must be {problem}.")
+    floats = {name for name in given if known[name].kind is float}
+    values: dict[str, Any] = {k: float(v) if k in floats else v for k, v in given.items()}
+    return method.options(**values)
+
+
+def _problem(known: OptionField, value: Any) -> str:
+    """What a value should be and is not; empty: it is all right."""
+    if known.choices:
+        near = nearest(value, list(known.choices)) if isinstance(value, str) else ""
+        listed = " or ".join(known.choices)
+        return "" if value in known.choices else f"{listed}; found {value!r}{near}"
+    if known.kind is bool:
+        return "" if isinstance(value, bool) else f"true or false; found {value!r}"
+    if known.kind is Mapping:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            return f"a mapping from tasks to numbers; found {value!r}"
+        some = ((key, _out_of_bounds(known.described, float, each)) for key, each in value.items())
+        return next((f"of {key} {problem}" for key, problem in some if problem), "")
+    return _out_of_bounds(known.described, known.kind, value)
+
+
+def _out_of_bounds(described: Described, kind: Any, value: Any) -> str:
+    about, low, high, open_low, open_high = described
+    bounds = [f"{'above' if open_low else 'at least'} {low:g}"] if low > -math.inf else []
+    bounds += [f"{'below' if open_high else 'at most'} {high:g}"] if high < math.inf else []
+    word = " ".join(["a whole number" if kind is int else "a number", " and ".join(bounds)])
+    kinds = int if kind is int else (int, float)
+    right = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    if right:
+        right = low < value if open_low else low <= value
+        right = right and (value < high if open_high else value <= high)
+    return "" if right else f"{word.strip()}; found {value!r}"

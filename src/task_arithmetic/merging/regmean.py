@@ -1,0 +1,72 @@
+"""RegMean: the matrix whose outputs differ least from each task's on the task's own inputs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .linear import solve_right
+from .matrices import MatrixOptions, over_matrices
+from .method import Method, Part, option
+
+Grams = Mapping[str, Sequence[Tensor]]  # matrix → of each task XᵀX / tokens, (in, in)
+
+
+@dataclass(frozen=True)
+class RegmeanOptions(MatrixOptions):
+    off_diagonal: float = option(
+        0.95, "factor of the Gram matrices' entries off the diagonal", low=0, high=1
+    )
+    images: int = option(256, "how many examples of each task the inputs are of", low=1)
+
+
+def merge_matrix(part: Part, options: RegmeanOptions, state: Grams | None = None) -> Tensor:
+    """M = (Σ τ_t G̃_t) (Σ G̃_t)⁻¹ in float64, τ_t (out, in). G_t = X_tᵀ X_t / tokens, X_t (tokens,
+    in) the layer's inputs on task t in that task's model, and G̃_t is G_t with `off_diagonal` times
+    its entries off the diagonal.
+
+    Args:
+        state: G_t of every matrix, in the order of the tasks.
+    Raises:
+        UserError: a matrix has no Gram matrices, or they are of another shape or not finite.
+    Warns:
+        LostRank: the inputs do not span the layer's input.
+    """
+    inputs, tasks = part.deltas[0].shape[1], len(part.deltas)
+    grams = (state or {}).get(part.name, ())
+    if len(grams) != tasks or any(gram.shape != (inputs, inputs) for gram in grams):
+        shapes = ", ".join(str(tuple(gram.shape)) for gram in grams) or "none"
+        raise UserError(
+            f"regmean needs {tasks} Gram matrices of {inputs} × {inputs} inputs for {part.name}; "
+            f"found {shapes}: collect them of every task's model."
+        )
+    if not all(bool(gram.isfinite().all()) for gram in grams):
+        raise UserError(
+            f"A Gram matrix of {part.name} has values that are not finite: collect them again."
+        )
+    top = torch.zeros_like(part.deltas[0], dtype=torch.float64)
+    bottom = torch.zeros(inputs, inputs, dtype=torch.float64, device=top.device)
+    for delta, gram in zip(part.deltas, grams, strict=True):
+        own = gram.to(bottom)
+        reduced = options.off_diagonal * own
+        reduced.diagonal().copy_(own.diagonal())
+        top += delta.double() @ reduced
+        bottom += reduced
+    return solve_right(top, bottom, part.name).to(part.deltas[0].dtype).contiguous()
+
+
+METHOD = Method(
+    name="regmean",
+    title="RegMean",
+    paper="Dataless Knowledge Fusion by Merging Weights of Language Models",
+    arxiv="2212.09849",
+    equation=r"M = \Bigl(\sum_t \tau_t \tilde G_t\Bigr) \Bigl(\sum_t \tilde G_t\Bigr)^{-1}, \quad "
+    r"G_t = X_t^\top X_t",
+    needs="unlabelled",
+    scope="matrix",
+    grid=(0.1, 2.0, 0.1),
+    merge=over_matrices(merge_matrix),
+    options=RegmeanOptions,
+)
