@@ -122,7 +122,7 @@ def artifacts_of(hashes):
 
 
 def asked(stage, wildcards):
-    """What a job asks a cluster for, see resources.py."""
+    """What a job asks a cluster for, see planning/requests.py."""
     keys = ("encoder", "mode", "task") if stage != "embedded" else ()  # which names what it draws
     known = {key: wildcards.get(key) for key in keys}
     return REQUESTS(stage, **known)

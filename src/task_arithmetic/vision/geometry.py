@@ -52,7 +52,7 @@ for _part in ("vision_cfg", "text_cfg"):
     HARMLESS[_part] |= dict.fromkeys(("scale_attn_inner", "scale_attn"), OFF)
 OWN_MERGES = "bpe_merges.txt.gz"  # a local checkpoint's own tokenizer
 CLIP_TOKENS = 49408  # of the tokenizer that comes with open_clip
-PREPARED = {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"}  # see data.py
+PREPARED = {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"}  # see prepare.py
 
 
 Shapes = dict[str, tuple[int, ...]]
@@ -234,7 +234,7 @@ def check_preprocessing(name: str, preprocess: dict[str, Any], image_size: int) 
     Args:
         preprocess: open_clip's preprocess_cfg, or its table's entry of pretrained weights.
     Raises:
-        UserError: what it says is not what data.py and pixels.py do.
+        UserError: what it says is not what prepare.py and pixels.py do.
     """
     if not isinstance(preprocess, dict):
         raise UserError(f"Encoder {name}: its preprocess_cfg must be a JSON object; correct it.")

@@ -1,0 +1,37 @@
+"""The benchmarks run: what they time is a step, a grid, a heatmap and a generation as they are."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+PATH = Path(__file__).parents[1] / "benchmarks/run.py"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["embedded-base", "embedded-t5"])
+def test_a_step_of_every_mode_is_timed(bench, name):
+    found = bench.train_step_ratio(name, 2, 1, CPU)
+    assert found.keys() == {"ntk", "attention"} and all(ratio > 0 for ratio in found.values())
+
+
+def test_grids_and_heatmaps_are_timed(bench):
+    for found in (
+        bench.alpha_grid_ratio("embedded-base", 2, 3, 1, CPU),
+        bench.heatmap_ratio("embedded-base", 2, 3, 1, CPU),
+    ):
+        assert found.keys() == {"nonlinear", "ntk"} and all(ratio > 0 for ratio in found.values())
+    assert bench.generation_ratio("embedded-t5", 3, 1, CPU).keys() == {"alike", "apart"}
+
+
+def test_the_start_of_a_real_fine_tuning_is_timed(bench):
+    assert 0 < bench.startup_seconds("embedded-base", 1) < 120
