@@ -76,9 +76,9 @@ def add_up(amounts: Iterable[int | None]) -> int | None:
 
 
 def data_bytes(task: AnyTask, counts: Splits) -> int | None:
-    """Bytes of a task's data: texts of the assumed length; arrays of images, see vision/images.py, exactly
-    if these are small, square and of one known size; of a folder, by the sizes of some of its
-    images; else an upper bound, but for images that are wider than 4 to 3."""
+    """Bytes of a task's data: texts of the assumed length; arrays of images (vision/images.py),
+    exactly if these are small, square and of one known size; of a folder, by the sizes of some of
+    its images; else an upper bound, but for images that are wider than 4 to 3."""
     known = {split: count for split, count in counts.items() if count is not None}
     if len(known) < len(counts):
         return None
