@@ -122,7 +122,7 @@ def _recipe(modality: str, given: dict[str, Any]) -> Recipe:
 
 def merge(
     vectors: Iterable[TaskVector],
-    method: str = "sum",
+    method: str | Method = "sum",
     *,
     tasks: Sequence[str] = (),
     seed: int = 0,
@@ -131,7 +131,8 @@ def merge(
     """Task vectors as one: Σ τ_t (paper, section 2), or by another method.
 
     Args:
-        method: a name of `merging_methods()`: sum, mean, ties, dare, consensus, tsv, iso_c, wudi …
+        method: a name of `merging_methods()`: sum, mean, ties, dare, consensus, tsv, iso_c, wudi …;
+            or a Method of one's own.
         tasks: the vectors' names, and seed: what a method that draws depends on.
         options: the method's own, such as `keep` of ties.
     Returns:
@@ -145,12 +146,14 @@ def merge(
         _expect(vector, TaskVector, "finetune")
     if method == "sum" and not options:
         return total(some)
-    if (needs := find(method).needs) != "vectors":
+    found = find(method) if isinstance(method, str) else method
+    _expect(found, Method, "task_arithmetic.merging.method")
+    if (needs := found.needs) != "vectors":
         raise UserError(
-            f"The merging method {method} needs {needs} data of every task beside the vectors, "
+            f"The merging method {found.name} needs {needs} data of every task beside the vectors, "
             "which are not collected here: choose one that needs vectors alone."
         )
-    _, direction = merge_vectors(some, method, options, seed, tasks=tasks)
+    _, direction = merge_vectors(some, found, options, seed, tasks=tasks)
     return direction
 
 

@@ -19,7 +19,7 @@ from .sum import sum_of
 
 def merge_vectors(
     vectors: Sequence[Vector],
-    method: str,
+    method: str | Method,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     *,
@@ -33,7 +33,7 @@ def merge_vectors(
     Args:
         vectors: at least one, of one encoder and all linearized or none; a tensor that one of them
             does not move is zero in it.
-        method: a name of `method.names()`. options: some of its options.
+        method: a name of `method.names()`, or a method. options: some of its options.
         seed: of a method that draws. tasks: the vectors' names; else "1", "2", ….
         state: what a method needs of data, such as regmean's Gram matrices; else what its own first
             pass over the vectors gives.
@@ -54,7 +54,7 @@ def merge_vectors(
             f"Each task vector needs a name of its own: there are {len(vectors)} vectors and "
             f"{len(set(labels))} different names."
         )
-    found = find(method)
+    found = find(method) if isinstance(method, str) else method
     chosen = options_of(found, options or {})
     parts = InMemory(vectors, labels, seed)
     merged: dict[str, Merged] = {}
