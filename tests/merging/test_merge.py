@@ -14,15 +14,8 @@ from task_arithmetic.errors import UserError
 from task_arithmetic.library.vectors import TaskVector as Kept
 from task_arithmetic.merging.layer_scale import Ramp, layer_scale, ramp
 from task_arithmetic.merging.merge import InMemory, merge_parts, merge_vectors, prepared
-from task_arithmetic.merging.method import (
-    HELPERS,
-    Merged,
-    Options,
-    find,
-    names,
-    option_fields,
-    options_of,
-)
+from task_arithmetic.merging.method import Merged, Options, option_fields, options_of
+from task_arithmetic.merging.methods import HELPERS, find, names
 from task_arithmetic.progress import Progress
 
 # --- Vectors -------------------------------------------------------------------------------------
@@ -180,7 +173,7 @@ def test_parts_are_in_the_order_of_their_names_and_say_their_tasks():
 
 
 def test_methods_are_found_by_their_modules_and_without_torch():
-    code = "import sys; from task_arithmetic.merging.method import names; print(*names()); "
+    code = "import sys; from task_arithmetic.merging.methods import names; print(*names()); "
     code += "assert 'torch' not in sys.modules"
     found = subprocess.run(
         [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True

@@ -15,7 +15,8 @@ from task_arithmetic.merging import consensus, dare, iso_cts, ties
 from task_arithmetic.merging.linear import LostRank, svd
 from task_arithmetic.merging.matrices import is_matrix, place_of
 from task_arithmetic.merging.merge import merge_vectors
-from task_arithmetic.merging.method import Part, find, names
+from task_arithmetic.merging.method import Part
+from task_arithmetic.merging.methods import find, names
 from task_arithmetic.merging.sum import total
 
 WIDTH, OUT = 12, 10

@@ -9,7 +9,7 @@ from test_methods import BLOCK, MATRICES, SHAPES, apart, merged, vectors
 
 from task_arithmetic.core.vectors import TaskVector
 from task_arithmetic.merging.linear import LostRank
-from task_arithmetic.merging.method import names
+from task_arithmetic.merging.methods import names
 
 OPTIONS = {
     "ties": {"keep": 1}, "consensus": {"agree": 1}, "iso_cts": {"common": 0.5},

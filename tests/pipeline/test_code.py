@@ -29,6 +29,7 @@ from task_arithmetic.stages import (
     efficiency,
     evaluate,
     finetune,
+    merge,
     negation,
 )
 from task_arithmetic.stages.catalogue import STAGES
@@ -284,6 +285,7 @@ SETTINGS = {
     "negation": negation.NegationSettings,
     "disentanglement": disentanglement.DisentanglementSettings,
     "efficiency": efficiency.EfficiencySettings,
+    "merge": merge.MergeSettings,
 }
 
 
@@ -348,6 +350,8 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
             given |= {"settings": own, "output": made[command]}
             given |= {"name": name, "task": name}
             arguments = {option: given[option] for option in stage.options if option in given}
+            if command == "merge":
+                arguments |= {"tasks": ["a", "b"]}
             if command == "embedded":
                 arguments |= {"output": made[command] / name, "limit": 12}
             function = stage.function({"settings": {"modality": "vision"}})

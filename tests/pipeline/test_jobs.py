@@ -22,7 +22,7 @@ from task_arithmetic.files.paths import read_json
 from task_arithmetic.files.tensors import read_tensors, write_tensors
 from task_arithmetic.pipeline import jobs, rerun
 from task_arithmetic.pipeline.identity import identity
-from task_arithmetic.stages import declare
+from task_arithmetic.stages import declaration
 from task_arithmetic.stages.catalogue import STAGES
 
 SOURCE = Path(jobs.__file__).parents[2]
@@ -337,10 +337,10 @@ def test_a_stage_cannot_read_a_file_whose_content_does_not_count(tmp_path, capsy
     """What the store keeps would be taken for the result of other inputs."""
     for kind in (str, Path, list[str], dict):
         with pytest.raises(TypeError, match="The stage Odd has notes: .*: declare it as one of"):
-            declare.stage("files.metrics.gather")(
+            declaration.stage("files.metrics.gather")(
                 type("Odd", (), {"__annotations__": {"notes": kind}})
             )
-    assert "odd" not in declare.STAGES
+    assert "odd" not in declaration.STAGES
     words = finetune(tmp_path)
     words[words.index("--task") + 1] = str(tmp_path / "notes.txt")
     assert main(words) == 1
@@ -350,7 +350,7 @@ def test_a_stage_cannot_read_a_file_whose_content_does_not_count(tmp_path, capsy
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 def test_a_stages_function_takes_what_is_declared_and_what_every_job_gives(stage):
     for code in stage.code.values() if isinstance(stage.code, dict) else [stage.code]:
-        taken = inspect.signature(declare.named(code)).parameters
+        taken = inspect.signature(declaration.named(code)).parameters
         assert set(stage.options) <= set(taken) or "arguments" in taken
         others = {"device", "progress", "metric", "arguments", "limit", "seed"}
         assert set(taken) - set(stage.options) <= others

@@ -23,7 +23,8 @@ from ..errors import UserError
 from ..files.manifest import sample_indices
 from ..files.shipped import ROOT
 from ..merging.merge import merge_vectors
-from ..merging.method import Method, find, names
+from ..merging.method import Method
+from ..merging.methods import find, names
 from ..merging.sum import total
 from ..progress import Bar, Progress
 from .cache import defined

@@ -13,7 +13,8 @@ from ..core.vectors import TaskVector, Vector, check_alike
 from ..errors import UserError
 from ..progress import SILENT, Progress
 from .layer_scale import layer_scale, ramp
-from .method import Merged, Method, Options, Part, find, options_of
+from .method import Merged, Method, Options, Part, options_of
+from .methods import find
 from .sum import sum_of
 
 
@@ -33,7 +34,7 @@ def merge_vectors(
     Args:
         vectors: at least one, of one encoder and all linearized or none; a tensor that one of them
             does not move is zero in it.
-        method: a name of `method.names()`, or a method. options: some of its options.
+        method: a name of `methods.names()`, or a method. options: some of its options.
         seed: of a method that draws. tasks: the vectors' names; else "1", "2", ….
         state: what a method needs of data, such as regmean's Gram matrices; else what its own first
             pass over the vectors gives.

@@ -1,10 +1,8 @@
-"""What a merging method is: its name, paper, options and function; and finding one by its name."""
+"""What a merging method is: its name, paper, options and function."""
 
 from __future__ import annotations  # names of torch: what only plans does not import it
 
-import importlib
 import math
-import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Grid = tuple[float, float, float]  # of α: start, stop, step
-# Modules of this room that are no method.
-HELPERS = ("layer_scale", "linear", "matrices", "merge", "method")
 
 
 @dataclass(frozen=True)
@@ -118,24 +114,6 @@ class Method:
     random: bool = False
     options: type[Options] = Options
     first_pass: Callable[[Iterable[Part], Any], Any] | None = None
-
-
-def names() -> list[str]:
-    """The names of all methods, sorted; imports none of them."""
-    package = importlib.import_module(__package__)
-    found = {module.name for module in pkgutil.iter_modules(package.__path__)}
-    return sorted(found - set(HELPERS))
-
-
-def find(name: str) -> Method:
-    """The method of this name. Raises UserError: there is none."""
-    known = names()
-    if name not in known:
-        raise UserError(
-            f"There is no merging method {name!r}{nearest(name, known)}: choose one of "
-            f"{', '.join(known)}."
-        )
-    return importlib.import_module(f"{__package__}.{name}").METHOD
 
 
 def option_fields(method: Method) -> list[OptionField]:

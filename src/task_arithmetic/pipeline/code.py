@@ -22,7 +22,9 @@ PACKAGE = Path(__file__).parents[1]
 # Modules that import by a computed name → what then counts as imported by them, beside the modality
 # of a stage's settings and the function that its declaration names.
 DYNAMIC: dict[str, tuple[str, ...]] = {"stages.modalities": (), "stages.declaration": ()}
-DYNAMIC |= {"merging.method": ()}  # finds a method by its name
+# Any of which `merge` may be told to take.
+METHODS = "consensus dare iso_c iso_cts mean regmean sum ties tsv wudi".split()
+DYNAMIC |= {"merging.methods": tuple(f"merging.{name}" for name in METHODS)}
 DYNAMIC |= {"": ()}  # the library, which no stage uses
 DYNAMIC |= {"vision.geometry": ()}  # parts of open_clip, by its folder
 # import → distribution, where they differ.

@@ -84,6 +84,19 @@ class Vector:
     output: Output
 
 
+@stage("stages.merge.merge", on_device=True, stored=True, hashed=True)
+class Merge:
+    """merge task vectors into one, by any method"""
+
+    encoder: Name
+    mode: Name
+    seed: Seed
+    tasks: list[Name]
+    vectors: list[Input]
+    settings: Settings
+    output: Output
+
+
 @stage("stages.single_task.pretrained", on_device=True, stored=True, hashed=True, modal=True)
 class Pretrained:
     """zero-shot accuracy of a task"""

@@ -60,8 +60,14 @@ def accuracies(
 
 
 def read_vector(path: PathLike, device: torch.device | str = "cpu") -> TaskVector:
-    """A vector's file, of the vector stage or of the library. Raises UserError if it is missing, is
-    no safetensors file, or holds no task vector."""
+    """A vector's file, of the stages vector and merge or of the library. Raises UserError if it is
+    missing, is no safetensors file, or holds no task vector."""
+    of = read_vector_header(path)
+    return TaskVector(read_tensors(path, device), of.mode, of.linearized, of.base)
+
+
+def read_vector_header(path: PathLike) -> TaskVector:
+    """What a vector's file says of it, without its tensors; errors as of read_vector."""
     made_by = read_made_by(path)
     if made_by.get("stage") != "vector":
         raise UserError(
@@ -70,8 +76,7 @@ def read_vector(path: PathLike, device: torch.device | str = "cpu") -> TaskVecto
             "TaskVector(tensors, mode, linearized, base)."
         )
     linearized = made_by.get("settings", {}).get("mode", {}).get("linearized", False)
-    base = made_by.get("theta0_sha256", "")
-    return TaskVector(read_tensors(path, device), made_by.get("mode", ""), linearized, base)
+    return TaskVector({}, made_by.get("mode", ""), linearized, made_by.get("theta0_sha256", ""))
 
 
 def vector_of(path: PathLike, encoder: Encoder) -> TaskVector:

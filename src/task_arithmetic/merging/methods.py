@@ -1,0 +1,29 @@
+"""The merging methods that there are: the modules of this room that have a METHOD."""
+
+import importlib
+import pkgutil
+
+from ..errors import UserError, nearest
+from .method import Method
+
+# Modules of this room that are no method.
+HELPERS = ("layer_scale", "linear", "matrices", "merge", "method", "methods")
+
+
+def names() -> list[str]:
+    """The names of all methods, sorted; imports none of them."""
+    package = importlib.import_module(f"{__package__}")
+    found = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    return sorted(found - set(HELPERS))
+
+
+def find(name: str) -> Method:
+    """The method of this name. Raises UserError: there is none."""
+    known = names()
+    if name not in known:
+        raise UserError(
+            f"There is no merging method {name!r}{nearest(name, known)}: choose one of "
+            f"{', '.join(known)}."
+        )
+    method: Method = importlib.import_module(f"{__package__}.{name}").METHOD
+    return method
