@@ -13,6 +13,7 @@ import torch
 
 import task_arithmetic as ta
 from task_arithmetic.core.addition import choose_alpha
+from task_arithmetic.library.cache import is_path
 from task_arithmetic.merging.merge import merge_vectors
 from task_arithmetic.progress import SILENT
 
@@ -124,6 +125,46 @@ def test_a_merging_method_that_is_none_or_needs_data_is_a_sentence(tasks):
             wrong()
 
 
+def test_a_vector_knows_its_task_and_is_refused_beside_another(encoder, tasks, tmp_path):
+    taus = [ta.TaskVector.load(tiny.shared_vector("attention", task.name)) for task in tasks]
+    assert [tau.task for tau in taus] == ["one", "two"] and "(one, attention" in repr(taus[0])
+    taus[0].save(tmp_path / "tau.safetensors")
+    assert ta.TaskVector.load(tmp_path / "tau.safetensors").task == "one"
+    assert ta.merge(taus).task == (taus[0] + taus[1]).task == "" and (2 * taus[0]).task == "one"
+    swapped = taus[::-1]
+    for wrong in (
+        lambda: ta.choose_alpha(encoder, ta.merge(taus), tasks, swapped),
+        lambda: ta.disentanglement(encoder, swapped, tasks),
+        lambda: ta.choose_negation(encoder, taus[1], *tasks),
+    ):
+        with pytest.raises(ta.UserError, match="The vector of task two stands beside task one"):
+            wrong()
+
+
+def test_a_saved_vector_that_was_changed_is_refused(encoder, tmp_path):
+    path = tmp_path / "tau.safetensors"
+    ta.TaskVector.load(tiny.shared_vector("attention", "one")).save(path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0x40
+    path.write_bytes(content)
+    with pytest.raises(ta.UserError, match="is not as it was saved"):
+        ta.TaskVector.load(path)
+
+
+def test_a_folder_under_the_name_of_a_task_is_said(encoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").mkdir()
+    with pytest.warns(UserWarning, match=r"shapes is taken for a name of config/tasks.*\./shapes"):
+        assert not is_path("tasks", "shapes")
+    assert is_path("tasks", "./shapes") and not is_path("tasks", "numbers")
+
+
+def test_every_merging_method_says_what_it_takes():
+    said = {method.name: repr(method) for method in ta.merging_methods()}
+    assert "keep=0.2: share of the entries" in said["ties"] and "2306.01708" in said["ties"]
+    assert all("normalize=False" in text and "α from" in text for text in said.values())
+
+
 def test_another_kind_of_value_is_named(encoder, tasks, tmp_path):
     tau = ta.TaskVector.load(tiny.shared_vector("nonlinear", "one"))
     for wrong, said in (
@@ -136,7 +177,18 @@ def test_another_kind_of_value_is_named(encoder, tasks, tmp_path):
         (lambda: ta.finetune(tasks[0], micro_batch=0), "micro_batch must be a whole number"),
         (lambda: ta.load_encoder("embedded-small", device="gpu"), "no device 'gpu' on this"),
         (lambda: encoder.to("cuda:99"), "no device 'cuda:99' on this"),
-        (lambda: tau.save(tmp_path), "is a folder"),
+        (lambda: ta.load_task("numbers", "embedded-small"), "load_encoder gives the encoder"),
+        (lambda: ta.load_task("numbers", encoder + tau), "was added to this tiny"),
+        (lambda: ta.load_task(4, encoder), "A task is a name or a path"),
+        (lambda: ta.load_encoder(3), "An encoder is a name or a folder"),
+        (lambda: ta.TaskVector.load("none"), "There is no file 'none' of a task vector"),
+        (lambda: ta.choose_alpha(encoder, tau, tasks[:1], [tau], 0.5), "alphas must be finite"),
+        (lambda: ta.choose_negation(encoder, tau, *tasks, keep=2), "keep must be a share"),
+        (lambda: ta.merge([tau], "dare", seed=-1), "seed must be a whole number"),
+        (lambda: ta.merge([tau], "dare", tasks="a"), "tasks is a list of names"),
+        (lambda: ta.merge([float("nan") * tau]), "not finite"),
+        (lambda: tau.to("cuda:99"), "no device 'cuda:99' on this"),
+        (lambda: tau.save(tmp_path), "is no name of a file"),
     ):
         with pytest.raises(ta.UserError, match=said):
             wrong()

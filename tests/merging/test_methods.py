@@ -3,6 +3,7 @@ fused and split, and of everything that is no matrix."""
 
 import hashlib
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from task_arithmetic.merging import consensus, dare, iso_cts, ties
 from task_arithmetic.merging.linear import LostRank, svd
 from task_arithmetic.merging.matrices import is_matrix, place_of
 from task_arithmetic.merging.merge import merge_vectors
-from task_arithmetic.merging.method import Part
+from task_arithmetic.merging.method import Part, options_of
 from task_arithmetic.merging.methods import find, names
 from task_arithmetic.merging.sum import total
 
@@ -627,3 +628,53 @@ def test_every_method_says_what_it_is():
         assert abs((stop - start) / step - round((stop - start) / step)) < 1e-9
         assert method.random is (name == "dare")
         assert method.needs == ("unlabelled" if name == "regmean" else "vectors")
+
+
+def test_iso_cts_takes_no_rounding_for_a_tasks_direction():
+    """Tasks of low rank at a real size lie within the common directions but for rounding."""
+    generator = torch.Generator().manual_seed(0)
+    name, side, tasks, rank = f"{BLOCK}attn.out_proj.weight", 256, 8, 16
+    draw = partial(torch.randn, generator=generator)
+    taus = [TaskVector({name: draw(side, rank) @ draw(rank, side)}, "m") for _ in range(tasks)]
+    with pytest.warns(LostRank, match="128 of 256 directions"):
+        _, found = merge_vectors(taus, "iso_cts")
+    assert int(torch.linalg.matrix_rank(found[name])) == tasks * rank
+
+
+DEFAULTS = {
+    "mean": ((1, 1, 1), {}),
+    "sum": ((0, 1, 0.05), {}),
+    "ties": ((0.1, 1.6, 0.1), {"keep": 0.2, "agg": "mean", "elect": True, "scope": "model"}),
+    "dare": ((0, 1, 0.05), {"drop": 0.9, "then": "sum", "keep": 0.2}),
+    "consensus": ((0.1, 1.0, 0.1), {"agree": 2}),
+    "tsv": ((0.1, 3.0, 0.1), {"qkv": "fused", "other": "mean", "matrices": "blocks"}),
+    "iso_c": ((0.1, 3.0, 0.1), {"qkv": "fused", "other": "mean"}),
+    "iso_cts": ((0.1, 3.0, 0.1), {"common": 0.8}),
+    "wudi": (
+        (0.1, 1.5, 0.1),
+        {"solver": "closed", "ridge": 1e-6, "steps": 300, "learning_rate": 1e-5},
+    ),
+    "regmean": ((0.1, 2.0, 0.1), {"off_diagonal": 0.95, "images": 256}),
+}
+
+
+@pytest.mark.parametrize("name", names())
+def test_grids_and_defaults_are_the_published_ones(name):
+    grid, options = DEFAULTS[name]
+    method = find(name)
+    assert method.grid == pytest.approx(grid)
+    found = options_of(method, {})
+    assert {key: getattr(found, key) for key in options} == options
+
+
+def test_ties_takes_the_majority_of_trimmed_signs_and_not_of_values():
+    """Where one task's signs win, though another's values are larger, and what is trimmed away
+    would have voted otherwise."""
+    name = "ln_post.bias"
+    small = [0.1] * 5
+    first = torch.tensor([20.0, -1.0, -1.0, -1.0, 5.0, *small])
+    second = torch.tensor([0.0, -2.0, -2.0, -2.0, -5.0, *small])
+    taus = [TaskVector({name: each}, "m") for each in (first, second)]
+    _, found = merge_vectors(taus, "ties", {"keep": 0.34})
+    # signs: + − − − 0, and none of what was trimmed; by values, or untrimmed, + would win
+    assert found[name].tolist() == [20.0, -1.5, -1.5, -1.5, -5.0, *[0.0] * 5]

@@ -23,7 +23,7 @@ class TaskVector:
     Args:
         tensors: name → tensor, of the parameters that moved.
         mode: the mode that moved them. linearized: it trained f_lin, in which τ is to be used.
-        base: SHA-256 of θ0; "": not known, and not compared.
+        base: SHA-256 of θ0; "": not known, and not compared. task: of a single one, its name.
     """
 
     def __init__(
@@ -32,14 +32,16 @@ class TaskVector:
         mode: str = "",
         linearized: bool = False,
         base: str = "",
+        task: str = "",
     ) -> None:
         self.tensors = dict(tensors)
-        self.mode, self.linearized, self.base = mode, linearized, base
+        self.mode, self.linearized, self.base, self.task = mode, linearized, base, task
 
     def __repr__(self) -> str:
         count = sum(tensor.numel() for tensor in self.tensors.values())
+        what = ", ".join(filter(None, [self.task, self.mode or "no mode"]))
         return (
-            f"TaskVector({self.mode or 'no mode'}, {len(self.tensors)} tensors, {count:,} numbers, "
+            f"TaskVector({what}, {len(self.tensors)} tensors, {count:,} numbers, "
             f"norm {self.norm():.4g}, base {self.base[:8] or 'unknown'})"
         )
 
@@ -59,7 +61,7 @@ class TaskVector:
         return self._like({name: tensor.clone() for name, tensor in self.tensors.items()})
 
     def _like(self, tensors: dict[str, Tensor]) -> Self:
-        return type(self)(tensors, self.mode, self.linearized, self.base)
+        return type(self)(tensors, self.mode, self.linearized, self.base, self.task)
 
     def __add__(self, other: TaskVector | int) -> Self:
         if isinstance(other, int):  # sum() starts from 0
@@ -70,7 +72,7 @@ class TaskVector:
         if not (self.tensors and other.tensors):  # nothing has no mode
             some = self if self.tensors else other
             base = self.base or other.base
-            return type(self)(some.tensors, some.mode, some.linearized, base)
+            return type(self)(some.tensors, some.mode, some.linearized, base, some.task)
         merged = dict(self.tensors)
         for name, tensor in other.tensors.items():
             merged[name] = merged[name] + tensor if name in merged else tensor

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,17 @@ def is_path(kind: str, source: PathLike) -> bool:
     """Whether a source is meant as a path: it has a slash, or something lies there that is no name
     of config/, so that a folder beside a notebook does not stand for a task that comes with the
     code."""
-    named = [place / "config" / kind / f"{source}.yaml" for place in (Path(), ROOT)]
-    return os.sep in str(source) or (os.path.exists(source) and not any(map(Path.is_file, named)))
+    if os.sep in str(source) or not os.path.exists(source):
+        return os.sep in str(source)
+    for place in (Path(), ROOT):
+        if (place / "config" / kind / f"{source}.yaml").is_file():
+            warnings.warn(
+                f"{source} is taken for a name of config/{kind}, not for what lies here under "
+                f"that name: ./{source} would be that.",
+                stacklevel=3,
+            )
+            return False
+    return True
 
 
 def defined(kind: str, name: str) -> Any:

@@ -19,7 +19,7 @@ from ..files.hashes import read_sealed
 from ..files.paths import PathLike
 from ..stages import modalities
 from .cache import cached, defined, downloaded, is_path, run_stage
-from .vectors import TaskVector
+from .vectors import TaskVector, torch_device
 
 FILES = {"encoder.json": None, "open_clip_config.json": "vision", "config.json": "language"}
 
@@ -54,10 +54,15 @@ class Encoder(encoder.Encoder):
             )
         for name, tensor in tau.tensors.items():
             own = self.theta0.get(name)
-            if own is None or (tensor.shape, tensor.dtype) != (own.shape, own.dtype):
+            if own is None or tensor.shape != own.shape:
                 raise UserError(
-                    f"The task vector moves {name} of shape {tuple(tensor.shape)} and "
-                    f"{tensor.dtype}, which {self.name} has not: it is of another encoder."
+                    f"The task vector moves {name} of shape {tuple(tensor.shape)}, which "
+                    f"{self.name} has not: it is of another encoder."
+                )
+            if tensor.dtype != own.dtype:
+                raise UserError(
+                    f"The task vector has {name} in {tensor.dtype}, and {self.name} in "
+                    f"{own.dtype}: convert the vector's tensors to that."
                 )
             if not torch.isfinite(tensor).all():
                 raise UserError(f"The task vector has numbers in {name} that are not finite.")
@@ -93,6 +98,8 @@ def load_encoder(name: PathLike, device: torch.device | str = "cpu") -> Encoder:
     Raises:
         UserError: there is none of this name, or it is no plain CLIP ViT or T5.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(f"An encoder is a name or a folder; found {name!r}.")
     local = is_path("encoders", name)
     found = [file for file in FILES if local and (Path(name) / file).is_file()]
     if found and found[0] == "encoder.json":
@@ -129,19 +136,6 @@ def _read_encoder(folder: Path, device: torch.device | str) -> Encoder:
     at = modalities.read_encoder(folder, modality, torch_device(device))
     none = TaskVector({}, base=at.base)
     return Encoder(at.name, at.theta0, at.modality, at.base, at.seal, folder, none)
-
-
-def torch_device(device: torch.device | str) -> torch.device:
-    """A device by name. Raises UserError: it is none, or is not in this machine."""
-    try:
-        found = torch.device(device)
-        torch.zeros((), device=found)
-        return found
-    except (RuntimeError, AssertionError, TypeError):
-        raise UserError(
-            f"There is no device {device!r} on this machine: give cpu"
-            f"{', or cuda' if torch.cuda.is_available() else ''}."
-        ) from None
 
 
 def _sizes(path: PathLike) -> list[tuple[str, int, int]]:

@@ -1,7 +1,6 @@
 """The paper's steps on values: fine-tune, merge, choose α, evaluate, disentanglement."""
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,21 +12,27 @@ from ..config.experiment import ImageRecipe, TextRecipe
 from ..config.reading import read_yaml
 from ..config.sentences import hold
 from ..core import addition, negation
-from ..core.alpha import alpha_grid
 from ..core.disentanglement import Sample, disentanglement_errors
 from ..core.encoder import Examples
 from ..core.schedule import Recipe, learning_rate_at
 from ..core.training import Training, batches
-from ..core.vectors import check_alike
 from ..errors import UserError
 from ..files.manifest import sample_indices
 from ..files.shipped import ROOT
 from ..merging.merge import merge_vectors
 from ..merging.method import Method
 from ..merging.methods import find, names
-from ..merging.sum import total
 from ..progress import Bar, Progress
 from .cache import defined
+from .checks import (
+    check_own,
+    check_pretrained,
+    check_same_mode,
+    check_seed,
+    expect,
+    grid_of,
+    warn_at_the_end,
+)
 from .encoders import Encoder
 from .tasks import Task
 from .vectors import TaskVector
@@ -59,13 +64,12 @@ def finetune(
     Raises:
         UserError: an unknown mode or key, a loss that is not finite.
     """
-    _expect(task, Task, "load_task")
+    expect(task, Task, "load_task")
     encoder = task.encoder
     modality = encoder.modality
     if not isinstance(mode, str):
         raise UserError(f"mode must be a name of config/modes, such as attention; found {mode!r}.")
-    if not (isinstance(seed, int) and seed >= 0):
-        raise UserError(f"seed must be a whole number, 0 or more; found {seed!r}.")
+    check_seed(seed)
     if micro_batch is not None and not (isinstance(micro_batch, int) and micro_batch >= 1):
         raise UserError(f"micro_batch must be a whole number above 0; found {micro_batch!r}.")
     how = _recipe(modality.name, {"steps": steps, **recipe})
@@ -93,16 +97,7 @@ def finetune(
             )
         progress.at(training.done, steps, "step", loss=loss)
     tau = {name: tensor.detach() - encoder.theta0[name] for name, tensor in training.theta.items()}
-    return TaskVector(tau, mode, linearized, encoder.base)
-
-
-def _expect(value: object, kind: type, origin: str) -> None:
-    """Raises UserError: a value of another kind than is needed."""
-    if not isinstance(value, kind):
-        raise UserError(
-            f"{origin} gives the {kind.__name__} that is needed here; found {repr(value)[:60]} "
-            f"({type(value).__name__})."
-        )
+    return TaskVector(tau, mode, linearized, encoder.base, task.name)
 
 
 def _recipe(modality: str, given: dict[str, Any]) -> Recipe:
@@ -139,16 +134,18 @@ def merge(
     Returns:
         B of θ(α) = θ0 + α·B; the method's own grid of α is its `grid`.
     Raises:
-        UserError: vectors of different encoders or modes, an unknown method or option, a method
-            that needs more than vectors.
+        UserError: vectors of different encoders or modes, or that are not finite; an unknown method
+            or option, a method that needs more than vectors.
     """
-    some = [vectors] if isinstance(vectors, TaskVector) else list(vectors)
+    some = [vectors] if isinstance(vectors, TaskVector) else list(vectors or ())
     for vector in some:
-        _expect(vector, TaskVector, "finetune")
-    if method == "sum" and not options:
-        return total(some)
+        expect(vector, TaskVector, "finetune")
+        check_same_mode(some[0], vector)
+    check_seed(seed)
+    if isinstance(tasks, str):
+        raise UserError(f"tasks is a list of names, one for each vector; found {tasks!r}.")
     found = find(method) if isinstance(method, str) else method
-    _expect(found, Method, "task_arithmetic.merging.method")
+    expect(found, Method, "task_arithmetic.merging.method")
     if (needs := found.needs) != "vectors":
         raise UserError(
             f"The merging method {found.name} needs {needs} data of every task beside the vectors, "
@@ -173,30 +170,9 @@ def evaluate(
     Returns:
         task → accuracy, a fraction.
     """
-    _expect(encoder, Encoder, "load_encoder")
+    expect(encoder, Encoder, "load_encoder")
     found = _accuracies(encoder, encoder.tau, [1.0], tasks, split, precision)
     return {task: float(values[0]) for task, values in found.items()}
-
-
-def _check_pretrained(encoder: Encoder, vectors: Iterable[TaskVector]) -> None:
-    """Raises UserError: an encoder that vectors were added to already, vectors of another one, or
-    of different modes."""
-    _expect(encoder, Encoder, "load_encoder")
-    if encoder.tau.tensors:
-        raise UserError(
-            f"A task vector was added to this {encoder.name} already: give the encoder as "
-            "load_encoder gave it."
-        )
-    some = list(vectors)
-    for vector in some:
-        _expect(vector, TaskVector, "finetune")
-        encoder.check(vector)
-        check_alike(some[0], vector)
-        if vector.mode != some[0].mode:
-            raise UserError(
-                f"The task vectors are of different modes ({some[0].mode} and {vector.mode}): "
-                "compare vectors of one mode."
-            )
 
 
 def _of_each(tasks: Iterable[Task], encoder: Encoder, split: str) -> dict[str, Examples]:
@@ -204,12 +180,12 @@ def _of_each(tasks: Iterable[Task], encoder: Encoder, split: str) -> dict[str, E
     one name, of which one would be lost."""
     if split not in ("validation", "test"):
         raise UserError(f"There is no split {split!r} to evaluate: it is validation or test.")
-    _expect(encoder, Encoder, "load_encoder")
+    expect(encoder, Encoder, "load_encoder")
     if isinstance(tasks, Task | str):
         tasks = [tasks]
     found: dict[str, Examples] = {}
     for task in tasks:
-        _expect(task, Task, "load_task")
+        expect(task, Task, "load_task")
         if task.name in found:
             raise UserError(f"Two tasks are called {task.name}: give one another `name`.")
         found[task.name] = task.examples(split, encoder)
@@ -250,12 +226,15 @@ def choose_alpha(
     Raises:
         UserError: not one vector for each task, or an accuracy of 0, which cannot normalize.
     """
+    tasks = [tasks] if isinstance(tasks, Task) else list(tasks)
+    vectors = [vectors] if isinstance(vectors, TaskVector) else list(vectors)
     if len(tasks) != len(vectors):
         raise UserError(
             f"There are {len(tasks)} tasks and {len(vectors)} vectors: give each task its own."
         )
-    grid = _grid(alphas)
-    _check_pretrained(encoder, (tau, *vectors))
+    grid = grid_of(alphas)
+    check_pretrained(encoder, (tau, *vectors))
+    check_own(tasks, vectors)
     found = _accuracies(encoder, tau, grid, tasks, "validation", precision)
     own = []
     for task, vector in zip(tasks, vectors, strict=True):
@@ -268,12 +247,7 @@ def choose_alpha(
             )
     accuracies = addition.normalized([found[task.name] for task in tasks], own)
     chosen = grid[addition.choose_alpha(grid, accuracies)]
-    if len(grid) > 1 and chosen == max(grid):
-        warnings.warn(
-            f"α = {chosen:g} is the largest of the grid: a larger one may be better; give "
-            "`alphas` that go on.",
-            stacklevel=2,
-        )
+    warn_at_the_end(chosen, grid)
     return chosen
 
 
@@ -296,24 +270,17 @@ def choose_negation(
     Raises:
         UserError: no α keeps it.
     """
-    grid = _grid(alphas)
-    _check_pretrained(encoder, [tau])
+    grid = grid_of(alphas)
+    if not (isinstance(keep, int | float) and 0 < keep <= 1):
+        raise UserError(f"keep must be a share above 0 and at most 1; found {keep!r}.")
+    check_pretrained(encoder, [tau])
+    check_own([task, control], [tau])
     found = _accuracies(encoder, -tau, grid, [task, control], "validation", precision)
     before = _accuracies(encoder, tau, [0.0], [control], "validation", precision)
     kept = float(before[control.name][0])
-    return grid[negation.choose_negation(found[task.name], found[control.name], kept, keep)]
-
-
-def _grid(alphas: Sequence[float] | str | None) -> list[float]:
-    if alphas is None:
-        return alpha_grid(0, 1, 0.05)
-    if isinstance(alphas, str):
-        start, stop, step = find(alphas).grid
-        alphas = [round(start + i * step, 10) for i in range(round((stop - start) / step) + 1)]
-    grid = [float(alpha) for alpha in alphas]
-    if not grid or not np.isfinite(grid).all():
-        raise UserError(f"alphas must be finite numbers, at least one; found {grid}.")
-    return grid
+    chosen = grid[negation.choose_negation(found[task.name], found[control.name], kept, keep)]
+    warn_at_the_end(chosen, grid)
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -371,7 +338,8 @@ def disentanglement(
             f"The grid needs low < high, 2 points and 1 sample; found {low} to {high}, {points} "
             f"points and {samples} samples."
         )
-    _check_pretrained(encoder, vectors[:2])
+    check_pretrained(encoder, vectors[:2])
+    check_own(tasks[:2], vectors[:2])
     taus, drawn = [tau.to(encoder.device) for tau in vectors[:2]], []
     for images, _, head in _of_each(tasks[:2], encoder, "test").values():
         chosen = sample_indices(len(images), samples)

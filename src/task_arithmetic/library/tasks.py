@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from ..files.manifest import SPLITS, read_manifest
 from ..files.paths import PathLike
 from .cache import cached, defined, downloaded, is_path, run_stage
 from .encoders import Encoder
-from .vectors import TaskVector
 
 TEMPLATES = ["a photo of a {}."]
 
@@ -74,7 +73,8 @@ def load_task(
 
     Args:
         source: a folder or file of images (class folders, a data set saved by `datasets`, parquet,
-            CSV, JSON lines) or of texts; or a name of config/tasks.
+            CSV, JSON lines) or of texts; or a name of config/tasks, which goes before a folder of
+            that name: ./name is the folder.
         templates: of images: prompts with one {} for the class name, or "open_clip"; of a folder
             "a photo of a {}." if none are given.
         name: what to call it; by default as the source.
@@ -83,6 +83,19 @@ def load_task(
     Raises:
         UserError: what is wrong with the data or their definition.
     """
+    if not isinstance(encoder, Encoder):
+        raise UserError(
+            f"load_encoder gives the encoder that a task is loaded for; found {encoder!r}."
+        )
+    if encoder.tau.tensors:
+        raise UserError(
+            f"A task vector was added to this {encoder.name}: load the task for the encoder as "
+            "load_encoder gave it; it can then be evaluated with either."
+        )
+    if not isinstance(source, str | os.PathLike) or not isinstance(limit or {}, dict):
+        raise UserError(
+            f"A task is a name or a path, its limit a mapping; found {source!r}, {limit!r}."
+        )
     for split, count in (limit or {}).items():
         if split not in SPLITS or not (isinstance(count, int) and count >= 1):
             raise UserError(
@@ -118,7 +131,6 @@ def load_task(
             f"{prompts or 'none in particular'}: give a task with one prompt set, or an encoder "
             "of config/encoders that names one of them."
         )
-    pretrained = replace(encoder, tau=TaskVector({}, base=encoder.base))
     settings = json.loads(data_settings(model))
     if "embedded" in task:
         settings["path"] = str(cached("embedded", modality, task["embedded"]))
@@ -137,4 +149,4 @@ def load_task(
     if not head.exists():
         files = {"encoder_dir": str(encoder.folder), "data_dir": str(data_dir)}
         run_stage("head", {**files, "settings": asked, "output": str(head)})
-    return Task(key, pretrained, data_dir, head, limit)
+    return Task(key, encoder, data_dir, head, limit)

@@ -14,6 +14,9 @@ from .matrices import SpectralOptions, over_matrices
 from .method import Method, Part, option
 from .sum import sum_of
 
+# Of ‖τ_t‖: singular values of a projected τ_t that may be rounding alone (some 2e-6 at most).
+ROUNDED = 1e-5
+
 
 @dataclass(frozen=True)
 class IsoCtsOptions(SpectralOptions):
@@ -55,9 +58,9 @@ def merge_matrix(part: Part, options: IsoCtsOptions, state: Any = None) -> Tenso
         return iso_c.merge_matrix(part, options)
     shared = svd(sum_of(part)).top(count.common)
     left = [delta - shared.u @ (shared.u.T @ delta) for delta in part.deltas]
-    # what rounding leaves of a task that lies within the common directions is none of its own
+    # what rounding leaves of a task within the common directions is none of its own
     found = [
-        svd(own).top(count.each if float(own.norm()) > 1e-6 * float(delta.norm()) else 0)
+        svd(own, ROUNDED * float(delta.norm())).top(count.each)
         for own, delta in zip(left, part.deltas, strict=True)
     ]
     found.append(shared)

@@ -29,9 +29,10 @@ class Svd(NamedTuple):
         return Svd(self.u[:, :count], self.sigma[:count], self.vt[:count])
 
 
-def svd(matrix: Tensor) -> Svd:
+def svd(matrix: Tensor, floor: float = 0.0) -> Svd:
     """The singular value decomposition of X, float32 (m, n), without the triples whose σ is zero to
-    rounding, σ ≤ 16 ε σ₁: their vectors are arbitrary. A zero matrix has none.
+    rounding, σ ≤ 16 ε σ₁, or at most `floor`, where X is a difference of larger matrices: their
+    vectors are arbitrary. A zero matrix has none.
 
     (Of matrices of low rank, zeros come out as up to 7 ε σ₁; NumPy's max(m, n) · ε · σ₁ would take
     the smallest of a matrix of full rank, 768 × 768, for zeros.)
@@ -41,7 +42,7 @@ def svd(matrix: Tensor) -> Svd:
     except torch.linalg.LinAlgError:  # the fast algorithm did not converge
         wide = torch.linalg.svd(matrix.double(), full_matrices=False)
         u, sigma, vt = (each.to(matrix.dtype) for each in wide)
-    least = NOISE * torch.finfo(matrix.dtype).eps * sigma[:1]
+    least = (NOISE * torch.finfo(matrix.dtype).eps * sigma[:1]).clamp_min(floor)
     return Svd(u, sigma, vt).top(int((sigma > least).sum()))
 
 

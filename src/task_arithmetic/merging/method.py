@@ -86,7 +86,7 @@ class OptionField(NamedTuple):
     described: Described
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Method:
     """A way to make one vector of several.
 
@@ -114,6 +114,17 @@ class Method:
     random: bool = False
     options: type[Options] = Options
     first_pass: Callable[[Iterable[Part], Any], Any] | None = None
+
+    def __repr__(self) -> str:
+        """Its name, paper and options, each with its default and what it is."""
+        start, stop, step = self.grid
+        lines = [f"{self.name}: {self.title} ({self.paper}, arXiv:{self.arxiv or '–'})"]
+        lines.append(f"  needs {self.needs}; α from {start:g} to {stop:g} in steps of {step:g}")
+        lines += [
+            f"  {each.name}={each.default!r}: {each.described.about}"
+            for each in option_fields(self)
+        ]
+        return "\n".join([*lines, ""])
 
 
 def option_fields(method: Method) -> list[OptionField]:

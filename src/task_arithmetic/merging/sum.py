@@ -25,6 +25,7 @@ def total(vectors: Iterable[Vector]) -> Vector:
         if summed is None:
             summed = vector.copy()
             continue
+        summed.task = ""
         check_alike(summed, vector)
         if vector.keys() != summed.keys():
             raise UserError("The task vectors to add are of different modes or encoders.")

@@ -63,7 +63,7 @@ def read_vector(path: PathLike, device: torch.device | str = "cpu") -> TaskVecto
     """A vector's file, of the stages vector and merge or of the library. Raises UserError if it is
     missing, is no safetensors file, or holds no task vector."""
     of = read_vector_header(path)
-    return TaskVector(read_tensors(path, device), of.mode, of.linearized, of.base)
+    return TaskVector(read_tensors(path, device), of.mode, of.linearized, of.base, of.task)
 
 
 def read_vector_header(path: PathLike) -> TaskVector:
@@ -76,7 +76,9 @@ def read_vector_header(path: PathLike) -> TaskVector:
             "TaskVector(tensors, mode, linearized, base)."
         )
     linearized = made_by.get("settings", {}).get("mode", {}).get("linearized", False)
-    return TaskVector({}, made_by.get("mode", ""), linearized, made_by.get("theta0_sha256", ""))
+    said = (made_by.get(key, "") for key in ("mode", "theta0_sha256", "task"))
+    mode, base, task = said
+    return TaskVector({}, mode, linearized, base, task)
 
 
 def vector_of(path: PathLike, encoder: Encoder) -> TaskVector:
