@@ -8,6 +8,7 @@ import threading
 from dataclasses import fields
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import pytest
 import test_data
@@ -278,6 +279,7 @@ def run(call, *entries) -> None:
     assert set(found.values()) <= set(code_parts(*entries))
 
 
+RULES = Path(__file__).parents[2] / "workflow/rules"
 SETTINGS = {
     "finetune": finetune.TrainingSettings,
     **dict.fromkeys(("pretrained", "single-task", "kernel"), evaluate.EvaluationSettings),
@@ -293,6 +295,17 @@ def settings_of(command: str, every: dict) -> dict:
     """Those of all settings that a learning or measuring stage has; of another stage, all."""
     kind = SETTINGS.get(command)
     return {f.name: every[f.name] for f in fields(kind) if f.name in every} if kind else every
+
+
+def test_rules_plan_with_the_label_that_their_jobs_have():
+    """Of a stage that reads an encoder, or has a function for each modality, that of the modality:
+    another one, and a job refuses to run, since the code seems to have changed."""
+    rules = "".join(path.read_text("utf-8") for path in sorted(RULES.glob("*.smk")))
+    for command, stage in STAGES.items():
+        modal = stage.modal or isinstance(stage.code, dict)
+        assert (f'code=code_of("{command}")' in rules) == (modal and command != "merge"), command
+        plain = not modal and command != "merge"
+        assert (f'code=stage_code("{command}")' in rules) == plain, command
 
 
 @pytest.mark.parametrize("stage", ["finetune", "efficiency"])

@@ -104,7 +104,7 @@ rule disentanglement:
     resources:
         **needs("disentanglement", gpus),
     params:
-        code=stage_code("disentanglement"),
+        code=code_of("disentanglement"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=lambda wildcards: PAIRS[wildcards.pair],
         data_dirs=lambda wildcards: expand(DATA_DIR, task=PAIRS[wildcards.pair]),
