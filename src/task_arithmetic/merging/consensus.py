@@ -1,15 +1,18 @@
 """Consensus task arithmetic (TALL masks): the entries of the sum that several tasks use."""
 
+from __future__ import annotations  # names of torch
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, nearest
+from .lazy import torch
 from .method import Merged, Method, Options, Part, option
 from .sum import sum_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

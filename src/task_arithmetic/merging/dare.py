@@ -1,15 +1,18 @@
 """DARE: drop most entries of each task vector at random, scale up the rest, and merge."""
 
+from __future__ import annotations  # names of torch
+
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import mean, sum, ties
+from .lazy import torch
 from .method import Merged, Method, Options, Part, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """Iso-C: the sum of the task vectors with all singular values made equal."""
 
-from typing import Any
+from __future__ import annotations  # names of torch
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from .linear import svd, warn_of_lost_rank
 from .matrices import SpectralOptions, over_matrices
 from .method import Method, Part
 from .sum import sum_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def merge_matrix(part: Part, options: SpectralOptions, state: Any = None) -> Tensor:

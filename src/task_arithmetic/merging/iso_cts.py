@@ -1,18 +1,21 @@
 """Iso-CTS: Iso-C with room for directions that are of one task alone."""
 
+from __future__ import annotations  # names of torch
+
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import iso_c
+from .lazy import torch
 from .linear import polar, svd, warn_of_lost_rank
 from .matrices import SpectralOptions, over_matrices
 from .method import Method, Part, option
 from .sum import sum_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Of ‖τ_t‖: singular values of a projected τ_t that may be rounding alone (some 2e-6 at most).
 ROUNDED = 1e-5

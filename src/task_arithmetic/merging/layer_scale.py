@@ -1,11 +1,12 @@
 """LiNeS: what is merged counts the more, the deeper its block lies (arXiv 2410.17146). A wrapper
 around any method."""
 
+from __future__ import annotations  # names of torch
+
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
-
+from .lazy import torch
 from .matrices import place_of
 from .method import Grid, Merged
 

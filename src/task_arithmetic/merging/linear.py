@@ -1,12 +1,17 @@
 """Linear algebra that methods share: singular values, polar factors, solving, and lost rank."""
 
+from __future__ import annotations  # names of torch
+
 import warnings
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+from .lazy import torch
 
-EPS = torch.finfo(torch.float64).eps
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+EPS = 2.0**-52  # of float64
 NOISE = 16  # of singular values, in ε of the largest
 # Smallest singular value of joined unit vectors that are as good as dependent. Of a task that is
 # given twice it is some 1e-7; of 8 independent tasks that fill 768 dimensions it may be 1e-4.
@@ -24,7 +29,7 @@ class Svd(NamedTuple):
     sigma: Tensor
     vt: Tensor
 
-    def top(self, count: int) -> "Svd":
+    def top(self, count: int) -> Svd:
         """The largest `count` triples."""
         return Svd(self.u[:, :count], self.sigma[:count], self.vt[:count])
 

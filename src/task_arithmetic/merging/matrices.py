@@ -7,16 +7,20 @@ Iso merge every tensor with two dimensions as a matrix (`matrices: all2d`), thos
 of a block alone; the rest is averaged (arXiv 2412.00081, 2502.04959, 2503.08099).
 """
 
+from __future__ import annotations  # names of torch
+
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
-
+from .lazy import torch
 from .method import Merged, Options, Part, option
 from .sum import sum_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 BLOCK = re.compile(r"(?:^|\.)(?P<stack>transformer\.resblocks|(?:en|de)coder\.block)\.(\d+)\.")
 QKV = "in_proj_weight"  # queries, keys and values in one tensor, one below the other

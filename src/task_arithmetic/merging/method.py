@@ -8,9 +8,13 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from ..errors import UserError, nearest
+from ..progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..core.encoder import Encoder, Examples
+    from ..core.vectors import TaskVector
 
 Grid = tuple[float, float, float]  # of α: start, stop, step
 
@@ -28,6 +32,27 @@ class Part:
     name: str
     deltas: Sequence[Tensor]
     tasks: Sequence[str]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a method that needs examples is given of them, beside the vectors.
+
+    Attributes:
+        encoder: at θ0. vectors: of each task τ_t, on the encoder's device. tasks: their names.
+        examples: split (train, validation or test) → of each task its examples, as the encoder's
+            modality reads them.
+        own: of each task the validation accuracy of its individual model.
+        precision: of passes: auto, bf16 or float32.
+    """
+
+    encoder: Encoder
+    vectors: Sequence[TaskVector]
+    tasks: Sequence[str]
+    examples: Callable[[str], Sequence[Examples]]
+    own: Sequence[float] = ()
+    precision: str = "float32"
     seed: int = 0
 
 
@@ -99,7 +124,8 @@ class Method:
         options: the type of its options.
         first_pass: walks over all parts, as often as it needs, and gives the few numbers that
             `merge` needs of the whole model.
-        merge: the function, called for any tensor.
+        learn: of a method that needs data, finds what `merge` needs of them, in its place.
+        merge: the function, called for any tensor, with what first_pass or learn gave.
     """
 
     name: str
@@ -114,6 +140,7 @@ class Method:
     random: bool = False
     options: type[Options] = Options
     first_pass: Callable[[Iterable[Part], Any], Any] | None = None
+    learn: Callable[[Data, Any, Progress], Any] | None = None
 
     def __repr__(self) -> str:
         """Its name, paper and options, each with its default and what it is."""

@@ -1,17 +1,22 @@
 """RegMean: the matrix whose outputs differ least from each task's on the task's own inputs."""
 
+from __future__ import annotations  # names of torch
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from .lazy import torch
 from .linear import solve_right
 from .matrices import MatrixOptions, over_matrices
 from .method import Method, Part, option
 
-Grams = Mapping[str, Sequence[Tensor]]  # matrix → of each task XᵀX / tokens, (in, in)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+Grams = Mapping[str, "Sequence[Tensor]"]  # matrix → of each task XᵀX / tokens, (in, in)
 
 
 @dataclass(frozen=True)

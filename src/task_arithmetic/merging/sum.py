@@ -1,13 +1,16 @@
 """Task arithmetic's own merging: the sum of the task vectors (paper, section 2)."""
 
-from collections.abc import Iterable
-from typing import Any
+from __future__ import annotations  # names of torch
 
-from torch import Tensor
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from ..core.vectors import Vector, check_alike
 from ..errors import UserError
 from .method import Merged, Method, Options, Part
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def total(vectors: Iterable[Vector]) -> Vector:

@@ -1,16 +1,20 @@
 """TIES: trim each task vector to its largest entries, elect a sign for each entry, and merge the
 entries that have it."""
 
+from __future__ import annotations  # names of torch
+
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-from torch import Tensor
-
+from .lazy import torch
 from .method import Merged, Method, Options, Part, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 LOW_BITS = 16  # of a float32's pattern, in which magnitudes have the order of their values
 

@@ -1,14 +1,17 @@
 """TSV-M: the leading singular vectors of all tasks, made orthogonal to each other."""
 
-from typing import Any
+from __future__ import annotations  # names of torch
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from .lazy import torch
 from .linear import polar, svd
 from .matrices import SpectralOptions, over_matrices
 from .method import Method, Part
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def merge_matrix(part: Part, options: SpectralOptions, state: Any = None) -> Tensor:

@@ -1,15 +1,18 @@
 """WUDI: the matrix that differs least from each task's in the directions of the task's own rows."""
 
+from __future__ import annotations  # names of torch
+
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
-
+from .lazy import torch
 from .linear import solve_right
 from .matrices import SpectralOptions, over_matrices
 from .method import Method, Part, option
 from .sum import sum_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
