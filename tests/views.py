@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 
-COLUMNS = "encoder mode seed task split metric alpha value other_task other_alpha".split()
+COLUMNS = "encoder mode seed task split metric alpha value other_task other_alpha method".split()
 TASKS = ["mnist", "digits", "svhn", "gtsrb", "resisc45", "landcover", "handwritten", "textures",
          "shapes", "letters"]  # fmt: skip
 PAPER_ENCODERS = {"small": "ViT-B-32", "base": "ViT-B-16", "large": None}

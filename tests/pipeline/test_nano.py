@@ -39,7 +39,7 @@ METRICS = {
 
 def test_every_metric_is_measured(nano):
     metrics = pd.read_csv(nano.results / "metrics.csv")
-    columns = "encoder,mode,seed,task,split,metric,alpha,value,other_task,other_alpha"
+    columns = "encoder,mode,seed,task,split,metric,alpha,value,other_task,other_alpha,method"
     assert list(metrics.columns) == columns.split(",")
     assert METRICS <= set(metrics.metric)
     assert metrics.value.notna().all()

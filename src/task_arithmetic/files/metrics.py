@@ -25,6 +25,7 @@ class Row(NamedTuple):
     value: float
     other_task: str
     other_alpha: float
+    method: str = ""  # of merging; empty: the sum, or nothing is merged
 
 
 COLUMNS = list(Row._fields)
@@ -74,7 +75,7 @@ def gather(inputs: Iterable[PathLike], output: PathLike) -> None:
 
 
 def _row(line: list[str]) -> Row:
-    encoder, mode, seed, task, split, metric, alpha, value, other_task, other_alpha = line
+    encoder, mode, seed, task, split, metric, alpha, value, other_task, other_alpha, method = line
     number, first, second = (float(x) if x else math.nan for x in (value, alpha, other_alpha))
     whole = int(seed) if seed else None
-    return Row(encoder, mode, whole, task, split, metric, first, number, other_task, second)
+    return Row(encoder, mode, whole, task, split, metric, first, number, other_task, second, method)
