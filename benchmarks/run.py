@@ -40,7 +40,7 @@ from task_arithmetic.language.modality import Language
 from task_arithmetic.language.t5 import generate
 from task_arithmetic.pipeline.gpu import torch_device
 from task_arithmetic.planning.operations import flops
-from task_arithmetic.stages.efficiency import peak_memory, start_memory, wait
+from task_arithmetic.stages.memory import peak_memory, start_memory, wait
 from task_arithmetic.vision.clip import encode, encode_linearized
 from task_arithmetic.vision.geometry import ViT
 from task_arithmetic.vision.modality import Images, Vision

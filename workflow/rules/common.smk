@@ -18,6 +18,8 @@ VISION, LANGUAGE = experiment.part("vision"), experiment.part("language")
 TASKS, ENCODERS, MODES = experiment.definitions  # name -> what it stands for
 CONTROL = VISION.read[len(VISION.tasks) :]
 SEEDS, PAIRS = experiment.seeds, VISION.pairs
+MERGERS = {merger.label: merger for part in (VISION, LANGUAGE) for merger in part.mergers}
+LEARNERS = [label for label, merger in MERGERS.items() if merger.learns]
 VIEW = settings.view(experiment)  # of tables, figures and the report
 REQUESTS = requested.requests(experiment, workflow.basedir)
 
@@ -29,6 +31,10 @@ VECTOR = "results/{run}/vectors/{encoder}/{mode}/{task}/{seed}.safetensors"
 # that touching or copying them changes nothing.
 FINETUNED_SHA256 = "results/{run}/finetuned/{encoder}/{mode}/{task}/{seed}.sha256"
 VECTOR_SHA256 = VECTOR.replace(".safetensors", ".sha256")
+STATISTICS_SHA256 = "results/{run}/statistics/{encoder}/{mode}/{task}/{seed}.sha256"
+SINGLE_TASK = "results/{run}/metrics/single_task/{encoder}/{mode}/{task}/{seed}.csv"
+MERGED_SHA256 = "results/{run}/merged/{encoder}/{mode}/{method}/{seed}.sha256"
+MERGED_LOG = MERGED_SHA256.replace(".sha256", ".csv")  # what merging took
 PRETRAINED = "results/{run}/metrics/pretrained/{encoder}/{task}.csv"
 # The manifest and encoder.json name the hashes of what lies beside them: as inputs they say whether
 # anything changed, at the price of a few kilobytes.
@@ -55,6 +61,7 @@ wildcard_constraints:
     mode=one_of(MODES),
     seed="|".join(map(str, SEEDS)),
     pair=one_of(PAIRS),
+    method=one_of(MERGERS),
 
 
 def on_cluster():
@@ -123,7 +130,8 @@ def artifacts_of(hashes):
 
 def asked(stage, wildcards):
     """What a job asks a cluster for, see planning/requests.py."""
-    keys = ("encoder", "mode", "task") if stage != "embedded" else ()  # which names what it draws
+    keys = ("encoder", "mode", "task", "method")
+    keys = keys if stage != "embedded" else ()  # which names what it draws
     known = {key: wildcards.get(key) for key in keys}
     return REQUESTS(stage, **known)
 

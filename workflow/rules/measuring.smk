@@ -56,6 +56,36 @@ rule single_task:
         call("single-task")
 
 
+# What layers read in an individual model: the Gram matrices of their inputs, for RegMean.
+rule statistics:
+    input:
+        encoder=ENCODER,
+        head=HEAD,
+        data=DATA,
+        vector=VECTOR_SHA256,
+    output:
+        grams=STATISTICS_SHA256.replace(".sha256", ".safetensors"),
+        sha256=STATISTICS_SHA256,
+    log:
+        "results/{run}/logs/statistics/{encoder}/{mode}/{task}/{seed}.log",
+    priority: longest_first("statistics")
+    conda:
+        "../../envs/torch.yaml"
+    threads: cores
+    resources:
+        **needs("statistics", gpus),
+    params:
+        code=code_of("statistics"),
+        vector=VECTOR,
+        settings=lambda wildcards: settings.statistics_settings(
+            experiment, wildcards.mode, wildcards.encoder
+        ),
+    message:
+        "Collect what layers read on {wildcards.task}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
+    shell:
+        call("statistics", output="{output.grams:q}")
+
+
 # Kernel behaviour test (Figure 3): a task vector of a non-linearized mode through f_lin.
 rule kernel:
     input:

@@ -1,4 +1,4 @@
-# Merging task vectors: addition and negation.
+# Merging task vectors: addition, by the sum or by any method, and negation.
 
 
 # Task addition (Tables 1, 2 and 5, Figure 9): the unified model theta_0 + alpha * sum of task vectors.
@@ -8,7 +8,7 @@ rule addition:
         heads=of_tasks(HEAD),
         data=of_tasks(DATA),
         vectors=of_tasks(VECTOR_SHA256),
-        single_task=of_tasks("results/{run}/metrics/single_task/{encoder}/{mode}/{task}/{seed}.csv"),
+        single_task=of_tasks(SINGLE_TASK),
     output:
         "results/{run}/metrics/addition/{encoder}/{mode}/{seed}.csv",
     log:
@@ -24,6 +24,7 @@ rule addition:
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=tasks_of,
         data_dirs=of_tasks(DATA_DIR),
+        method=[],
         settings=lambda wildcards: settings.addition_settings(
             experiment, wildcards.mode, wildcards.encoder
         ),
@@ -45,6 +46,109 @@ use rule addition as posthoc with:
     wildcard_constraints:
         mode="posthoc",
         encoder=one_of(VISION.encoders),
+
+
+# Merge the task vectors of one encoder, mode and seed by a method other than the sum.
+rule merge:
+    input:
+        vectors=of_tasks(VECTOR_SHA256),
+        statistics=lambda wildcards: (
+            of_tasks(STATISTICS_SHA256)(wildcards) if MERGERS[wildcards.method].collects else []
+        ),
+    output:
+        weights=MERGED_SHA256.replace(".sha256", ".safetensors"),
+        log=MERGED_LOG,
+        sha256=MERGED_SHA256,
+    log:
+        "results/{run}/logs/merge/{encoder}/{mode}/{method}/{seed}.log",
+    wildcard_constraints:
+        method=one_of(set(MERGERS) - set(LEARNERS)),
+    priority: longest_first("merge")
+    conda:
+        "../../envs/torch.yaml"
+    threads: cores
+    resources:
+        **needs("merge", gpus),
+    params:
+        code=stage_code("merge"),
+        vectors=lambda wildcards, input: artifacts_of(input.vectors),
+        statistics=lambda wildcards, input: (
+            ["--statistics", *artifacts_of(input.statistics)] if input.statistics else []
+        ),
+        tasks=tasks_of,
+        method=lambda wildcards: ["--method", wildcards.method],
+        settings=lambda wildcards: settings.merge_settings(
+            experiment, wildcards.encoder, wildcards.method
+        ),
+    message:
+        "Merge the task vectors by {wildcards.method}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
+    shell:
+        call("merge", output="{output.weights:q}", log="{output.log:q}")
+
+
+# The same by a method that learns from examples, for which it reads what addition reads.
+rule merge_on_data:
+    input:
+        encoder=ENCODER,
+        heads=of_tasks(HEAD),
+        data=of_tasks(DATA),
+        vectors=of_tasks(VECTOR_SHA256),
+        single_task=of_tasks(SINGLE_TASK),
+    output:
+        weights=MERGED_SHA256.replace(".sha256", ".safetensors"),
+        log=MERGED_LOG,
+        sha256=MERGED_SHA256,
+    log:
+        "results/{run}/logs/merge/{encoder}/{mode}/{method}/{seed}.log",
+    wildcard_constraints:
+        method=one_of(LEARNERS),
+    priority: longest_first("merge")
+    conda:
+        "../../envs/torch.yaml"
+    threads: cores
+    resources:
+        **needs("merge", gpus),
+    params:
+        code=code_of("merge-on-data"),
+        vectors=lambda wildcards, input: artifacts_of(input.vectors),
+        data_dirs=of_tasks(DATA_DIR),
+        tasks=tasks_of,
+        method=lambda wildcards: ["--method", wildcards.method],
+        settings=lambda wildcards: settings.merge_settings(
+            experiment, wildcards.encoder, wildcards.method
+        ),
+    message:
+        "Merge the task vectors by {wildcards.method}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
+    shell:
+        call("merge-on-data", output="{output.weights:q}", log="{output.log:q}")
+
+
+# Task addition of what was merged: theta_0 + alpha * the merged vector, over its method's grid.
+use rule addition as merged with:
+    input:
+        encoder=ENCODER,
+        heads=of_tasks(HEAD),
+        data=of_tasks(DATA),
+        vectors=MERGED_SHA256,
+        single_task=of_tasks(SINGLE_TASK),
+    output:
+        "results/{run}/metrics/addition/{encoder}/{mode}/{method}/{seed}.csv",
+    log:
+        "results/{run}/logs/addition/{encoder}/{mode}/{method}/{seed}.log",
+    priority: longest_first("merged")
+    resources:
+        **needs("merged", gpus),
+    params:
+        code=code_of("addition"),
+        vectors=lambda wildcards, input: artifacts_of([input.vectors]),
+        tasks=tasks_of,
+        data_dirs=of_tasks(DATA_DIR),
+        method=lambda wildcards: ["--method", wildcards.method],
+        settings=lambda wildcards: settings.merged_settings(
+            experiment, wildcards.mode, wildcards.encoder, wildcards.method
+        ),
+    message:
+        "Evaluate the vectors merged by {wildcards.method}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
 
 
 # Task negation: theta_0 - alpha * tau_t forgets one task while the control task keeps its accuracy.

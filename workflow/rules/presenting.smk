@@ -8,6 +8,16 @@ FINETUNED = [
     {"encoder": each["encoder"], "mode": each["mode"], "seed": SEEDS, "task": each["task"]}
     for each in TRAINED
 ]
+MERGED = [
+    {
+        "encoder": part.merged,
+        "mode": part.modes,
+        "method": [merger.label for merger in part.mergers],
+        "seed": SEEDS,
+    }
+    for part in (VISION, LANGUAGE)
+    if part.mergers
+]
 OF_IMAGES, OF_TEXTS = (
     {"encoder": part.encoders, "mode": part.modes, "seed": SEEDS, "task": part.tasks}
     for part in (VISION, LANGUAGE)
@@ -27,6 +37,8 @@ rule metrics:
         single_task=of_stage("single_task", *FINETUNED, name="{task}/{seed}"),
         kernel=of_stage("kernel", {**OF_IMAGES, "mode": KERNEL_MODES}, name="{task}/{seed}"),
         addition=of_stage("addition", *FINETUNED, {**OF_IMAGES, "mode": POSTHOC}),
+        merged=of_stage("addition", *MERGED, name="{method}/{seed}"),
+        merge=[expand(MERGED_LOG, **each, allow_missing=True) for each in MERGED],
         negation=of_stage("negation", *[OF_IMAGES] * bool(CONTROL), name="{task}/{seed}"),
         disentanglement=of_stage(
             "disentanglement",
@@ -69,6 +81,12 @@ REFERENCE = os.path.relpath(os.path.join(workflow.basedir, "workflow/reference")
 TABLES = table_names(VIEW)
 
 
+def reference_of(table):
+    """The file of published numbers that a table has beside its own."""
+    name = table.removesuffix("_language")
+    return name if name in ("targets", "merging") else "paper"
+
+
 for table in TABLES:
 
     rule:
@@ -76,7 +94,7 @@ for table in TABLES:
             table if table.startswith("table") else f"table_{table}"
         input:
             metrics="results/{run}/metrics.csv",
-            reference=f"{REFERENCE}/{'targets' if table == 'targets' else 'paper'}.csv",
+            reference=f"{REFERENCE}/{reference_of(table)}.csv",
         output:
             report(
                 f"results/{{run}}/tables/{table}.csv",

@@ -5,7 +5,7 @@ editors. An `Experiment` is one with the definitions that it names, as all other
 names must be to each other is checks.py.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SkipValidation
@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SkipValidation
 from . import kinds as a  # a.Share
 from .definitions import Definitions
 from .kinds import Maybe, Section, key, partly
+from .mergers import Alphas, Merger, Merging, mergers_of
 
 # What a recipe may say of single encoders, modes and tasks, each over the one before, key by key.
 BY = {"by_encoder": "encoders", "by_mode": "modes", "by_task": "tasks"}
@@ -82,14 +83,6 @@ class Language(Section):
     reference_selection: bool = key("α on the scores that are reported", False)
 
 
-class Alphas(Section):
-    """The grid of α."""
-
-    start: a.Number = key("the smallest α")
-    stop: a.Number = key("the largest α, at most 2")
-    step: a.Number = key("from one α to the next")
-
-
 class Negation(Section):
     """Forgetting one task while the accuracy of a control task is kept."""
 
@@ -148,6 +141,7 @@ class Configuration(Section):
     alphas: Alphas = key("the grid of α, which is chosen on validation")
     negation: Negation | None = key("null, or a control of null: none")
     disentanglement: Disentanglement | None = key("null, or no pairs: no heatmaps")
+    merging: Merging | None = key("methods beside the sum; null: none", None)
     efficiency: Efficiency = key("the measurement of training steps")
     limit: Limit | None = key("random examples that are kept of each split; null: all", None)
     precision: Literal["auto", "bf16", "float32"] = key(
@@ -175,6 +169,7 @@ class Part:
         control: the control task of negation; None: nothing is negated.
         pairs: heatmap → its two tasks.
         reference_selection: whether α is chosen on test, as in the published code.
+        merged: encoders whose vectors are merged by more methods than the sum: by `mergers`.
     """
 
     modality: str
@@ -187,11 +182,23 @@ class Part:
     control: str | None = None
     pairs: dict[str, list[str]] = field(default_factory=dict)
     reference_selection: bool = False
+    merged: list[str] = field(default_factory=list)
+    mergers: tuple[Merger, ...] = ()
 
     @property
     def unit(self) -> str:
         """What an example is: an image or a text."""
         return "image" if self.modality == "vision" else "text"
+
+    def merger(self, label: str) -> Merger:
+        """One of `mergers`."""
+        return next(each for each in self.mergers if each.label == label)
+
+    def collected(self, encoder: str) -> int:
+        """Of how many examples of a task a method needs the statistics of layers' inputs; 0: no
+        method does."""
+        asked = [each.images for each in self.mergers if each.collects]
+        return max(asked, default=0) if encoder in self.merged else 0
 
     @property
     def read(self) -> list[str]:
@@ -261,4 +268,11 @@ def parts_of(configuration: Configuration) -> dict[str, Part]:
         focus = texts.focus or next(iter(texts.encoders), None)
         own = texts.tasks, texts.encoders, texts.modes, list[str](), focus, texts.finetune
         found.append(Part("language", *own, reference_selection=texts.reference_selection))
-    return {part.modality: part for part in found if part.encoders}
+    mergers = mergers_of(c.merging)
+    return {part.modality: _merging(part, c.merging, mergers) for part in found if part.encoders}
+
+
+def _merging(part: Part, merging: Merging | None, mergers: tuple[Merger, ...]) -> Part:
+    focus = merging is not None and merging.encoders == "focus"
+    merged = [part.focus or ""] if focus else part.encoders
+    return replace(part, merged=merged if mergers else [], mergers=mergers)

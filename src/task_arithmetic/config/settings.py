@@ -157,10 +157,37 @@ def _evaluation(experiment: Experiment, mode: str, encoder: str) -> dict[str, An
 
 def addition_settings(experiment: Experiment, mode: str, encoder: str) -> str:
     """The addition stage's slice."""
+    return canonical(_addition(experiment, mode, encoder))
+
+
+def _addition(experiment: Experiment, mode: str, encoder: str) -> dict[str, Any]:
     own: dict[str, Any] = {"alphas": experiment.alphas.given()}
     if experiment.part_of(encoder).reference_selection:
         own["reference_selection"] = True
-    return canonical({**_evaluation(experiment, mode, encoder), **own})
+    return {**_evaluation(experiment, mode, encoder), **own}
+
+
+def statistics_settings(experiment: Experiment, mode: str, encoder: str) -> str:
+    """The statistics stage's slice: how many examples any of the methods asks for."""
+    images = experiment.part_of(encoder).collected(encoder)
+    return canonical({**_evaluation(experiment, mode, encoder), "images": images})
+
+
+def merge_settings(experiment: Experiment, encoder: str, label: str) -> str:
+    """The merge stage's slice: a method and its options; of one that learns from data also what
+    evaluations depend on."""
+    own = experiment.part_of(encoder).merger(label)
+    slices: dict[str, Any] = {"method": own.method.name, "options": own.given}
+    if own.layer_scaled:
+        slices["layer_scaled"] = True
+    shared = _shared(experiment, encoder) if own.learns else {}
+    return canonical({**shared, **slices})
+
+
+def merged_settings(experiment: Experiment, mode: str, encoder: str, label: str) -> str:
+    """The addition stage's slice for a merged vector: its method's grid."""
+    grid = {"alphas": experiment.part_of(encoder).merger(label).alphas}
+    return canonical({**_addition(experiment, mode, encoder), **grid})
 
 
 def negation_settings(experiment: Experiment, mode: str, encoder: str) -> str:
@@ -195,6 +222,17 @@ def _shown(experiment: Experiment, part: Part) -> dict[str, Any]:
         "modes": {name: modes[name].label for name in part.modes},
         "ablations": {name: modes[name].label for name in part.ablations},
         "focus": part.focus,
+        "merging": {
+            "encoders": part.merged,
+            "methods": {
+                each.label: {
+                    "title": each.title,
+                    "needs": each.needs,
+                    "last_alpha": each.grid[-1] if len(each.grid) > 1 else None,
+                }
+                for each in part.mergers
+            },
+        },
     }
 
 

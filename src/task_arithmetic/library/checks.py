@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..core.alpha import alpha_grid
+from ..core.alpha import alpha_grid, alpha_values
 from ..core.vectors import check_alike
 from ..errors import UserError
 from ..merging.methods import find
@@ -68,8 +68,7 @@ def grid_of(alphas: Sequence[float] | str | None) -> list[float]:
     if alphas is None:
         return alpha_grid(0, 1, 0.05)
     if isinstance(alphas, str):
-        start, stop, step = find(alphas).grid
-        alphas = [round(start + i * step, 10) for i in range(round((stop - start) / step) + 1)]
+        alphas = alpha_values(*find(alphas).grid)
     try:
         grid = [float(alpha) for alpha in alphas]
     except (TypeError, ValueError):

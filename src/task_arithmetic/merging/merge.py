@@ -63,14 +63,21 @@ def merge_vectors(
         merged[name] = each
         progress.at(len(merged), len(parts.names), "tensor")
     if layer_scaled:
-        summed = math.fsum(_l1(sum_of(part)) for part in prepared(parts, chosen))
-        scale = ramp(
-            merged, summed, math.fsum(_l1(m.direction) for m in merged.values()), len(labels)
-        )
-        merged = {name: layer_scale(name, each, scale) for name, each in merged.items()}
+        merged = scaled(merged, prepared(parts, chosen), len(labels))
     offsets = {name: each.offset for name, each in merged.items() if each.offset is not None}
     directions = {name: each.direction for name, each in merged.items()}
     return _like(vectors, offsets) if offsets else None, _like(vectors, directions)
+
+
+def scaled(merged: Mapping[str, Merged], parts: Iterable[Part], tasks: int) -> dict[str, Merged]:
+    """A merged model scaled by depth (LiNeS): θ0 + a · M + b · (l / (L − 1)) · M, α then being b.
+
+    Args:
+        merged: name → M. parts: what it was merged of, see prepared.
+    """
+    summed = math.fsum(_l1(sum_of(part)) for part in parts)
+    scale = ramp(merged, summed, math.fsum(_l1(m.direction) for m in merged.values()), tasks)
+    return {name: layer_scale(name, each, scale) for name, each in merged.items()}
 
 
 def merge_parts(

@@ -111,6 +111,15 @@ class OptionField(NamedTuple):
     described: Described
 
 
+class Cost(NamedTuple):
+    """What `learn` computes, at most: training steps of `batch` examples of every task, and
+    evaluations of all tasks' validation examples."""
+
+    steps: int = 0
+    batch: int = 0
+    evaluations: int = 0
+
+
 @dataclass(frozen=True, repr=False)
 class Method:
     """A way to make one vector of several.
@@ -125,6 +134,7 @@ class Method:
         first_pass: walks over all parts, as often as it needs, and gives the few numbers that
             `merge` needs of the whole model.
         learn: of a method that needs data, finds what `merge` needs of them, in its place.
+        cost: (options, number of tasks) → what learn computes, for plans.
         merge: the function, called for any tensor, with what first_pass or learn gave.
     """
 
@@ -141,6 +151,7 @@ class Method:
     options: type[Options] = Options
     first_pass: Callable[[Iterable[Part], Any], Any] | None = None
     learn: Callable[[Data, Any, Progress], Any] | None = None
+    cost: Callable[[Any, int], Cost] = lambda options, tasks: Cost()
 
     def __repr__(self) -> str:
         """Its name, paper and options, each with its default and what it is."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..config.experiment import Experiment
 from ..config.geometries import Geometry, read_geometry
+from ..config.mergers import Merger
 from ..files.paths import PathLike
 from ..files.shipped import ROOT
 from ..language.geometry import T5
@@ -19,7 +20,18 @@ from ..vision.geometry import TextTower, ViT, parameters
 from ..vision.images import RESOLUTION
 from .devices import read_devices
 from .disk import FLOAT, Counts, Splits, counts_of, data_bytes
-from .work import LEARNING, Job, Key, encoder_bytes, operations, tasks_read, work_of
+from .work import (
+    LEARNING,
+    Job,
+    Key,
+    Shapes,
+    encoder_bytes,
+    matrices_of,
+    moved_shapes,
+    operations,
+    tasks_read,
+    work_of,
+)
 
 DEVICE = "rtx3090"  # of devices.csv: the least sustained rate in bf16
 CPU_FLOPS = 1e10  # of one core, sustained; small tensors reach no more
@@ -40,6 +52,9 @@ DECODER = 600  # a process with a block of images, decoded and joined
 LIBRARY = 500  # import of open_clip or transformers, in the encoder stage alone
 MARGIN = 1.3  # on the tensors and examples that a job holds
 ROW = 2_500  # bytes of a row of texts: Python's objects and its tokens (measured: 2,100)
+# Singular values of an m × n matrix take some 20 m n min(m, n) operations, at this rate of a core
+# (measured: 0.16 s for 768 × 768, 0.37 s for 3,072 × 768); a method has a few more than its tasks.
+DECOMPOSING, SVD_FLOPS, MORE = 20, 5e10, 3
 LONG, ANSWER = 256, 10  # tokens of an input and an answer, in the batch that needs the most memory
 
 # Taken for numbers that neither a definition nor an earlier run tells.
@@ -88,7 +103,11 @@ def requests(experiment: Experiment, basedir: PathLike = ROOT) -> Callable[..., 
 
     @cache
     def request(
-        stage: str, encoder: str | None = None, mode: str | None = None, task: str | None = None
+        stage: str,
+        encoder: str | None = None,
+        mode: str | None = None,
+        task: str | None = None,
+        method: str | None = None,
     ) -> Request:
         cores, seconds, held, read = 1, 0.0, 0.0, 0
         tasks = [task] if task else []
@@ -96,7 +115,11 @@ def requests(experiment: Experiment, basedir: PathLike = ROOT) -> Callable[..., 
             tasks = tasks_read(experiment.part_of(encoder), stage, task)
             splits = [known(name).splits for name in tasks]
             held = _held(
-                experiment, Job(stage, "", encoder, mode), tasks, splits, geometry(encoder)
+                experiment,
+                Job(stage, "", encoder, mode, method=method),
+                tasks,
+                splits,
+                geometry(encoder),
             )
         if stage in (*LEARNING, "data"):
             stored = (data_bytes(definitions.tasks[name], known(name).splits) for name in tasks)
@@ -104,10 +127,14 @@ def requests(experiment: Experiment, basedir: PathLike = ROOT) -> Callable[..., 
         if stage in LEARNING:
             cores = 4 if on_gpu else 1
             pairs = experiment.part("vision").pairs if stage == "disentanglement" else [None]
-            alike = [Job(stage, "", encoder, mode, task, pair=pair) for pair in pairs]
+            alike = [Job(stage, "", encoder, mode, task, None, pair, method) for pair in pairs]
             work = [work_of(experiment, known, job) for job in alike]
             taken = (sum(seconds_of(key) * (n or 0) for key, n in each) for each in work)
             seconds = max(taken, default=0.0)
+            if stage == "merge" and encoder and mode and method:
+                merger = experiment.part_of(encoder).merger(method)
+                shapes = moved_shapes(experiment, encoder, mode, geometry(encoder))
+                seconds += merging_seconds(merger, shapes, len(tasks))
         if task and stage in ("data", "head"):
             definition, rows = definitions.tasks[task], known(task).rows or 0
             if definition.modality == "language":
@@ -126,6 +153,15 @@ def requests(experiment: Experiment, basedir: PathLike = ROOT) -> Callable[..., 
     return request
 
 
+def merging_seconds(merger: Merger, shapes: Shapes, tasks: int) -> float:
+    """Of singular values and the like of every matrix, on one core; of methods of single entries
+    nothing that counts."""
+    if merger.method.scope == "element":
+        return 0.0
+    operations = sum(DECOMPOSING * m * n * min(m, n) for m, n in matrices_of(shapes).values())
+    return (tasks + MORE) * operations / SVD_FLOPS
+
+
 def _held(
     experiment: Experiment, job: Job, tasks: list[str], counts: list[Splits], geometry: Geometry
 ) -> float:
@@ -137,6 +173,16 @@ def _held(
         return 4 * encoder_bytes(geometry) + LIBRARY * 1e6
     if stage == "head":  # with the text tower
         return 3 * (encoder_bytes(geometry) - weights)
+    if stage == "merge":  # the merged model twice, and of one tensor every task's, some in float64
+        moved = moved_shapes(experiment, encoder, mode, geometry)
+        largest = max(parameters([shape]) for shape in moved.values())
+        merger = part.merger(job.method or "")
+        held = 2 * FLOAT * parameters(moved.values()) + 6 * FLOAT * len(tasks) * largest
+        if merger.learns:  # every vector, θ0, θ and its gradient, and each layer's activations
+            batch = merger.method.cost(merger.options, len(tasks)).batch
+            held += FLOAT * len(tasks) * parameters(moved.values()) + 4 * weights
+            held += batch * len(tasks) * _activations(geometry)[1]
+        return held
     if stage not in LEARNING:  # vector: θ0, θ, τ, and τ as it is written
         return 4 * weights if stage == "vector" else 0
     passed, trained = _activations(geometry)
@@ -146,7 +192,10 @@ def _held(
         # and what trains: θ, moments, gradients, a tangent, and each layer's activations
         twice = 1 + experiment.linearized(mode)
         return 13 * weights + part.recipe(encoder, mode, tasks[0]).batch_size * twice * trained
-    grid, drawn = experiment.disentanglement, 0
+    grid, drawn, collected = experiment.disentanglement, 0, 0
+    if stage == "statistics":  # the Gram matrices, in float64 and as they are written
+        matrices = matrices_of(moved_shapes(experiment, encoder, mode, geometry))
+        collected = sum(3 * FLOAT * columns**2 for _, columns in matrices.values())
     if stage == "disentanglement" and grid:
         drawn = 2 * grid.samples
     if part.unit == "image" and (limit := experiment.limit):  # a limit's images are copied
@@ -154,7 +203,7 @@ def _held(
             drawn += sum(min(each[s] or 0, getattr(limit, s)) for s in ("validation", "test"))
     # θ0, two vectors and their sum; on a CPU also θ, pixels (or logits of a grid) and activations
     running = 0 if on_gpu else 2 * weights + 2**30 + passed
-    return 4 * weights + running + 3 * RESOLUTION**2 * drawn
+    return 4 * weights + running + collected + 3 * RESOLUTION**2 * drawn
 
 
 def _activations(geometry: Geometry) -> tuple[int, int]:

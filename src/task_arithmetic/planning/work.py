@@ -14,8 +14,9 @@ from ..config import settings
 from ..config.available import figure_names, table_names
 from ..config.experiment import Disentanglement, Experiment, Part
 from ..config.geometries import Geometry, geometries_of
-from ..core.alpha import alpha_grid
+from ..core.alpha import alpha_values
 from ..core.vectors import moved_names
+from ..merging.matrices import PROJECTION, is_matrix
 from ..vision.geometry import ViT, parameters
 from .disk import (
     EMBEDDED_SIDE,
@@ -32,11 +33,11 @@ from .disk import (
 from .operations import SOURCE, Moved, flops
 
 STAGES = "download embedded data encoder head finetune vector pretrained single_task kernel".split()
-STAGES += "addition posthoc negation disentanglement cosine efficiency".split()
-STAGES += "metrics tables figures report".split()
+STAGES += "statistics merge addition merged posthoc negation disentanglement cosine".split()
+STAGES += "efficiency metrics tables figures report".split()
 # Stages that hold a GPU where there is one.
 LEARNING = "head finetune pretrained single_task kernel addition posthoc negation".split()
-LEARNING += ["disentanglement", "efficiency"]
+LEARNING += "statistics merge merged disentanglement efficiency".split()
 GRIDS = ("addition", "posthoc", "negation")  # these walk the α on validation
 WARM_UP = 3  # steps before `efficiency` starts the clock
 REFERENCE_SAMPLES = 16 * 128  # images of a heatmap with reference_scaling
@@ -47,6 +48,7 @@ FILES = {"download": 4, "embedded": 16, "data": 15, "encoder": 8, "head": 7, "fi
 FILES |= {"vector": 8, "efficiency": 7, "metrics": 6, "tables": 8, "figures": 6, "report": 6}
 OTHER_FILES = 10  # of stages that write metrics
 
+Shapes = dict[str, tuple[int, ...]]
 Known = Callable[[str], Counts]  # a task's
 
 
@@ -85,6 +87,7 @@ class Job(NamedTuple):
     task: str | None = None
     seed: int | None = None
     pair: str | None = None
+    method: str | None = None
     work: tuple[Work, ...] = ()
     size: int | None = 0
 
@@ -158,6 +161,16 @@ def _listed(experiment: Experiment) -> Iterator[Job]:
                 if main and part.control:
                     yield Job("negation", f"{metrics}/negation/{name}.csv", e, m, t, s)
             yield Job("addition", f"{metrics}/addition/{e}/{m}/{s}.csv", e, m, seed=s)
+            for merger in part.mergers if main and e in part.merged else ():
+                label, folder = merger.label, f"{e}/{m}/{merger.label}"
+                output = f"{run}/merged/{folder}/{s}.safetensors"
+                yield Job("merge", output, e, m, seed=s, method=label)
+                output = f"{metrics}/addition/{folder}/{s}.csv"
+                yield Job("merged", output, e, m, seed=s, method=label)
+            if main and part.collected(e):
+                for t in part.tasks:
+                    output = f"{run}/statistics/{e}/{m}/{t}/{s}.safetensors"
+                    yield Job("statistics", output, e, m, t, s)
             if main and len(part.tasks) > 1:
                 yield Job("cosine", f"{metrics}/cosine/{e}/{m}/{s}.csv", e, m, seed=s)
             if of_images and main and m == "nonlinear":
@@ -218,13 +231,26 @@ def work_of(experiment: Experiment, known: Known, job: Job, auto: str = "bf16") 
             return (some("linearized", times(2, sample), mode),)
         return some("image", times(models_evaluated(grid), sample)), some("read", sample)
     names = tasks_read(part, stage, job.task)
+    merger = part.merger(job.method) if job.method else None
+    if stage == "statistics":
+        images = count("train", names, part.collected(encoder))
+        return (some(part.unit, images),)
+    if stage == "merge" and merger:
+        steps, batch, evaluations = merger.method.cost(merger.options, len(names))
+        images = times(evaluations, count("validation", names))
+        passes = some("linearized", images, mode) if linearized else some(part.unit, images)
+        trained = [some("step", steps, mode, batch * len(names))] if steps else []
+        return (*trained, *([passes] if evaluations else []))
     walked, one = count("validation", names), count("test", names)
     if stage == "addition" and part.reference_selection:
         walked = add_up([walked, one])  # α is chosen on test, where the grid is walked too
     read = add_up([walked, one])
-    if linearized:  # f_lin gives the whole grid in one pass
+    if linearized:  # f_lin gives the whole grid in one pass, but for an offset
+        if merger and merger.layer_scaled:
+            read = add_up([times(len(merger.grid), walked), one])
         return (some("linearized", read, "nonlinear" if mode == "posthoc" else mode),)
-    alphas = len(alpha_grid(**experiment.alphas.given())) if stage in GRIDS else 1
+    alphas = len(alpha_values(**experiment.alphas.given())) if stage in GRIDS else 1
+    alphas = len(merger.grid) if merger else alphas
     passes = some(part.unit, add_up([times(alphas, walked), one]))
     return (passes, some("read", read)) if of_images else (passes,)
 
@@ -259,10 +285,12 @@ def operations(key: Key, experiment: Experiment, geometry: Geometry) -> float:
 
 def _size(experiment: Experiment, known: Known, job: Job, geometry: Geometry | None) -> int | None:
     """Bytes of a job's outputs; None: unknown, 0: less than a megabyte."""
-    if job.stage in ("finetune", "vector") and job.encoder and job.mode and geometry:
-        shapes = geometry.shapes()
-        names = moved_names(shapes, experiment.patterns(job.mode, job.encoder), job.mode)
-        return FLOAT * parameters(shapes[name] for name in names)
+    if job.stage in ("finetune", "vector", "merge", "statistics") and geometry:
+        moved = moved_shapes(experiment, job.encoder or "", job.mode or "", geometry)
+        if job.stage == "statistics":
+            return FLOAT * sum(columns**2 for _, columns in matrices_of(moved).values())
+        merger = experiment.part_of(job.encoder or "").merger(job.method) if job.method else None
+        return FLOAT * parameters(moved.values()) * (1 + bool(merger and merger.layer_scaled))
     if job.stage == "encoder" and geometry:
         return encoder_bytes(geometry)
     if job.stage not in ("embedded", "data", "head") or job.task is None:
@@ -275,6 +303,23 @@ def _size(experiment: Experiment, known: Known, job: Job, geometry: Geometry | N
     if isinstance(geometry, ViT):
         return times(FLOAT * geometry.embed_dim, counts.classes)
     return times(4 * SOURCE + 8 + 4, counts.rows)  # tokens; of each text its end and its answer
+
+
+def moved_shapes(experiment: Experiment, encoder: str, mode: str, geometry: Geometry) -> Shapes:
+    """The tensors that a mode moves: what a task vector holds."""
+    shapes = geometry.shapes()
+    names = moved_names(shapes, experiment.patterns(mode, encoder), mode)
+    return {name: shapes[name] for name in names}
+
+
+def matrices_of(shapes: Shapes) -> dict[str, tuple[int, int]]:
+    """Weight matrices among tensors, (out, in)."""
+    found = {}
+    for name, shape in shapes.items():
+        if is_matrix(name, len(shape)):
+            rows, columns = shape[::-1] if name == PROJECTION else shape
+            found[name] = rows, columns
+    return found
 
 
 def encoder_bytes(geometry: Geometry) -> int:

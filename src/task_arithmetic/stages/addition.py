@@ -1,5 +1,6 @@
 """Task addition (paper, section 3.4); α is chosen from validation rows alone."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,15 @@ import numpy as np
 import torch
 
 from ..core.addition import choose_alpha, normalized
-from ..core.alpha import alpha_grid
-from ..core.encoder import CPU
+from ..core.alpha import alpha_values
+from ..core.encoder import CPU, Encoder, Examples
+from ..core.vectors import TaskVector
 from ..errors import UserError
 from ..files.metrics import read_rows, write_rows
 from ..files.paths import PathLike, mend
 from ..merging.sum import total
 from ..progress import SILENT, Progress
-from .evaluate import EvaluationSettings, Splits, accuracies, load, vector_of
+from .evaluate import EvaluationSettings, Splits, accuracies, load, offset_of, vector_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +43,12 @@ def addition(
     single_task: list[PathLike],
     settings: dict[str, Any],
     output: PathLike,
+    method: str | None = None,
     device: torch.device = CPU,
     progress: Progress = SILENT,
 ) -> None:
-    """Task addition θ0 + α Σ τ_t (paper, section 3.4 and appendix A).
+    """Task addition θ0 + α Σ τ_t (paper, section 3.4 and appendix A), or θ0 + A + α B of a vector
+    that was merged by another method.
 
     α is chosen on validation by the largest mean normalized accuracy; the test split is read only
     at the chosen α. Writes `unified_accuracy` and `normalized_accuracy`: validation over the whole
@@ -55,18 +59,21 @@ def addition(
     Args:
         single_task: metrics of the mode's own single-task accuracy, one file for each task, which
             normalize.
+        vectors: of each task its vector; or the merged one alone.
+        method: what merged them, in the rows' column `method`; None: they are summed.
         settings: see AdditionSettings.
     """
     files = dict(zip(tasks, zip(heads, data_dirs, strict=True), strict=True))
     how = AdditionSettings.of(settings)
     model, splits = load(encoder_dir, files, how, device)
     own = _own_accuracy(single_task, tasks, splits, model.modality.may_fail)
-    alphas = alpha_grid(**how.alphas)
+    alphas = alpha_values(**how.alphas)
+    offset = offset_of(vectors[0], model) if method else None
     tau = total(vector_of(path, model) for path in vectors)
     rows: list[dict[str, Any]] = []
 
     def record(split: str, grid: Sequence[float]) -> np.ndarray:
-        found = accuracies(model, tau, grid, splits[split], how)
+        found = _accuracies(model, offset, tau, grid, splits[split], how)
         for i, alpha in enumerate(grid):
             for task in tasks:
                 at = {"task": task, "split": split, "alpha": alpha}
@@ -79,10 +86,32 @@ def addition(
 
     chosen = choose_alpha(alphas, record("validation", alphas))
     if how.reference_selection:
-        on_test = accuracies(model, tau, alphas, splits["test"], how)
+        on_test = _accuracies(model, offset, tau, alphas, splits["test"], how)
         chosen = choose_alpha(alphas, np.stack([on_test[task] for task in tasks], axis=1))
     record("test", [alphas[chosen]])
-    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
+    if 0 < chosen == len(alphas) - 1:
+        print(
+            f"α = {alphas[-1]:g} is the largest of the grid: a larger one may be better; let "
+            "`alphas` go on.",
+            file=sys.stderr,
+        )
+    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, method=method)
+
+
+def _accuracies(
+    model: Encoder,
+    offset: TaskVector | None,
+    tau: TaskVector,
+    alphas: Sequence[float],
+    splits: Mapping[str, Examples],
+    how: AdditionSettings,
+) -> dict[str, np.ndarray]:
+    """task → accuracies (alphas,) of θ0 + A + α B: with an offset A by a pass for each α, of f_lin
+    too; without, as the modality has it, by one pass of f_lin."""
+    if offset is None:
+        return accuracies(model, tau, alphas, splits, how)
+    each = [accuracies(model, offset + alpha * tau, [1.0], splits, how) for alpha in alphas]
+    return {task: np.concatenate([found[task] for found in each]) for task in splits}
 
 
 def _own_accuracy(

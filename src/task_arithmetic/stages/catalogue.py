@@ -84,9 +84,8 @@ class Vector:
     output: Output
 
 
-@stage("stages.merge.merge", on_device=True, stored=True, hashed=True)
-class Merge:
-    """merge task vectors into one, by any method"""
+class OfVectors:
+    """What merges task vectors."""
 
     encoder: Name
     mode: Name
@@ -95,6 +94,25 @@ class Merge:
     vectors: list[Input]
     settings: Settings
     output: Output
+    log: Output | None = None
+    method: Name | None = None
+
+
+@stage("stages.merge.merge", on_device=True, stored=True, hashed=True)
+class Merge(OfVectors):
+    """merge task vectors into one, by any method"""
+
+    statistics: list[Input] | None = None
+
+
+@stage("stages.merge.merge_on_data", on_device=True, stored=True, hashed=True, modal=True)
+class MergeOnData(OfVectors):
+    """merge task vectors by a method that learns from examples"""
+
+    encoder_dir: Input
+    heads: list[Input]
+    data_dirs: list[Input]
+    single_task: list[Input]
 
 
 @stage("stages.single_task.pretrained", on_device=True, stored=True, hashed=True, modal=True)
@@ -155,6 +173,7 @@ class Addition(OfManyTasks):
     """task addition"""
 
     single_task: list[Input]
+    method: Name | None = None
 
 
 @stage("stages.negation.negation", on_device=True, stored=True, hashed=True, modal=True)

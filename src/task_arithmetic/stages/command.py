@@ -24,6 +24,8 @@ HELP = {  # of the stages' options
     "mode": "name of the mode",
     "task": "name of the task",
     "tasks": "names of the tasks",
+    "method": "what rows call the merging method",
+    "statistics": "files made by `statistics`, one for each task, for regmean",
     "seed": "seed of data order and crops",
     "settings": "the stage's slice of the configuration, as JSON",
     "download": "what `download` recorded, if it is a hub's",

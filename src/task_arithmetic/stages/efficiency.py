@@ -16,6 +16,7 @@ from ..files.paths import PathLike
 from ..progress import SILENT, Progress
 from . import modalities
 from .finetune import TrainingSettings, start
+from .memory import peak_memory, start_memory, wait
 
 WARM_UP = 3  # steps before the clock starts
 
@@ -83,33 +84,3 @@ def efficiency(
 
 def _count(tensors: dict[str, torch.Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def start_memory(device: torch.device) -> int:
-    """Reset the peak; bytes in use now."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
-        file.write("5")  # Linux: resets VmHWM, the peak resident size
-    return _status("RssAnon")
-
-
-def peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _status("VmHWM") - _status("RssFile")  # without libraries and images, mapped from files
-
-
-def _status(field: str) -> int:
-    """A field of /proc/self/status, in bytes."""
-    with open("/proc/self/status", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")

@@ -11,10 +11,11 @@ from ..core.encoder import Encoder, Examples
 from ..core.vectors import TaskVector
 from ..errors import UserError
 from ..files.paths import PathLike
-from ..files.tensors import check_tensors, read_made_by, read_tensors
+from ..files.tensors import check_tensors, open_tensors, read_made_by, read_tensors
 from . import modalities
 from .settings import EncoderSettings
 
+OFFSET = "offset."  # what the names of a merged vector's A begin with
 Splits = dict[str, dict[str, Examples]]  # split → task → examples
 
 
@@ -81,13 +82,32 @@ def read_vector_header(path: PathLike) -> TaskVector:
     return TaskVector({}, mode, linearized, base, task)
 
 
+def offset_of(path: PathLike, encoder: Encoder) -> TaskVector | None:
+    """A of a merged vector's file, θ(α) = θ0 + A + α B, whose B vector_of gives; None: zero. On
+    θ0's device; held to its shapes as vector_of's."""
+    of = read_vector_header(path)
+    with open_tensors(path, "pt", encoder.device) as file:
+        names = [name for name in file.keys() if name.startswith(OFFSET)]  # noqa: SIM118
+        held = {name.removeprefix(OFFSET): file.get_tensor(name) for name in names}
+    if not held:
+        return None
+    return _held_to(path, TaskVector(held, of.mode, of.linearized, of.base), encoder)
+
+
 def vector_of(path: PathLike, encoder: Encoder) -> TaskVector:
     """A task vector, on θ0's device, held to θ0's names and shapes.
 
     Raises:
         UserError: a file of another encoder, or no safetensors.
     """
-    vector, theta0 = read_vector(path, encoder.device), encoder.theta0
+    vector = read_vector(path, encoder.device)
+    held = {n: tensor for n, tensor in vector.tensors.items() if not n.startswith(OFFSET)}
+    vector = TaskVector(held, vector.mode, vector.linearized, vector.base, vector.task)
+    return _held_to(path, vector, encoder)
+
+
+def _held_to(path: PathLike, vector: TaskVector, encoder: Encoder) -> TaskVector:
+    theta0 = encoder.theta0
     known = {name: theta0[name].shape for name in vector.tensors if name in theta0}
     check_tensors(path, vector.tensors, known)
     return vector

@@ -1,32 +1,39 @@
 """Merging task vectors into one, tensor by tensor."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ..core.encoder import CPU
+from ..core.encoder import CPU, Examples
 from ..core.vectors import TaskVector, check_base
 from ..errors import UserError
 from ..files.hashes import sha256_of_file
-from ..files.paths import PathLike
+from ..files.metrics import read_rows, write_rows
+from ..files.paths import PathLike, mend
 from ..files.tensors import open_tensors, write_tensors
-from ..merging.merge import merge_parts
-from ..merging.method import Part, options_of
+from ..merging.coefficients import Coefficients
+from ..merging.merge import merge_parts, prepared, scaled
+from ..merging.method import Data, Merged, Part, options_of
 from ..merging.methods import find
 from ..progress import SILENT, Progress
-from .evaluate import read_vector_header
-from .settings import Settings
+from . import modalities
+from .evaluate import OFFSET, read_vector_header, vector_of
+from .memory import peak_memory, start_memory, wait
+from .settings import EncoderSettings
+from .statistics import GramFiles
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeSettings(Settings):
-    """method: a name of merging.methods; options: its own."""
+class MergeSettings(EncoderSettings):
+    """method: a name of merging.methods; options: its own. layer_scaled: by depth (LiNeS)."""
 
     method: str = "sum"
     options: Mapping[str, Any] = field(default_factory=dict)
+    layer_scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,29 +74,105 @@ def merge(
     seed: int,
     tasks: list[str],
     vectors: list[PathLike],
+    statistics: list[PathLike] | None = None,
     settings: dict[str, Any],
     output: PathLike,
+    log: PathLike | None = None,
+    method: str | None = None,
     device: torch.device = CPU,
     progress: Progress = SILENT,
 ) -> None:
-    """Merge task vectors by a method and write the merged one, B of θ(α) = θ0 + α·B.
+    """Merge task vectors by a method that needs no examples now, and write the merged one: B, and A
+    if there is one, of θ(α) = θ0 + A + α·B.
 
     Args:
         tasks, vectors: of each task its name, which what is drawn depends on, and its file.
+        statistics: of each task what the stage statistics collected, for regmean.
         settings: see MergeSettings.
         output: a vector's file; its header has the method, its options and the vectors' hashes.
+        log: metrics of what it took: `merge_seconds`, from reading to writing, and
+            `merge_peak_memory_bytes`, without libraries and what is mapped from files.
+        method: what these rows call the method; None: its name.
     Raises:
         UserError: vectors of different encoders or modes, an unknown method or option, a method
-            that needs more than vectors, values that are not finite.
+            that needs more, values that are not finite.
     """
     how = MergeSettings.of(settings)
-    method = find(how.method)
-    options = options_of(method, how.options)
-    if method.needs != "vectors":
+    if (needs := find(how.method).needs) != "vectors" and not statistics:
         raise UserError(
-            f"The merging method {method.name} needs {method.needs} data of every task beside the "
-            "vectors, which are not collected: choose one that needs vectors alone."
+            f"The merging method {how.method} needs {needs} examples of every task: give what "
+            "`statistics` collected (regmean), or use `merge-on-data` (the others)."
         )
+    state = GramFiles(statistics) if statistics else None
+    named = {"encoder": encoder, "mode": mode, "seed": seed, "method": method or how.method}
+    with _measured(device, log, named):
+        _merge(encoder, mode, seed, tasks, vectors, how, state, output, device, progress)
+
+
+def merge_on_data(
+    encoder_dir: PathLike,
+    *,
+    encoder: str,
+    mode: str,
+    seed: int,
+    tasks: list[str],
+    heads: list[PathLike],
+    data_dirs: list[PathLike],
+    vectors: list[PathLike],
+    single_task: list[PathLike],
+    settings: dict[str, Any],
+    output: PathLike,
+    log: PathLike | None = None,
+    method: str | None = None,
+    device: torch.device = CPU,
+    progress: Progress = SILENT,
+) -> None:
+    """Merge task vectors by a method that passes examples through the encoder, as `merge` does.
+
+    Args:
+        single_task: metrics of each individual model's own accuracy.
+    """
+    how = MergeSettings.of(settings)
+    found = find(how.method)
+    if found.learn is None:
+        raise UserError(f"The merging method {found.name} needs vectors alone: use `merge`.")
+    options = options_of(found, how.options)
+    named = {"encoder": encoder, "mode": mode, "seed": seed, "method": method or how.method}
+    with _measured(device, log, named):
+        model = modalities.read_encoder(encoder_dir, how.modality, device)
+        files = list(zip(heads, data_dirs, strict=True))
+
+        def examples(split: str) -> list[Examples]:
+            read = model.modality.read_examples
+            return [read(head, folder, split, how.limit, device) for head, folder in files]
+
+        pairs = zip(single_task, tasks, strict=True)
+        own = [_validation_accuracy(path, task) for path, task in pairs]
+        taus = [vector_of(path, model) for path in vectors]
+        data = Data(model, taus, tasks, examples, own, how.precision, seed)
+        state = found.learn(data, options, progress)
+        _merge(encoder, mode, seed, tasks, vectors, how, state, output, device, SILENT)
+
+
+def _validation_accuracy(path: PathLike, task: str) -> float:
+    found = [r.value for r in read_rows(path) if (r.task, r.split) == (task, "validation")]
+    if len(found) != 1:
+        raise UserError(f"{path} has no validation accuracy of {task}: {mend(path)}.")
+    return found[0]
+
+
+def _merge(
+    encoder: str,
+    mode: str,
+    seed: int,
+    tasks: list[str],
+    vectors: list[PathLike],
+    how: MergeSettings,
+    state: Any,
+    output: PathLike,
+    device: torch.device,
+    progress: Progress,
+) -> None:
     if len(tasks) != len(vectors) or len(set(tasks)) != len(tasks):
         raise UserError(
             f"There are {len(vectors)} vectors and {len(set(tasks))} different tasks: give each "
@@ -104,13 +187,36 @@ def merge(
                 f"{path} is of mode {header.mode}, and {vectors[0]} of {first.mode}: merge vectors "
                 "of one mode."
             )
+    method = find(how.method)
+    options = options_of(method, how.options)
     parts = VectorFiles(vectors, tasks, seed, device)
-    merged: dict[str, torch.Tensor] = {}
+    merged: dict[str, Merged] = {}
     count = len(parts.names)
-    for name, each in merge_parts(parts, method, options):
-        merged[name] = each.direction
+    for name, each in merge_parts(parts, method, options, state):
+        merged[name] = each
         progress.at(len(merged), count, "tensor")
-    write_tensors(output, merged, _made_by(first, encoder, seed, how, tasks, vectors))
+    if how.layer_scaled:
+        merged = scaled(merged, prepared(parts, options), len(tasks))
+    offsets = {OFFSET + k: each.offset for k, each in merged.items() if each.offset is not None}
+    directions = {name: each.direction for name, each in merged.items()}
+    made_by = _made_by(first, encoder, seed, how, tasks, vectors)
+    if isinstance(state, Coefficients):
+        made_by["merging"]["coefficients"] = state.as_rows()
+    write_tensors(output, {**offsets, **directions}, made_by)
+
+
+@contextmanager
+def _measured(device: torch.device, log: PathLike | None, named: dict[str, Any]) -> Iterator[None]:
+    """Write what the block took to a log, if there is one; named: what is alike in all rows."""
+    before, began = start_memory(device), time.perf_counter()
+    yield
+    wait(device)
+    found = {
+        "merge_seconds": time.perf_counter() - began,
+        "merge_peak_memory_bytes": peak_memory(device) - before,
+    }
+    if log is not None:
+        write_rows(log, [{"metric": k, "value": v} for k, v in found.items()], **named)
 
 
 def _made_by(
@@ -130,5 +236,10 @@ def _made_by(
         "seed": seed,
         "settings": {"mode": {"linearized": like.linearized}},
         "theta0_sha256": like.base,
-        "merging": {"method": how.method, "options": dict(how.options), "sources": sources},
+        "merging": {
+            "method": how.method,
+            "options": dict(how.options),
+            "layer_scaled": how.layer_scaled,
+            "sources": sources,
+        },
     }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.alpha import alpha_grid
+from ..core.alpha import alpha_values
 from ..core.encoder import CPU
 from ..core.negation import choose_negation
 from ..errors import UserError
@@ -57,7 +57,7 @@ def negation(
     files = {task: (head, data_dir), control: (control_head, control_data_dir)}
     how = NegationSettings.of(settings)
     model, splits = load(encoder_dir, files, how, device)
-    alphas = alpha_grid(**how.alphas)
+    alphas = alpha_values(**how.alphas)
     before = [
         row.value
         for row in read_rows(pretrained)

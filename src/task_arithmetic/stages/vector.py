@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,8 @@ def write_vector(encoder_dir: PathLike, finetuned: PathLike, output: PathLike) -
 def cosine(
     *, encoder: str, mode: str, seed: int, tasks: list[str], vectors: list[str], output: PathLike
 ) -> None:
-    """Cosine similarity of every pair of task vectors (paper, Figure 10): `cosine_similarity`.
+    """Norms of task vectors, `vector_norm`, and the cosine similarity of every pair (paper, Figure
+    10), `cosine_similarity`.
 
     Each vector is read once, in slices of all of them: time grows with their number, and memory
     does not. Needs no torch.
@@ -55,12 +57,21 @@ def cosine(
     for task, norm in zip(tasks, norms, strict=True):
         if norm == 0:
             raise UserError(f"The task vector of {task} is zero: it has no cosine similarity.")
-    rows = [
-        {"task": a, "other_task": b, "value": products[i, j] / (norms[i] * norms[j])}
+    rows: list[dict[str, Any]] = [
+        {"metric": "vector_norm", "task": task, "value": norm}
+        for task, norm in zip(tasks, norms, strict=True)
+    ]
+    rows += [
+        {
+            "metric": "cosine_similarity",
+            "task": a,
+            "other_task": b,
+            "value": products[i, j] / (norms[i] * norms[j]),
+        }
         for i, a in enumerate(tasks)
         for j, b in enumerate(tasks)
     ]
-    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, metric="cosine_similarity")
+    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
 
 
 def inner_products(paths: Sequence[PathLike]) -> np.ndarray:
