@@ -4,7 +4,7 @@ Inputs are pixels, float (B, 3, S, S), or tokens, int64 (B, S); targets are labe
 tokens (B, T). vision/modality.py and language/modality.py are the two modalities that there are.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .inputs import Visit
 from .schedule import Recipe
 from .vectors import TaskVector
 
@@ -70,6 +71,27 @@ class Modality(Protocol):
         precision: str,
     ) -> dict[Any, np.ndarray]:
         """Key of a split → accuracies (alphas,) of θ0 + α·τ on it; through f_lin if linearized."""
+
+    def count(self, examples: Examples) -> int:
+        """How many examples these are."""
+
+    def visit_inputs(
+        self,
+        params: Tensors,
+        tau: Tensors | None,
+        examples: Examples,
+        chosen: np.ndarray,
+        names: Collection[str],
+        visit: Visit,
+        precision: str,
+    ) -> None:
+        """One pass over the chosen train examples, as an evaluation would read them and without
+        their labels: visit(name, X), X (tokens, in), for what the layer of each named matrix reads.
+        Padding does not count. A layer may be told in several parts.
+
+        Args:
+            params: θ of f, or of f_lin θ0, beside τ: there X is taken at θ0.
+        """
 
 
 class Classifier(Modality, Protocol):

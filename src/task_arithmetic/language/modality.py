@@ -5,7 +5,7 @@ words, or, of a task of scores, Spearman's rank correlation of the generated num
 one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.encoder import Encoder
-from ..core.precision import in_parts
+from ..core.inputs import LayerInputs, Visit
+from ..core.precision import autocast, in_parts
 from ..core.schedule import Recipe, batch_indices
 from ..core.vectors import TaskVector
 from ..files.hashes import check_file, read_sealed
@@ -32,6 +33,7 @@ from .tokens import Texts, read_tokenizer, read_tokens
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
 BATCH = 64  # texts of one forward pass
 NO_TARGET = -100  # where a target is padded
+OF_MEMORY = ("EncDecAttention.k.weight", "EncDecAttention.v.weight")  # read the encoder's output
 
 
 class Examples(NamedTuple):
@@ -191,6 +193,45 @@ class Language:
             (made,) = in_parts(some, source, precision)
             answers[:, rows] = made.transpose(0, 1).cpu().numpy()
         return answers
+
+    # --- What layers read ------------------------------------------------------------------------
+
+    def count(self, examples: Examples) -> int:
+        """How many texts these are."""
+        return len(examples.texts.target)
+
+    def visit_inputs(
+        self,
+        params: Tensors,
+        tau: Tensors | None,
+        examples: Examples,
+        chosen: np.ndarray,
+        names: Collection[str],
+        visit: Visit,
+        precision: str = "float32",
+    ) -> None:
+        """visit(name, X), X (tokens, in), for what the layer of each named matrix reads of the
+        chosen texts.
+
+        The decoder reads no true answer but the model's own greedy one, by f_lin if there is a τ,
+        as far as generation does: the start token and all that was chosen, up to the token before
+        the end of text. Padding of texts and of answers does not count. f_lin's matrices act on
+        inputs at θ0, which X is taken at.
+        """
+        texts, device = examples.texts, params["shared.weight"].device
+        some = texts._replace(starts=texts.starts[chosen], ends=texts.ends[chosen])
+        made = self.answered(params, some, precision, tau, [1.0])[0]
+        source, answers = (torch.from_numpy(t).to(device) for t in (padded(texts, chosen), made))
+        last = answers == self.geometry.eos
+        written, read = last.cumsum(1) - last.long() == 0, source != self.geometry.pad
+
+        def tell(name: str, x: Tensor) -> None:
+            of_source = name.startswith("encoder.") or name.endswith(OF_MEMORY)
+            visit(name, x[read if of_source else written])
+
+        weights = {name: params[name] for name in names}
+        with autocast(precision, device), LayerInputs(weights, tell):
+            logits(params, source, self._given(answers), self.geometry)
 
     def decoder(self) -> Callable[[tuple[int, ...]], str]:
         """The function: tokens (n,), a tuple → text up to the first end of text or padding."""

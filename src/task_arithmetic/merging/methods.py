@@ -7,7 +7,7 @@ from ..errors import UserError, nearest
 from .method import Method
 
 # Modules of this room that are no method.
-HELPERS = ("layer_scale", "lazy", "linear", "matrices", "merge", "method", "methods")
+HELPERS = ("grams", "layer_scale", "lazy", "linear", "matrices", "merge", "method", "methods")
 
 
 def names() -> list[str]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..progress import Progress
+from .grams import collect
 from .lazy import torch
 from .linear import solve_right
 from .matrices import MatrixOptions, over_matrices
-from .method import Method, Part, option
+from .method import Data, Method, Part, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +64,18 @@ def merge_matrix(part: Part, options: RegmeanOptions, state: Grams | None = None
     return solve_right(top, bottom, part.name).to(part.deltas[0].dtype).contiguous()
 
 
+def learn(data: Data, options: RegmeanOptions, progress: Progress) -> Grams:
+    """G_t of every matrix that the vectors move, over `images` train examples of each task; of a
+    linearized vector at θ0, see grams.collect."""
+    found: dict[str, list[Tensor]] = {}
+    for tau, examples in zip(data.vectors, data.examples("train"), strict=True):
+        of_examples = examples, options.images, data.seed
+        how = tau.linearized, data.precision, progress
+        for name, gram in collect(data.encoder, tau, *of_examples, *how).grams.items():
+            found.setdefault(name, []).append(gram)
+    return found
+
+
 METHOD = Method(
     name="regmean",
     title="RegMean",
@@ -72,6 +86,7 @@ METHOD = Method(
     needs="unlabelled",
     scope="matrix",
     grid=(0.1, 2.0, 0.1),
+    learn=learn,
     merge=over_matrices(merge_matrix),
     options=RegmeanOptions,
 )

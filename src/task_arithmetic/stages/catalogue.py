@@ -84,6 +84,26 @@ class Vector:
     output: Output
 
 
+class OfOneTask:
+    """What evaluates one task vector on its task."""
+
+    encoder_dir: Input
+    head: Input
+    data_dir: Input
+    encoder: Name
+    mode: Name
+    task: Name
+    seed: Seed
+    vector: Input
+    settings: Settings
+    output: Output
+
+
+@stage("stages.statistics.statistics", on_device=True, stored=True, hashed=True, modal=True)
+class Statistics(OfOneTask):
+    """collect what the layers of an individual model read, for merging by regmean"""
+
+
 class OfVectors:
     """What merges task vectors."""
 
@@ -124,21 +144,6 @@ class Pretrained:
     data_dir: Input
     encoder: Name
     task: Name
-    settings: Settings
-    output: Output
-
-
-class OfOneTask:
-    """What evaluates one task vector on its task."""
-
-    encoder_dir: Input
-    head: Input
-    data_dir: Input
-    encoder: Name
-    mode: Name
-    task: Name
-    seed: Seed
-    vector: Input
     settings: Settings
     output: Output
 

@@ -1,6 +1,6 @@
 """Images: CLIP's image tower, frozen zero-shot heads, top-1 accuracy."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.encoder import Encoder
-from ..core.precision import check_finite, in_parts
+from ..core.inputs import LayerInputs, Visit
+from ..core.precision import autocast, check_finite, in_parts
 from ..core.schedule import Recipe, batch_indices
 from ..core.vectors import TaskVector
 from ..files.hashes import check_file, read_sealed
@@ -190,6 +191,52 @@ class Vision:
                         norms[i] += found.norm(dim=-1).sum()
         check_finite(norms, alphas)
         return {key: hits[key].cpu().numpy() / len(splits[key].labels) for key in splits}
+
+    # --- What layers read ------------------------------------------------------------------------
+
+    def count(self, examples: Images) -> int:
+        """How many images these are."""
+        return len(examples.labels)
+
+    def visit_inputs(
+        self,
+        params: Tensors,
+        tau: Tensors | None,
+        examples: Images,
+        chosen: np.ndarray,
+        names: Collection[str],
+        visit: Visit,
+        precision: str = "float32",
+    ) -> None:
+        """visit(name, X), X (tokens, in), for what the layer of each named matrix reads of the
+        centred squares of the chosen train images.
+
+        X of in_proj are all tokens of all blocks, which keys and values read. Of the last block,
+        out_proj, c_fc and c_proj are run on the class token alone, see clip.py, and proj always is:
+        there X is one token of each image. f_lin's matrices act on inputs at θ0, so that of τ
+        nothing is read.
+        """
+        images, device = examples.images, examples.head.device
+        assert isinstance(images, TrainImages)
+        sizes = images.sizes[chosen]
+        squares = np.repeat(sizes.min(axis=1, keepdims=True), 2, axis=1)
+        boxes = np.concatenate([(sizes - squares) // 2, squares], axis=1)
+        batch, _ = images.take(chosen, boxes)
+        boxes = np.concatenate([np.zeros_like(squares), squares], axis=1)
+        pixels = self.pixels(torch.from_numpy(batch).to(device), torch.from_numpy(boxes))
+        width = self.geometry.width
+        weights = {
+            name: params[name][width:] if name.endswith("in_proj_weight") else params[name]
+            for name in names
+        }
+
+        def tell(name: str, x: Tensor) -> None:
+            visit(name, x.flatten(0, -2))
+
+        with autocast(precision, device), LayerInputs(weights, tell):
+            encode(params, pixels, self.geometry)
+
+    # --- Features --------------------------------------------------------------------------------
 
     def features(self, theta: Tensors, pixels: Tensor, precision: str = "float32") -> Tensor:
         """f(x; θ) as float32 (B, embed_dim), in as many passes as memory needs."""
