@@ -7,7 +7,9 @@ from ..errors import UserError, nearest
 from .method import Method
 
 # Modules of this room that are no method.
-HELPERS = ("layer_scale", "lazy", "linear", "matrices", "merge", "method", "methods")
+HELPERS = (
+    "coefficients", "layer_scale", "lazy", "linear", "matrices", "merge", "method", "methods",
+)  # fmt: skip
 
 
 def names() -> list[str]:
