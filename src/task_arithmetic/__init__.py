@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Disentanglement",
     "Encoder",
+    "MergedVector",
     "Task",
     "TaskVector",
     "UserError",
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .library import (
         Disentanglement,
         Encoder,
+        MergedVector,
         Task,
         TaskVector,
         choose_alpha,

@@ -61,6 +61,16 @@ class Modality(Protocol):
     def loss(self, outputs: Tensor, targets: Tensor, head: Tensor | None) -> Tensor:
         """The mean loss of outputs."""
 
+    def candidates(
+        self, examples: Examples, step: int, size: int, seed: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs of some examples of validation or test, and as targets all that each of them may
+        be answered, (B · classes, …) or nothing, (B, 0): a function of step and seed alone, which
+        reads no label."""
+
+    def log_probabilities(self, outputs: Tensor, examples: Examples) -> Tensor:
+        """log p (B, classes) of all answers, of the outputs of `candidates`; has their graph."""
+
     def accuracies(
         self,
         theta0: Tensors,

@@ -148,30 +148,24 @@ class Training:
         self, inputs: Tensor, targets: Tensor, share: float = 1.0
     ) -> Tensor:
         """Add the gradient in τ of share · L(f(x; θ0) + ∇f(x; θ0)·τ) to theta's .grad; returns
-        share · L (paper, section 2, "NTK Linearization").
+        share · L (paper, section 2, "NTK Linearization"); τ = θ − θ0."""
 
-        The gradient is the vector-Jacobian product of f at θ0 with ∂L/∂f_lin: θ0 takes the part of
-        the leaf, τ = θ − θ0 that of a constant.
-        """
+        def loss(outputs: Tensor) -> Tensor:
+            return share * self.modality.loss(outputs, targets, self.head)
+
         theta0 = self.base
-        with torch.no_grad():
-            tau = {name: tensor - theta0[name] for name, tensor in self.theta.items()}
-        anchor = {name: theta0[name].detach().requires_grad_() for name in self.theta}
-        with self._autocast():
-            value, tangent = self.modality.outputs_linearized(
-                {**theta0, **anchor}, tau, inputs, targets
-            )
-        del tau  # its memory is the gradient's
-        full = self._dtype  # autocast gives narrower ones
-        outputs = (value.detach().to(full) + tangent.to(full)).requires_grad_()
-        loss = share * self.modality.loss(outputs, targets, self.head)
-        (slope,) = torch.autograd.grad(loss, outputs)
-        # A sum: torch checks a vector given with a tensor by importing two seconds of sympy.
-        product = (value * slope.to(value.dtype)).sum()
-        gradients = torch.autograd.grad(product, list(anchor.values()))
+        found, gradients = linearized_gradient(
+            loss,
+            self.modality,
+            theta0,
+            {name: tensor.detach() - theta0[name] for name, tensor in self.theta.items()},
+            inputs,
+            targets,
+            self.precision,
+        )
         for leaf, gradient in zip(self.theta.values(), gradients, strict=True):
             leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
-        return loss.detach()
+        return found
 
     @torch.no_grad()
     def _adamw(self, learning_rate: float) -> None:
@@ -203,6 +197,33 @@ class Training:
     @property
     def _dtype(self) -> torch.dtype:
         return next(iter(self.theta.values())).dtype
+
+
+def linearized_gradient(
+    loss: Callable[[Tensor], Tensor],
+    modality: Modality,
+    theta0: Tensors,
+    tau: Tensors,
+    inputs: Tensor,
+    targets: Tensor,
+    precision: str = "float32",
+) -> tuple[Tensor, list[Tensor]]:
+    """L(f(x; θ0) + ∇f(x; θ0)·τ) and its gradient in each tensor of τ.
+
+    The gradient is the vector-Jacobian product of f at θ0 with ∂L/∂f_lin: θ0 takes the part of
+    the leaf, τ that of a constant.
+    """
+    full = next(iter(tau.values())).dtype  # autocast gives narrower ones
+    anchor = {name: theta0[name].detach().requires_grad_() for name in tau}
+    with autocast(precision, inputs.device):
+        value, tangent = modality.outputs_linearized({**theta0, **anchor}, tau, inputs, targets)
+    del tau  # its memory is the gradient's, if no one else holds it
+    outputs = (value.detach().to(full) + tangent.to(full)).requires_grad_()
+    found = loss(outputs)
+    (slope,) = torch.autograd.grad(found, outputs)
+    # A sum: torch checks a vector given with a tensor by importing two seconds of sympy.
+    product = (value * slope.to(value.dtype)).sum()
+    return found.detach(), list(torch.autograd.grad(product, list(anchor.values())))
 
 
 def _counted(targets: Tensor) -> int:

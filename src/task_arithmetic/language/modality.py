@@ -134,6 +134,25 @@ class Language:
         """Mean cross-entropy over the tokens of the targets, without padding."""
         return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
 
+    def candidates(
+        self, examples: Examples, step: int, size: int, seed: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens of one step, int64 (B, S), and for each of them all texts that the task's
+        examples are answered with, int64 (B · texts, T)."""
+        texts = examples.texts
+        chosen = batch_indices(step, len(texts.ends), size, seed)
+        words = texts.words.astype(np.int64)
+        targets = torch.from_numpy(np.where(words == 0, NO_TARGET, words)).repeat(size, 1)
+        return torch.from_numpy(padded(texts, chosen)).to(device), targets.to(device)
+
+    def log_probabilities(self, outputs: Tensor, examples: Examples) -> Tensor:
+        """log softmax over the texts (B, texts) of their scores, each the Σ log p of its tokens
+        given those before, from logits (B · texts, T, vocabulary)."""
+        words = torch.from_numpy(examples.texts.words.astype(np.int64)).to(outputs.device)
+        each = outputs.log_softmax(-1).unflatten(0, (-1, len(words)))
+        chosen = each.gather(-1, words.expand(len(each), -1, -1)[..., None]).squeeze(-1)
+        return (chosen * (words != 0)).sum(-1).log_softmax(-1)
+
     # --- Evaluation ------------------------------------------------------------------------------
 
     @torch.inference_mode()

@@ -44,9 +44,11 @@ def logits(params: Tensors, source: Tensor, given: Tensor, geometry: T5) -> Tens
     Args:
         params: the model's tensors under transformers' names, see `T5.shapes`.
         source: int64 (B, S), padded on the right with geometry.pad.
-        given: decoder input, int64 (B, T): the start token, then the target but its last token.
+        given: decoder input, int64 (B, T): the start token, then the target but its last token; or
+            (B · n, T), n of each source, one after another.
     Returns:
-        logits (B, T, vocab_size), differentiable in every tensor of `params`.
+        logits (B, T, vocab_size), or (B · n, T, vocab_size), differentiable in every tensor of
+        `params`.
     """
     return _model(_named(params, {}), source, given, geometry).value
 
@@ -75,8 +77,11 @@ def _named(params: Tensors, tau: Tensors) -> Named:
 
 
 def _model(p: Named, source: Tensor, given: Tensor, geometry: T5) -> Dual:
-    memory = _read(p, source, geometry)
-    hidden, _ = _write(p, given, memory, _padding(p, source, geometry), geometry)
+    memory, padding = _read(p, source, geometry), _padding(p, source, geometry)
+    if len(given) > len(source):  # the source is read once
+        rows = torch.arange(len(given), device=given.device) // (len(given) // len(source))
+        memory, padding = _rows(memory, rows), padding[rows]
+    hidden, _ = _write(p, given, memory, padding, geometry)
     return _scores(p, hidden, geometry)
 
 

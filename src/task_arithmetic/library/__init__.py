@@ -4,6 +4,7 @@ A thin layer over the functions that a run of the pipeline calls, which gives th
 from ..errors import UserError
 from .cache import cache_dir
 from .encoders import Encoder, load_encoder
+from .merging import merge, merging_methods
 from .steps import (
     Disentanglement,
     choose_alpha,
@@ -11,15 +12,14 @@ from .steps import (
     disentanglement,
     evaluate,
     finetune,
-    merge,
-    merging_methods,
 )
 from .tasks import Task, load_task
-from .vectors import TaskVector
+from .vectors import MergedVector, TaskVector
 
 __all__ = [
     "Disentanglement",
     "Encoder",
+    "MergedVector",
     "Task",
     "TaskVector",
     "UserError",

@@ -19,7 +19,7 @@ from ..files.hashes import read_sealed
 from ..files.paths import PathLike
 from ..stages import modalities
 from .cache import cached, defined, downloaded, is_path, run_stage
-from .vectors import TaskVector, torch_device
+from .vectors import MergedVector, TaskVector, torch_device
 
 FILES = {"encoder.json": None, "open_clip_config.json": "vision", "config.json": "language"}
 
@@ -67,7 +67,9 @@ class Encoder(encoder.Encoder):
             if not torch.isfinite(tensor).all():
                 raise UserError(f"The task vector has numbers in {name} that are not finite.")
 
-    def __add__(self, tau: TaskVector) -> "Encoder":
+    def __add__(self, tau: TaskVector | MergedVector) -> "Encoder":
+        if isinstance(tau, MergedVector):
+            tau = 1.0 * tau
         if not isinstance(tau, TaskVector):
             return NotImplemented
         self.check(tau)

@@ -1,4 +1,4 @@
-"""The paper's steps on values: fine-tune, merge, choose α, evaluate, disentanglement."""
+"""The paper's steps on values: fine-tune, choose α, evaluate, disentanglement."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -19,15 +19,11 @@ from ..core.training import Training, batches
 from ..errors import UserError
 from ..files.manifest import sample_indices
 from ..files.shipped import ROOT
-from ..merging.merge import merge_vectors
-from ..merging.method import Method
-from ..merging.methods import find, names
 from ..progress import Bar, Progress
 from .cache import defined
 from .checks import (
     check_own,
     check_pretrained,
-    check_same_mode,
     check_seed,
     expect,
     grid_of,
@@ -35,7 +31,7 @@ from .checks import (
 )
 from .encoders import Encoder
 from .tasks import Task
-from .vectors import TaskVector
+from .vectors import MergedVector, TaskVector
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,50 +112,6 @@ def _recipe(modality: str, given: dict[str, Any]) -> Recipe:
     return Recipe(**held.model_dump())
 
 
-def merge(
-    vectors: Iterable[TaskVector],
-    method: str | Method = "sum",
-    *,
-    tasks: Sequence[str] = (),
-    seed: int = 0,
-    **options: Any,
-) -> TaskVector:
-    """Task vectors as one: Σ τ_t (paper, section 2), or by another method.
-
-    Args:
-        method: a name of `merging_methods()`: sum, mean, ties, dare, consensus, tsv, iso_c, wudi …;
-            or a Method of one's own.
-        tasks: the vectors' names, and seed: what a method that draws depends on.
-        options: the method's own, such as `keep` of ties.
-    Returns:
-        B of θ(α) = θ0 + α·B; the method's own grid of α is its `grid`.
-    Raises:
-        UserError: vectors of different encoders or modes, or that are not finite; an unknown method
-            or option, a method that needs more than vectors.
-    """
-    some = [vectors] if isinstance(vectors, TaskVector) else list(vectors or ())
-    for vector in some:
-        expect(vector, TaskVector, "finetune")
-        check_same_mode(some[0], vector)
-    check_seed(seed)
-    if isinstance(tasks, str):
-        raise UserError(f"tasks is a list of names, one for each vector; found {tasks!r}.")
-    found = find(method) if isinstance(method, str) else method
-    expect(found, Method, "task_arithmetic.merging.method")
-    if (needs := found.needs) != "vectors":
-        raise UserError(
-            f"The merging method {found.name} needs {needs} data of every task beside the vectors, "
-            "which are not collected here: choose one that needs vectors alone."
-        )
-    _, direction = merge_vectors(some, found, options, seed, tasks=tasks)
-    return direction
-
-
-def merging_methods() -> list[Method]:
-    """All methods that `merge` knows: name, title, paper, equation, grid of α, options."""
-    return [find(name) for name in names()]
-
-
 def evaluate(
     encoder: Encoder, tasks: Iterable[Task], split: str = "test", precision: str = "auto"
 ) -> dict[str, float]:
@@ -196,22 +148,29 @@ def _of_each(tasks: Iterable[Task], encoder: Encoder, split: str) -> dict[str, E
 
 def _accuracies(
     encoder: Encoder,
-    tau: TaskVector,
+    tau: TaskVector | MergedVector,
     alphas: list[float],
     tasks: Iterable[Task],
     split: str,
     precision: str,
 ) -> dict[str, np.ndarray]:
-    """task → accuracy of θ0 + α·τ for each α; of a linearized mode, through f_lin."""
+    """task → accuracy of θ0 + α·τ, or θ0 + A + α·B, for each α; of a linearized mode, through
+    f_lin."""
     splits, tau = _of_each(tasks, encoder, split), tau.to(encoder.device)
-    return encoder.modality.accuracies(
-        encoder.theta0, tau, alphas, splits, tau.linearized, precision
-    )
+
+    def found(vector: TaskVector, grid: list[float]) -> dict[str, np.ndarray]:
+        how = grid, splits, vector.linearized, precision
+        return encoder.modality.accuracies(encoder.theta0, vector, *how)
+
+    if isinstance(tau, TaskVector):
+        return found(tau, alphas)
+    each = [found(alpha * tau, [1.0]) for alpha in alphas]
+    return {task: np.concatenate([values[task] for values in each]) for task in splits}
 
 
 def choose_alpha(
     encoder: Encoder,
-    tau: TaskVector,
+    tau: TaskVector | MergedVector,
     tasks: Sequence[Task],
     vectors: Sequence[TaskVector],
     alphas: Sequence[float] | str | None = None,
@@ -233,9 +192,22 @@ def choose_alpha(
             f"There are {len(tasks)} tasks and {len(vectors)} vectors: give each task its own."
         )
     grid = grid_of(alphas)
-    check_pretrained(encoder, (tau, *vectors))
+    merged = (tau.offset, tau.direction) if isinstance(tau, MergedVector) else (tau,)
+    check_pretrained(encoder, (*merged, *vectors))
     check_own(tasks, vectors)
     found = _accuracies(encoder, tau, grid, tasks, "validation", precision)
+    own = own_accuracies(encoder, tasks, vectors, precision)
+    accuracies = addition.normalized([found[task.name] for task in tasks], own)
+    chosen = grid[addition.choose_alpha(grid, accuracies)]
+    warn_at_the_end(chosen, grid)
+    return chosen
+
+
+def own_accuracies(
+    encoder: Encoder, tasks: Sequence[Task], vectors: Sequence[TaskVector], precision: str
+) -> list[float]:
+    """The validation accuracy of each task's individual model, which normalizes. Raises UserError:
+    one is 0 and cannot."""
     own = []
     for task, vector in zip(tasks, vectors, strict=True):
         alone = _accuracies(encoder, vector, [1.0], [task], "validation", precision)
@@ -245,10 +217,7 @@ def choose_alpha(
                 f"The individual model of {task.name} has no validation accuracy above 0, so that "
                 "normalized accuracy is undefined: train longer."
             )
-    accuracies = addition.normalized([found[task.name] for task in tasks], own)
-    chosen = grid[addition.choose_alpha(grid, accuracies)]
-    warn_at_the_end(chosen, grid)
-    return chosen
+    return own
 
 
 def choose_negation(

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 from ..core import vectors
 from ..errors import UserError
 from ..files.paths import PathLike
-from ..files.tensors import read_made_by, write_tensors
+from ..files.tensors import read_made_by, read_tensors, write_tensors
 from ..stages.evaluate import read_vector
+
+MERGED = "merged vector"  # what a MergedVector's file calls itself
 
 
 class TaskVector(vectors.TaskVector):
@@ -22,8 +25,7 @@ class TaskVector(vectors.TaskVector):
     def load(cls, path: PathLike, device: torch.device | str = "cpu") -> Self:
         """Read a vector's file, of `save` or of a run (results/<run>/vectors). Raises UserError if
         it is missing or holds no task vector."""
-        if not isinstance(path, str | os.PathLike) or not os.path.isfile(path):
-            raise UserError(f"There is no file {path!r} of a task vector: give the path of one.")
+        _check_file(path)
         found = read_vector(path, torch_device(device))
         held = read_made_by(path).get("tensors_sha256")
         if held and held != _digest(found.tensors):
@@ -37,8 +39,7 @@ class TaskVector(vectors.TaskVector):
     def save(self, path: PathLike) -> None:
         """Write the vector to a safetensors file, whose header has its mode, task and base, and a
         hash of its numbers, which `load` checks."""
-        if not isinstance(path, str | os.PathLike) or os.path.isdir(path):
-            raise UserError(f"{path!r} is no name of a file: give one for the task vector.")
+        _check_place(path)
         made_by = {
             "stage": "vector",
             "mode": self.mode,
@@ -48,6 +49,78 @@ class TaskVector(vectors.TaskVector):
             "tensors_sha256": _digest(self.tensors),
         }
         write_tensors(path, self.tensors, made_by)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class MergedVector:
+    """Vectors that were merged to θ(α) = θ0 + A + α·B, as by LiNeS, whose A does not depend on α.
+
+    `alpha * merged` is the task vector A + α·B, so that `encoder + alpha * merged` is the merged
+    model; A and B themselves have the arithmetic of task vectors.
+
+    Attributes:
+        offset: A. direction: B.
+    """
+
+    offset: TaskVector
+    direction: TaskVector
+
+    def __mul__(self, alpha: float) -> TaskVector:
+        return self.offset + alpha * self.direction
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        return f"MergedVector(A + α·B, A: {self.offset!r}, B: {self.direction!r})"
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on a device."""
+        return type(self)(self.offset.to(device), self.direction.to(device))
+
+    @classmethod
+    def load(cls, path: PathLike, device: torch.device | str = "cpu") -> Self:
+        """Read what `save` wrote. Raises UserError if it is missing, changed or something else."""
+        _check_file(path)
+        made_by = read_made_by(path)
+        if made_by.get("stage") != MERGED:
+            raise UserError(
+                f"{path} holds no merged vector with an offset: give a file of its save(), or load "
+                "it with TaskVector.load."
+            )
+        tensors = read_tensors(path, torch_device(device))
+        if made_by["tensors_sha256"] != _digest(tensors):
+            raise UserError(f"{path} is not as it was saved: its numbers have changed since.")
+        about = made_by["mode"], made_by["linearized"], made_by["theta0_sha256"]
+
+        def part(start: str) -> TaskVector:
+            named = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+            return TaskVector(named, *about)
+
+        return cls(part("offset."), part("direction."))
+
+    def save(self, path: PathLike) -> None:
+        """Write both to one safetensors file, with a hash of their numbers, which `load` checks."""
+        _check_place(path)
+        tensors = {f"offset.{name}": tensor for name, tensor in self.offset.tensors.items()}
+        tensors |= {f"direction.{name}": tensor for name, tensor in self.direction.tensors.items()}
+        made_by = {
+            "stage": MERGED,
+            "mode": self.direction.mode,
+            "linearized": self.direction.linearized,
+            "theta0_sha256": self.direction.base,
+            "tensors_sha256": _digest(tensors),
+        }
+        write_tensors(path, tensors, made_by)
+
+
+def _check_file(path: PathLike) -> None:
+    if not isinstance(path, str | os.PathLike) or not os.path.isfile(path):
+        raise UserError(f"There is no file {path!r} of a task vector: give the path of one.")
+
+
+def _check_place(path: PathLike) -> None:
+    if not isinstance(path, str | os.PathLike) or os.path.isdir(path):
+        raise UserError(f"{path!r} is no name of a file: give one for the task vector.")
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

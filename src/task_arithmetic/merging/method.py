@@ -43,7 +43,8 @@ class Data:
         encoder: at θ0. vectors: of each task τ_t, on the encoder's device. tasks: their names.
         examples: split (train, validation or test) → of each task its examples, as the encoder's
             modality reads them.
-        own: of each task the validation accuracy of its individual model.
+        own: of each task the validation accuracy of its individual model, if the method needs
+            labels.
         precision: of passes: auto, bf16 or float32.
     """
 

@@ -7,7 +7,7 @@ from ..errors import UserError, nearest
 from .method import Method
 
 # Modules of this room that are no method.
-HELPERS = ("grams", "layer_scale", "lazy", "linear", "matrices", "merge", "method", "methods")
+HELPERS = "coefficients grams layer_scale lazy linear matrices merge method methods".split()
 
 
 def names() -> list[str]:

@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).parents[1]
 # of a stage's settings and the function that its declaration names.
 DYNAMIC: dict[str, tuple[str, ...]] = {"stages.modalities": (), "stages.declaration": ()}
 # Any of which `merge` may be told to take.
-METHODS = "consensus dare iso_c iso_cts mean regmean sum ties tsv wudi".split()
+METHODS = "adamerging consensus dare iso_c iso_cts mean per_task regmean sum ties tsv wudi".split()
 DYNAMIC |= {"merging.methods": tuple(f"merging.{name}" for name in METHODS)}
 DYNAMIC |= {"": ()}  # the library, which no stage uses
 DYNAMIC |= {"vision.geometry": ()}  # parts of open_clip, by its folder

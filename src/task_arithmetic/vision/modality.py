@@ -144,6 +144,20 @@ class Vision:
         assert head is not None
         return F.cross_entropy(classify(outputs, head), targets)
 
+    def candidates(
+        self, examples: Images, step: int, size: int, seed: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Whole images of one step as pixels (B, 3, S, S), and no targets: (B, 0)."""
+        images = examples.images
+        assert isinstance(images, np.ndarray)
+        chosen = batch_indices(step, len(images), size, seed)
+        pixels = self.pixels(torch.from_numpy(np.array(images[chosen])).to(device))
+        return pixels, torch.zeros(len(pixels), 0, dtype=torch.int64, device=device)
+
+    def log_probabilities(self, outputs: Tensor, examples: Images) -> Tensor:
+        """log softmax of the zero-shot logits of features (B, embed_dim)."""
+        return classify(outputs, examples.head).log_softmax(-1)
+
     # --- Evaluation ------------------------------------------------------------------------------
 
     @torch.inference_mode()
