@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..progress import Progress
 from .coefficients import EVERY, Coefficients, check_data, deltas_of, is_linearized, merge, weighted
 from .lazy import torch
-from .method import Data, Method, Options, option
+from .method import Cost, Data, Method, Options, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -204,4 +204,5 @@ METHOD = Method(
     merge=merge,
     options=AdamergingOptions,
     learn=learn,
+    cost=lambda options, tasks: Cost(options.steps, options.batch),
 )

@@ -12,7 +12,7 @@ from ..core.alpha import alpha_grid
 from ..errors import UserError
 from ..progress import Progress
 from .coefficients import EVERY, Coefficients, check_data, deltas_of, is_linearized, merge, weighted
-from .method import Data, Method, Options, option
+from .method import Cost, Data, Method, Options, option
 
 GRID = alpha_grid(0, 1, 0.05)  # of the common α that is started from
 MOVES = (-0.2, -0.1, 0.1, 0.2)
@@ -86,4 +86,5 @@ METHOD = Method(
     merge=merge,
     options=PerTaskOptions,
     learn=learn,
+    cost=lambda o, tasks: Cost(evaluations=len(GRID) + len(MOVES) * tasks * o.sweeps),
 )

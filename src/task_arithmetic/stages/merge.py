@@ -103,7 +103,11 @@ def merge(
             f"The merging method {how.method} needs {needs} examples of every task: give what "
             "`statistics` collected (regmean), or use `merge-on-data` (the others)."
         )
-    state = GramFiles(statistics) if statistics else None
+    state = GramFiles(statistics, device) if statistics else None
+    if state and [header["task"] for header in state.headers] != tasks:
+        raise UserError(
+            "The statistics are of other tasks than the vectors: give those of each task."
+        )
     named = {"encoder": encoder, "mode": mode, "seed": seed, "method": method or how.method}
     with _measured(device, log, named):
         _merge(encoder, mode, seed, tasks, vectors, how, state, output, device, progress)
