@@ -207,16 +207,22 @@ def test_images_that_are_no_squares_are_read_in_the_middle(images, wide):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_in_bf16_the_grams_are_rounded_inputs_summed_exactly():
-    suite = tiny.shared_suite()
+def test_products_are_summed_in_float64_whatever_the_passes_are_computed_in():
+    suite, found = tiny.shared_suite(), {}
     encoder = vision.read_encoder(suite["encoder_dir"])
     examples = encoder.modality.read_examples(suite["heads"][0], suite["data_dirs"][0], "train")
     tau = random_vector(encoder.theta0)
-    narrow, full = (
-        collect(encoder, tau, examples, 20, precision=each).grams for each in ("bf16", "float32")
-    )
-    for name, each in full.items():
-        assert 0 < tiny.close(narrow[name], each) < 0.03, name
+    theta, names = tau.apply(encoder.theta0), list(tau.keys())
+    for precision in ("bf16", "float32"):
+        read: dict[str, list] = {name: [] for name in names}
+        encoder.modality.visit_inputs(
+            theta, None, examples, drawn(48, 20, 0), names,
+            lambda name, x, read=read: read[name].append(x.double()), precision,
+        )  # fmt: skip
+        found[precision] = collect(encoder, tau, examples, 20, precision=precision).grams
+        equal(found[precision], {name: gram(read[name]) for name in found[precision]}, 1e-7)
+    for name, each in found["float32"].items():
+        assert 0 < tiny.close(found["bf16"][name], each) < 0.03, name
 
 
 def test_what_cannot_be_collected_is_a_sentence(images, monkeypatch):
