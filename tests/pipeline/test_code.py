@@ -32,6 +32,7 @@ from task_arithmetic.stages import (
     finetune,
     merge,
     negation,
+    statistics,
 )
 from task_arithmetic.stages.catalogue import STAGES
 from task_arithmetic.stages.declaration import MODALITIES
@@ -288,6 +289,7 @@ SETTINGS = {
     "disentanglement": disentanglement.DisentanglementSettings,
     "efficiency": efficiency.EfficiencySettings,
     "merge": merge.MergeSettings,
+    "statistics": statistics.StatisticsSettings,
 }
 
 
@@ -303,9 +305,9 @@ def test_rules_plan_with_the_label_that_their_jobs_have():
     rules = "".join(path.read_text("utf-8") for path in sorted(RULES.glob("*.smk")))
     for command, stage in STAGES.items():
         modal = stage.modal or isinstance(stage.code, dict)
-        assert (f'code=code_of("{command}")' in rules) == (modal and command != "merge"), command
-        plain = not modal and command != "merge"
-        assert (f'code=stage_code("{command}")' in rules) == plain, command
+        planned = command not in ("merge", "statistics")
+        assert (f'code=code_of("{command}")' in rules) == (modal and planned), command
+        assert (f'code=stage_code("{command}")' in rules) == (not modal and planned), command
 
 
 @pytest.mark.parametrize("stage", ["finetune", "efficiency"])
