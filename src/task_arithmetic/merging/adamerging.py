@@ -149,7 +149,7 @@ def learn(data: Data, options: AdamergingOptions, progress: Progress) -> Coeffic
         UserError: not one vector and one set of examples for each task, or an entropy that is not
             finite.
     """
-    (examples,) = check_data(data, "adamerging", options.split)
+    examples = check_data(data, "adamerging", options.split)
     deltas = deltas_of(data, options)
     objective = Objective(data.encoder, deltas, is_linearized(data), data.precision)
     modality, device = data.encoder.modality, data.encoder.device

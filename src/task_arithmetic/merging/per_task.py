@@ -33,7 +33,7 @@ def learn(data: Data, options: PerTaskOptions, progress: Progress) -> Coefficien
     """
     from ..core.vectors import TaskVector  # here, as what follows: beside torch
 
-    (examples,) = check_data(data, "per_task", "validation")
+    examples = check_data(data, "per_task", "validation")
     if len(data.own) != len(data.tasks):
         raise UserError(
             f"The merging method per_task takes the validation accuracy of each task's individual "
