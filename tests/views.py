@@ -85,7 +85,7 @@ def make_rows(settings, points=15, alphas=21) -> list[dict]:
     square = [round(a, 4) for a in np.linspace(-2, 2, points)]
 
     def add(metric, encoder, mode, value, seed="", task="", split="", alpha="", other=("", "")):
-        row = [encoder, mode, seed, task, split, metric, alpha, float(value), *other]
+        row = [encoder, mode, seed, task, split, metric, alpha, float(value), *other, ""]
         rows.append(dict(zip(COLUMNS, row, strict=True)))
 
     for e, encoder in enumerate(settings["encoders"]):
