@@ -2,6 +2,7 @@
 fused and split, and of everything that is no matrix."""
 
 import hashlib
+import re
 import warnings
 from functools import partial
 
@@ -613,13 +614,15 @@ def test_regmean_says_what_it_lacks(state, says):
         merge_vectors(vectors(2, {name: SHAPES[name]}), "regmean", state=state)
 
 
+NEEDS = {"adamerging": "unlabelled", "regmean": "unlabelled", "per_task": "labelled"}
+
+
 def test_every_method_says_what_it_is():
-    assert len(names()) == 10
+    assert len(names()) == 12
     for name in names():
         method = find(name)
         assert method.name == name and method.title and method.paper
-        year, number = method.arxiv.split(".")
-        assert len(year) == 4 and len(number) == 5
+        assert re.fullmatch(r"\d{4}\.\d{5}", method.arxiv) or name == "per_task"  # no paper
         assert "\n" not in method.equation and method.equation.count("{") == method.equation.count(
             "}"
         )
@@ -627,7 +630,8 @@ def test_every_method_says_what_it_is():
         assert 0 <= start <= stop and step > 0
         assert abs((stop - start) / step - round((stop - start) / step)) < 1e-9
         assert method.random is (name == "dare")
-        assert method.needs == ("unlabelled" if name == "regmean" else "vectors")
+        assert method.needs == NEEDS.get(name, "vectors")
+        assert method.needs != "vectors" or method.learn is None
 
 
 def test_iso_cts_takes_no_rounding_for_a_tasks_direction():
@@ -655,6 +659,18 @@ DEFAULTS = {
         {"solver": "closed", "ridge": 1e-6, "steps": 300, "learning_rate": 1e-5},
     ),
     "regmean": ((0.1, 2.0, 0.1), {"off_diagonal": 0.95, "images": 256}),
+    "adamerging": (
+        (1, 1, 1),
+        {
+            "level": "layer",
+            "split": "validation",
+            "start": 0.3,
+            "steps": 500,
+            "learning_rate": 1e-3,
+            "batch": 16,
+        },
+    ),
+    "per_task": ((1, 1, 1), {"sweeps": 2}),
 }
 
 

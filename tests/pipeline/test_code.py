@@ -209,7 +209,8 @@ GENERATING = {(c, "language") for c in (*(c for c, s in STAGES.items() if s.moda
     [
         ("core/training", "beta1=0.9", "beta1=0.8", TRAINING),
         ("language/t5", "geometry: T5) -> Dual:", "geometry: T5, x=1) -> Dual:", GENERATING),
-        ("core/addition", "np.argmax(", "np.argmin(", {("addition", m) for m in MODALITIES}),
+        ("core/addition", "np.argmax(", "np.argmin(",  # by which per_task searches too
+         {(c, m) for c in ("addition", "merge") for m in MODALITIES}),
         ("core/negation", "np.argmin(", "np.argmax(", {("negation", m) for m in MODALITIES}),
         ("report/figures", 'marker="*", markersize=11', 'marker="P", markersize=11',
          {("figure", m) for m in MODALITIES}),  # the report only embeds them

@@ -17,6 +17,7 @@ from torch.optim.adamw import adamw
 
 from ..errors import UserError
 from .encoder import Examples, Modality, Tensors
+from .gradients import linearized_gradient
 from .precision import autocast, out_of_memory
 from .schedule import Recipe
 from .vectors import moved_names
@@ -197,33 +198,6 @@ class Training:
     @property
     def _dtype(self) -> torch.dtype:
         return next(iter(self.theta.values())).dtype
-
-
-def linearized_gradient(
-    loss: Callable[[Tensor], Tensor],
-    modality: Modality,
-    theta0: Tensors,
-    tau: Tensors,
-    inputs: Tensor,
-    targets: Tensor,
-    precision: str = "float32",
-) -> tuple[Tensor, list[Tensor]]:
-    """L(f(x; θ0) + ∇f(x; θ0)·τ) and its gradient in each tensor of τ.
-
-    The gradient is the vector-Jacobian product of f at θ0 with ∂L/∂f_lin: θ0 takes the part of
-    the leaf, τ that of a constant.
-    """
-    full = next(iter(tau.values())).dtype  # autocast gives narrower ones
-    anchor = {name: theta0[name].detach().requires_grad_() for name in tau}
-    with autocast(precision, inputs.device):
-        value, tangent = modality.outputs_linearized({**theta0, **anchor}, tau, inputs, targets)
-    del tau  # its memory is the gradient's, if no one else holds it
-    outputs = (value.detach().to(full) + tangent.to(full)).requires_grad_()
-    found = loss(outputs)
-    (slope,) = torch.autograd.grad(found, outputs)
-    # A sum: torch checks a vector given with a tensor by importing two seconds of sympy.
-    product = (value * slope.to(value.dtype)).sum()
-    return found.detach(), list(torch.autograd.grad(product, list(anchor.values())))
 
 
 def _counted(targets: Tensor) -> int:

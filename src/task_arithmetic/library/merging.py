@@ -48,7 +48,7 @@ def merge(
         UserError: vectors of different encoders or modes, or that are not finite; an unknown method
             or option; a method that needs data and is given none, or another task's.
     """
-    every = [vectors] if isinstance(vectors, TaskVector) else list(vectors or ())
+    every: list[TaskVector] = [vectors] if isinstance(vectors, TaskVector) else list(vectors or ())
     for vector in every:
         expect(vector, TaskVector, "finetune")
         check_same_mode(every[0], vector)

@@ -4,7 +4,7 @@ from __future__ import annotations  # names of torch
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +17,7 @@ from .method import Cost, Data, Method, Options, option
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..core.encoder import Encoder, Examples, Modality, Tensors
+    from ..core.encoder import Encoder, Examples, Tensors
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class Objective:
         """Add the gradient in `moved`, θ or the τ of f_lin, of share · the mean entropy to
         `slopes`; returns share · the mean entropy. What does not fit into the GPU's memory is
         computed in halves."""
+        from ..core.gradients import gradient, linearized_gradient  # imports torch
         from ..core.precision import out_of_memory
-        from ..core.training import linearized_gradient
 
         def loss(outputs: Tensor) -> Tensor:
             return share * entropy(self.encoder.modality.log_probabilities(outputs, examples))
 
-        of = linearized_gradient if self.linearized else plain_gradient
+        of = linearized_gradient if self.linearized else gradient
         given = loss, self.encoder.modality, self.encoder.theta0, moved
         try:
             found, gradients = of(*given, inputs, answers, self.precision)
@@ -119,26 +119,6 @@ class Objective:
             self._add(slopes, moved, examples, *part, share * len(part[0]) / len(inputs))
             for part in parts
         )
-
-
-def plain_gradient(
-    loss: Callable[[Tensor], Tensor],
-    modality: Modality,
-    theta0: Tensors,
-    theta: Tensors,
-    inputs: Tensor,
-    targets: Tensor,
-    precision: str = "float32",
-) -> tuple[Tensor, list[Tensor]]:
-    """L(f(x; θ)) and its gradient in each moved tensor θ; the others are θ0's."""
-    from ..core.precision import autocast
-
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
-    full = next(iter(theta.values())).dtype  # autocast gives narrower ones
-    with autocast(precision, inputs.device):
-        outputs = modality.outputs({**theta0, **leaves}, inputs, targets)
-    found = loss(outputs.to(full))
-    return found.detach(), list(torch.autograd.grad(found, list(leaves.values())))
 
 
 def learn(data: Data, options: AdamergingOptions, progress: Progress) -> Coefficients:

@@ -62,7 +62,7 @@ def weighted(deltas: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
     """Σ_t λ_t τ_t of one tensor, in the order of the tasks, in memory of its own."""
     summed = coefficients[0] * deltas[0]
     for delta, coefficient in zip(deltas[1:], coefficients[1:], strict=True):
-        summed.add_(delta, alpha=coefficient)
+        summed += coefficient * delta
     return summed
 
 
