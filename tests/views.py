@@ -46,6 +46,29 @@ TEXTS = NO_TEXTS | {
 }
 
 
+METHODS = {  # label → what the view says of it; whether it is better than the sum
+    "mean": ("Weight averaging", "vectors", None),
+    "ties": ("TIES", "vectors", 1.6),
+    "dare": ("DARE", "vectors", 1.0),
+    "consensus": ("Consensus task arithmetic", "vectors", 1.0),
+    "tsv": ("TSV-M", "vectors", 3.0),
+    "iso_c": ("Iso-C", "vectors", 3.0),
+    "iso_cts": ("Iso-CTS", "vectors", 3.0),
+    "wudi": ("WUDI", "vectors", 1.5),
+    "regmean": ("RegMean", "unlabelled", 2.0),
+    "per_task": ("Task arithmetic", "labelled", 1.0),  # with the title of the sum
+    "adamerging": ("AdaMerging", "unlabelled", None),
+    "adamerging_test": ("AdaMerging on test", "transductive", None),
+}
+
+
+def make_merging(*labels, encoders=("small",)) -> dict:
+    """The settings of merging, with these of METHODS."""
+    keys = ("title", "needs", "last_alpha")
+    methods = {label: dict(zip(keys, METHODS[label], strict=True)) for label in labels}
+    return {"encoders": list(encoders), "methods": methods}
+
+
 RECIPE = {"encoders": "all", "modes": "all", "tasks": "all"}
 RECIPE = {**RECIPE, "recipe": {"steps": 2000, "learning_rate": 1e-5, "gradient_clip": None}}
 
@@ -84,8 +107,9 @@ def make_rows(settings, points=15, alphas=21) -> list[dict]:
     grid = [round(a, 4) for a in np.linspace(0, 1, alphas)]
     square = [round(a, 4) for a in np.linspace(-2, 2, points)]
 
-    def add(metric, encoder, mode, value, seed="", task="", split="", alpha="", other=("", "")):
-        row = [encoder, mode, seed, task, split, metric, alpha, float(value), *other, ""]
+    def add(metric, encoder, mode, value, seed="", task="", split="", alpha="", other=("", ""),
+            method=""):  # fmt: skip
+        row = [encoder, mode, seed, task, split, metric, alpha, float(value), *other, method]
         rows.append(dict(zip(COLUMNS, row, strict=True)))
 
     for e, encoder in enumerate(settings["encoders"]):
@@ -141,7 +165,37 @@ def make_rows(settings, points=15, alphas=21) -> list[dict]:
                                   ("training_seconds", 100 * step)):  # fmt: skip
                 add(metric, encoder, mode, value)
     _texts(add, settings["language"], seeds, grid)
+    for part in (settings, settings["language"]):
+        if part.get("merging"):
+            _merged(add, part, seeds, list(rows))
     return rows
+
+
+def _merged(add, part, seeds, rows):
+    """What is measured of merging methods: the accuracies of the sum, and another gain for each
+    method; a time and a memory for each seed."""
+    of_sum = [row for row in rows if row["split"] == "test"]
+    of_sum = [r for r in of_sum if r["metric"] in ("unified_accuracy", "normalized_accuracy")]
+    merged = product(part["merging"]["encoders"], part["modes"], part["merging"]["methods"].items())
+    for encoder, mode, (method, about) in merged:
+        last = about["last_alpha"]
+        grid = np.linspace(0.1, last, 5).round(4) if last else [1.0]
+        for row in of_sum:
+            if (row["encoder"], row["mode"]) != (encoder, mode):
+                continue
+            keys = encoder, mode, row["seed"]
+            chosen = grid[int(draw(method, *keys, high=len(grid)))]
+            gain = draw("gain", method, mode, low=-0.1, high=0.15)
+            gain += draw("gain", method, *keys, row["task"], low=-0.02, high=0.02)
+            wanted = [("validation", alpha) for alpha in grid] + [("test", chosen)]
+            for split, alpha in wanted:
+                value = row["value"] + gain - (alpha - chosen) ** 2
+                where = row["seed"], row["task"], split, alpha
+                add(row["metric"], encoder, mode, value, *where, method=method)
+        for seed in seeds:
+            cost = draw(method, mode, seed, low=0.9, high=1.1)
+            add("merge_seconds", encoder, mode, 0.4 * cost, seed, method=method)
+            add("merge_peak_memory_bytes", encoder, mode, 3e8 * cost, seed, method=method)
 
 
 def _texts(add, settings, seeds, grid):
@@ -162,6 +216,9 @@ def _texts(add, settings, seeds, grid):
                     keys = encoder, mode, value, seed, task, split, alpha
                     add("unified_accuracy", *keys)
                     add("normalized_accuracy", encoder, mode, value / best, *keys[3:])
+            if len(tasks) > 1:
+                norm = 0.5 + draw("norm", mode, task, seed)
+                add("vector_norm", encoder, mode, norm, seed, task)
             for other in tasks if len(tasks) > 1 else []:
                 cosine = 1.0 if task == other else draw(mode, *sorted([task, other]), high=0.3)
                 add("cosine_similarity", encoder, mode, cosine, seed, task, other=(other, ""))
@@ -194,6 +251,9 @@ def _geometry(add, encoder, mode, seed, settings, square, interference):
             keys = (seed, first, "test", a, (second, b))
             add("representation_disentanglement", encoder, mode, 0.05 * error**1.5, *keys)
             add("classification_disentanglement", encoder, mode, 2 * np.tanh(error / 2), *keys)
+    for task in settings["tasks"] if len(settings["tasks"]) > 1 else []:
+        norm = (1 if mode == "attention" else 2) + draw("norm", mode, task)
+        add("vector_norm", encoder, mode, norm + 0.1 * draw("norm", mode, task, seed), seed, task)
     for one, two in product(settings["tasks"] if len(settings["tasks"]) > 1 else [], repeat=2):
         cosine = 1 if one == two else 0.3 * interference * draw(*sorted([one, two])) - 0.01
         if one != two:

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from runs import ROOT, Nano, copy_project
 
-from task_arithmetic.config.available import figure_names, left_out, table_names
+from task_arithmetic.config.available import MERGING, figure_names, left_out, table_names
 from task_arithmetic.config.experiment import Experiment
 from task_arithmetic.config.published import TASKS, paper_beside
 from task_arithmetic.config.reading import merge, read_config, read_yaml, validate_config
@@ -130,7 +130,7 @@ def test_what_is_planned_is_shown_and_no_more(project, tmp_path, monkeypatch, se
     assert [Path(path).stem for path in planned["figures"]] == figure_names(view)
     metrics = views.write_metrics(tmp_path / "metrics.csv", views.make_rows(settings, 3, 3))
     for name in table_names(view):
-        source = "targets" if name == "targets" else "paper"
+        source = "targets" if name == "targets" else "merging" if name in MERGING else "paper"
         reference = project / f"workflow/reference/{source}.csv"
         tables.write(name, metrics, reference, settings, tmp_path / "tables")
     for name in figure_names(view):
@@ -143,7 +143,8 @@ def test_what_is_planned_is_shown_and_no_more(project, tmp_path, monkeypatch, se
     published = tables.read_reference(reference / "paper.csv")
     published = published, tables.read_targets(reference / "targets.csv")
     measured, text = load_metrics(metrics), as_yaml(config)
-    shown = page.page(measured, *published, tmp_path / "figures", own, text, [])
+    merging = tables.read_merging(reference / "merging.csv")
+    shown = page.page(measured, *published, tmp_path / "figures", own, text, [], merging)
     assert all(line.split(":")[0] in shown for line in left_out(view))
     assert ("embedded suite" in shown) == (config.suite == "embedded")
     assert "Paper:" not in shown or settings["paper_beside"] or "table4" in shown

@@ -35,12 +35,24 @@ def test_the_part_on_texts_has_its_own_modes_and_what_both_parts_share():
     assert view_of(views.make_settings()).parts == [view_of(views.make_settings())]
 
 
+def test_methods_are_in_their_own_order_and_encoders_in_that_of_rows():
+    said = views.make_merging("tsv", "mean", encoders=["base", "small"])
+    view = view_of(views.make_settings(merging=said, language=views.TEXTS))
+    assert list(view.methods) == ["tsv", "mean"] and view.merged_encoders == ("small", "base")
+    assert view.methods["tsv"] == ("TSV-M", "vectors", 3.0)
+    assert view.methods["mean"].last_alpha is None
+    assert list(view.compared_methods) == ["sum", "tsv", "mean"]
+    assert view.method_title("sum") == "Task arithmetic" and view.method_title("tsv") == "TSV-M"
+    assert view.language.methods == {} and view.language.merged_encoders == ()  # not of images
+    assert view_of(views.make_settings()).methods == {}
+
+
 @pytest.mark.parametrize("path", ["config.yaml", "config/mini.yaml", "config/nano.yaml"])
 def test_a_view_holds_all_that_the_settings_say(path):
     config = read_config(path, basedir=ROOT)
     said, view = json.loads(settings.report_settings(config)), settings.view(config)
-    assert said.keys() <= {field.name for field in dataclasses.fields(view)}
-    assert said["language"].keys() <= {field.name for field in dataclasses.fields(view.language)}
+    for part, own in ((said, view), (said["language"], view.language)):
+        assert part.keys() - {"merging"} <= {field.name for field in dataclasses.fields(own)}
     assert view.encoders == said["encoders"] and list(view.encoders) == list(said["encoders"])
     assert view.recipes == {} and view_of(said).recipes == said["recipes"]
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -285,7 +285,9 @@ def rendered(name, **snakemake) -> str:
 def test_captions_of_snakemakes_report_are_those_of_ours(suite):
     texts = views.TEXTS | {"tasks": ["_a", "b_", "c_d_"]}
     texts |= {"paper_tasks": dict.fromkeys(texts["tasks"]), "scores": ["c_d_"]}
+    texts |= {"merging": views.make_merging("ties", encoders=["t5"])}
     names = {"tasks": ["x_", "_y", "z"], "pairs": {"fig6": ["x_", "_y"], "m_": ["_y", "z"]}}
+    names |= {"merging": views.make_merging("tsv")}
     view = view_of(views.make_settings(seeds=3, suite=suite, language=texts) | names)
     captions = [table_caption(name, view) for name in table_names(view)]
     captions += [figure_caption(name, view) for name in figure_names(view)]

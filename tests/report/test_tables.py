@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import views
 
+from task_arithmetic.config.available import MERGING, TABLES
 from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
 from task_arithmetic.report import printing, tables
@@ -16,7 +17,7 @@ from task_arithmetic.report.cells import load_metrics
 REFERENCE = Path(__file__).parents[2] / "workflow/reference/paper.csv"
 TARGETS = REFERENCE.with_name("targets.csv")
 OF_TEXTS = ["table3", "tasks_language"]
-OTHERS = [name for name in tables.TABLES if name not in ("targets", *OF_TEXTS)]  # of every run
+OTHERS = [name for name in TABLES if name not in ("targets", *OF_TEXTS, *MERGING)]  # of every run
 TABLE2 = "encoder,mode,absolute,normalized,alpha,paper_absolute,paper_normalized"
 
 

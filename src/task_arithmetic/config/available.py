@@ -10,7 +10,8 @@ from .published import has_targets
 from .view import PAPER_MODES, Part, View
 
 TABLES = ["table1", "table2", "table3", "table4", "table5", "negation", "tasks", "tasks_language"]
-TABLES += ["targets"]
+MERGING = ["merging", "merging_language"]  # a table and a figure each
+TABLES += [*MERGING, "targets"]
 OWN_FIGURES = ["fig3", "fig5", "fig7", "fig9", "fig10"]  # the others are of pairs of tasks
 PAPER_PAIRS = {"fig6", "fig8"}  # those of the paper
 TEXT_FIGURES = ["fig7_language", "fig9_language", "fig10_language"]
@@ -20,16 +21,24 @@ RESERVED_PAIRS = {*OWN_FIGURES, *TABLES, "fig1", "fig2", "fig4", "timeline"}  # 
 
 def table_names(view: View) -> list[str]:
     """The tables of a run: of its part on images, on texts (`…_language`), or on both."""
-    return [name for name in TABLES if _lacks(name, view) is None]
+    return [name for name in TABLES if has(name, view)]
+
+
+def has(name: str, view: View) -> bool:
+    """Whether a run has this table or figure."""
+    return _lacks(name, view) is None
 
 
 def figure_names(view: View) -> list[str]:
     """The figures of a run in the order of their numbers, as table_names."""
     pairs = list(view.pairs) if view.encoders else []
-    images = [name for name in OWN_FIGURES if _lacks(name, view) is None]
-    texts = [name for name in TEXT_FIGURES if _lacks(name, view) is None]
+    images = [name for name in OWN_FIGURES if has(name, view)]
+    texts = [name for name in TEXT_FIGURES if has(name, view)]
     numbered = sorted([*images, *(PAPER_PAIRS & set(pairs))], key=lambda name: int(name[3:]))
-    return [*numbered, *(name for name in pairs if name not in PAPER_PAIRS), *texts]
+    others = [name for name in pairs if name not in PAPER_PAIRS]
+    merging = [name for name in MERGING if has(name, view)]
+    of_images = [name for name in merging if part_of(name, view) is view]
+    return [*numbered, *others, *of_images, *texts, *merging[len(of_images) :]]
 
 
 def left_out(view: View) -> list[str]:
@@ -52,6 +61,9 @@ def _lacks(name: str, view: View) -> str | None:
     elif name == "table5":
         there = "attention" in modes or bool(view.ablations)
         needed = "the mode attention or an ablation"
+    elif name in MERGING:
+        there = bool(part.methods and part.merged_encoders and len(part.tasks) > 1)
+        needed = "two tasks and a merging method (merging.methods)"
     elif name == "negation":
         there, needed = bool(view.control), "a control task (negation.control)"
     elif name == "fig3":
@@ -78,10 +90,11 @@ def title_of(name: str) -> str:
         "posthoc": "Post-hoc linearization",
         "claims": "Claims of the paper",
         "pairs": "Heatmaps (Figures 6 and 8)",
+        "merging": "Merging methods",
     }
     base, texts = name.removesuffix("_language"), " on texts" * name.endswith("_language")
-    if name in known:
-        return known[name]
+    if base in known:
+        return known[base] + texts
     if found := re.fullmatch(r"(table|fig)(\d+)", base):
         return f"{'Table' if found[1] == 'table' else 'Figure'} {found[2]}{texts}"
     return f"Table {base}{texts}" if name in TABLES else f"Heatmap {name}"

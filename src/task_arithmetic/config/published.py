@@ -26,6 +26,15 @@ def paper_beside(suite: str, tasks: Iterable[str]) -> bool:
     return suite == "embedded" or (suite == "paper" and set(tasks) == set(TASKS))
 
 
+def has_published_merging(part: Part) -> bool:
+    """Whether the table of merging methods shows published numbers: the run is of the paper's
+    suite and of all eight tasks, of which they are means, and non-linear fine-tuning of an encoder
+    that has some is merged."""
+    merged = [part.encoders[name] in ENCODERS for name in part.merged_encoders]
+    whole = part.suite == "paper" and paper_beside(part.suite, part.tasks)
+    return whole and not part.of_texts and "nonlinear" in part.modes and any(merged)
+
+
 def tasks_with_targets(images: Part) -> list[str]:
     """The run's tasks that have published accuracies."""
     return [task for task in images.tasks if task in TASKS]

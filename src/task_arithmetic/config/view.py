@@ -5,10 +5,11 @@ Nothing here imports more than Python itself.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 PAPER_MODES = ["nonlinear", "ntk", "attention"]  # the paper's order; other modes follow
 LABELS = {"pretrained": "Pre-trained", "posthoc": "Post-hoc linearization"}
+Needs = Literal["vectors", "unlabelled", "labelled", "transductive"]
 
 
 class Use(TypedDict):
@@ -18,6 +19,23 @@ class Use(TypedDict):
     modes: list[str] | str
     tasks: list[str] | str
     recipe: dict[str, Any]
+
+
+class MethodShown(NamedTuple):
+    """A merging method of a run, with its options.
+
+    Attributes:
+        title: for people. needs: which data it sees besides the task vectors.
+        last_alpha: the largest α of its grid; None: the grid has one value.
+    """
+
+    title: str
+    needs: Needs
+    last_alpha: float | None
+
+
+SUM = "sum"  # θ0 + α Σ τ: every run has it, whatever else it merges with
+THE_SUM = MethodShown("Task arithmetic", "vectors", None)  # α of addition is reported by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +59,8 @@ class Part:
         reference_selection: whether α is chosen on test, as in the published code.
         paper_tasks: task of texts → the paper's task that it stands beside, if any.
         scores: tasks of texts whose "accuracy" is Spearman's ρ.
+        methods: label → what it is, of all merging methods but the sum, in the configuration's
+            order. merged_encoders: those whose task vectors they merge, in the order of rows.
     """
 
     run: str
@@ -61,6 +81,8 @@ class Part:
     reference_selection: bool = False
     paper_tasks: dict[str, str | None] = field(default_factory=dict)
     scores: tuple[str, ...] = ()
+    methods: dict[str, MethodShown] = field(default_factory=dict)
+    merged_encoders: tuple[str, ...] = ()
     of_texts: bool = False
 
     @property
@@ -73,6 +95,18 @@ class Part:
     def label(self, mode: str) -> str:
         """What tables and figures call a mode."""
         return self.labels.get(mode, mode)
+
+    @property
+    def compared_methods(self) -> dict[str, MethodShown]:
+        """The sum, and then the other merging methods."""
+        return {SUM: THE_SUM, **self.methods}
+
+    def method_title(self, label: str) -> str:
+        """What tables and figures call a merging method: its title, or the label where two share a
+        title."""
+        titles = [method.title for method in self.compared_methods.values()]
+        title = self.compared_methods[label].title
+        return title if titles.count(title) == 1 else label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +128,7 @@ class View(Part):
 
 def view_of(settings: Mapping[str, Any]) -> View:
     """The view that settings.view_settings or settings.report_settings describe, parsed."""
-    of_texts = {**settings, **settings["language"]}  # the rest is what images have
+    of_texts = {**settings, "merging": {}, **settings["language"]}  # the rest is what images have
     language = Part(**_typed(of_texts, of_texts["modes"], of_texts=True))
     recipes = settings.get("recipes", {})
     return View(**_typed(settings, of_texts["modes"]), language=language, recipes=recipes)
@@ -108,6 +142,7 @@ def _typed(
     modes, ablations = settings["modes"], settings["ablations"]
     ordered = sorted(modes, key=lambda mode: [*PAPER_MODES, mode].index(mode))
     tested = [mode for mode in ordered if mode in settings["kernel_modes"] and not of_texts]
+    merging = settings.get("merging") or {"encoders": [], "methods": {}}
     return found | {
         "seeds": tuple(map(str, settings["seeds"])),
         "tasks": tuple(settings["tasks"]),
@@ -117,5 +152,7 @@ def _typed(
         "pairs": {name: tuple(pair) for name, pair in settings["pairs"].items()},
         "kernel_modes": tuple(tested),
         "scores": tuple(settings.get("scores", ())),
+        "methods": {label: MethodShown(**each) for label, each in merging["methods"].items()},
+        "merged_encoders": tuple(name for name in found["encoders"] if name in merging["encoders"]),
         "of_texts": of_texts,
     }

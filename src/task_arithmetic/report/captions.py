@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ..config.available import part_of
-from ..config.published import TOLERANCE
+from ..config.published import TOLERANCE, has_published_merging
 from ..config.view import Part, View
 
 TABLES = {
@@ -33,6 +33,15 @@ TABLES = {
     "tasks_language": "Every task of texts. Test accuracy of the pre-trained encoder, of the "
     "individual model, and of the unified model, absolute and relative to the individual model (–: "
     "that has no accuracy above 0), and the α of the unified model.",
+    "merging": "Fine-tuning modes crossed with merging methods. Each method merges the {tasks} "
+    "task vectors of a mode into one: accuracy of the unified model on the test split, averaged "
+    "over tasks, absolute and relative to the individual models of the mode, and how far it is "
+    "from that of the sum Σ τ of the same mode, in points. α is chosen {part_selection}, for each "
+    "mode and method by itself. Data: what a method sees besides the vectors: none; inputs, "
+    "without labels; labels, with their inputs; or test inputs (transductive), without labels, "
+    "so that its accuracies are not those on unseen inputs. Time and peak memory of forming the "
+    "merged vector are measured on the machine that merged; the sum has none (–): it is formed "
+    "while it is evaluated.{of_texts}{published}",
     "targets": "Published accuracies. Test accuracy of the pre-trained encoder and of the "
     "individual models beside that which two public implementations of the same experiment print, "
     "to a tenth of a percent, with recipes that differ in details from this run's. A difference of "
@@ -57,6 +66,11 @@ FIGURES = {
     "fig9": "Sensitivity to α for encoder {focus}: mean accuracy of the unified model on "
     "validation over the α grid, absolute (left) and normalized (right). Stars: the α chosen on "
     "{selection}, at the accuracy it has on test.",
+    "merging": "Fine-tuning modes crossed with merging methods{encoders}: test accuracy of the "
+    "unified model, averaged over tasks, absolute (left) and relative to the individual models of "
+    "the mode (middle). A row for each method, the sum at the top, in it a mark for each mode. α "
+    "is chosen on {selection}, for each mode and method by itself. Right: norms of the task "
+    "vectors that are merged, of each mode a mark for each task and a line for their mean.",
     "fig10": "Cosine similarity of task vectors of encoder {focus}. One colour scale for "
     "all modes, light at 0, to the largest size of the entries off the diagonal on both sides; the "
     "diagonal is 1 by definition.",
@@ -70,10 +84,25 @@ REFERENCE_SCALING = (
     "(its own ones only if that is the published order), divided by the number of all batches, "
     "with the mean of both directions of the divergence."
 )
+NORMALIZABLE = (
+    " Normalized accuracies are means over the tasks whose individual models have an accuracy "
+    "above 0."
+)
+MERGING_PUBLISHED = (
+    " Published: means over the same eight tasks as others print them, for non-linear fine-tuning "
+    "with each method's own options. They are of other checkpoints, which the last column names, "
+    "one set for each number, and are not comparable digit by digit, neither with this run nor "
+    "between sets."
+)
+SELECTION = {  # by reference_selection
+    False: "on validation",
+    True: "on the test scores that are shown, as in published code",
+}
 BANDS = {
     "fig3": "Markers and bars: mean ± sample standard deviation over {n} seeds.",
     "fig5": "Markers, columns and bars: mean ± sample standard deviation over {n} seeds.",
     "fig7": "Bars: mean ± sample standard deviation over {n} seeds.",
+    "merging": "Marks and bars: mean ± sample standard deviation over {n} seeds.",
     "fig9": "Lines, bands and bars: mean ± sample standard deviation over {n} seeds.",
 }
 
@@ -108,6 +137,12 @@ def table3_note(texts: Part) -> str:
     )
 
 
+def of_scores(part: Part) -> str:
+    """Of which tasks "accuracy" is another measure, if of any."""
+    scores = [task for task in part.tasks if task in part.scores]
+    return f" Of {', '.join(scores)}: Spearman's ρ." if scores else ""
+
+
 def table_caption(name: str, view: View) -> str:
     """A table's caption."""
     texts, part, n = view.language, part_of(name, view), len(view.seeds)
@@ -123,17 +158,19 @@ def table_caption(name: str, view: View) -> str:
         "table4_paper": TABLE4_PAPER * (view.suite in ("paper", "embedded")),
         "language_focus": texts.focus,
         "scores": f"; of {', '.join(scores)}, Spearman's ρ × 100" if scores else "",
-        "selection": "on the test scores that are shown, as in published code"
-        if texts.reference_selection
-        else "on validation",
+        "selection": SELECTION[texts.reference_selection],
         "tolerance": TOLERANCE,
+        "tasks": len(part.tasks),
+        "part_selection": SELECTION[part.reference_selection],
+        "of_texts": NORMALIZABLE * part.of_texts + of_scores(part),
+        "published": MERGING_PUBLISHED * has_published_merging(part),
     }
     spread = f"Mean ± sample standard deviation over {n} seeds." if n > 1 else ""
     beside = {"table1": [view.focus], "table2": [*view.encoders], "table5": [view.focus]}
     kinds = {"small images": view, "short texts": texts}
     embedded = [kind for kind, p in kinds.items() if p.encoders and p.suite == "embedded"]
     notes = [
-        TABLES[name].format(**words),
+        TABLES[name if name in TABLES else name.removesuffix("_language")].format(**words),
         spread * (name != "table4"),
         table3_note(texts) * (name == "table3"),
         suite_note(
@@ -146,15 +183,16 @@ def table_caption(name: str, view: View) -> str:
 
 
 def figure_caption(name: str, view: View) -> str:
-    """A figure's caption; `name` is fig3, fig5, fig7, fig9, fig10, a pair's, or fig7_language …"""
+    """A figure's caption; `name` is fig3, fig5, fig7, fig9, fig10, merging, a pair's, or
+    fig7_language …"""
     part, base, n = part_of(name, view), name.removesuffix("_language"), len(view.seeds)
     pair = " – ".join(part.pairs.get(base, ()))
     kind = "heatmap" if pair else base
     selection = "test" if part.reference_selection else "validation"
-    scores = f"Of {', '.join(part.scores)}: Spearman's ρ." if part.scores else ""
+    encoders = f" for encoder {', '.join(part.merged_encoders)}"
     notes = [
-        FIGURES[kind].format(focus=part.focus, pair=pair, selection=selection),
-        scores * (kind != "fig10"),
+        FIGURES[kind].format(focus=part.focus, pair=pair, selection=selection, encoders=encoders),
+        of_scores(part).strip() * (kind != "fig10"),
         REFERENCE_SCALING * bool(pair and part.reference_scaling),
         BANDS.get(kind, "Mean over {n} seeds.").format(n=n) * (n > 1),
         suite_note(part, []),

@@ -3,6 +3,9 @@
 A cell is one number of one encoder, mode, seed and task. What a view promises and the metrics lack
 is an error, never a blank and never a mean over fewer tasks. Arrays have the axes S: the seeds of
 the part, T: its tasks or those asked for, A: the α of a grid.
+
+What several vectors were merged into belongs to a merging method, by its label. Rows of the sum,
+and of what is not merged, have none: nothing here mixes them with another method's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..config.view import Part
+from ..config.view import SUM, Part
 from ..errors import UserError
 from ..files.hashes import check_file
 from ..files.paths import PathLike
@@ -20,7 +23,8 @@ from ..files.paths import PathLike
 Names = Sequence[str]
 Axes = Mapping[str, Names | np.ndarray]  # column → its keys along an axis
 NUMBERS = ["alpha", "value", "other_alpha"]
-KEYS = ["encoder", "mode", "seed", "task", "split", "metric", "other_task", "alpha", "other_alpha"]
+KEYS = ["encoder", "mode", "seed", "method", "task", "split", "metric", "other_task"]
+KEYS += ["alpha", "other_alpha"]
 
 
 def load_metrics(path: PathLike) -> pd.DataFrame:
@@ -87,26 +91,29 @@ class Measured:
     metrics: pd.DataFrame
     part: Part
 
-    def _rows(self, **keys: str | None) -> pd.DataFrame:
-        """All rows that have a value, with these keys; None: any."""
-        chosen = np.isfinite(self.metrics["value"])
+    def _rows(self, method: str = "", **keys: str | None) -> pd.DataFrame:
+        """All rows of a method that have a value, with these keys; None: any."""
+        chosen = np.isfinite(self.metrics["value"]) & (self.metrics["method"] == method)
         for key, value in keys.items():
             if value is not None:
                 chosen &= self.metrics[key] == value
         return self.metrics[chosen]
 
-    def _array(self, axes: Axes, column: str = "value", **keys: str | None) -> np.ndarray:
+    def _array(
+        self, axes: Axes, column: str = "value", method: str = "", **keys: str | None
+    ) -> np.ndarray:
         """The cells with these keys along axes. Raises UserError if one has not exactly one row."""
         cells = pd.MultiIndex.from_product(axes.values(), names=list(axes))
-        rows = self._rows(**keys).set_index(list(axes))
+        rows = self._rows(method, **keys).set_index(list(axes))
         rows = rows[rows.index.isin(cells)]
         counts = rows.index.value_counts().reindex(cells, fill_value=0)
         wrong = counts[counts != 1]
         if len(wrong) or not len(cells):
             cell, count = (wrong.index[0], wrong.iloc[0]) if len(wrong) else ([], 0)
+            found = dict(zip(axes, cell, strict=False))
             raise UserError(
                 f"The metrics hold {f'{count} values of' if count else 'no'} {keys.pop('metric')} "
-                f"for {_in_words(keys | dict(zip(axes, cell, strict=False)))}, where one is "
+                f"for {_in_words(keys | {'method': method} | found)}, where one is "
                 "expected: run the stage that measures it, or take what it belongs to out of the "
                 "configuration."
             )
@@ -122,15 +129,18 @@ class Measured:
         other_task: str | None = None,
         seeds: Names | None = None,
         column: str = "value",
+        method: str = SUM,
     ) -> np.ndarray:
         """One value (S, T) per seed and task; those of the part by default.
 
         Args:
+            method: label of a merging method; the sum's is also that of what is not merged.
             column: "value", or "alpha": the α that it has, NaN where that does not apply.
         """
         axes = {"seed": seeds or self.part.seeds, "task": tasks or self.part.tasks}
         keys = {"metric": metric, "encoder": encoder, "mode": mode, "split": split}
-        return self._array(axes, column, **keys, other_task=other_task)
+        method = "" if method == SUM else method
+        return self._array(axes, column, method, **keys, other_task=other_task)
 
     def pretrained(self, encoder: str, tasks: Names | None = None) -> np.ndarray:
         """Zero-shot test accuracies (1, T)."""
@@ -147,13 +157,15 @@ class Measured:
         mode = "nonlinear" if mode == "posthoc" else mode
         return self.cells("posthoc_accuracy", encoder, mode)
 
-    def unified(self, encoder: str, mode: str) -> np.ndarray:
+    def unified(self, encoder: str, mode: str, method: str = SUM) -> np.ndarray:
         """Test accuracies (S, T) of the unified model."""
-        return self.cells("unified_accuracy", encoder, mode)
+        return self.cells("unified_accuracy", encoder, mode, method=method)
 
-    def normalized(self, encoder: str, mode: str, tasks: Names | None = None) -> np.ndarray:
+    def normalized(
+        self, encoder: str, mode: str, tasks: Names | None = None, method: str = SUM
+    ) -> np.ndarray:
         """Test accuracies (S, T) of the unified model relative to those of its individual ones."""
-        return self.cells("normalized_accuracy", encoder, mode, tasks)
+        return self.cells("normalized_accuracy", encoder, mode, tasks, method=method)
 
     def normalizable(self, encoder: str, mode: str) -> tuple[str, ...]:
         """The tasks that have a normalized accuracy: all of images; of texts those whose individual
@@ -174,16 +186,25 @@ class Measured:
         the control task."""
         return self.cells(metric, encoder, mode, other_task=self.part.control, column=column)
 
-    def chosen_alpha(self, encoder: str, mode: str) -> np.ndarray:
+    def chosen_alpha(self, encoder: str, mode: str, method: str = SUM) -> np.ndarray:
         """The α (S,) of the unified model. Raises UserError if tasks differ in it."""
-        alphas = self.cells("unified_accuracy", encoder, mode, column="alpha")
+        alphas = self.cells("unified_accuracy", encoder, mode, column="alpha", method=method)
+        merged = "" if method == SUM else f", method {method}"
         for seed, row in zip(self.part.seeds, alphas, strict=True):
             if not (row == row[0]).all():
                 raise UserError(
-                    f"The unified model of encoder {encoder}, mode {mode}, seed {seed} has another "
-                    "α for some tasks: make the addition's metrics again."
+                    f"The unified model of encoder {encoder}, mode {mode}{merged}, seed {seed} has "
+                    "another α for some tasks: make the addition's metrics again."
                 )
         return alphas[:, 0]
+
+    def of_merge(self, metric: str, encoder: str, mode: str, method: str) -> np.ndarray:
+        """What merging itself took (S,): merge_seconds, or merge_peak_memory_bytes."""
+        return self.cells(metric, encoder, mode, tasks=[""], split="", method=method)[:, 0]
+
+    def norms(self, encoder: str, mode: str) -> np.ndarray:
+        """Norms ‖τ_t‖ (S, T) of the task vectors."""
+        return self.cells("vector_norm", encoder, mode, split="")
 
     def curve(self, metric: str, encoder: str, mode: str, tasks: Names | None = None) -> OverGrid:
         """A metric (S, T, A) on validation; the grid is that of all modes."""

@@ -11,8 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..config.available import MERGING, has, part_of
 from ..config.published import TOLERANCE
 from ..config.view import Part, View
+from . import merging
 from .cells import Measured, percent
 
 PAPER_ORDER = ["attention", "ntk", "nonlinear"]  # of accuracy in task addition, high to low
@@ -39,13 +41,16 @@ def listed(values: Values, part: Part, digits: int = 1, unit: str = " %") -> str
 
 
 def sentences(metrics: pd.DataFrame, view: View) -> list[str]:
-    """Headlines: unified accuracy, the best mode and its lead, negation, the chosen α."""
+    """Headlines: unified accuracy, the best mode and its lead, negation, the chosen α, modes under
+    other merging methods."""
     parts = [Measured(metrics, part) for part in view.parts]
     found = [sentence_on_addition(run, encoder) for run in parts for encoder in run.part.encoders]
     if view.control:
         images = Measured(metrics, view)
         found += [sentence_on_negation(images, encoder) for encoder in view.encoders]
-    return [*found, *sentence_on_cut_texts(metrics, view.language), sentence_on_alpha(parts, view)]
+    found += [*sentence_on_cut_texts(metrics, view.language), sentence_on_alpha(parts, view)]
+    shown = [Measured(metrics, part_of(name, view)) for name in MERGING if has(name, view)]
+    return found + [sentence for run in shown for sentence in merging.sentences(run)]
 
 
 def sentence_on_addition(run: Measured, encoder: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 
-from ..config.available import figure_names, left_out, table_names, title_of
+from ..config.available import MERGING, figure_names, left_out, table_names, title_of
+from ..config.published import has_published_merging
 from ..config.view import View, view_of
 from ..errors import UserError
 from ..files import records
@@ -22,7 +23,8 @@ from .cells import load_metrics
 from .drawing import save
 from .findings import claims, sentence_on_published, sentences
 from .printing import printed
-from .tables import make_table, read_reference, read_targets
+from .reference import read_merging, read_reference, read_targets
+from .tables import make_table
 from .timeline import timeline
 
 TIMELINE = (
@@ -78,6 +80,10 @@ def about(view: View) -> About:
             for name, paper in part.encoders.items()
         )
         facts[f"Modes{of}"] = "; ".join(map(part.label, part.modes))
+        if part.methods:
+            titles = "; ".join(map(part.method_title, part.compared_methods))
+            encoders = ", ".join(part.merged_encoders)
+            facts[f"Merging methods{of}"] = f"{titles} (encoder {encoders})"
         if not of:
             ablations = "; ".join(map(part.label, part.ablations)) or "none"
             facts["Ablations"] = f"{ablations} (encoder {part.focus})"
@@ -111,12 +117,15 @@ def _listed(value: Any) -> str:
 
 def grid_of(name: str, table: pd.DataFrame, view: View) -> Grid:
     """A table of tables.make_table, as it is printed."""
-    headings, rows, texts = printed(name, table, view)
-    kinds = ["text"] * texts
-    kinds += ["paper" * h.startswith(("Paper", "Published")) for h in headings[texts:]]
+    headings, rows, words = printed(name, table, view)
+    kinds = [
+        "text" if word else "paper" * heading.startswith(("Paper", "Published"))
+        for heading, word in zip(headings, words, strict=True)
+    ]
     if name == "targets":
         kinds[-1] = "answer"
-    return Grid(headings, kinds, rows, group=1 if name.startswith(("tasks", "targets")) else 0)
+    group = 1 if name.startswith(("tasks", "targets", "merging")) else 0
+    return Grid(headings, kinds, rows, group)
 
 
 def picture(figures_dir: PathLike, name: str, title: str, caption: str) -> Picture:
@@ -160,18 +169,25 @@ def page(
     view: View,
     config_text: str,
     rows: list[records.Row],
+    merging: pd.DataFrame | None = None,
 ) -> str:
     """The whole page as HTML; writes timeline.png and .pdf beside the other figures.
 
     Args:
         metrics, paper, targets: what load_metrics, read_reference and read_targets return.
         rows: what records.rows returns. figures_dir, config_text: as for write.
+        merging: what read_merging returns; for a run beside which these numbers stand.
     Raises:
-        UserError: a figure is not there, or a cell of the metrics.
+        UserError: a figure is not there, or a cell of the metrics, or `merging`, which is needed.
     """
+    if merging is None and has_published_merging(view):
+        raise UserError(
+            "The report lacks the published numbers of merging methods: give --merging."
+        )
+    beside = {"targets": targets}
+    beside |= {} if merging is None else dict.fromkeys(MERGING, merging)
     tables = {
-        name: make_table(name, metrics, targets if name == "targets" else paper, view)
-        for name in table_names(view)
+        name: make_table(name, metrics, beside.get(name, paper), view) for name in table_names(view)
     }
     grids = {name: grid_of(name, table, view) for name, table in tables.items()}
     published, flagged, found = grids.pop("targets", None), None, sentences(metrics, view)
@@ -195,6 +211,7 @@ def page(
         view=view,
         about=about(view),
         recipes=recipes(view),
+        merges=any(name in tables for name in MERGING),
         paper_beside=any(part.suite in ("paper", "embedded") for part in view.parts),
         findings=found,
         claims=Grid(headings, ["prose", "prose", "prose", "answer"], judged, group=0, once=True),
@@ -224,12 +241,14 @@ def write(
     config_text: str,
     run_dir: PathLike | None,
     output: PathLike,
+    merging: PathLike | None = None,
 ) -> None:
     """Write the report, and beside it the configuration (config.yaml) and the trace of the run's
     jobs (trace.csv); timeline.png and .pdf beside the other figures.
 
     Args:
-        metrics: the run's metrics.csv. paper, targets: the files of published numbers.
+        metrics: the run's metrics.csv. paper, targets, merging: the files of published numbers;
+            merging's only for a run that merges with other methods than the sum.
         figures_dir: what figures.write made.
         settings: what settings.report_settings gives.
         config_text: the resolved configuration.
@@ -241,8 +260,10 @@ def write(
     if run_dir and (Path(run_dir) / "run.json").exists():
         rows = records.rows(run_dir, records.read_run(run_dir).jobs)
     published = read_reference(paper), read_targets(targets)
+    of_merging = read_merging(merging) if merging else None
     view = view_of(settings)
-    text = page(load_metrics(metrics), *published, figures_dir, view, config_text, rows)
+    measured = load_metrics(metrics)
+    text = page(measured, *published, figures_dir, view, config_text, rows, of_merging)
     with atomic_path(Path(output).with_name("config.yaml")) as temporary:
         temporary.write_text(config_text, encoding="utf-8")
     if run_dir:

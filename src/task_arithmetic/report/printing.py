@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ..config.available import title_of
+from ..config.available import part_of, title_of
 from ..config.published import TOLERANCE
 from ..config.view import View
 from .captions import table_caption
@@ -23,6 +23,7 @@ COLUMNS = {
     "encoder": Column("Encoder", "text"),
     "task": Column("Task", "text"),
     "mode": Column("Mode", "text"),
+    "method": Column("Method", "text"),
     "individual": Column("Individual (%)", "percent"),
     "single_task": Column("Single-task (%)", "percent"),
     "pretrained": Column("Pre-trained (%)", "percent"),
@@ -34,6 +35,9 @@ COLUMNS = {
     "control": Column("Control (%)", "percent"),
     "control_kept": Column("Control kept (%)", "percent"),
     "alpha": Column("α", "alpha"),
+    "delta": Column("To the sum (points)", "points"),
+    "data": Column("Data", "text"),
+    "seconds": Column("Merging (s)", "seconds"),
     "held_parameters": Column("Held", "count"),
     "trained_parameters": Column("Trained", "count"),
     "size_mb": Column("Size (MB)", "size"),
@@ -42,9 +46,12 @@ COLUMNS = {
     "training_minutes": Column("Training (min:s)", "minutes"),
     "measured": Column("Measured (%)", "percent"),
     "published": Column("Published (%)", "percent"),
+    "published_normalized": Column("Published: normalized (%)", "percent"),
+    "checkpoints": Column("Of checkpoints", "text"),
     "difference": Column("Difference (points)", "points"),
     "flag": Column(f"More than {TOLERANCE} points", "flag"),
 }
+DIGITS = {"alpha": 2, "seconds": 3, "memory": 0}  # beside a spread; of the other kinds one
 FORMATS = {  # kind of number → in CSV, on paper ("": see number)
     "percent": (".2f", ".2f"),
     "points": (".2f", "+.2f"),
@@ -58,12 +65,11 @@ FORMATS = {  # kind of number → in CSV, on paper ("": see number)
 
 
 class Printed(NamedTuple):
-    """A table as text: its headings, its rows, and how many of the columns, the first, are words,
-    not numbers."""
+    """A table as text: its headings, its rows, and which of the columns are words, not numbers."""
 
     headings: list[str]
     rows: list[list[str]]
-    texts: int
+    words: list[bool]
 
 
 def number(value: float | str, kind: str, spread: float | None = None) -> str:
@@ -73,8 +79,9 @@ def number(value: float | str, kind: str, spread: float | None = None) -> str:
     if pd.isna(value):
         return "–"
     if pd.notna(spread):
-        digits = 2 if kind == "alpha" else 1
-        return f"{value:.{digits}f} ± {spread:.{digits}f}"
+        digits = DIGITS.get(kind, 1)
+        mean = f"{value:,.{digits}f}" if kind != "points" else f"{value:+.1f}".replace("-", "−")
+        return f"{mean} ± {spread:,.{digits}f}"
     if kind == "alpha":
         return f"{value:.2f}" if abs(value - round(value, 2)) < 1e-9 else f"{value:.3f}"
     if kind == "count":
@@ -100,9 +107,12 @@ def has_paper(name: str, view: View) -> bool:
 
 
 def printed(name: str, table: pd.DataFrame, view: View) -> Printed:
-    """A table of tables.make_table as text: modes by their labels, spreads as ±, the paper's
-    columns where they belong."""
-    rows = table.assign(mode=table["mode"].map(view.label)).to_dict("records")
+    """A table of tables.make_table as text: modes by their labels, merging methods by their titles,
+    spreads as ±, the paper's columns where they belong."""
+    table = table.assign(mode=table["mode"].map(view.label))
+    if "method" in table:
+        table = table.assign(method=table["method"].map(part_of(name, view).method_title))
+    rows = table.to_dict("records")
     if name == "table3":
         return _printed_table3(rows, view)
     columns = [column for column in table if not column.endswith("_std")]
@@ -115,7 +125,7 @@ def printed(name: str, table: pd.DataFrame, view: View) -> Printed:
         paper = column.startswith("paper_")
         headings.append(f"Paper: {heading[0].lower()}{heading[1:]}" if paper else heading)
     texts = [[number(row[c], kinds[c], row.get(f"{c}_std")) for c in columns] for row in rows]
-    return Printed(headings, texts, [*kinds.values()].count("text"))
+    return Printed(headings, texts, [kind == "text" for kind in kinds.values()])
 
 
 def _printed_table3(rows: list[dict[str, Any]], view: View) -> Printed:
@@ -128,7 +138,8 @@ def _printed_table3(rows: list[dict[str, Any]], view: View) -> Printed:
                 numbers = [number(row[prefix + c], "percent", row.get(f"{prefix}{c}_std"))
                            for c in own]  # fmt: skip
                 found.append([row["mode"], source, *numbers])
-    return Printed(["Mode", "", *view.language.tasks, "average"], found, 2)
+    headings = ["Mode", "", *view.language.tasks, "average"]
+    return Printed(headings, found, [True, True, *[False] * len(own)])
 
 
 def to_csv(table: pd.DataFrame, name: str) -> str:
@@ -143,8 +154,8 @@ def to_csv(table: pd.DataFrame, name: str) -> str:
 
 def to_markdown(name: str, table: pd.DataFrame, view: View) -> str:
     """Caption and table."""
-    headings, rows, texts = printed(name, table, view)
-    ruler = [":--"] * texts + ["--:"] * (len(headings) - texts)
+    headings, rows, words = printed(name, table, view)
+    ruler = [":--" if word else "--:" for word in words]
     lines = [
         "| " + " | ".join(text.replace("|", r"\|") for text in row) + " |"
         for row in (headings, ruler, *rows)
@@ -164,7 +175,7 @@ def to_latex(name: str, table: pd.DataFrame, view: View) -> str:
     def escape(text: str) -> str:
         return LATEX_PATTERN.sub(lambda found: LATEX[found[0]], text)
 
-    headings, rows, texts = printed(name, table, view)
+    headings, rows, words = printed(name, table, view)
     body, above = [], rows[0][0]
     for row in rows:
         body += [r"\midrule"] * (row[0] != above)
@@ -173,7 +184,7 @@ def to_latex(name: str, table: pd.DataFrame, view: View) -> str:
     return "\n".join([
         r"\begin{table}", r"\centering",
         rf"\caption{{{escape(table_caption(name, view))}}}", rf"\label{{tab:{name}}}",
-        rf"\begin{{tabular}}{{{'l' * texts}{'r' * (len(headings) - texts)}}}", r"\toprule",
+        rf"\begin{{tabular}}{{{''.join('l' if word else 'r' for word in words)}}}", r"\toprule",
         " & ".join(map(escape, headings)) + r" \\", r"\midrule", *body,
         r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
     ])  # fmt: skip

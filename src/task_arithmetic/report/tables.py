@@ -16,13 +16,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..config.available import part_of
-from ..config.published import MODES, TASKS, TOLERANCE, encoders_with_targets, tasks_with_targets
+from ..config.available import MERGING, part_of
+from ..config.published import (
+    MODES,
+    TASKS,
+    TOLERANCE,
+    encoders_with_targets,
+    has_published_merging,
+    tasks_with_targets,
+)
 from ..config.view import Part, View, view_of
 from ..errors import UserError
 from ..files.paths import PathLike, atomic_path
+from . import merging
 from .cells import Measured, load_metrics, percent
 from .printing import has_paper, to_csv, to_latex, to_markdown
+from .reference import read_merging, read_reference, read_targets
 
 Row = dict[str, str | np.ndarray]  # column → text, or numbers (S,), one a seed; (1,): no seed
 Rows = Iterator[Row]
@@ -192,6 +201,10 @@ def _of_tasks(run: Measured, encoder: str, mode: str) -> dict[str, np.ndarray]:
     return numbers
 
 
+for each in MERGING:
+    table(each, merging.COLUMNS)(merging.rows)
+
+
 @table("targets", "encoder mode task measured published difference flag")
 def targets(run: Measured) -> Rows:
     """Zero-shot and single-task accuracies that have a published number, and their average; what is
@@ -222,7 +235,7 @@ def make_table(
     Args:
         name: a key of TABLES.
         metrics: what load_metrics returns.
-        reference: what read_reference, or read_targets for `targets`, returns: published numbers.
+        reference: what reader_of(name) reads: published numbers.
     Returns:
         its columns, `paper_…` for each that the paper has too, and with several seeds `…_std` for
         each that varies.
@@ -234,6 +247,8 @@ def make_table(
     published = reference[reference["table"] == name].drop(columns="table")
     numbers = {tuple(key): value for *key, value in published.itertuples(False)}
     rows, columns, paper = TABLES[name]
+    beside_merging = name in MERGING and has_published_merging(part_of(name, view))
+    columns = [*columns, *(merging.PUBLISHED if beside_merging else [])]
     beside = paper if has_paper(name, view) else []
     if name == "table3":
         paper = table3_columns(view.language)
@@ -249,6 +264,8 @@ def make_table(
                 row[f"paper_{column}"] = numbers.get((encoder, row["mode"], column), np.nan)
             if name == "targets":
                 row |= _compared(row, encoder, numbers, view)
+            if beside_merging:
+                row |= merging.beside(published, encoder, row["mode"], row["method"])
             found.append(row)
     if not found:
         raise UserError(f"{name} would have no row: give the configuration a mode that it shows.")
@@ -285,36 +302,11 @@ def _compared(
 # ---------------------------------------------------------------- files
 
 
-def read_targets(path: PathLike) -> pd.DataFrame:
-    """Published accuracies of every task, in the columns of read_reference.
-
-    Raises:
-        UserError: the file or a column is missing.
-    """
-    columns = ["encoder", "mode", "source", *TASKS, "average"]
-    wide = _read(path, columns, "the published accuracies")
-    wide["mode"] = wide["mode"].replace("zeroshot", "pretrained")
-    long = wide.melt(["encoder", "mode"], columns[3:], var_name="column")
-    return long.assign(table="targets")[["table", "encoder", "mode", "column", "value"]]
-
-
-def read_reference(path: PathLike) -> pd.DataFrame:
-    """The paper's published numbers. Raises UserError if the file or a column is missing."""
-    found = _read(path, ["table", "encoder", "mode", "column", "value"], "the paper's numbers")
-    seconds = found["column"] == "training_seconds"
-    found.loc[seconds, "column"] = "training_minutes"
-    found.loc[seconds, "value"] /= 60
-    return found
-
-
-def _read(path: PathLike, columns: list[str], what: str) -> pd.DataFrame:
-    try:
-        found = pd.read_csv(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}, {what}, does not exist: restore it.") from None
-    if list(found.columns) != columns:
-        raise UserError(f"{path} needs the columns {', '.join(columns)}: restore it.")
-    return found
+def reader_of(name: str) -> Callable[[PathLike], pd.DataFrame]:
+    """What reads the published numbers of a table."""
+    if name in MERGING:
+        return read_merging
+    return read_targets if name == "targets" else read_reference
 
 
 def write(
@@ -328,13 +320,12 @@ def write(
 
     Args:
         metrics: the run's metrics.csv. settings: what settings.view_settings gives.
-        reference: paper.csv, or targets.csv for `targets`.
+        reference: paper.csv; targets.csv for `targets`; merging.csv for MERGING.
     Raises:
         UserError: as make_table does.
     """
     view = view_of(settings)
-    published = (read_targets if name == "targets" else read_reference)(reference)
-    made = make_table(name, load_metrics(metrics), published, view)
+    made = make_table(name, load_metrics(metrics), reader_of(name)(reference), view)
     contents = {
         "csv": to_csv(made, name),
         "md": to_markdown(name, made, view),
