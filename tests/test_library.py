@@ -395,7 +395,7 @@ def test_the_lines_of_the_readme_run(root, tmp_path, monkeypatch):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("'numbers': ") == 3 and (tmp_path / "numbers.safetensors").is_file()
+    assert done.stdout.count("'numbers': ") == 5 and (tmp_path / "numbers.safetensors").is_file()
 
 
 def test_texts_are_merged_as_images_are(tmp_path, monkeypatch):
