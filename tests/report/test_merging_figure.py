@@ -77,6 +77,12 @@ def test_the_norms_of_every_task_and_their_mean_stand_at_the_right(three, tmp_pa
     assert panel.get_ylim()[0] == 0
 
 
+def test_without_merging_methods_there_is_nothing_to_draw(one, tmp_path):
+    settings, rows = one
+    with pytest.raises(UserError, match="name some in `merging.methods`"):
+        figures.draw("merging", measured(rows, tmp_path), view_of(settings | {"merging": {}}))
+
+
 def test_a_missing_norm_is_an_error(one, tmp_path):
     settings, rows = one
     gone = {"metric": "vector_norm", "encoder": "base", "mode": "ntk", "task": "mnist"}

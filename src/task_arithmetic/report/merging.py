@@ -138,7 +138,8 @@ def _ahead(cells: list[Cell], kind: str, mode: str) -> tuple[int, int]:
 def sentence_on_grids(run: Measured) -> list[str]:
     """Where the chosen α is the last of its method's grid; nothing if no method has a grid."""
     part, at_end = run.part, []
-    last = {k: method.last_alpha for k, method in part.methods.items() if method.last_alpha}
+    every = {label: method.last_alpha for label, method in part.methods.items()}
+    last = {label: alpha for label, alpha in every.items() if alpha is not None}
     if not last:
         return []
     for encoder, method in product(part.merged_encoders, last):
@@ -149,10 +150,8 @@ def sentence_on_grids(run: Measured) -> list[str]:
             modes += [part.label(mode) + seeds] * bool(chosen.any())
         if modes:
             at_end.append(f"{encoder}, {part.method_title(method)} ({', '.join(modes)})")
-    of, kind = "texts" if part.of_texts else "images", "merging methods"
+    what = f"chosen for the merging methods on {'texts' if part.of_texts else 'images'}"
     if not at_end:
-        return [f"No α chosen for the {kind} on {of} is the last of its grid."]
-    return [
-        f"The α chosen for the {kind} on {of} is the last of its grid, which may be too short, for "
-        f"{'; '.join(at_end)}."
-    ]
+        return [f"No α {what} is the last of its grid."]
+    where = "; ".join(at_end)
+    return [f"The α {what} is the last of its grid, which may be too short, for {where}."]

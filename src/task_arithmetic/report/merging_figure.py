@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..errors import UserError
 from .cells import Measured
 from .drawing import center, legend_above, legend_entries, new_figure, spread, style_of
 from .merging import Cell, cells_of
@@ -19,6 +20,8 @@ def merging(run: Measured) -> Figure:
     task vectors: three panels for each encoder."""
     part = run.part
     modes, encoders = [*part.modes], part.merged_encoders
+    if not part.methods or not encoders:
+        raise UserError("merging compares merging methods: name some in `merging.methods`.")
     height = max(1.5, len(part.compared_methods) * (ROW + MARK * len(modes))) + 0.65
     ratios = [1, 1, 0.2 + 0.05 * len(modes)]
     size = 7.6, 0.5 + height * len(encoders)
