@@ -149,7 +149,7 @@ def test_parts_are_merged_one_by_one(method):
         assert torch.equal(result.direction, expected[name])
         del result
     assert lazy.most <= 2
-    assert lazy.walks == (4 if method == "ties" else 1)  # two for thresholds, one for signs
+    assert lazy.walks == (3 if method == "ties" else 1)  # two for thresholds
 
 
 def test_a_norm_is_one_more_walk():

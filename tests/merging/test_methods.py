@@ -161,7 +161,7 @@ def test_trimming_counts_what_moved_and_keeps_what_ties_at_the_threshold():
     tau[:10] = torch.tensor([9.0, -8, 3, 3, -3, 1, 1, 1, 1, 1])
     (c,) = ties.thresholds([part(tau)], 0.3)  # 3 of the 10 that moved, not 30 of all
     assert c == 3
-    kept = ties.merge(part(tau), ties.TiesOptions(keep=0.3), ties.Elected((c,), 0.0)).direction
+    kept = ties.merge(part(tau), ties.TiesOptions(keep=0.3), ties.Elected((c,))).direction
     assert kept.nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
     assert ties.thresholds([part(torch.zeros(5))], 0.2) == (0.0,)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations  # names of torch
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, nearest
 from .lazy import torch
 from .method import Merged, Method, Options, Part, option
-from .sum import sum_of
+from .pieces import entrywise, pieces
+from .sum import added
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,16 +31,30 @@ def masks(part: Part, options: ConsensusOptions) -> list[Tensor]:
     Raises:
         UserError: a threshold is of an unknown task.
     """
+    held = _thresholds(part, options)
+    found = [torch.empty_like(delta, dtype=torch.bool) for delta in part.deltas]
+    for own in pieces([*found, *part.deltas]):
+        for mask, used in zip(own, _used(own[len(held) :], held), strict=False):
+            mask.copy_(used)
+    return found
+
+
+def _thresholds(part: Part, options: ConsensusOptions) -> list[float]:
+    """Of each task λ_t. Raises UserError: one is of an unknown task."""
     for task in options.thresholds:
         if task not in part.tasks:
             known = list(part.tasks)
             near = nearest(task, known) or f"; they are {', '.join(known)}"
             raise UserError(f"thresholds of consensus names {task!r}, which is no task{near}.")
-    summed = sum_of(replace(part, deltas=[delta.double() for delta in part.deltas]))
-    return [
-        delta.abs() > options.thresholds.get(task, options.threshold) * (summed - delta).abs()
-        for task, delta in zip(part.tasks, part.deltas, strict=True)
-    ]
+    return [options.thresholds.get(task, options.threshold) for task in part.tasks]
+
+
+def _used(deltas: Sequence[Tensor], thresholds: Sequence[float]) -> Iterator[Tensor]:
+    """m_t of some entries, bool."""
+    wide = [delta.double() for delta in deltas]
+    summed = added(wide)
+    for delta, threshold in zip(wide, thresholds, strict=True):
+        yield delta.abs() > (summed - delta).abs_().mul_(threshold)
 
 
 def users(part: Part, options: ConsensusOptions) -> Tensor:
@@ -58,7 +73,15 @@ def merge(part: Part, options: ConsensusOptions, state: Any = None) -> Merged:
             f"consensus keeps what {options.agree} tasks use, and there is no more than "
             f"{len(part.deltas)}: give more vectors, or a smaller `agree`."
         )
-    return Merged(None, torch.where(users(part, options) >= options.agree, sum_of(part), 0.0))
+    held = _thresholds(part, options)
+
+    def shared(deltas: list[Tensor]) -> Tensor:
+        count = torch.zeros_like(deltas[0], dtype=torch.int32)
+        for used in _used(deltas, held):
+            count += used
+        return added(deltas).mul_(count >= options.agree)
+
+    return Merged(None, entrywise(shared, part.deltas))
 
 
 METHOD = Method(

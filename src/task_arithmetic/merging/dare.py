@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import mean, sum, ties
 from .lazy import torch
 from .method import Merged, Method, Options, Part, option
+from .pieces import entrywise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,15 +34,19 @@ def dropped(part: Part, p: float) -> Part:
     task and tensor alone: not on the order of either, nor on the device."""
     deltas = []
     for task, delta in zip(part.tasks, part.deltas, strict=True):
-        kept = _kept(part.seed, task, part.name, delta.shape, p).to(delta.device)
-        deltas.append(torch.where(kept, delta / (1 - p), 0.0))
+        deltas.append(_dropped(part, task, delta, p))
     return replace(part, deltas=deltas)
 
 
-def _kept(seed: int, task: str, name: str, shape: torch.Size, p: float) -> Tensor:
-    digest = hashlib.sha256(f"{seed}\n{task}\n{name}".encode()).digest()
+def _dropped(part: Part, task: str, delta: Tensor, p: float) -> Tensor:
+    digest = hashlib.sha256(f"{part.seed}\n{task}\n{part.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.rand(shape, generator=generator) >= p
+
+    def left(own: list[Tensor]) -> Tensor:
+        kept = torch.rand(len(own[0]), generator=generator).ge_(p)
+        return (own[0] / (1 - p)).mul_(kept.to(own[0].device))
+
+    return entrywise(left, [delta])
 
 
 @dataclass(frozen=True)

@@ -101,4 +101,4 @@ def merge_other(part: Part, how: str) -> Tensor:
     if how == "zero":
         return torch.zeros_like(part.deltas[0])
     summed = sum_of(part)
-    return summed / len(part.deltas) if how == "mean" else summed
+    return summed.div_(len(part.deltas)) if how == "mean" else summed

@@ -8,7 +8,7 @@ from .sum import sum_of
 
 def merge(part: Part, options: Options, state: Any = None) -> Merged:
     """M = (1/T) Σ τ_t of one tensor of any shape."""
-    return Merged(None, sum_of(part) / len(part.deltas))
+    return Merged(None, sum_of(part).div_(len(part.deltas)))
 
 
 METHOD = Method(

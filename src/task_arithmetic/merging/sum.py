@@ -2,7 +2,7 @@
 
 from __future__ import annotations  # names of torch
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.vectors import Vector, check_alike
@@ -44,9 +44,14 @@ def total(vectors: Iterable[Vector]) -> Vector:
 
 def sum_of(part: Part) -> Tensor:
     """Σ τ_t in the deltas' precision and the order of the tasks, in memory of its own."""
-    summed = part.deltas[0].clone()
-    for delta in part.deltas[1:]:
-        summed += delta
+    return added(part.deltas)
+
+
+def added(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors in their order, in memory of its own."""
+    summed = tensors[0].clone()
+    for tensor in tensors[1:]:
+        summed += tensor
     return summed
 
 

@@ -7,15 +7,19 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .lazy import torch
 from .method import Merged, Method, Options, Part, option
+from .pieces import entrywise, pieces
+from .sum import added
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+COUNTED = 2**18  # entries: many for each of the bins that they are counted in
 LOW_BITS = 16  # of a float32's pattern, in which magnitudes have the order of their values
 
 
@@ -35,32 +39,38 @@ class TiesOptions(Options):
     )
 
 
-class Elected(NamedTuple):
+@dataclass(frozen=True)
+class Elected:
     """Of a whole model.
 
     Attributes:
         thresholds: of each task c_t, the smallest magnitude that is kept.
-        majority: the sum of all elected signs, whose sign entries without one get.
+        parts: the model's.
     """
 
     thresholds: tuple[float, ...]
-    majority: float
+    parts: Iterable[Part] = ()
+
+    @cached_property
+    def majority(self) -> float:
+        """The sign of the sum of all elected signs: theirs that are kept and cancel. These are so
+        rare that the walk over all parts, which this takes, is done when the first is met."""
+        least, found = _below(self.thresholds), 0.0
+        for part in self.parts:
+            for own in pieces(part.deltas):
+                found += float(_vote(_trimmed(own, least)).sum(dtype=torch.float64))
+        return float(found > 0) - float(found < 0)
 
 
 def first_pass(parts: Iterable[Part], options: TiesOptions) -> Elected | None:
-    """Thresholds and majority of the whole model, in three walks over `parts` and the memory of one
-    tensor; None for `scope: tensor`, where each tensor has its own."""
+    """Thresholds of the whole model, in two walks over `parts` and the memory of one tensor; None
+    for `scope: tensor`, where each tensor has its own."""
     return None if options.scope == "tensor" else elected(parts, options)
 
 
 def elected(parts: Iterable[Part], options: TiesOptions) -> Elected:
-    """Thresholds and majority of these parts, which are walked over several times."""
-    found = thresholds(parts, options.keep, options.entries)
-    majority = 0.0
-    if options.elect:
-        for part in parts:
-            majority += float(_vote(_trimmed(part, found)).sum(dtype=torch.float64))
-    return Elected(found, majority)
+    """Thresholds of these parts, which are walked over several times."""
+    return Elected(thresholds(parts, options.keep, options.entries), parts)
 
 
 def thresholds(parts: Iterable[Part], keep: float, entries: int = 0) -> tuple[float, ...]:
@@ -77,17 +87,20 @@ def thresholds(parts: Iterable[Part], keep: float, entries: int = 0) -> tuple[fl
             high = [torch.zeros(2**15, dtype=torch.int64) for _ in part.deltas]
             moved = [0] * len(high)
         for t, delta in enumerate(part.deltas):
-            moved[t] += int(torch.count_nonzero(delta))
-            high[t] += _counts(_pattern(delta) >> LOW_BITS, 2**15)
+            for (own,) in pieces([delta], COUNTED):
+                moved[t] += int(torch.count_nonzero(own))
+                high[t] += _counts(_pattern(own) >> LOW_BITS, 2**15)
     share = Fraction(str(keep))  # 0.07 of 100 is 7, which it is not in binary
     ranks = [min(math.ceil(share * (entries or n)), n) for n in moved]
     bins = [_bin_of(counts, rank) for counts, rank in zip(high, ranks, strict=True)]
     low = [torch.zeros(2**LOW_BITS, dtype=torch.int64) for _ in bins]
     for part in parts:
         for t, delta in enumerate(part.deltas):
-            pattern = _pattern(delta)
-            inside = pattern[(pattern >> LOW_BITS) == bins[t].place]
-            low[t] += _counts(inside & (2**LOW_BITS - 1), 2**LOW_BITS)
+            within = [
+                pattern[(pattern >> LOW_BITS) == bins[t].place]
+                for pattern in (_pattern(own) for (own,) in pieces([delta], COUNTED))
+            ]
+            low[t] += _counts(torch.cat(within) & (2**LOW_BITS - 1), 2**LOW_BITS)
     patterns = [
         (high_bin.place << LOW_BITS) + _bin_of(counts, high_bin.rank).place if n else 0
         for counts, high_bin, n in zip(low, bins, moved, strict=True)
@@ -109,8 +122,8 @@ def _bin_of(counts: Tensor, rank: int) -> _Bin:
 
 
 def _pattern(delta: Tensor) -> Tensor:
-    """The bits of |τ| as int32, flat: as large as the values are."""
-    return delta.abs().reshape(-1).view(torch.int32)
+    """The bits of |τ| as int32: as large as the values are."""
+    return delta.abs().view(torch.int32)
 
 
 def _counts(values: Tensor, bins: int) -> Tensor:
@@ -127,25 +140,36 @@ def merge(part: Part, options: TiesOptions, state: Elected | None = None) -> Mer
     whole = elected([part], options) if options.scope == "tensor" else state
     if whole is None:
         raise TypeError("ties with scope: model needs the state that its first_pass gives")
-    kept = _trimmed(part, whole.thresholds)
-    if options.elect:
-        sign = _vote(kept)
-        majority = float(whole.majority > 0) - float(whole.majority < 0)
-        sign = torch.where(sign == 0, majority, sign)
-        kept = [torch.where(each.sign() == sign, each, 0.0) for each in kept]
-    summed = torch.zeros_like(part.deltas[0])
-    count = torch.zeros_like(summed)
-    for each in kept:
-        summed += each
-        count += each != 0
-    return Merged(None, summed / count.clamp_min(1) if options.agg == "mean" else summed)
+    least = _below(whole.thresholds)
+
+    def joined(deltas: list[Tensor]) -> Tensor:
+        kept, sign = _trimmed(deltas, least), None
+        if options.elect:
+            sign = _vote(kept)
+            cancelled = (sign == 0) & (added([each.abs() for each in kept]) > 0)
+            if bool(cancelled.any()):
+                sign += whole.majority * cancelled
+            kept = [(each * sign).clamp_min_(0) for each in kept]  # magnitudes of the sign
+        summed = added(kept)
+        if options.agg == "mean":
+            summed /= added([each.sign().abs_() for each in kept]).clamp_min_(1)
+        return summed if sign is None else summed.mul_(sign)
+
+    return Merged(None, entrywise(joined, part.deltas))
 
 
-def _trimmed(part: Part, least: Sequence[float]) -> list[Tensor]:
-    return [
-        torch.where(delta.abs() >= c, delta, 0.0)
-        for delta, c in zip(part.deltas, least, strict=True)
-    ]
+def _below(thresholds: Sequence[float]) -> list[float]:
+    """Of each the next smaller float32, at least 0: |τ| is above it if it is at least the
+    threshold, and not 0."""
+    found = torch.tensor(thresholds, dtype=torch.float32)
+    below: list[float] = found.nextafter(torch.zeros_like(found)).tolist()
+    return below
+
+
+def _trimmed(deltas: Sequence[Tensor], least: Sequence[float]) -> list[Tensor]:
+    """τ̂_t: entries of magnitudes above `least`, and else 0."""
+    shrink = torch.nn.functional.hardshrink
+    return [shrink(delta, c) for delta, c in zip(deltas, least, strict=True)]
 
 
 def _vote(kept: Sequence[Tensor]) -> Tensor:
