@@ -13,8 +13,8 @@ import twins
 
 from task_arithmetic.core.vectors import TaskVector
 from task_arithmetic.errors import UserError
-from task_arithmetic.merging import consensus, dare, iso_cts, ties
-from task_arithmetic.merging.linear import LostRank, svd
+from task_arithmetic.merging import consensus, dare, iso_cts, pieces, ties
+from task_arithmetic.merging.linear import LostRank, polar_by_gram, svd
 from task_arithmetic.merging.matrices import is_matrix, place_of
 from task_arithmetic.merging.merge import merge_vectors
 from task_arithmetic.merging.method import Part, options_of
@@ -181,6 +181,15 @@ def test_an_entry_without_a_sign_gets_the_majoritys():
     assert balanced["x"].tolist() == [2.0, 1.0]
     none = TaskVector({"x": torch.tensor([2.0, -2.0])}, base="b")
     assert merged([none, -none], "ties", keep=1)["x"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("method", ["sum", "ties", "consensus", "dare"])
+def test_entries_are_merged_alike_in_one_piece_and_in_many(method, monkeypatch):
+    taus = vectors(3)
+    expected = merged(taus, method)
+    monkeypatch.setattr(pieces.pieces, "__defaults__", (7,))
+    found = merged(taus, method)
+    assert all(torch.equal(found[name], expected[name]) for name in SHAPES)
 
 
 def test_ties_asks_for_its_first_pass():
@@ -449,6 +458,28 @@ def test_directions_that_no_vector_has_stay_zero_and_are_warned_of(method):
     assert own[1] / own[0] == pytest.approx(1, rel=1e-4) and own[2] < 1e-5 * own[0]
 
 
+@pytest.mark.parametrize("shape", [(200, 64), (64, 200), (128, 64)])
+@pytest.mark.parametrize("least", [0.5, 2e-3])
+def test_a_polar_factor_by_the_gram_matrix_is_as_exact(shape, least):
+    random = np.random.default_rng(2)
+    sides = [np.linalg.qr(random.normal(size=(side, min(shape))))[0] for side in shape]
+    sigma = np.geomspace(1, least, min(shape))
+    matrix = torch.tensor(sides[0] * sigma @ sides[1].T).float()
+    found = polar_by_gram(matrix)
+    expected = twins.polar(matrix.double().numpy())
+    assert apart(found.factor, expected) < 1e-5 and found.factor.is_contiguous()
+    assert np.sort(found.sigma.numpy())[::-1] == pytest.approx(sigma, rel=1e-4)
+    u, _, vt = svd(matrix)
+    assert apart(found.factor, expected) < 2 * apart(u @ vt, expected)
+
+
+def test_a_polar_factor_by_the_gram_matrix_is_refused_where_it_is_none_or_less_exact():
+    tall = torch.randn(30, 10, generator=torch.manual_seed(0))
+    assert polar_by_gram(tall) and not polar_by_gram(tall[:19])  # nearly square: slower
+    for bad in (0 * tall, tall[:, :1] * tall[:1], tall * torch.logspace(0, -4, 10), tall[:0]):
+        assert polar_by_gram(bad) is None and polar_by_gram(bad.T) is None
+
+
 @pytest.mark.parametrize("rank", [1, 16, 200, 400])
 def test_directions_of_large_matrices_are_counted(rank):
     """None is lost of full rank, and none is made of rounding."""
@@ -681,6 +712,14 @@ def test_grids_and_defaults_are_the_published_ones(name):
     assert method.grid == pytest.approx(grid)
     found = options_of(method, {})
     assert {key: getattr(found, key) for key in options} == options
+
+
+def test_dare_takes_the_grid_of_what_follows_it():
+    dare_of = find("dare")
+    for then in ("sum", "mean", "ties"):
+        assert dare_of.grid_of(options_of(dare_of, {"then": then})) == find(then).grid
+    tsv = find("tsv")
+    assert tsv.grid_of(options_of(tsv, {"qkv": "split"})) == tsv.grid
 
 
 def test_ties_takes_the_majority_of_trimmed_signs_and_not_of_values():

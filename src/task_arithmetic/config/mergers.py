@@ -115,7 +115,7 @@ def _merger(label: str, said: Mapping[str, Any]) -> Merger:
         raise UserError(f"{WHERE}.{label}: {error}") from None
     if label.endswith(LINES):
         raise UserError(f"{WHERE}.{label}: what ends with {LINES} is made by `layer_scale`.")
-    grid = _grid(alphas, method.grid, f"{WHERE}.{label}.alphas")
+    grid = _grid(alphas, method.grid_of(options), f"{WHERE}.{label}.alphas")
     return Merger(label, method, given, options, grid)
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+THEN = {"sum": sum.METHOD, "mean": mean.METHOD, "ties": ties.METHOD}
+
+
 @dataclass(frozen=True)
 class DareOptions(Options):
     drop: float = option(0.9, "share of the entries that is dropped", low=0, high=1, open_high=True)
@@ -76,7 +79,7 @@ def merge(part: Part, options: DareOptions, state: Any = None) -> Merged:
     left = dropped(part, options.drop)
     if options.then == "ties":
         return ties.merge(left, options.ties, state)
-    return (sum if options.then == "sum" else mean).merge(left, options)
+    return THEN[options.then].merge(left, options, None)
 
 
 METHOD = Method(
@@ -89,6 +92,7 @@ METHOD = Method(
     r"\quad z_t \sim \operatorname{Bernoulli}(1 - p)",
     scope="element",
     grid=sum.METHOD.grid,
+    grid_by=lambda options: THEN[options.then].grid,
     merge=merge,
     random=True,
     options=DareOptions,

@@ -4,7 +4,7 @@ from __future__ import annotations  # names of torch
 
 from typing import TYPE_CHECKING, Any
 
-from .linear import svd, warn_of_lost_rank
+from .linear import polar_by_gram, svd, warn_of_lost_rank
 from .matrices import SpectralOptions, over_matrices
 from .method import Method, Part
 from .sum import sum_of
@@ -20,6 +20,8 @@ def merge_matrix(part: Part, options: SpectralOptions, state: Any = None) -> Ten
         LostRank: some σ are 0; M is 0 in their directions, which are arbitrary.
     """
     summed = sum_of(part)
+    if found := polar_by_gram(summed):
+        return found.factor.mul_(float(found.sigma.mean()))
     u, sigma, vt = svd(summed)
     rank = min(summed.shape)
     if len(sigma) < rank:

@@ -16,6 +16,7 @@ NOISE = 16  # of singular values, in ε of the largest
 # Smallest singular value of joined unit vectors that are as good as dependent. Of a task that is
 # given twice it is some 1e-7; of 8 independent tasks that fill 768 dimensions it may be 1e-4.
 DEPENDENT = 1e-5
+ILL_CONDITIONED = 1e-3  # σ_min / σ_max of matrices of which polar_by_gram is no longer as exact
 
 
 class LostRank(UserWarning):
@@ -43,12 +44,47 @@ def svd(matrix: Tensor, floor: float = 0.0) -> Svd:
     the smallest of a matrix of full rank, 768 × 768, for zeros.)
     """
     try:
-        u, sigma, vt = torch.linalg.svd(matrix, full_matrices=False)
+        u, sigma, vt = _thin(matrix)
     except torch.linalg.LinAlgError:  # the fast algorithm did not converge
-        wide = torch.linalg.svd(matrix.double(), full_matrices=False)
-        u, sigma, vt = (each.to(matrix.dtype) for each in wide)
+        u, sigma, vt = (each.to(matrix.dtype) for each in _thin(matrix.double()))
     least = (NOISE * torch.finfo(matrix.dtype).eps * sigma[:1]).clamp_min(floor)
     return Svd(u, sigma, vt).top(int((sigma > least).sum()))
+
+
+def _thin(matrix: Tensor) -> Svd:
+    """LAPACK is nearly twice as fast on a tall matrix as on the same matrix turned."""
+    if matrix.shape[0] >= matrix.shape[1]:
+        return Svd(*torch.linalg.svd(matrix, full_matrices=False))
+    v, sigma, ut = torch.linalg.svd(matrix.T, full_matrices=False)
+    return Svd(ut.T, sigma, v.T)
+
+
+class Polar(NamedTuple):
+    """factor: U Vᵀ of the SVD of X, in its shape. sigma: its singular values, float64, no order."""
+
+    factor: Tensor
+    sigma: Tensor
+
+
+def polar_by_gram(matrix: Tensor) -> Polar | None:
+    """U Vᵀ = X (XᵀX)^(−1/2), by the eigenvalues of XᵀX (of a wide X of XXᵀ) in float64: where one
+    side is twice the other this takes four fifths of the time of a float32 SVD, and is as exact.
+
+    Returns:
+        None where it is not: X is nearer to square, or its smallest singular value is less than a
+        thousandth of the largest.
+    """
+    short, long = sorted(matrix.shape)
+    if not 0 < 2 * short <= long:
+        return None
+    is_tall = matrix.shape[1] == short
+    wide = matrix.double() if is_tall else matrix.T.double()
+    values, vectors = torch.linalg.eigh(wide.T @ wide)
+    if not float(values[0]) > ILL_CONDITIONED**2 * float(values[-1]):
+        return None
+    sigma = values.sqrt()
+    inverse = (vectors / sigma @ vectors.T).to(matrix.dtype)
+    return Polar(matrix @ inverse if is_tall else inverse @ matrix, sigma)
 
 
 def polar(matrix: Tensor, name: str) -> Tensor:
@@ -59,7 +95,9 @@ def polar(matrix: Tensor, name: str) -> Tensor:
     Warns:
         LostRank: the vectors are nearly dependent (σ < 1e-5), so that where theirs go is arbitrary.
     """
-    u, sigma, vt = torch.linalg.svd(matrix, full_matrices=False)
+    if found := polar_by_gram(matrix):
+        return found.factor
+    u, sigma, vt = _thin(matrix)
     if len(sigma) and float(sigma[-1]) < DEPENDENT:
         warn_of_lost_rank(
             f"{name}: the tasks' singular vectors are nearly dependent (smallest singular value "

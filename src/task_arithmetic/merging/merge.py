@@ -15,6 +15,7 @@ from ..progress import SILENT, Progress
 from .layer_scale import layer_scale, ramp
 from .method import Merged, Method, Options, Part, options_of
 from .methods import find
+from .pieces import is_finite
 from .sum import sum_of
 
 
@@ -98,7 +99,7 @@ def merge_parts(
     for part in ready:
         merged = method.merge(part, options, state)
         both = [merged.direction] + ([] if merged.offset is None else [merged.offset])
-        if not all(map(_is_finite, both)):
+        if not all(map(is_finite, both)):
             raise UserError(
                 f"Merging with {method.name} gives values in {part.name} that are not finite: its "
                 "vectors are too large or too small for float32."
@@ -154,7 +155,7 @@ class _Prepared:
                         f"{part.tasks[0]} and {tuple(delta.shape)} in that of {task}: they are of "
                         "different encoders."
                     )
-                if not _is_finite(delta):
+                if not is_finite(delta):
                     raise UserError(
                         f"The vector of {task} has values in {part.name} that are not finite: "
                         "fine-tune it again."
@@ -176,12 +177,6 @@ def _factors(parts: Iterable[Part]) -> list[float]:
     norms = [math.sqrt(square) for square in squares]
     some = [norm for norm in norms if norm > 0]
     return [math.fsum(some) / len(some) / norm if norm > 0 else 1.0 for norm in norms]
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite: those whose sum is, in a tenth of the time; or they are too
-    large to sum."""
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _l1(tensor: Tensor) -> float:

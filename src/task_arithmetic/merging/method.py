@@ -130,7 +130,7 @@ class Method:
         equation: one line of LaTeX.
         needs: beside vectors, nothing, texts or images without labels, or with labels.
         scope: entries are merged one by one, or matrices as a whole.
-        grid: of α, if none is configured. random: it draws numbers, by `Part.seed`.
+        grid: of α, if none is configured, of the default options; grid_by: of others. random: it draws numbers, by `Part.seed`.
         options: the type of its options.
         first_pass: walks over all parts, as often as it needs, and gives the few numbers that
             `merge` needs of the whole model.
@@ -153,6 +153,11 @@ class Method:
     first_pass: Callable[[Iterable[Part], Any], Any] | None = None
     learn: Callable[[Data, Any, Progress], Any] | None = None
     cost: Callable[[Any, int], Cost] = lambda options, tasks: Cost()
+    grid_by: Callable[[Any], Grid] | None = None
+
+    def grid_of(self, options: Options) -> Grid:
+        """The grid of α of these options, if none is configured."""
+        return self.grid_by(options) if self.grid_by else self.grid
 
     def __repr__(self) -> str:
         """Its name, paper and options, each with its default and what it is."""

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 PIECE = 2**16  # entries
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite: those whose sum is, in a tenth of the time; or they are too
+    large to sum."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
 def pieces(tensors: Sequence[Tensor], most: int = PIECE) -> Iterator[list[Tensor]]:
     """The same entries of tensors of one shape, flat and in order; on a GPU all at once. Views of
     contiguous tensors."""

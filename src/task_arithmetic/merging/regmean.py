@@ -13,6 +13,7 @@ from .lazy import torch
 from .linear import solve_right
 from .matrices import MatrixOptions, over_matrices
 from .method import Data, Method, Part, option
+from .pieces import is_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,18 +50,19 @@ def merge_matrix(part: Part, options: RegmeanOptions, state: Grams | None = None
             f"regmean needs {tasks} Gram matrices of {inputs} × {inputs} inputs for {part.name}; "
             f"found {shapes}: collect them of every task's model."
         )
-    if not all(bool(gram.isfinite().all()) for gram in grams):
+    if not all(map(is_finite, grams)):
         raise UserError(
             f"A Gram matrix of {part.name} has values that are not finite: collect them again."
         )
     top = torch.zeros_like(part.deltas[0], dtype=torch.float64)
     bottom = torch.zeros(inputs, inputs, dtype=torch.float64, device=top.device)
+    factor = options.off_diagonal  # G̃ = γ G + (1 − γ) diag(G), without a G̃ of each task
     for delta, gram in zip(part.deltas, grams, strict=True):
-        own = gram.to(bottom)
-        reduced = options.off_diagonal * own
-        reduced.diagonal().copy_(own.diagonal())
-        top += delta.double() @ reduced
-        bottom += reduced
+        tau, own = delta.double(), gram.to(bottom)
+        top.addmm_(tau, own, alpha=factor).addcmul_(tau, own.diagonal(), value=1 - factor)
+        bottom += own
+    diagonal = bottom.diagonal().clone()
+    bottom.mul_(factor).diagonal().copy_(diagonal)
     return solve_right(top, bottom, part.name).to(part.deltas[0].dtype).contiguous()
 
 
