@@ -50,6 +50,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODES = ("nonlinear", "ntk", "attention")
 RECIPE = {"steps": 1000, "learning_rate": 1e-5, "weight_decay": 0.1, "gradient_clip": 1.0}
 CLASSES = 10
+NAMES = ("embedded-base", "ViT-B-32")  # of `make bench`
 
 
 GEOMETRIES = {
@@ -457,6 +458,10 @@ def measured(name: str, arguments, device) -> dict:
     repeats, cuda = arguments.repeats, device.type == "cuda"
     if name == "folder":
         return folder(70_000)
+    if name == "merging":
+        import merging  # beside this file
+
+        return merging.measured(repeats)
     if name in TEXTS:
         size = dict(zip(("batch", "source", "target"), TEXTS[name], strict=True)) | {"alphas": 21}
         return {
@@ -491,7 +496,7 @@ def measured(name: str, arguments, device) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="geometries; others keep their last rows")
+    parser.add_argument("names", nargs="*", help="rows to make anew; others stay")
     parser.add_argument("--repeats", type=int, default=5, help="counted repetitions")
     parser.add_argument("--batch", type=int, default=16, help="images a step for ViT-B-32")
     parser.add_argument("--peak-tflops", type=float, help="the GPU's dense peak in its precision")
@@ -513,7 +518,7 @@ def main() -> None:
         "versions": versions(),
         "command": f"python benchmarks/run.py --repeats {repeats} --batch {arguments.batch}",
     }
-    for name in arguments.names or ("embedded-base", "ViT-B-32", *TEXTS, "folder"):
+    for name in arguments.names or (*NAMES, *TEXTS, "folder", "merging"):
         if name == "embedded-t5" and not EMBEDDED_T5.is_dir():
             print(f"{name:14} is not there")
             continue

@@ -6,16 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-PATH = Path(__file__).parents[1] / "benchmarks/run.py"
+FOLDER = Path(__file__).parents[1] / "benchmarks"
 CPU = torch.device("cpu")
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location("bench", FOLDER / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("run.py")
 
 
 @pytest.mark.parametrize("name", ["embedded-base", "embedded-t5"])
@@ -35,3 +39,16 @@ def test_grids_and_heatmaps_are_timed(bench):
 
 def test_the_start_of_a_real_fine_tuning_is_timed(bench):
     assert 0 < bench.startup_seconds("embedded-base", 1) < 120
+
+
+def test_merging_is_timed_and_its_memory_measured():
+    merging = load("merging.py")
+    found = merging.measured(1, layers=1, width=48, measured_in_memory=("mean", "iso_c"))
+    assert found["entry_ratio"].keys() == {*merging.ENTRIES, "drawing"}
+    assert found["decomposition_ratio"].keys() == {"iso_c", "tsv", "iso_cts"}
+    assert found["product_ratio"].keys() == {"wudi", "regmean"}
+    assert found["peak_models"].keys() == {"mean", "iso_c"}
+    ratios = [
+        each for value in found.values() if isinstance(value, dict) for each in value.values()
+    ]
+    assert all(ratio > 0 for ratio in [*ratios, found["all_to_attention"]])

@@ -130,7 +130,8 @@ class Method:
         equation: one line of LaTeX.
         needs: beside vectors, nothing, texts or images without labels, or with labels.
         scope: entries are merged one by one, or matrices as a whole.
-        grid: of α, if none is configured, of the default options; grid_by: of others. random: it draws numbers, by `Part.seed`.
+        grid: of α, if none is configured, of the default options; grid_by: of any options, where
+            they matter. random: it draws numbers, by `Part.seed`.
         options: the type of its options.
         first_pass: walks over all parts, as often as it needs, and gives the few numbers that
             `merge` needs of the whole model.
