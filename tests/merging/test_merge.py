@@ -152,6 +152,15 @@ def test_parts_are_merged_one_by_one(method):
     assert lazy.walks == (3 if method == "ties" else 1)  # two for thresholds
 
 
+def test_finite_values_whose_sum_is_not_are_finite():
+    large = torch.tensor([3e38, 3e38, -1.0])
+    _, found = merge_vectors([TaskVector({"x": large})], "sum")
+    assert torch.equal(found["x"], large)
+    for bad in ([torch.inf, -torch.inf], [torch.inf, 1.0], [torch.nan, 1.0]):
+        with pytest.raises(UserError, match="values in x that are not finite"):
+            merge_vectors([TaskVector({"x": torch.tensor(bad)})], "sum")
+
+
 def test_a_norm_is_one_more_walk():
     lazy = Lazily(list(InMemory(vectors(2), ["1", "2"], 0)))
     assert len(list(merge_parts(lazy, find("sum"), Options(normalize=True)))) == len(SHAPES)
