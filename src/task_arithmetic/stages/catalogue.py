@@ -260,6 +260,7 @@ class Report:
     metrics: Input
     paper: Input
     targets: Input
+    merging: Input
     figures_dir: Input
     settings: Settings
     config_text: Shown
