@@ -45,7 +45,12 @@ def test_the_header_says_what_it_was_made_of_and_how(tmp_path):
     path = merged(tmp_path / "m.safetensors", "ties", keep=0.4)
     said = read_made_by(path)["merging"]
     hashes = {task: sha256_of_file(tiny.shared_vector("attention", task)) for task in TASKS}
-    assert said == {"method": "ties", "options": {"keep": 0.4}, "sources": hashes}
+    assert said == {
+        "method": "ties",
+        "options": {"keep": 0.4},
+        "layer_scaled": False,
+        "sources": hashes,
+    }
     again = merged(tmp_path / "again.safetensors", "ties", keep=0.4)
     assert again.read_bytes() == path.read_bytes()
 
@@ -85,7 +90,7 @@ def test_what_cannot_be_merged_is_a_sentence_and_writes_nothing(tmp_path):
         (lambda: merged(output, "sum", vectors=[first, foreign]), "of different encoders"),
         (lambda: merged(output, "summ"), r"no merging method 'summ' \(did you mean 'sum'"),
         (lambda: merged(output, "ties", keep=0), "keep of the merging method ties must be"),
-        (lambda: merged(output, "regmean"), "regmean needs unlabelled data"),
+        (lambda: merged(output, "regmean"), "regmean needs unlabelled examples of every"),
         (lambda: merged(output, "sum", vectors=[tmp_path / "none"]), "none does not exist"),
         (lambda: merged(output, "sum", vectors=[tiny.shared_finetuned("attention", "one")]),
          "holds no task vector"),

@@ -173,7 +173,10 @@ def _held(
         return 4 * encoder_bytes(geometry) + LIBRARY * 1e6
     if stage == "head":  # with the text tower
         return 3 * (encoder_bytes(geometry) - weights)
-    if stage == "merge":  # the merged model twice, and of one tensor every task's, some in float64
+    if stage in (
+        "merge",
+        "merge_on_data",
+    ):  # the merged model twice, and of one tensor every task's, some in float64
         moved = moved_shapes(experiment, encoder, mode, geometry)
         largest = max(parameters([shape]) for shape in moved.values())
         merger = part.merger(job.method or "")
