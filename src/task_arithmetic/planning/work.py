@@ -163,14 +163,14 @@ def _listed(experiment: Experiment) -> Iterator[Job]:
             yield Job("addition", f"{metrics}/addition/{e}/{m}/{s}.csv", e, m, seed=s)
             for merger in part.mergers if main and e in part.merged else ():
                 label, folder = merger.label, f"{e}/{m}/{merger.label}"
-                output = f"{run}/merged/{folder}/{s}.safetensors"
+                output = f"{run}/merged/{folder}/{s}.sha256"
                 stage = "merge_on_data" if merger.learns else "merge"
                 yield Job(stage, output, e, m, seed=s, method=label)
                 output = f"{metrics}/addition/{folder}/{s}.csv"
                 yield Job("merged", output, e, m, seed=s, method=label)
             if main and part.collected(e):
                 for t in part.tasks:
-                    output = f"{run}/statistics/{e}/{m}/{t}/{s}.safetensors"
+                    output = f"{run}/statistics/{e}/{m}/{t}/{s}.sha256"
                     yield Job("statistics", output, e, m, t, s)
             if main and len(part.tasks) > 1:
                 yield Job("cosine", f"{metrics}/cosine/{e}/{m}/{s}.csv", e, m, seed=s)
