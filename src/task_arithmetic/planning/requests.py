@@ -200,8 +200,8 @@ def _held(
 
 
 def _held_by_merging(merger: Merger, moved: Shapes, tasks: int, geometry: Geometry) -> float:
-    """Two merged models, and of one tensor every task's, in part in float64; of a method that learns
-    also every vector, θ0, θ and its gradient, and the activations of one batch."""
+    """Two merged models, and of one tensor every task's, in part in float64; of a method that
+    learns also every vector, θ0, θ and its gradient, and the activations of one batch."""
     vector = FLOAT * parameters(moved.values())
     largest = FLOAT * max(parameters([shape]) for shape in moved.values())
     held = 2.0 * vector + 6 * tasks * largest
