@@ -11,6 +11,7 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ["step_seconds", "training_seconds", "peak_memory_bytes"]  # differ from run to run
+MEASURED += ["merge_seconds", "merge_peak_memory_bytes"]
 
 
 def copy_project(folder: Path) -> Path:
@@ -61,11 +62,13 @@ class Nano:
 def same_files(one, other):
     """Names of the result files that differ: weights, vectors, metrics, tables, figures."""
     differing = []
-    for folder in ("finetuned", "vectors", "metrics", "tables", "figures"):
+    folders = ("finetuned", "vectors", "statistics", "merged", "metrics", "tables", "figures")
+    for folder in folders:
         names = {p.relative_to(root) for root in (one, other) for p in (root / folder).rglob("*.*")}
         for name in sorted(names):
-            measured = "efficiency" in name.parts or name.stem in ("table4", "timeline")
-            timed = name.parts[0] == "finetuned" and name.suffix in (".csv", ".sha256")
+            measured = "efficiency" in name.parts or name.stem in ("table4", "merging", "timeline")
+            measured = measured and (name.stem, name.parts[0]) != ("merging", "figures")
+            timed = name.parts[0] in ("finetuned", "merged") and name.suffix in (".csv", ".sha256")
             if measured or timed:  # images per second are in the logs of fine-tuning
                 assert (one / name).exists() == (other / name).exists(), name
             elif (one / name).read_bytes() != (other / name).read_bytes():

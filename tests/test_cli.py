@@ -119,6 +119,30 @@ def test_every_evaluation_runs_as_its_rule_calls_it(work, tmp_path):
                            "--output", path)  # fmt: skip
         assert not run("addition", *same, "--settings", J({**plain, "alphas": alphas}),
                        "--single-task", *own, "--output", out / f"addition-{mode}.csv")  # fmt: skip
+        vectors = [work / "vectors" / mode / f"{t}.safetensors" for t in tasks]
+        named = ["--encoder", "tiny", "--mode", mode, "--seed", 0]
+        grams = [out / f"grams-{mode}-{task}.safetensors" for task in tasks]
+        for task, path in zip(tasks, grams, strict=True):
+            assert not run("statistics", *one(work, task, mode), "--settings",
+                           J({**plain, "images": 4}), "--output", path)  # fmt: skip
+        of = {"ties": [], "regmean": ["--statistics", *grams]}
+        learnt = {"per_task": {"sweeps": 1}, "adamerging": {"steps": 1, "batch": 2}}
+        for method in (*of, *learnt):
+            path, log = out / f"{method}-{mode}.safetensors", out / f"{method}-{mode}-log.csv"
+            to = ["--output", path, "--log", log, "--method", method]
+            if method in of:
+                settings = {"method": method, "layer_scaled": method == "ties"}
+                assert not run("merge", *named, "--tasks", *tasks, "--vectors", *vectors,
+                               *of[method], "--settings", J(settings), *to)  # fmt: skip
+            else:
+                settings = {"method": method, "options": learnt[method]}
+                assert not run("merge-on-data", *same, "--single-task", *own,
+                               "--settings", J(settings), *to)  # fmt: skip
+            i = same.index("--vectors")
+            merged = [*same[: i + 1], path, *same[i + 1 + len(tasks) :]]
+            assert not run("addition", *merged, "--settings", J({**plain, "alphas": alphas}),
+                           "--single-task", *own, "--method", method,
+                           "--output", out / f"{method}-{mode}.csv")  # fmt: skip
         for task in tasks:
             assert not run("negation", *one(work, task, mode), "--settings",
                            J({**plain, "alphas": alphas, "keep": 0.95}),
@@ -129,7 +153,6 @@ def test_every_evaluation_runs_as_its_rule_calls_it(work, tmp_path):
         grid = {"low": -2.0, "high": 2.0, "points": 3, "samples": 8}
         assert not run("disentanglement", *same, "--settings", J({**plain, **grid}),
                        "--output", out / f"disentanglement-{mode}.csv")  # fmt: skip
-        vectors = [work / "vectors" / mode / f"{t}.safetensors" for t in tasks]
         assert not run("cosine", "--encoder", "tiny", "--mode", mode, "--seed", 0, "--tasks",
                        *tasks, "--vectors", *vectors, "--output", out / f"cos-{mode}.csv"
                        )  # fmt: skip
@@ -149,7 +172,7 @@ def test_every_evaluation_runs_as_its_rule_calls_it(work, tmp_path):
         "normalized_accuracy", "negated_accuracy", "control_accuracy",
         "representation_disentanglement", "classification_disentanglement", "cosine_similarity",
         "step_seconds", "peak_memory_bytes", "trained_parameters", "held_parameters",
-        "training_seconds",
+        "training_seconds", "vector_norm", "merge_seconds", "merge_peak_memory_bytes",
     }  # fmt: skip
     keys = [c for c in frame.columns if c != "value"]
     assert not frame.duplicated(keys).any()

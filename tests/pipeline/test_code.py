@@ -210,7 +210,7 @@ GENERATING = {(c, "language") for c in (*(c for c, s in STAGES.items() if s.moda
         ("core/training", "beta1=0.9", "beta1=0.8", TRAINING),
         ("language/t5", "geometry: T5) -> Dual:", "geometry: T5, x=1) -> Dual:", GENERATING),
         ("core/addition", "np.argmax(", "np.argmin(",  # by which per_task searches too
-         {(c, m) for c in ("addition", "merge") for m in MODALITIES}),
+         {(c, m) for c in ("addition", "merge", "merge-on-data") for m in MODALITIES}),
         ("core/negation", "np.argmin(", "np.argmax(", {("negation", m) for m in MODALITIES}),
         ("report/figures", 'marker="*", markersize=11', 'marker="P", markersize=11',
          {("figure", m) for m in MODALITIES}),  # the report only embeds them
@@ -290,8 +290,20 @@ SETTINGS = {
     "disentanglement": disentanglement.DisentanglementSettings,
     "efficiency": efficiency.EfficiencySettings,
     "merge": merge.MergeSettings,
+    "merge-on-data": merge.MergeSettings,
     "statistics": statistics.StatisticsSettings,
 }
+
+
+def of_merging(command: str, arguments: dict, task: str) -> dict:
+    """What a stage that merges is given instead of two tasks of one name: one."""
+    settings = {"method": "sum", "layer_scaled": True}
+    if command == "merge-on-data":
+        settings = {"method": "adamerging", "options": {"steps": 1, "batch": 2}}
+    many = ("vectors", "heads", "data_dirs", "single_task")
+    cut = {key: arguments[key][:1] for key in many if key in arguments}
+    modality = {k: v for k, v in arguments["settings"].items() if k == "modality"}
+    return {**arguments, **cut, "tasks": [task], "settings": {**settings, **modality}}
 
 
 def settings_of(command: str, every: dict) -> dict:
@@ -306,9 +318,8 @@ def test_rules_plan_with_the_label_that_their_jobs_have():
     rules = "".join(path.read_text("utf-8") for path in sorted(RULES.glob("*.smk")))
     for command, stage in STAGES.items():
         modal = stage.modal or isinstance(stage.code, dict)
-        planned = command not in ("merge", "statistics")
-        assert (f'code=code_of("{command}")' in rules) == (modal and planned), command
-        assert (f'code=stage_code("{command}")' in rules) == (not modal and planned), command
+        assert (f'code=code_of("{command}")' in rules) == modal, command
+        assert (f'code=stage_code("{command}")' in rules) == (not modal), command
 
 
 @pytest.mark.parametrize("stage", ["finetune", "efficiency"])
@@ -366,8 +377,8 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
             given |= {"settings": own, "output": made[command]}
             given |= {"name": name, "task": name}
             arguments = {option: given[option] for option in stage.options if option in given}
-            if command == "merge":
-                arguments |= {"tasks": ["a", "b"]}
+            if command.startswith("merge"):
+                arguments = of_merging(command, arguments, "a")
             if command == "embedded":
                 arguments |= {"output": made[command] / name, "limit": 12}
             function = stage.function({"settings": {"modality": "vision"}})
@@ -404,5 +415,7 @@ def test_all_functions_that_a_stage_runs_on_texts_count_as_its_code(tmp_path, mo
         given |= {"settings": own, "output": made[command]}
         stage = STAGES[command]
         arguments = {option: given[option] for option in stage.options if option in given}
+        if command.startswith("merge"):
+            arguments = of_merging(command, arguments, "mood")
         function = stage.function({"settings": {"modality": "language"}})
         run(partial(function, **arguments), *modules(command, "language"))

@@ -1,5 +1,6 @@
 """The whole pipeline at its smallest: every rule, table and figure; a second run does nothing."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -16,8 +17,10 @@ TABLES = {
     "table5": None,
     "negation": None,
     "tasks": None,
+    "merging": None,
 }
-FIGURES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]
+MODES = ["nonlinear", "ntk", "attention"]
+FIGURES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "merging"]
 METRICS = {
     "pretrained_accuracy",
     "single_task_accuracy",
@@ -34,6 +37,9 @@ METRICS = {
     "trained_parameters",
     "held_parameters",
     "training_seconds",
+    "vector_norm",
+    "merge_seconds",
+    "merge_peak_memory_bytes",
 }
 
 
@@ -43,6 +49,21 @@ def test_every_metric_is_measured(nano):
     assert list(metrics.columns) == columns.split(",")
     assert METRICS <= set(metrics.metric)
     assert metrics.value.notna().all()
+    assert set(metrics.method.dropna()) == {"ties", "regmean", "adamerging"}
+
+
+def test_modes_are_crossed_with_methods(nano):
+    """Each by its own α, and beside the sum, whose rows are those of Table 2."""
+    table = pd.read_csv(nano.results / "tables/merging.csv")
+    cells = [(m, n) for m in MODES for n in ("sum", "ties", "regmean", "adamerging")]
+    assert list(zip(table["mode"], table["method"], strict=True)) == cells
+    of_sum = table[table["method"] == "sum"].set_index("mode")
+    table2 = pd.read_csv(nano.results / "tables/table2.csv").set_index("mode")
+    for column in ("absolute", "normalized", "alpha"):
+        assert (of_sum[column] == table2.loc[MODES, column]).all()
+    lead = table["absolute"] - table["mode"].map(of_sum["absolute"])
+    assert np.allclose(table["delta"], lead, atol=1e-9)
+    assert (table["method"] == "sum").equals(table["seconds"].isna())
 
 
 def test_every_table_is_there_in_three_forms(nano):

@@ -680,9 +680,12 @@ def test_a_probe_measures_every_kind_of_work_on_this_machine(capsys, tmp_path, m
     assert "measured now" in printed and "CPU-" in printed
     rows = re.findall(r"^embedded-small +(.*?) +float32 +([\d,.]+) +([\d.]+) ", printed, re.M)
     assert [what for what, _, _ in rows] == [
-        "train nonlinear",
-        "train ntk",
-        "train attention",
+        "train nonlinear of 8 at a time",  # by adamerging
+        "train nonlinear of 16 at a time",
+        "train ntk of 8 at a time",
+        "train ntk of 16 at a time",
+        "train attention of 8 at a time",
+        "train attention of 16 at a time",
         "train attention_bias",
         "evaluate",
         "evaluate f_lin of nonlinear",
@@ -718,7 +721,8 @@ def test_a_probe_of_texts_computes_what_is_counted(name):
 
 def test_texts_are_probed_on_this_machine(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(probe, "SECONDS", {"cpu": 0.1})
-    config = resolved(NANO, TEXTS, NO_IMAGES, {"language": {"encoders": ["t5-base"]}})
+    alone = {"language": {"encoders": ["t5-base"]}, "merging": None}
+    config = resolved(NANO, TEXTS, NO_IMAGES, alone)
     encoders = config.definitions.encoders
     tiny = Architecture.model_construct(**TINY_T5)
     encoders["t5-base"] = encoders["t5-base"].model_copy(update={"architecture": tiny})

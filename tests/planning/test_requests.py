@@ -69,7 +69,7 @@ def test_a_request_is_of_the_work_of_its_job(monkeypatch):
     )
     request = requests(config)
     for job in jobs(config):
-        of = request(job.stage, job.encoder, job.mode, job.task)
+        of = request(job.stage, job.encoder, job.mode, job.task, job.method)
         if job.stage in LEARNING:
             own = asked[-1] if job.pair is None else [each.pair for each in asked[-2:]]
             same = job._replace(output="", seed=None, work=(), size=0)
@@ -110,7 +110,8 @@ def test_the_embedded_suite_asks_for_little():
     request = requests(config)
     for job in jobs(config):
         if job.stage in LEARNING and job.stage != "head":
-            memory, minutes, cores, _ = request(job.stage, job.encoder, job.mode, job.task)
+            of = job.stage, job.encoder, job.mode, job.task, job.method
+            memory, minutes, cores, _ = request(*of)
             assert 1_500 <= memory <= 4_000 and 10 <= minutes <= 30 and cores == 1
     assert request("data", task="letters").cores == 1
 

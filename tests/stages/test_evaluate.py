@@ -480,7 +480,13 @@ def test_cosine_similarities_are_those_of_the_flat_vectors(mode, tmp_path):
         for task in tasks
     }
     with open(tmp_path / "a.csv") as file:
-        rows = list(csv.DictReader(file))
+        found = list(csv.DictReader(file))
+    norms, rows = found[: len(tasks)], found[len(tasks) :]
+    assert [(r["task"], r["other_task"], r["metric"]) for r in norms] == [
+        (task, "", "vector_norm") for task in tasks
+    ]
+    for row in norms:
+        assert float(row["value"]) == pytest.approx(np.linalg.norm(flat[row["task"]]), rel=1e-9)
     assert [(r["task"], r["other_task"]) for r in rows] == [(a, b) for a in tasks for b in tasks]
     for row in rows:
         a, b = flat[row["task"]], flat[row["other_task"]]

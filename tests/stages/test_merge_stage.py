@@ -12,12 +12,21 @@ from task_arithmetic.errors import UserError
 from task_arithmetic.files.hashes import sha256_of_file
 from task_arithmetic.files.tensors import read_made_by, read_tensors, write_tensors
 from task_arithmetic.merging.merge import merge_vectors
+from task_arithmetic.merging.method import Data, options_of
 from task_arithmetic.merging.methods import find, names
-from task_arithmetic.pipeline.code import METHODS, code_parts
+from task_arithmetic.pipeline.code import code_parts
+from task_arithmetic.progress import SILENT
 from task_arithmetic.stages.addition import addition
-from task_arithmetic.stages.evaluate import read_vector
-from task_arithmetic.stages.merge import merge
+from task_arithmetic.stages.evaluate import (
+    EvaluationSettings,
+    accuracies,
+    load,
+    read_merged,
+    read_vector,
+)
+from task_arithmetic.stages.merge import merge, merge_on_data
 from task_arithmetic.stages.single_task import single_task
+from task_arithmetic.stages.statistics import statistics
 
 TASKS = ["one", "two"]
 
@@ -45,7 +54,12 @@ def test_the_header_says_what_it_was_made_of_and_how(tmp_path):
     path = merged(tmp_path / "m.safetensors", "ties", keep=0.4)
     said = read_made_by(path)["merging"]
     hashes = {task: sha256_of_file(tiny.shared_vector("attention", task)) for task in TASKS}
-    assert said == {"method": "ties", "options": {"keep": 0.4}, "sources": hashes}
+    assert said == {
+        "method": "ties",
+        "options": {"keep": 0.4},
+        "layer_scaled": False,
+        "sources": hashes,
+    }
     again = merged(tmp_path / "again.safetensors", "ties", keep=0.4)
     assert again.read_bytes() == path.read_bytes()
 
@@ -75,6 +89,117 @@ def test_task_addition_takes_a_merged_vector(tmp_path):
     assert (tmp_path / "c.csv").read_bytes() != (tmp_path / "b.csv").read_bytes()
 
 
+@pytest.mark.parametrize("mode", ["nonlinear", "ntk"])
+def test_what_is_scaled_by_depth_is_evaluated_with_its_offset(tmp_path, mode):
+    """θ0 + A + b·B of LiNeS: A = a·M, B = l/(L − 1)·M, a = 1/T of the sum."""
+    arguments, linearized = tiny.common(mode=mode), mode == "ntk"
+    path = tmp_path / "m.safetensors"
+    taus = [read_vector(tiny.shared_vector(mode, task)) for task in TASKS]
+    of = {"encoder": "tiny", "mode": mode, "seed": 0, "tasks": TASKS}
+    vectors = [tiny.shared_vector(mode, task) for task in TASKS]
+    merge(**of, vectors=vectors, settings={"method": "sum", "layer_scaled": True}, output=path)
+    offset, direction = read_merged(path)
+    total = taus[0] + taus[1]
+    last = max(int(name.split(".")[2]) for name in total.keys() if "resblocks" in name)
+    for name, tensor in total.tensors.items():
+        depth = int(name.split(".")[2]) / last if "resblocks" in name else 0
+        torch.testing.assert_close(offset[name], tensor / 2, rtol=1e-6, atol=0)
+        torch.testing.assert_close(direction[name], depth * tensor, rtol=1e-6, atol=0)
+    with pytest.raises(UserError, match="holds no task vector"):
+        read_vector(path)
+    own = tiny.each(
+        single_task, arguments, tmp_path / "own.csv", settings={"linearized": linearized}
+    )
+    settings = {"alphas": {"start": 0.1, "stop": 1.0, "step": 0.3}, "linearized": linearized}
+    out = tmp_path / "a.csv"
+    addition(**{**arguments, "vectors": [path]}, settings=settings, single_task=own, output=out,
+             method="sum_lines")  # fmt: skip
+    frame = tiny.frame_of(out)
+    assert set(frame["method"]) == {"sum_lines"}
+    rows = frame[(frame["metric"] == "unified_accuracy") & (frame["split"] == "validation")]
+    how = EvaluationSettings(linearized=linearized)
+    files = dict(
+        zip(TASKS, zip(arguments["heads"], arguments["data_dirs"], strict=True), strict=True)
+    )
+    model, splits = load(arguments["encoder_dir"], files, how, "cpu")
+    for (alpha, task), value in rows.set_index(["alpha", "task"])["value"].items():
+        found = accuracies(model, offset + alpha * direction, [1.0], splits["validation"], how)
+        assert found[task][0] == value
+
+
+def test_the_last_alpha_of_a_grid_is_warned_of(tmp_path, capsys):
+    arguments = tiny.common(mode="attention")
+    own = tiny.each(single_task, arguments, tmp_path / "own.csv", settings={"linearized": False})
+    path = merged(tmp_path / "m.safetensors", "ties")
+    for start, stop, warned in ((0.0, 0.1, True), (1.0, 1.0, False)):
+        settings = {"alphas": {"start": start, "stop": stop, "step": 0.1}}
+        addition(**{**arguments, "vectors": [path]}, settings=settings, single_task=own,
+                 output=tmp_path / "a.csv", method="ties")  # fmt: skip
+        said = "is the largest of the grid" in capsys.readouterr().err
+        frame = tiny.frame_of(tmp_path / "a.csv")
+        last = (frame[frame["split"] == "test"]["alpha"] == stop).all()
+        assert said == (warned and last)
+    assert last  # the only value is chosen, and nothing is said
+
+
+def test_a_method_that_learns_is_what_learning_in_memory_gives(tmp_path):
+    arguments = tiny.common(mode="attention")
+    own = tiny.each(single_task, arguments, tmp_path / "own.csv", settings={"linearized": False})
+    path, log = tmp_path / "m.safetensors", tmp_path / "m.csv"
+    settings = {"method": "per_task", "options": {"sweeps": 1}}
+    merge_on_data(**arguments, single_task=own, settings=settings, output=path, log=log)
+    files = list(zip(arguments["heads"], arguments["data_dirs"], strict=True))
+    model, _ = load(arguments["encoder_dir"], {}, EvaluationSettings(), "cpu")
+    taus = [read_vector(tiny.shared_vector("attention", task)) for task in TASKS]
+    rows = [tiny.frame_of(p) for p in own]
+    accuracy = [float(r[r["split"] == "validation"]["value"].iloc[0]) for r in rows]
+
+    def examples(split):
+        assert split == "validation"
+        return [model.modality.read_examples(*each, split, None, "cpu") for each in files]
+
+    method = find("per_task")
+    chosen = options_of(method, {"sweeps": 1})
+    state = method.learn(Data(model, taus, TASKS, examples, accuracy), chosen, SILENT)
+    _, expected = merge_vectors(taus, method, {"sweeps": 1}, tasks=TASKS, state=state)
+    ours = read_vector(path)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected.keys())
+    said = read_made_by(path)["merging"]["coefficients"]
+    assert [tuple(row) for row in said] == state.as_rows()
+    took = tiny.frame_of(log).set_index("metric")["value"]
+    assert took["merge_seconds"] > 0 and set(took.index) == {
+        "merge_seconds",
+        "merge_peak_memory_bytes",
+    }
+    with pytest.raises(UserError, match="ties needs vectors alone: use `merge`"):
+        merge_on_data(**arguments, single_task=own, settings={"method": "ties"}, output=path)
+
+
+def test_statistics_of_other_tasks_are_refused(tmp_path):
+    arguments = tiny.common(mode="attention")
+    settings, grams = {"images": 4}, [tmp_path / f"{task}.safetensors" for task in TASKS]
+    for task, head, data, vector, path in zip(
+        TASKS, arguments["heads"], arguments["data_dirs"], arguments["vectors"], grams, strict=True
+    ):
+        statistics(arguments["encoder_dir"], head, data, encoder="tiny", mode="attention",
+                   task=task, seed=0, vector=vector, settings=settings, output=path)  # fmt: skip
+    of = {key: arguments[key] for key in ("encoder", "mode", "seed", "tasks", "vectors")}
+    settings, output = {"method": "regmean"}, tmp_path / "m.safetensors"
+    for wrong, said in (
+        (grams[::-1], "of other tasks"),
+        (arguments["vectors"], "no Gram matrices"),
+    ):
+        with pytest.raises(UserError, match=said):
+            merge(**of, statistics=wrong, settings=settings, output=output)
+        assert not output.exists()
+    merge(**of, statistics=grams, settings=settings, output=output)
+    taus = [read_vector(path) for path in arguments["vectors"]]
+    state = {name: [read_tensors(g)[name] for g in grams] for name in read_tensors(grams[0])}
+    _, expected = merge_vectors(taus, "regmean", tasks=TASKS, state=state)
+    ours = read_vector(output)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected.keys())
+
+
 def test_what_cannot_be_merged_is_a_sentence_and_writes_nothing(tmp_path):
     first, other = tiny.shared_vector("attention", "one"), tiny.shared_vector("ntk", "two")
     foreign, output = tmp_path / "foreign.safetensors", tmp_path / "m.safetensors"
@@ -85,7 +210,7 @@ def test_what_cannot_be_merged_is_a_sentence_and_writes_nothing(tmp_path):
         (lambda: merged(output, "sum", vectors=[first, foreign]), "of different encoders"),
         (lambda: merged(output, "summ"), r"no merging method 'summ' \(did you mean 'sum'"),
         (lambda: merged(output, "ties", keep=0), "keep of the merging method ties must be"),
-        (lambda: merged(output, "regmean"), "regmean needs unlabelled data"),
+        (lambda: merged(output, "regmean"), "regmean needs unlabelled examples of every"),
         (lambda: merged(output, "sum", vectors=[tmp_path / "none"]), "none does not exist"),
         (lambda: merged(output, "sum", vectors=[tiny.shared_finetuned("attention", "one")]),
          "holds no task vector"),
@@ -107,7 +232,6 @@ def test_the_command_merges(tmp_path, capsys):
 
 
 def test_merging_depends_on_all_methods_and_addition_on_none_of_them():
-    assert names() == METHODS
-    files = {f"merging/{name}.py" for name in METHODS}
+    files = {f"merging/{name}.py" for name in names()}
     assert files <= set(code_parts("stages.merge"))
     assert set(code_parts("stages.addition")) & files == {"merging/sum.py"}

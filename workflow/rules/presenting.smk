@@ -1,5 +1,11 @@
 # Metrics, tables, figures and the report.
-from task_arithmetic.config.available import PAPER_FIGURES, figure_names, table_names, title_of
+from task_arithmetic.config.available import (
+    MERGING,
+    PAPER_FIGURES,
+    figure_names,
+    table_names,
+    title_of,
+)
 from task_arithmetic.report.captions import figure_caption, table_caption
 
 # Everything that was measured, as rows of one file.
@@ -126,11 +132,18 @@ for table in TABLES:
 FIGURES = figure_names(VIEW)
 
 
+def rule_of(figure):
+    """The name of a figure's rule."""
+    if figure in PAPER_FIGURES:
+        return figure
+    return f"figure_{figure}" if figure in MERGING else f"heatmap_{figure}"
+
+
 for figure in FIGURES:
 
     rule:
         name:
-            figure if figure in PAPER_FIGURES else f"heatmap_{figure}"
+            rule_of(figure)
         input:
             metrics="results/{run}/metrics.csv",
         output:
@@ -170,6 +183,7 @@ rule report:
         metrics="results/{run}/metrics.csv",
         paper=f"{REFERENCE}/paper.csv",
         targets=f"{REFERENCE}/targets.csv",
+        merging=f"{REFERENCE}/merging.csv",
     output:
         page=report(
             "results/{run}/report.html",
@@ -194,6 +208,7 @@ rule report:
             "report",
             paper="{input.paper:q}",
             targets="{input.targets:q}",
+            merging="{input.merging:q}",
             figures_dir="results/{wildcards.run:q}/figures",
             run_dir="results/{wildcards.run:q}",
             output="{output.page:q}",

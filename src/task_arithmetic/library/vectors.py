@@ -12,10 +12,8 @@ from torch import Tensor
 from ..core import vectors
 from ..errors import UserError
 from ..files.paths import PathLike
-from ..files.tensors import read_made_by, read_tensors, write_tensors
-from ..stages.evaluate import read_vector
-
-MERGED = "merged vector"  # what a MergedVector's file calls itself
+from ..files.tensors import read_made_by, write_tensors
+from ..stages.evaluate import DIRECTION, OFFSET, read_merged, read_vector, write_merged
 
 
 class TaskVector(vectors.TaskVector):
@@ -81,36 +79,36 @@ class MergedVector:
     def load(cls, path: PathLike, device: torch.device | str = "cpu") -> Self:
         """Read what `save` wrote. Raises UserError if it is missing, changed or something else."""
         _check_file(path)
-        made_by = read_made_by(path)
-        if made_by.get("stage") != MERGED:
+        offset, direction = read_merged(path, torch_device(device))
+        if offset is None:
             raise UserError(
                 f"{path} holds no merged vector with an offset: give a file of its save(), or load "
                 "it with TaskVector.load."
             )
-        tensors = read_tensors(path, torch_device(device))
-        if made_by["tensors_sha256"] != _digest(tensors):
+        held = read_made_by(path).get("tensors_sha256")
+        if held and held != _digest(_named(offset, direction)):
             raise UserError(f"{path} is not as it was saved: its numbers have changed since.")
-        about = made_by["mode"], made_by["linearized"], made_by["theta0_sha256"]
-
-        def part(start: str) -> TaskVector:
-            named = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-            return TaskVector(named, *about)
-
-        return cls(part("offset."), part("direction."))
+        return cls(*(_of_library(part) for part in (offset, direction)))
 
     def save(self, path: PathLike) -> None:
         """Write both to one safetensors file, with a hash of their numbers, which `load` checks."""
         _check_place(path)
-        tensors = {f"offset.{name}": tensor for name, tensor in self.offset.tensors.items()}
-        tensors |= {f"direction.{name}": tensor for name, tensor in self.direction.tensors.items()}
         made_by = {
-            "stage": MERGED,
             "mode": self.direction.mode,
-            "linearized": self.direction.linearized,
+            "settings": {"mode": {"linearized": self.direction.linearized}},
             "theta0_sha256": self.direction.base,
-            "tensors_sha256": _digest(tensors),
+            "tensors_sha256": _digest(_named(self.offset, self.direction)),
         }
-        write_tensors(path, tensors, made_by)
+        write_merged(path, self.offset.tensors, self.direction.tensors, made_by)
+
+
+def _of_library(vector: vectors.TaskVector) -> TaskVector:
+    return TaskVector(vector.tensors, vector.mode, vector.linearized, vector.base, vector.task)
+
+
+def _named(offset: vectors.TaskVector, direction: vectors.TaskVector) -> dict[str, Tensor]:
+    parts = ((OFFSET, offset), (DIRECTION, direction))
+    return {start + name: t for start, part in parts for name, t in part.tensors.items()}
 
 
 def _check_file(path: PathLike) -> None:

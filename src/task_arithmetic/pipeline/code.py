@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
+from ..merging.methods import names
 
 PACKAGE = Path(__file__).parents[1]
 # Modules that import by a computed name → what then counts as imported by them, beside the modality
 # of a stage's settings and the function that its declaration names.
 DYNAMIC: dict[str, tuple[str, ...]] = {"stages.modalities": (), "stages.declaration": ()}
-# Any of which `merge` may be told to take.
-METHODS = "adamerging consensus dare iso_c iso_cts mean per_task regmean sum ties tsv wudi".split()
-DYNAMIC |= {"merging.methods": tuple(f"merging.{name}" for name in METHODS)}
+# Any of the methods, which `merge` may be told to take.
+DYNAMIC |= {"merging.methods": tuple(f"merging.{name}" for name in names())}
 DYNAMIC |= {"": ()}  # the library, which no stage uses
 DYNAMIC |= {"vision.geometry": ()}  # parts of open_clip, by its folder
 # import → distribution, where they differ.

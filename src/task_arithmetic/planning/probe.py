@@ -344,10 +344,16 @@ def _scaled(
             found[key] = 0.0
             continue
         alike = [other for other in speeds if other.encoder == last and other.kind == key.kind]
-        other = min(alike, key=lambda k: (k.mode != key.mode, k.precision != key.precision))
+        other = min(alike, key=lambda other: _distance(other, key))
         mine, theirs = (operations(k, experiment, geometries[k.encoder]) for k in (key, other))
         found[key] = speeds[other] * mine / theirs
     return found
+
+
+def _distance(one: Key, other: Key) -> tuple[bool, bool, int]:
+    """How unlike two works of a kind are."""
+    batches = abs(one.batch - other.batch)
+    return one.mode != other.mode, one.precision != other.precision, batches
 
 
 def starting_seconds(kind: str) -> float:

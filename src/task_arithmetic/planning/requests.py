@@ -173,16 +173,9 @@ def _held(
         return 4 * encoder_bytes(geometry) + LIBRARY * 1e6
     if stage == "head":  # with the text tower
         return 3 * (encoder_bytes(geometry) - weights)
-    if stage == "merge":  # the merged model twice, and of one tensor every task's, some in float64
+    if stage in ("merge", "merge_on_data"):
         moved = moved_shapes(experiment, encoder, mode, geometry)
-        largest = max(parameters([shape]) for shape in moved.values())
-        merger = part.merger(job.method or "")
-        held = 2 * FLOAT * parameters(moved.values()) + 6 * FLOAT * len(tasks) * largest
-        if merger.learns:  # every vector, θ0, θ and its gradient, and each layer's activations
-            batch = merger.method.cost(merger.options, len(tasks)).batch
-            held += FLOAT * len(tasks) * parameters(moved.values()) + 4 * weights
-            held += batch * len(tasks) * _activations(geometry)[1]
-        return held
+        return _held_by_merging(part.merger(job.method or ""), moved, len(tasks), geometry)
     if stage not in LEARNING:  # vector: θ0, θ, τ, and τ as it is written
         return 4 * weights if stage == "vector" else 0
     passed, trained = _activations(geometry)
@@ -204,6 +197,20 @@ def _held(
     # θ0, two vectors and their sum; on a CPU also θ, pixels (or logits of a grid) and activations
     running = 0 if on_gpu else 2 * weights + 2**30 + passed
     return 4 * weights + running + collected + 3 * RESOLUTION**2 * drawn
+
+
+def _held_by_merging(merger: Merger, moved: Shapes, tasks: int, geometry: Geometry) -> float:
+    """Two merged models, and of one tensor every task's, in part in float64; of a method that
+    learns also every vector, θ0, θ and its gradient, and the activations of one batch."""
+    vector = FLOAT * parameters(moved.values())
+    largest = FLOAT * max(parameters([shape]) for shape in moved.values())
+    held = 2.0 * vector + 6 * tasks * largest
+    if merger.learns:
+        passed, trained = _activations(geometry)
+        batch = merger.method.cost(merger.options, tasks).batch
+        held += tasks * vector + 4 * FLOAT * parameters(geometry.shapes().values())
+        held += max(passed, batch * trained)
+    return held
 
 
 def _activations(geometry: Geometry) -> tuple[int, int]:

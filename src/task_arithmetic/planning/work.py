@@ -33,11 +33,11 @@ from .disk import (
 from .operations import SOURCE, Moved, flops
 
 STAGES = "download embedded data encoder head finetune vector pretrained single_task kernel".split()
-STAGES += "statistics merge addition merged posthoc negation disentanglement cosine".split()
-STAGES += "efficiency metrics tables figures report".split()
+STAGES += "statistics merge merge_on_data addition merged posthoc negation".split()
+STAGES += "disentanglement cosine efficiency metrics tables figures report".split()
 # Stages that hold a GPU where there is one.
 LEARNING = "head finetune pretrained single_task kernel addition posthoc negation".split()
-LEARNING += "statistics merge merged disentanglement efficiency".split()
+LEARNING += "statistics merge merge_on_data merged disentanglement efficiency".split()
 GRIDS = ("addition", "posthoc", "negation")  # these walk the α on validation
 WARM_UP = 3  # steps before `efficiency` starts the clock
 REFERENCE_SAMPLES = 16 * 128  # images of a heatmap with reference_scaling
@@ -163,13 +163,14 @@ def _listed(experiment: Experiment) -> Iterator[Job]:
             yield Job("addition", f"{metrics}/addition/{e}/{m}/{s}.csv", e, m, seed=s)
             for merger in part.mergers if main and e in part.merged else ():
                 label, folder = merger.label, f"{e}/{m}/{merger.label}"
-                output = f"{run}/merged/{folder}/{s}.safetensors"
-                yield Job("merge", output, e, m, seed=s, method=label)
+                output = f"{run}/merged/{folder}/{s}.sha256"
+                stage = "merge_on_data" if merger.learns else "merge"
+                yield Job(stage, output, e, m, seed=s, method=label)
                 output = f"{metrics}/addition/{folder}/{s}.csv"
                 yield Job("merged", output, e, m, seed=s, method=label)
             if main and part.collected(e):
                 for t in part.tasks:
-                    output = f"{run}/statistics/{e}/{m}/{t}/{s}.safetensors"
+                    output = f"{run}/statistics/{e}/{m}/{t}/{s}.sha256"
                     yield Job("statistics", output, e, m, t, s)
             if main and len(part.tasks) > 1:
                 yield Job("cosine", f"{metrics}/cosine/{e}/{m}/{s}.csv", e, m, seed=s)
@@ -235,7 +236,9 @@ def work_of(experiment: Experiment, known: Known, job: Job, auto: str = "bf16") 
     if stage == "statistics":
         images = count("train", names, part.collected(encoder))
         return (some(part.unit, images),)
-    if stage == "merge" and merger:
+    if stage == "merge":
+        return ()
+    if stage == "merge_on_data" and merger:
         steps, batch, evaluations = merger.method.cost(merger.options, len(names))
         images = times(evaluations, count("validation", names))
         passes = some("linearized", images, mode) if linearized else some(part.unit, images)
@@ -285,7 +288,7 @@ def operations(key: Key, experiment: Experiment, geometry: Geometry) -> float:
 
 def _size(experiment: Experiment, known: Known, job: Job, geometry: Geometry | None) -> int | None:
     """Bytes of a job's outputs; None: unknown, 0: less than a megabyte."""
-    if job.stage in ("finetune", "vector", "merge", "statistics") and geometry:
+    if job.stage in ("finetune", "vector", "merge", "merge_on_data", "statistics") and geometry:
         moved = moved_shapes(experiment, job.encoder or "", job.mode or "", geometry)
         if job.stage == "statistics":
             return FLOAT * sum(columns**2 for _, columns in matrices_of(moved).values())

@@ -18,7 +18,7 @@ from ..files.metrics import read_rows, write_rows
 from ..files.paths import PathLike, mend
 from ..merging.sum import total
 from ..progress import SILENT, Progress
-from .evaluate import EvaluationSettings, Splits, accuracies, load, offset_of, vector_of
+from .evaluate import EvaluationSettings, Splits, accuracies, load, merged_of, vector_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,10 @@ def addition(
     model, splits = load(encoder_dir, files, how, device)
     own = _own_accuracy(single_task, tasks, splits, model.modality.may_fail)
     alphas = alpha_values(**how.alphas)
-    offset = offset_of(vectors[0], model) if method else None
-    tau = total(vector_of(path, model) for path in vectors)
+    if method:
+        offset, tau = merged_of(vectors[0], model)
+    else:
+        offset, tau = None, total(vector_of(path, model) for path in vectors)
     rows: list[dict[str, Any]] = []
 
     def record(split: str, grid: Sequence[float]) -> np.ndarray:

@@ -104,6 +104,29 @@ class Statistics(OfOneTask):
     """collect what the layers of an individual model read, for merging by regmean"""
 
 
+@stage("stages.single_task.pretrained", on_device=True, stored=True, hashed=True, modal=True)
+class Pretrained:
+    """zero-shot accuracy of a task"""
+
+    encoder_dir: Input
+    head: Input
+    data_dir: Input
+    encoder: Name
+    task: Name
+    settings: Settings
+    output: Output
+
+
+@stage("stages.single_task.single_task", on_device=True, stored=True, hashed=True, modal=True)
+class SingleTask(OfOneTask):
+    """accuracy of an individual model"""
+
+
+@stage("stages.single_task.kernel", on_device=True, stored=True, hashed=True, modal=True)
+class Kernel(OfOneTask):
+    """kernel behaviour test: post-hoc linearized accuracy"""
+
+
 class OfVectors:
     """What merges task vectors."""
 
@@ -133,29 +156,6 @@ class MergeOnData(OfVectors):
     heads: list[Input]
     data_dirs: list[Input]
     single_task: list[Input]
-
-
-@stage("stages.single_task.pretrained", on_device=True, stored=True, hashed=True, modal=True)
-class Pretrained:
-    """zero-shot accuracy of a task"""
-
-    encoder_dir: Input
-    head: Input
-    data_dir: Input
-    encoder: Name
-    task: Name
-    settings: Settings
-    output: Output
-
-
-@stage("stages.single_task.single_task", on_device=True, stored=True, hashed=True, modal=True)
-class SingleTask(OfOneTask):
-    """accuracy of an individual model"""
-
-
-@stage("stages.single_task.kernel", on_device=True, stored=True, hashed=True, modal=True)
-class Kernel(OfOneTask):
-    """kernel behaviour test: post-hoc linearized accuracy"""
 
 
 class OfManyTasks:
@@ -260,6 +260,7 @@ class Report:
     metrics: Input
     paper: Input
     targets: Input
+    merging: Input
     figures_dir: Input
     settings: Settings
     config_text: Shown

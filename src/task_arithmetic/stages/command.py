@@ -45,6 +45,7 @@ HELP = {  # of the stages' options
     "output_dir": "folder to write to",
     "paper": "the paper's numbers",
     "targets": "published single-task accuracies",
+    "merging": "published accuracies of merging methods",
     "figures_dir": "the run's figures",
     "config_text": "the run's resolved configuration, as text",
     "run_dir": "the run's results, with the records of its jobs",

@@ -3,19 +3,22 @@ accuracy of θ0 + α·τ, for each α of a grid, on one or more splits, through 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.encoder import Encoder, Examples
 from ..core.vectors import TaskVector
 from ..errors import UserError
 from ..files.paths import PathLike
-from ..files.tensors import check_tensors, open_tensors, read_made_by, read_tensors
+from ..files.tensors import check_tensors, read_made_by, read_tensors, write_tensors
 from . import modalities
 from .settings import EncoderSettings
 
-OFFSET = "offset."  # what the names of a merged vector's A begin with
+VECTOR, MERGED = "vector", "merged vector"  # what files without and with an A call themselves
+OFFSET, DIRECTION = "offset.", "direction."  # what the names of A and B begin with
 Splits = dict[str, dict[str, Examples]]  # split → task → examples
 
 
@@ -69,29 +72,49 @@ def read_vector(path: PathLike, device: torch.device | str = "cpu") -> TaskVecto
 
 def read_vector_header(path: PathLike) -> TaskVector:
     """What a vector's file says of it, without its tensors; errors as of read_vector."""
-    made_by = read_made_by(path)
-    if made_by.get("stage") != "vector":
+    if read_made_by(path).get("stage") != VECTOR:
         raise UserError(
             f"{path} holds no task vector that says its mode and base (fine-tuned weights, "
             "perhaps): give a file of results/<run>/vectors or of save(), or make one by "
             "TaskVector(tensors, mode, linearized, base)."
         )
+    return _said(path)
+
+
+def _said(path: PathLike) -> TaskVector:
+    made_by = read_made_by(path)
     linearized = made_by.get("settings", {}).get("mode", {}).get("linearized", False)
-    said = (made_by.get(key, "") for key in ("mode", "theta0_sha256", "task"))
-    mode, base, task = said
+    mode, base, task = (made_by.get(key, "") for key in ("mode", "theta0_sha256", "task"))
     return TaskVector({}, mode, linearized, base, task)
 
 
-def offset_of(path: PathLike, encoder: Encoder) -> TaskVector | None:
-    """A of a merged vector's file, θ(α) = θ0 + A + α B, whose B vector_of gives; None: zero. On
-    θ0's device; held to its shapes as vector_of's."""
-    of = read_vector_header(path)
-    with open_tensors(path, "pt", encoder.device) as file:
-        names = [name for name in file.keys() if name.startswith(OFFSET)]  # noqa: SIM118
-        held = {name.removeprefix(OFFSET): file.get_tensor(name) for name in names}
-    if not held:
-        return None
-    return _held_to(path, TaskVector(held, of.mode, of.linearized, of.base), encoder)
+def read_merged(
+    path: PathLike, device: torch.device | str = "cpu"
+) -> tuple[TaskVector | None, TaskVector]:
+    """A and B of θ(α) = θ0 + A + α·B; of a vector's file no A. Errors as of read_vector."""
+    if read_made_by(path).get("stage") != MERGED:
+        return None, read_vector(path, device)
+    of, tensors = _said(path), read_tensors(path, device)
+
+    def part(start: str) -> TaskVector:
+        named = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+        return TaskVector(named, of.mode, of.linearized, of.base)
+
+    return part(OFFSET), part(DIRECTION)
+
+
+def write_merged(
+    path: PathLike,
+    offset: Mapping[str, Tensor],
+    direction: Mapping[str, Tensor],
+    made_by: dict[str, Any],
+) -> None:
+    """Write what was merged: as a vector where there is no offset."""
+    tensors = dict(direction)
+    if offset:
+        tensors = {OFFSET + name: tensor for name, tensor in offset.items()}
+        tensors |= {DIRECTION + name: tensor for name, tensor in direction.items()}
+    write_tensors(path, tensors, {**made_by, "stage": MERGED if offset else VECTOR})
 
 
 def vector_of(path: PathLike, encoder: Encoder) -> TaskVector:
@@ -100,10 +123,14 @@ def vector_of(path: PathLike, encoder: Encoder) -> TaskVector:
     Raises:
         UserError: a file of another encoder, or no safetensors.
     """
-    vector = read_vector(path, encoder.device)
-    held = {n: tensor for n, tensor in vector.tensors.items() if not n.startswith(OFFSET)}
-    vector = TaskVector(held, vector.mode, vector.linearized, vector.base, vector.task)
-    return _held_to(path, vector, encoder)
+    return _held_to(path, read_vector(path, encoder.device), encoder)
+
+
+def merged_of(path: PathLike, encoder: Encoder) -> tuple[TaskVector | None, TaskVector]:
+    """A, if there is one, and B of a merged vector's file, as vector_of gives a vector."""
+    offset, direction = read_merged(path, encoder.device)
+    held = _held_to(path, direction, encoder)
+    return None if offset is None else _held_to(path, offset, encoder), held
 
 
 def _held_to(path: PathLike, vector: TaskVector, encoder: Encoder) -> TaskVector:

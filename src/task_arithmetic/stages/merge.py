@@ -14,14 +14,14 @@ from ..errors import UserError
 from ..files.hashes import sha256_of_file
 from ..files.metrics import read_rows, write_rows
 from ..files.paths import PathLike, mend
-from ..files.tensors import open_tensors, write_tensors
+from ..files.tensors import open_tensors
 from ..merging.coefficients import Coefficients
 from ..merging.merge import merge_parts, prepared, scaled
 from ..merging.method import Data, Merged, Part, options_of
 from ..merging.methods import find
 from ..progress import SILENT, Progress
 from . import modalities
-from .evaluate import OFFSET, read_vector_header, vector_of
+from .evaluate import read_vector_header, vector_of, write_merged
 from .memory import peak_memory, start_memory, wait
 from .settings import EncoderSettings
 from .statistics import GramFiles
@@ -201,12 +201,12 @@ def _merge(
         progress.at(len(merged), count, "tensor")
     if how.layer_scaled:
         merged = scaled(merged, prepared(parts, options), len(tasks))
-    offsets = {OFFSET + k: each.offset for k, each in merged.items() if each.offset is not None}
+    offsets = {name: each.offset for name, each in merged.items() if each.offset is not None}
     directions = {name: each.direction for name, each in merged.items()}
     made_by = _made_by(first, encoder, seed, how, tasks, vectors)
     if isinstance(state, Coefficients):
         made_by["merging"]["coefficients"] = state.as_rows()
-    write_tensors(output, {**offsets, **directions}, made_by)
+    write_merged(output, offsets, directions, made_by)
 
 
 @contextmanager
@@ -234,7 +234,6 @@ def _made_by(
     """The header of a vector that was merged: what makes it one, and what it was made of."""
     sources = {task: sha256_of_file(path) for task, path in zip(tasks, vectors, strict=True)}
     return {
-        "stage": "vector",
         "encoder": encoder,
         "mode": like.mode,
         "seed": seed,
