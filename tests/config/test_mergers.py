@@ -53,6 +53,16 @@ def test_null_leaves_a_method_out_and_a_name_of_ones_own_is_a_variant():
     assert read["seen"].needs == "transductive" and read["adamerging"].needs == "unlabelled"
 
 
+def test_dare_takes_the_grid_of_what_follows_it_unless_it_has_its_own():
+    own = {"start": 0.5, "stop": 1.0, "step": 0.5}
+    said = {f"dare_{then}": {"method": "dare", "then": then} for then in ("ties", "mean")}
+    said["dare_own"] = {**said["dare_ties"], "alphas": own}
+    found = mergers(methods=said)
+    assert found["dare_ties"].grid == found["ties"].grid
+    assert found["dare_mean"].grid == [1.0] and found["dare_own"].grid == [0.5, 1.0]
+    assert found["dare"].grid == [round(0.05 * i, 10) for i in range(21)]
+
+
 def test_a_grid_of_ones_own_is_what_addition_walks():
     own = {"start": 1.0, "stop": 3.0, "step": 0.5}
     run = experiment(methods={"iso_c": {"alphas": own}, "ties": {"alphas": {**own, "stop": 1.0}}})
