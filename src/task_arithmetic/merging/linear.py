@@ -31,8 +31,11 @@ class Svd(NamedTuple):
     vt: Tensor
 
     def top(self, count: int) -> Svd:
-        """The largest `count` triples."""
-        return Svd(self.u[:, :count], self.sigma[:count], self.vt[:count])
+        """The largest `count` triples, in memory of their own if they are fewer: what is left of
+        eight matrices then takes an eighth."""
+        if count >= len(self.sigma):
+            return self
+        return Svd(self.u[:, :count].clone(), self.sigma[:count].clone(), self.vt[:count].clone())
 
 
 def svd(matrix: Tensor, floor: float = 0.0) -> Svd:
