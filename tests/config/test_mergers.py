@@ -84,8 +84,8 @@ def test_an_option_concerns_its_method_alone():
         assert old == new
 
 
-def test_statistics_are_of_as_many_images_as_any_method_asks_for():
-    said = {"regmean": {"images": 10}, "more": {"method": "regmean", "images": 20}}
+def test_statistics_are_of_as_many_images_as_the_methods_ask_for():
+    said = {"regmean": {"images": 20}, "less": {"method": "regmean", "images": 20, "other": "sum"}}
     run = experiment(methods=said)
     assert json.loads(settings.statistics_settings(run, "ntk", "ViT-B-32"))["images"] == 20
     assert run.part("vision").collected("ViT-B-16") == 0  # not merged
@@ -108,6 +108,7 @@ def test_statistics_are_of_as_many_images_as_any_method_asks_for():
         ({"methods": {"sum": {"normalize": True}}}, "sum is the paper's own and has no options"),
         ({"methods": {"a_lines": {"method": "ties"}}}, "what ends with _lines is made by"),
         ({"methods": {"a b": {"method": "ties"}}}, "must be a name of letters"),
+        ({"methods": {"few": {"method": "regmean", "images": 9}}}, "of different `images`: give"),
         ({"layer_scale": ["tvs"]}, r"layer_scale names 'tvs', .*did you mean 'tsv'"),
         ({"methods": {"tsv": None}}, "layer_scale names 'tsv', which is not among"),
         ({"layer_scale": ["tsv", "tsv"]}, "has 'tsv' twice"),

@@ -62,7 +62,7 @@ def test_modes_are_crossed_with_methods(nano):
     for column in ("absolute", "normalized", "alpha"):
         assert (of_sum[column] == table2.loc[MODES, column]).all()
     lead = table["absolute"] - table["mode"].map(of_sum["absolute"])
-    assert np.allclose(table["delta"], lead, atol=1e-9)
+    assert np.allclose(table["delta"], lead, atol=0.011)  # both are rounded
     assert (table["method"] == "sum").equals(table["seconds"].isna())
 
 

@@ -261,10 +261,9 @@ def test_published_numbers_are_of_one_set_of_checkpoints_each_and_of_nonlinear_a
     found = {key: tuple(row) for key, row in shown[table.columns[-3:]].T.items()}
     assert found["small", "sum"] == (70.8, 76.5, "TALL edition 1")
     assert found["small", "tsv"] == (85.9, 92.3, "TALL edition 1")  # not FusionBench's 83.07
-    assert found["base", "regmean"][::2] == (86.0, "FusionBench")  # not 83.7
-    assert np.isnan(found["base", "regmean"][1])
-    assert found["small", "wudi"][::2] == (84.5, "FusionBench")
-    assert ("base", "wudi") not in found and ("small", "per_task") not in found
+    assert set(shown["checkpoints"]) == {"TALL edition 1"}
+    for method in ("regmean", "wudi", "per_task"):  # FusionBench has numbers of two of them
+        assert ("small", method) not in found and ("base", method) not in found
 
 
 def test_published_numbers_in_the_files_and_the_caption(of_paper, tmp_path):

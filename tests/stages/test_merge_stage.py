@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny
@@ -127,6 +128,24 @@ def test_what_is_scaled_by_depth_is_evaluated_with_its_offset(tmp_path, mode):
         assert found[task][0] == value
 
 
+def test_the_encoder_says_how_deep_it_is(tmp_path):
+    """A mode that does not reach the last block is scaled as of the whole encoder."""
+    vectors = []
+    for task in TASKS:
+        whole = tiny.shared_vector("nonlinear", task)
+        first = {k: v for k, v in read_tensors(whole).items() if "resblocks.0." in k}
+        vectors.append(tmp_path / f"{task}.safetensors")
+        write_tensors(vectors[-1], first, read_made_by(whole))
+    output, arguments = tmp_path / "m.safetensors", tiny.common(mode="nonlinear")
+    of = {"encoder": "tiny", "mode": "nonlinear", "seed": 0, "tasks": TASKS, "vectors": vectors}
+    settings = {"method": "mean", "layer_scaled": True}
+    geometry = Path(arguments["encoder_dir"]) / "encoder.json"
+    merge(**of, settings=settings, output=output, geometry=geometry)
+    offset, direction = read_merged(output)
+    assert all(float(tensor.abs().max()) == 0 for tensor in direction.tensors.values())
+    assert all(float(tensor.abs().max()) > 0 for tensor in offset.tensors.values())
+
+
 def test_the_last_alpha_of_a_grid_is_warned_of(tmp_path, capsys):
     arguments = tiny.common(mode="attention")
     own = tiny.each(single_task, arguments, tmp_path / "own.csv", settings={"linearized": False})
@@ -186,7 +205,7 @@ def test_statistics_of_other_tasks_are_refused(tmp_path):
     of = {key: arguments[key] for key in ("encoder", "mode", "seed", "tasks", "vectors")}
     settings, output = {"method": "regmean"}, tmp_path / "m.safetensors"
     for wrong, said in (
-        (grams[::-1], "of other tasks"),
+        (grams[::-1], "is of two, attention, seed 0, where statistics of one"),
         (arguments["vectors"], "no Gram matrices"),
     ):
         with pytest.raises(UserError, match=said):

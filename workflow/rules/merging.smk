@@ -55,6 +55,11 @@ rule merge:
         statistics=lambda wildcards: (
             of_tasks(STATISTICS_SHA256)(wildcards) if MERGERS[wildcards.method].collects else []
         ),
+        encoder=lambda wildcards: (
+            ENCODER.replace("{encoder}", wildcards.encoder)
+            if MERGERS[wildcards.method].layer_scaled
+            else []
+        ),
     output:
         weights=MERGED_SHA256.replace(".sha256", ".safetensors"),
         log=MERGED_LOG,
@@ -75,6 +80,7 @@ rule merge:
         statistics=lambda wildcards, input: (
             ["--statistics", *artifacts_of(input.statistics)] if input.statistics else []
         ),
+        geometry=lambda wildcards, input: (["--geometry", input.encoder] if input.encoder else []),
         tasks=tasks_of,
         method=lambda wildcards: ["--method", wildcards.method],
         settings=lambda wildcards: settings.merge_settings(

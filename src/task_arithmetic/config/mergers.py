@@ -24,7 +24,7 @@ class Alphas(Section):
     """The grid of α."""
 
     start: a.Number = key("the smallest α")
-    stop: a.Number = key("the largest α, at most 2")
+    stop: a.Number = key("the largest α: at most 2, of merging methods 3")
     step: a.Number = key("from one α to the next")
 
 
@@ -101,6 +101,11 @@ def mergers_of(merging: Merging | None) -> tuple[Merger, ...]:
         raise UserError(
             f"{WHERE}.sum is the paper's own and has no options: give another name to what you "
             f"change, as in `my_sum: {{method: sum, normalize: true}}`."
+        )
+    if len({merger.images for merger in plain if merger.collects}) > 1:
+        raise UserError(
+            f"{WHERE} has several methods that need statistics, of different `images`: give them "
+            "the same number."
         )
     return (*plain, *_scaled(merging.layer_scale, [_merger(SUM, {}), *plain]))
 

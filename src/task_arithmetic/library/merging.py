@@ -36,7 +36,8 @@ def merge(
         encoder, tasks: of a method that needs data, such as adamerging or per_task: what
             load_encoder gave, and of each vector what load_task gave, in their order. Of any other
             method the tasks, or their names, are what one that draws depends on, beside the seed.
-        layer_scale: LiNeS: the deeper a block lies, the more the merged vector counts.
+        layer_scale: LiNeS: the deeper a block lies, the more the merged vector counts. How deep
+            the encoder is, `encoder` says, or the vectors, if they reach its last block.
         precision: of a method that needs data: auto, bf16 or float32.
         progress: of a method that needs data; None: a bar.
         options: the method's own, such as `keep` of ties.
@@ -72,7 +73,14 @@ def merge(
         assert found.learn is not None
         state = found.learn(data, chosen, progress or Bar(found.name))
     offset, direction = merge_vectors(
-        some, found, options, seed, tasks=labels, state=state, layer_scaled=layer_scale
+        some,
+        found,
+        options,
+        seed,
+        tasks=labels,
+        state=state,
+        layer_scaled=layer_scale,
+        names=encoder.theta0 if encoder else (),
     )
     return direction if offset is None else MergedVector(offset, direction)
 

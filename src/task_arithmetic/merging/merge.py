@@ -28,6 +28,7 @@ def merge_vectors(
     tasks: Sequence[str] = (),
     state: Any = None,
     layer_scaled: bool = False,
+    names: Iterable[str] = (),
     progress: Progress = SILENT,
 ) -> tuple[Vector | None, Vector]:
     """Merge vectors that are in memory: θ(α) = θ0 + offset + α · direction.
@@ -39,7 +40,8 @@ def merge_vectors(
         seed: of a method that draws. tasks: the vectors' names; else "1", "2", ….
         state: what a method needs of data, such as regmean's Gram matrices; else what its own first
             pass over the vectors gives.
-        layer_scaled: scaled by depth (LiNeS), α then being its slope b.
+        layer_scaled: scaled by depth (LiNeS), α then being its slope b; names: the encoder's
+            tensors, which say how deep it is; else those that the vectors move.
     Returns:
         offset (None: zero) and direction, float32, of the vectors' mode, flag and base.
     Raises:
@@ -64,20 +66,25 @@ def merge_vectors(
         merged[name] = each
         progress.at(len(merged), len(parts.names), "tensor")
     if layer_scaled:
-        merged = scaled(merged, prepared(parts, chosen), len(labels))
+        merged = scaled(merged, prepared(parts, chosen), len(labels), names)
     offsets = {name: each.offset for name, each in merged.items() if each.offset is not None}
     directions = {name: each.direction for name, each in merged.items()}
     return _like(vectors, offsets) if offsets else None, _like(vectors, directions)
 
 
-def scaled(merged: Mapping[str, Merged], parts: Iterable[Part], tasks: int) -> dict[str, Merged]:
+def scaled(
+    merged: Mapping[str, Merged], parts: Iterable[Part], tasks: int, names: Iterable[str] = ()
+) -> dict[str, Merged]:
     """A merged model scaled by depth (LiNeS): θ0 + a · M + b · (l / (L − 1)) · M, α then being b.
 
     Args:
         merged: name → M. parts: what it was merged of, see prepared.
+        names: of the encoder's tensors; else those of `merged`, which may not reach its last block.
     """
     summed = math.fsum(_l1(sum_of(part)) for part in parts)
-    scale = ramp(merged, summed, math.fsum(_l1(m.direction) for m in merged.values()), tasks)
+    scale = ramp(
+        [*names, *merged], summed, math.fsum(_l1(m.direction) for m in merged.values()), tasks
+    )
     return {name: layer_scale(name, each, scale) for name, each in merged.items()}
 
 

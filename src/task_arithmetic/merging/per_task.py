@@ -26,7 +26,7 @@ class PerTaskOptions(Options):
 def learn(data: Data, options: PerTaskOptions, progress: Progress) -> Coefficients:
     """α of each task: from the best common one, for each task in turn the best of α_t − 0.2, − 0.1,
     + 0, + 0.1, + 0.2 by mean normalized validation accuracy. Of equals the one that stands stays,
-    else the first wins; a sweep that moves nothing is the last. At most 21 + 4·T·sweeps accuracies.
+    else the first wins; a sweep that moves nothing is the last. At most 22 + 4·T·sweeps accuracies.
 
     Raises:
         UserError: not one vector, one set of examples and one individual accuracy for each task.
@@ -86,5 +86,5 @@ METHOD = Method(
     merge=merge,
     options=PerTaskOptions,
     learn=learn,
-    cost=lambda o, tasks: Cost(evaluations=len(GRID) + len(MOVES) * tasks * o.sweeps),
+    cost=lambda o, tasks: Cost(evaluations=len(GRID) + 1 + len(MOVES) * tasks * o.sweeps),
 )

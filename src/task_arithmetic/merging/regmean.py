@@ -84,7 +84,8 @@ METHOD = Method(
     paper="Dataless Knowledge Fusion by Merging Weights of Language Models",
     arxiv="2212.09849",
     equation=r"M = \Bigl(\sum_t \tau_t \tilde G_t\Bigr) \Bigl(\sum_t \tilde G_t\Bigr)^{-1}, \quad "
-    r"G_t = X_t^\top X_t",
+    r"G_t = X_t^\top X_t / n_t, \quad \tilde G_t = \gamma G_t + (1 - \gamma) "
+    r"\operatorname{diag} G_t",
     needs="unlabelled",
     scope="matrix",
     grid=(0.1, 2.0, 0.1),

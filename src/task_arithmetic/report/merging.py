@@ -112,7 +112,7 @@ def sentence_on_lead(part: Part, cells: list[Cell]) -> str:
     """
     if not {"attention", "nonlinear"} <= {*part.modes}:
         return ""
-    clauses, other, methods = [], part.label("nonlinear"), " methods"
+    clauses, methods = [], " methods"
     for mode in [mode for mode in ("attention", "ntk") if mode in part.modes]:
         counts = []
         for kind in ("absolute", "normalized"):
@@ -120,8 +120,8 @@ def sentence_on_lead(part: Part, cells: list[Cell]) -> str:
             if number:
                 counts.append(f"under {count} of {number}{methods} in {kind} accuracy")
                 methods = ""
-        clauses.append(f"{part.label(mode)} is ahead of {other} {' and '.join(counts)}")
-        other = "it"
+        modes = f"{part.label(mode)} is ahead of {part.label('nonlinear')}"
+        clauses.append(f"{modes} {' and '.join(counts)}")
     text = "; ".join(clauses)
     return f"Merging methods, {cells[0].encoder}: {text} ({part.method_title(SUM)} is one of them)."
 

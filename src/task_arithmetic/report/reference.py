@@ -30,8 +30,8 @@ def read_targets(path: PathLike) -> pd.DataFrame:
 
 
 def read_merging(path: PathLike) -> pd.DataFrame:
-    """Published numbers of merging methods: of each encoder, mode and method those of one set of
-    checkpoints, the one that stands first in the file.
+    """Published numbers of merging methods: those of one set of checkpoints, the one that stands
+    first in the file. Numbers of different sets do not belong into one table.
 
     Returns:
         table ("merging"), encoder, mode, method, absolute and normalized (percent; NaN where there
@@ -41,7 +41,7 @@ def read_merging(path: PathLike) -> pd.DataFrame:
     """
     columns = ["checkpoints", "method", "encoder", "mode", "absolute", "normalized", "source"]
     found = _read(path, columns, "the published numbers of merging methods")
-    first = found.drop_duplicates(["encoder", "mode", "method"])
+    first = found[found["checkpoints"] == found["checkpoints"].iloc[0]]
     kept = ["encoder", "mode", "method", "absolute", "normalized", "checkpoints"]
     return first[kept].assign(table="merging")[["table", *kept]]
 

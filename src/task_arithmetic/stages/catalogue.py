@@ -146,6 +146,7 @@ class Merge(OfVectors):
     """merge task vectors into one, by any method"""
 
     statistics: list[Input] | None = None
+    geometry: Input | None = None
 
 
 @stage("stages.merge.merge_on_data", on_device=True, stored=True, hashed=True, modal=True)

@@ -25,6 +25,7 @@ HELP = {  # of the stages' options
     "task": "name of the task",
     "tasks": "names of the tasks",
     "method": "what rows call the merging method",
+    "geometry": "encoder.json of `encoder`, for what is scaled by depth",
     "statistics": "files made by `statistics`, one for each task, for regmean",
     "seed": "seed of data order and crops",
     "settings": "the stage's slice of the configuration, as JSON",

@@ -1,9 +1,10 @@
 """Merging task vectors into one, tensor by tensor."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from ..core.encoder import CPU, Examples
 from ..core.vectors import TaskVector, check_base
 from ..errors import UserError
-from ..files.hashes import sha256_of_file
+from ..files.hashes import read_sealed, sha256_of_file
 from ..files.metrics import read_rows, write_rows
 from ..files.paths import PathLike, mend
 from ..files.tensors import open_tensors
@@ -75,6 +76,7 @@ def merge(
     tasks: list[str],
     vectors: list[PathLike],
     statistics: list[PathLike] | None = None,
+    geometry: PathLike | None = None,
     settings: dict[str, Any],
     output: PathLike,
     log: PathLike | None = None,
@@ -88,6 +90,7 @@ def merge(
     Args:
         tasks, vectors: of each task its name, which what is drawn depends on, and its file.
         statistics: of each task what the stage statistics collected, for regmean.
+        geometry: of what is scaled by depth: encoder.json, which says how deep the encoder is.
         settings: see MergeSettings.
         output: a vector's file; its header has the method, its options and the vectors' hashes.
         log: metrics of what it took: `merge_seconds`, from reading to writing, and
@@ -104,13 +107,18 @@ def merge(
             "`statistics` collected (regmean), or use `merge-on-data` (the others)."
         )
     state = GramFiles(statistics, device) if statistics else None
-    if state and [header["task"] for header in state.headers] != tasks:
-        raise UserError(
-            "The statistics are of other tasks than the vectors: give those of each task."
-        )
+    headers = state.headers if state else []
+    for path, task, header in zip(statistics or (), tasks, headers, strict=False):
+        of = header["task"], header["mode"], header["seed"]
+        if of != (task, mode, seed):
+            raise UserError(
+                f"{path} is of {of[0]}, {of[1]}, seed {of[2]}, where statistics of {task}, {mode}, "
+                f"seed {seed} are needed: give those of each vector."
+            )
     named = {"encoder": encoder, "mode": mode, "seed": seed, "method": method or how.method}
     with _measured(device, log, named):
-        _merge(encoder, mode, seed, tasks, vectors, how, state, output, device, progress)
+        given = encoder, mode, seed, tasks, vectors, how
+        _merge(*given, state, output, device, progress, names_of(geometry))
 
 
 def merge_on_data(
@@ -155,7 +163,16 @@ def merge_on_data(
         taus = [vector_of(path, model) for path in vectors]
         data = Data(model, taus, tasks, examples, own, how.precision, seed)
         state = found.learn(data, options, progress)
-        _merge(encoder, mode, seed, tasks, vectors, how, state, output, device, SILENT)
+        given = encoder, mode, seed, tasks, vectors, how
+        _merge(*given, state, output, device, SILENT, model.theta0)
+
+
+def names_of(geometry: PathLike | None) -> list[str]:
+    """The names of an encoder's tensors, from its encoder.json; None: none."""
+    if geometry is None:
+        return []
+    with open_tensors(Path(geometry).with_name(read_sealed(geometry)["theta0"])) as file:
+        return list(file.keys())
 
 
 def _validation_accuracy(path: PathLike, task: str) -> float:
@@ -176,6 +193,7 @@ def _merge(
     output: PathLike,
     device: torch.device,
     progress: Progress,
+    names: Iterable[str],
 ) -> None:
     if len(tasks) != len(vectors) or len(set(tasks)) != len(tasks):
         raise UserError(
@@ -200,7 +218,7 @@ def _merge(
         merged[name] = each
         progress.at(len(merged), count, "tensor")
     if how.layer_scaled:
-        merged = scaled(merged, prepared(parts, options), len(tasks))
+        merged = scaled(merged, prepared(parts, options), len(tasks), names)
     offsets = {name: each.offset for name, each in merged.items() if each.offset is not None}
     directions = {name: each.direction for name, each in merged.items()}
     made_by = _made_by(first, encoder, seed, how, tasks, vectors)
