@@ -188,7 +188,7 @@ def test_a_run_reaches_its_report(project, name):
     page = (run.results / "report.html").read_text(encoding="utf-8")
     shown = {path.stem for path in (run.results / "figures").glob("*.png")} - {"timeline"}
     if name == "with a mode of its own":
-        assert shown == {"fig3", "fig5", "mine", "fig7", "fig9", "fig10"}
+        assert shown == {"fig3", "fig5", "mine", "fig7", "fig9", "fig10", "merging"}
         assert "Table 5: needs the mode attention or an ablation." in page
     else:
         assert shown == {"fig7", "fig9"} and "Figure 3: needs a mode that is not linear" in page

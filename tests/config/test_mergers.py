@@ -44,6 +44,14 @@ def test_only_the_focus_or_all_encoders_are_merged():
     assert experiment("merging: null").part("vision").merged == []
 
 
+def test_one_task_has_nothing_to_merge():
+    one = experiment(
+        "tasks: [cars]\nnegation: null\ndisentanglement: {pairs: {fig6: null, fig8: null}}"
+    )
+    assert one.part("vision").mergers == () and one.part("vision").merged == []
+    assert one.part("language").mergers
+
+
 def test_null_leaves_a_method_out_and_a_name_of_ones_own_is_a_variant():
     said = {"mean": None, "ties_10": {"method": "ties", "keep": 0.1, "agg": "sum"}}
     found = mergers(methods=said)

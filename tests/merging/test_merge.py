@@ -81,6 +81,9 @@ def test_vectors_that_cannot_be_merged_are_refused(method, taus, says):
 
 def test_a_result_that_is_not_finite_is_refused():
     huge = TaskVector({"a": torch.full((2,), 3e38)})
+    for method in ("iso_c", "iso_cts"):  # whose decompositions fail
+        with pytest.raises(UserError, match=f"Merging with {method} gives values in proj that are"):
+            merge_vectors([TaskVector({"proj": torch.full((4, 4), 3e38)})] * 2, method)
     with pytest.raises(UserError, match="Merging with sum gives values in a that are not finite"):
         merge_vectors([huge, huge], "sum")
 

@@ -273,6 +273,8 @@ def parts_of(configuration: Configuration) -> dict[str, Part]:
 
 
 def _merging(part: Part, merging: Merging | None, mergers: tuple[Merger, ...]) -> Part:
+    if len(part.tasks) < 2:  # there is nothing to merge
+        return part
     focus = merging is not None and merging.encoders == "focus"
     merged = [part.focus or ""] if focus else part.encoders
     return replace(part, merged=merged if mergers else [], mergers=mergers)

@@ -104,14 +104,21 @@ def merge_parts(
     if state is None and method.first_pass:
         state = method.first_pass(ready, options)
     for part in ready:
-        merged = method.merge(part, options, state)
+        try:
+            merged = method.merge(part, options, state)
+        except torch.linalg.LinAlgError:  # of a sum that overflows
+            raise _overflow(method, part) from None
         both = [merged.direction] + ([] if merged.offset is None else [merged.offset])
         if not all(map(is_finite, both)):
-            raise UserError(
-                f"Merging with {method.name} gives values in {part.name} that are not finite: its "
-                "vectors are too large or too small for float32."
-            )
+            raise _overflow(method, part)
         yield part.name, merged
+
+
+def _overflow(method: Method, part: Part) -> UserError:
+    return UserError(
+        f"Merging with {method.name} gives values in {part.name} that are not finite: its vectors "
+        "are too large or too small for float32."
+    )
 
 
 def prepared(parts: Iterable[Part], options: Options) -> Iterable[Part]:

@@ -1,6 +1,13 @@
 """Memory and time of what a stage measures of itself."""
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+
+EVERY = 0.002  # seconds between two looks at the memory
 
 
 def wait(device: torch.device) -> None:
@@ -24,6 +31,34 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _status("VmHWM") - _status("RssFile")
+
+
+@contextmanager
+def measured(device: torch.device) -> Iterator[dict[str, float]]:
+    """Measure a block: `seconds`, and `bytes`, the most in use above those before it; on a CPU what
+    is mapped from files does not count, and memory is looked at every 2 ms."""
+    found: dict[str, float] = {}
+    ended, most = threading.Event(), [0]
+
+    def watch() -> None:
+        while not ended.wait(EVERY):
+            most[0] = max(most[0], _status("RssAnon"))
+
+    watching = threading.Thread(target=watch, daemon=True)
+    before, began = start_memory(device), time.perf_counter()
+    if device.type != "cuda":
+        watching.start()
+    try:
+        yield found
+        wait(device)
+        found["seconds"] = time.perf_counter() - began
+    finally:
+        ended.set()
+    if device.type == "cuda":
+        found["bytes"] = torch.cuda.max_memory_allocated(device) - before
+    else:
+        watching.join()
+        found["bytes"] = max(0, most[0] - before)
 
 
 def _status(field: str) -> int:

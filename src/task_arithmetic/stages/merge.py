@@ -1,6 +1,5 @@
 """Merging task vectors into one, tensor by tensor."""
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from ..merging.methods import find
 from ..progress import SILENT, Progress
 from . import modalities
 from .evaluate import read_vector_header, vector_of, write_merged
-from .memory import peak_memory, start_memory, wait
+from .memory import measured
 from .settings import EncoderSettings
 from .statistics import GramFiles
 
@@ -116,7 +115,7 @@ def merge(
                 f"seed {seed} are needed: give those of each vector."
             )
     named = {"encoder": encoder, "mode": mode, "seed": seed, "method": method or how.method}
-    with _measured(device, log, named):
+    with _logged(device, log, named):
         given = encoder, mode, seed, tasks, vectors, how
         _merge(*given, state, output, device, progress, names_of(geometry))
 
@@ -150,7 +149,7 @@ def merge_on_data(
         raise UserError(f"The merging method {found.name} needs vectors alone: use `merge`.")
     options = options_of(found, how.options)
     named = {"encoder": encoder, "mode": mode, "seed": seed, "method": method or how.method}
-    with _measured(device, log, named):
+    with _logged(device, log, named):
         model = modalities.read_encoder(encoder_dir, how.modality, device)
         files = list(zip(heads, data_dirs, strict=True))
 
@@ -228,17 +227,13 @@ def _merge(
 
 
 @contextmanager
-def _measured(device: torch.device, log: PathLike | None, named: dict[str, Any]) -> Iterator[None]:
+def _logged(device: torch.device, log: PathLike | None, named: dict[str, Any]) -> Iterator[None]:
     """Write what the block took to a log, if there is one; named: what is alike in all rows."""
-    before, began = start_memory(device), time.perf_counter()
-    yield
-    wait(device)
-    found = {
-        "merge_seconds": time.perf_counter() - began,
-        "merge_peak_memory_bytes": peak_memory(device) - before,
-    }
+    with measured(device) as took:
+        yield
+    metrics = {"merge_seconds": "seconds", "merge_peak_memory_bytes": "bytes"}
     if log is not None:
-        write_rows(log, [{"metric": k, "value": v} for k, v in found.items()], **named)
+        write_rows(log, [{"metric": k, "value": took[v]} for k, v in metrics.items()], **named)
 
 
 def _made_by(
