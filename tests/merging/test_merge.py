@@ -81,6 +81,17 @@ def test_vectors_that_cannot_be_merged_are_refused(method, taus, says):
 
 def test_a_result_that_is_not_finite_is_refused():
     huge = TaskVector({"a": torch.full((2,), 3e38)})
+    for wrong, found in (
+        (lambda part, *_: part.deltas[0], r"Tensor float32 \(2,\)"),
+        (lambda *_: None, "NoneType"),
+        (lambda *_: Merged(None, torch.zeros(3)), r"Tensor float32 \(3,\)"),
+        (lambda *_: Merged(None, torch.zeros(2).double()), r"Tensor float64 \(2,\)"),
+        (lambda *_: Merged(torch.zeros(1), torch.zeros(2)), r"Tensor float32 \(1,\)"),
+        (lambda *_: Merged(torch.zeros(2), None), "NoneType"),
+    ):
+        mine = replace(find("sum"), name="mine", merge=wrong)
+        with pytest.raises(UserError, match=rf"mine must give a Merged .*; found {found}: corr"):
+            merge_vectors([TaskVector({"a": torch.ones(2)})], mine)
     for method in ("iso_c", "iso_cts"):  # whose decompositions fail
         with pytest.raises(UserError, match=f"Merging with {method} gives values in proj that are"):
             merge_vectors([TaskVector({"proj": torch.full((4, 4), 3e38)})] * 2, method)

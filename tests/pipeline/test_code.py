@@ -21,6 +21,7 @@ from task_arithmetic.config.available import figure_names
 from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.metrics import write_rows
+from task_arithmetic.merging.methods import names
 from task_arithmetic.pipeline import code
 from task_arithmetic.pipeline.code import changes, code_hash, code_parts, package_versions
 from task_arithmetic.pipeline.rerun import modules
@@ -199,9 +200,12 @@ def test_changes_are_told_in_a_few_words():
 
 # --- This package --------------------------------------------------------------------------------
 
-STARTS = {(c, m): modules(c, m) for c in STAGES for m in MODALITIES}
+STARTS = {
+    (c, m): modules(c, None if s.by_method else m) for c, s in STAGES.items() for m in MODALITIES
+}
 TRAINING = {("finetune", m) for m in MODALITIES} | {("efficiency", m) for m in MODALITIES}
 GENERATING = {(c, "language") for c in (*(c for c, s in STAGES.items() if s.modal), "encoder")}
+GENERATING |= {("merge-on-data", "vision")}  # whose label is of its method, and of both modalities
 
 
 @pytest.mark.parametrize(
@@ -317,9 +321,29 @@ def test_rules_plan_with_the_label_that_their_jobs_have():
     another one, and a job refuses to run, since the code seems to have changed."""
     rules = "".join(path.read_text("utf-8") for path in sorted(RULES.glob("*.smk")))
     for command, stage in STAGES.items():
-        modal = stage.modal or isinstance(stage.code, dict)
+        modal = (stage.modal and not stage.by_method) or isinstance(stage.code, dict)
+        plain = not (modal or stage.by_method)
         assert (f'code=code_of("{command}")' in rules) == modal, command
-        assert (f'code=stage_code("{command}")' in rules) == (not modal), command
+        assert (f'code=stage_code("{command}")' in rules) == plain, command
+        assert (f'code=code_of_method("{command}")' in rules) == stage.by_method, command
+
+
+def test_a_merging_method_concerns_its_own_merges_alone(tmp_path):
+    folder = tmp_path / "task_arithmetic"
+    shutil.copytree(code.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (folder / "merging/ties.py").read_text()
+    assert "LOW_BITS = 16" in text
+    (folder / "merging/ties.py").write_text(text.replace("LOW_BITS = 16", "LOW_BITS = 8"))
+    (folder / "merging/median.py").write_text("METHOD = None")
+    starts = {name: modules("merge", name) for name in names()}
+    starts |= {f"learnt {name}": modules("merge-on-data", name) for name in ("adamerging", "dare")}
+    before = {name: code_hash(*start) for name, start in starts.items()}
+    after = {name: code_hash(*start, package_dir=folder) for name, start in starts.items()}
+    assert {name for name in starts if before[name] != after[name]} == {
+        "ties",
+        "dare",
+        "learnt dare",
+    }
 
 
 @pytest.mark.parametrize("stage", ["finetune", "efficiency"])
@@ -384,7 +408,7 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
             function = stage.function({"settings": {"modality": "vision"}})
             call = partial(function, **arguments)
             call = partial(test_report.write, folder, view) if command == "report" else call
-            run(call, *modules(command, "vision"))
+            run(call, *modules(command, None if stage.by_method else "vision"))
 
 
 @pytest.mark.parametrize("mode", ["nonlinear", "ntk"])
@@ -418,4 +442,4 @@ def test_all_functions_that_a_stage_runs_on_texts_count_as_its_code(tmp_path, mo
         if command.startswith("merge"):
             arguments = of_merging(command, arguments, "mood")
         function = stage.function({"settings": {"modality": "language"}})
-        run(partial(function, **arguments), *modules(command, "language"))
+        run(partial(function, **arguments), *STARTS[command, "language"])

@@ -23,10 +23,16 @@ def planned(output: str) -> dict[str, int]:
 
 VIEWS = {"table1", "table2", "table4", "table5", "table_negation", "table_tasks"}
 VIEWS |= {"fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"}
+VIEWS |= {"table_merging", "figure_merging"}
 ONCE = {"metrics", "report", "all"}
 
 
-def expected(encoders, tasks, seeds=1, modes=3, ablations=3, kernel_modes=2, embedded=0) -> dict:
+PAPER, MINI, NANO = (11, 2), (10, 1), (2, 1)  # methods that need no examples now, and that learn
+
+
+def expected(
+    encoders, tasks, seeds=1, modes=3, ablations=3, kernel_modes=2, embedded=0, methods=PAPER
+) -> dict:
     """Rule → number of jobs, as the design counts them."""
     models = encoders * modes * seeds  # one of each: encoder, mode, seed
     ablated = ablations * seeds  # on the focus encoder only
@@ -49,14 +55,24 @@ def expected(encoders, tasks, seeds=1, modes=3, ablations=3, kernel_modes=2, emb
         "cosine": models,
         "efficiency": encoders * modes,
     }
+    counts |= crossed(tasks, modes, seeds, methods)
     counts = {rule: count for rule, count in counts.items() if count}
     return {**counts, **dict.fromkeys(VIEWS | ONCE, 1)}
 
 
+def crossed(tasks, modes, seeds, methods):
+    """Of the focus encoder: the merges, and the statistics of regmean."""
+    merge, learn = (modes * seeds * count for count in methods)
+    statistics = tasks * modes * seeds
+    counts = {"merge": merge, "merge_on_data": learn, "merged": merge + learn}
+    return {**counts, "statistics": statistics}
+
+
 OF_TEXTS = {"table3", "table_tasks_language", "fig7_language", "fig9_language", "fig10_language"}
+OF_TEXTS |= {"table_merging_language", "figure_merging_language"}
 
 
-def with_texts(counts, tasks=7, encoders=1, modes=3, seeds=1) -> dict:
+def with_texts(counts, tasks=7, encoders=1, modes=3, seeds=1, methods=PAPER) -> dict:
     """The same, and what is done on texts; those of the embedded suite are drawn like images."""
     source = "embedded" if "embedded" in counts else "download"
     models = encoders * modes * seeds
@@ -74,6 +90,7 @@ def with_texts(counts, tasks=7, encoders=1, modes=3, seeds=1) -> dict:
         "efficiency": encoders * modes,
         **dict.fromkeys(OF_TEXTS, 1),
     }
+    more |= crossed(tasks, modes, seeds, methods)
     return {rule: counts.get(rule, 0) + more.get(rule, 0) for rule in counts | more}
 
 
@@ -101,11 +118,11 @@ socket.socket.connect = refuse
         ([], with_texts(expected(encoders=3, tasks=8))),
         (
             ["--configfile", "config/mini.yaml"],
-            with_texts(expected(encoders=2, tasks=8, embedded=9)),
+            with_texts(expected(encoders=2, tasks=8, embedded=9, methods=MINI), methods=MINI),
         ),
         (
             ["--configfile", "config/nano.yaml"],
-            expected(encoders=1, tasks=2, ablations=1, embedded=3),
+            expected(encoders=1, tasks=2, ablations=1, embedded=3, methods=NANO),
         ),
     ],
     ids=["paper", "mini", "nano"],

@@ -16,6 +16,7 @@ from task_arithmetic.merging.merge import merge_vectors
 from task_arithmetic.merging.method import Data, options_of
 from task_arithmetic.merging.methods import find, names
 from task_arithmetic.pipeline.code import code_parts
+from task_arithmetic.pipeline.rerun import modules
 from task_arithmetic.progress import SILENT
 from task_arithmetic.stages.addition import addition
 from task_arithmetic.stages.evaluate import (
@@ -221,12 +222,14 @@ def test_statistics_of_other_tasks_are_refused(tmp_path):
 
 def test_what_cannot_be_merged_is_a_sentence_and_writes_nothing(tmp_path):
     first, other = tiny.shared_vector("attention", "one"), tiny.shared_vector("ntk", "two")
+    swapped = tiny.shared_vector("attention", "two")
     foreign, output = tmp_path / "foreign.safetensors", tmp_path / "m.safetensors"
     made_by = read_made_by(first) | {"theta0_sha256": "f" * 64}
     write_tensors(foreign, read_tensors(first), made_by)
     for wrong, said in (
-        (lambda: merged(output, "sum", vectors=[first, other]), "is of mode ntk, and"),
+        (lambda: merged(output, "sum", vectors=[first, other]), "is of two, ntk, where the"),
         (lambda: merged(output, "sum", vectors=[first, foreign]), "of different encoders"),
+        (lambda: merged(output, "sum", vectors=[swapped, first]), "where the vector of one, att"),
         (lambda: merged(output, "summ"), r"no merging method 'summ' \(did you mean 'sum'"),
         (lambda: merged(output, "ties", keep=0), "keep of the merging method ties must be"),
         (lambda: merged(output, "regmean"), "regmean needs unlabelled examples of every"),
@@ -252,5 +255,6 @@ def test_the_command_merges(tmp_path, capsys):
 
 def test_merging_depends_on_all_methods_and_addition_on_none_of_them():
     files = {f"merging/{name}.py" for name in names()}
-    assert files <= set(code_parts("stages.merge"))
-    assert set(code_parts("stages.addition")) & files == {"merging/sum.py"}
+    assert files <= set(code_parts(*modules("merge")))
+    assert files <= set(code_parts(*modules("merge-on-data")))
+    assert set(code_parts(*modules("addition"))) & files == {"merging/sum.py"}

@@ -9,6 +9,7 @@ import shlex
 from snakemake.settings.types import DeploymentMethod
 
 from task_arithmetic.config import settings
+from task_arithmetic.config.available import MERGING, PAPER_FIGURES
 from task_arithmetic.planning import requests as requested
 from task_arithmetic.pipeline.gpu import has_gpu
 from task_arithmetic.pipeline.rerun import stage_code
@@ -105,6 +106,24 @@ def modality_of(wildcards):
 def code_of(stage):
     """A parameter: the label of the code that a stage can reach for a job's modality."""
     return lambda wildcards: stage_code(stage, modality_of(wildcards))
+
+
+def code_of_method(stage):
+    """A parameter: the label of the code that a stage can reach for a job's merging method."""
+    return lambda wildcards: stage_code(stage, MERGERS[wildcards.method].method.name)
+
+
+def reference_of(table):
+    """The file of published numbers that a table has beside its own."""
+    name = table.removesuffix("_language")
+    return name if name in ("targets", "merging") else "paper"
+
+
+def rule_of(figure):
+    """The name of a figure's rule."""
+    if figure in PAPER_FIGURES:
+        return figure
+    return f"figure_{figure}" if figure in MERGING else f"heatmap_{figure}"
 
 
 def tasks_of(wildcards):

@@ -75,7 +75,7 @@ rule merge:
     resources:
         **needs("merge", gpus),
     params:
-        code=stage_code("merge"),
+        code=code_of_method("merge"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         statistics=lambda wildcards, input: (
             ["--statistics", *artifacts_of(input.statistics)] if input.statistics else []
@@ -115,7 +115,7 @@ rule merge_on_data:
     resources:
         **needs("merge", gpus),
     params:
-        code=code_of("merge-on-data"),
+        code=code_of_method("merge-on-data"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         data_dirs=of_tasks(DATA_DIR),
         tasks=tasks_of,

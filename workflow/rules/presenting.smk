@@ -87,12 +87,6 @@ REFERENCE = os.path.relpath(os.path.join(workflow.basedir, "workflow/reference")
 TABLES = table_names(VIEW)
 
 
-def reference_of(table):
-    """The file of published numbers that a table has beside its own."""
-    name = table.removesuffix("_language")
-    return name if name in ("targets", "merging") else "paper"
-
-
 for table in TABLES:
 
     rule:
@@ -130,13 +124,6 @@ for table in TABLES:
 # Snakemake's report.
 
 FIGURES = figure_names(VIEW)
-
-
-def rule_of(figure):
-    """The name of a figure's rule."""
-    if figure in PAPER_FIGURES:
-        return figure
-    return f"figure_{figure}" if figure in MERGING else f"heatmap_{figure}"
 
 
 for figure in FIGURES:

@@ -55,6 +55,7 @@ def _of_part(part: Part, seeds: int) -> list[str]:
         "encoders": f"{', '.join(part.encoders)}; focus {part.focus}",
         "modes": ", ".join(part.modes),
         "ablations": ", ".join(part.ablations),
+        "merging": _mergers(part),
         "fine-tune": runs,
     }
     lines = [part.modality, *(f"  {what:10} {text}" for what, text in said.items() if text)]
@@ -62,6 +63,12 @@ def _of_part(part: Part, seeds: int) -> list[str]:
         given, keys = row.recipe.given(), differing(rows)
         lines.append(f"  recipe     {row}: {', '.join(f'{k} {given.get(k)}' for k in keys)}")
     return lines
+
+
+def _mergers(part: Part) -> str:
+    if not part.mergers:
+        return ""
+    return f"sum, {', '.join(each.label for each in part.mergers)}; of {', '.join(part.merged)}"
 
 
 def _local_data(experiment: Experiment) -> list[str]:

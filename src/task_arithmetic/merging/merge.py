@@ -37,7 +37,8 @@ def merge_vectors(
         vectors: at least one, of one encoder and all linearized or none; a tensor that one of them
             does not move is zero in it.
         method: a name of `methods.names()`, or a method. options: some of its options.
-        seed: of a method that draws. tasks: the vectors' names; else "1", "2", ….
+        seed: of a method that draws. tasks: the vectors' names; else those that they know of, or
+            "1", "2", ….
         state: what a method needs of data, such as regmean's Gram matrices; else what its own first
             pass over the vectors gives.
         layer_scaled: scaled by depth (LiNeS), α then being its slope b; names: the encoder's
@@ -52,7 +53,9 @@ def merge_vectors(
         raise UserError("There is no task vector to merge: give at least one.")
     for a, b in combinations(vectors, 2):
         check_alike(a, b)
-    labels = list(tasks) or [str(t + 1) for t in range(len(vectors))]
+    own = [vector.task for vector in vectors]
+    numbers = [str(t + 1) for t in range(len(vectors))]
+    labels = list(tasks) or (own if all(own) and len(set(own)) == len(own) else numbers)
     if len(labels) != len(vectors) or len(set(labels)) != len(labels):
         raise UserError(
             f"Each task vector needs a name of its own: there are {len(vectors)} vectors and "
@@ -108,10 +111,27 @@ def merge_parts(
             merged = method.merge(part, options, state)
         except torch.linalg.LinAlgError:  # of a sum that overflows
             raise _overflow(method, part) from None
+        _check_merged(method, part, merged)
         both = [merged.direction] + ([] if merged.offset is None else [merged.offset])
         if not all(map(is_finite, both)):
             raise _overflow(method, part)
         yield part.name, merged
+
+
+def _check_merged(method: Method, part: Part, merged: Any) -> None:
+    """Hold what a method gives to its form: one of one's own may give anything."""
+    like, right = part.deltas[0], isinstance(merged, Merged)
+    given = [merged.direction, merged.offset][: 2 - (merged.offset is None)] if right else [merged]
+    for tensor in given:
+        found = type(tensor).__name__
+        if isinstance(tensor, torch.Tensor):
+            if right and (tensor.shape, tensor.dtype) == (like.shape, like.dtype):
+                continue
+            found = f"{found} {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+        raise UserError(
+            f"The merging method {method.name} must give a Merged of float32 {tuple(like.shape)} "
+            f"for {part.name}; found {found}: correct it."
+        )
 
 
 def _overflow(method: Method, part: Part) -> UserError:

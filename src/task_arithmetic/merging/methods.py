@@ -14,7 +14,7 @@ def names() -> list[str]:
     """The names of all methods, sorted; imports none of them."""
     package = importlib.import_module(f"{__package__}")
     found = {module.name for module in pkgutil.iter_modules(package.__path__)}
-    return sorted(found - set(HELPERS))
+    return sorted(name for name in found - set(HELPERS) if not name.startswith("_"))
 
 
 def find(name: str) -> Method:
@@ -25,5 +25,17 @@ def find(name: str) -> Method:
             f"There is no merging method {name!r}{nearest(name, known)}: choose one of "
             f"{', '.join(known)}."
         )
-    method: Method = importlib.import_module(f"{__package__}.{name}").METHOD
+    try:
+        method = importlib.import_module(f"{__package__}.{name}").METHOD
+    except Exception as error:  # a file of one's own may be anything
+        raise _no_method(name, f"{type(error).__name__}: {error}") from None
+    if not isinstance(method, Method) or method.name != name:
+        raise _no_method(name, f"its METHOD is {getattr(method, 'name', method)!r}")
     return method
+
+
+def _no_method(name: str, why: str) -> UserError:
+    return UserError(
+        f"merging/{name}.py is no merging method ({why}): correct it; a module that is none has a "
+        "name that begins with _."
+    )

@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError
-from ..merging.methods import names
 
 PACKAGE = Path(__file__).parents[1]
 # Modules that import by a computed name → what then counts as imported by them, beside the modality
 # of a stage's settings and the function that its declaration names.
 DYNAMIC: dict[str, tuple[str, ...]] = {"stages.modalities": (), "stages.declaration": ()}
-# Any of the methods, which `merge` may be told to take.
-DYNAMIC |= {"merging.methods": tuple(f"merging.{name}" for name in names())}
+DYNAMIC |= {"merging.methods": ()}  # the method of a stage's settings, see rerun.modules
 DYNAMIC |= {"": ()}  # the library, which no stage uses
 DYNAMIC |= {"vision.geometry": ()}  # parts of open_clip, by its folder
 # import → distribution, where they differ.

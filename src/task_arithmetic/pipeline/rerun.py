@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..files.hashes import now, sha256_of
 from ..files.paths import read_json, write_json
 from ..files.records import Made, as_json, read_record
+from ..merging.methods import names
 from ..stages.catalogue import STAGES
 from ..stages.declaration import MODALITIES, Declared
 from .code import PACKAGE, changes, code_hash, code_parts, package_versions
@@ -21,7 +22,7 @@ RESULTS = Path("results")
 SHARED = "shared"  # below the results
 PLAN = "TASK_ARITHMETIC_PLAN"  # what a run was planned with, for its jobs, in their environment
 
-_labels: dict[str, str] = {}  # as told in this process; keys: a command, and its modality
+_labels: dict[str, str] = {}  # as told in this process; keys: a command, and its variant
 
 
 class Plan(NamedTuple):
@@ -33,28 +34,29 @@ class Plan(NamedTuple):
     config: str = ""
 
 
-def stage_code(command: str, modality: str | None = None) -> str:
+def stage_code(command: str, variant: str | None = None) -> str:
     """The label of the code that a command can reach: `<hash of the code>-<hash of the versions>`.
 
     Code that was accepted as harmless has the label of the code whose results it leaves valid.
 
     Args:
-        modality: whose of several codes a command reaches; None: all of them.
+        variant: whose of several codes a command reaches, a modality's or a merging method's;
+            None: all of them.
     """
-    key = _key(command, modality)
+    key = _key(command, variant)
     if key not in _labels:
         planned = plan()
         if planned.sources == sources() and key in planned.labels:
             _labels[key] = planned.labels[key]
         else:
-            label = code_hash(*modules(command, modality))
+            label = code_hash(*modules(command, variant))
             known = {each["code"]: each["as"] for each in acceptances().get(command, [])}
             _labels[key] = known.get(label, label)
     return _labels[key]
 
 
-def _key(command: str, modality: str | None) -> str:
-    return f"{command} {modality}" if modality else command
+def _key(command: str, variant: str | None) -> str:
+    return f"{command} {variant}" if variant else command
 
 
 def plan() -> Plan:
@@ -77,11 +79,15 @@ def check_plan(config: dict[str, Any]) -> None:
         )
 
 
-def modules(command: str, modality: str | None = None) -> list[str]:
+def modules(command: str, variant: str | None = None) -> list[str]:
     """Where a command's code starts: the module of its function and, if it calls one, that of the
-    modality; None: of all of them."""
-    stage, found = STAGES[command], []
-    for each in [modality] if modality else MODALITIES:
+    modality or of the merging method; None: of all of them."""
+    stage, found, methods = STAGES[command], list[str](), names()
+    if stage.by_method:  # a method that a record names may be gone
+        chosen = [name for name in methods if variant in (None, name)]
+        found += [str(stage.code).rpartition(".")[0], *[f"merging.{name}" for name in chosen]]
+        return found + [f"{each}.modality" for each in MODALITIES] * stage.modal
+    for each in [variant] if variant else MODALITIES:
         code = stage.code[each] if isinstance(stage.code, dict) else stage.code
         found += [code.rpartition(".")[0], *[f"{each}.modality"] * stage.modal]
     return list(dict.fromkeys(found))
@@ -105,9 +111,9 @@ def planned_code(stage: Declared, arguments: dict[str, Any], planned: str | None
     known = plan()
     if planned and known.sources == sources():
         return planned
-    modality = stage.modality(arguments)
-    today = stage_code(stage.command, modality)
-    for expected in (planned, known.labels.get(_key(stage.command, modality))):
+    variant = stage.variant(arguments)
+    today = stage_code(stage.command, variant)
+    for expected in (planned, known.labels.get(_key(stage.command, variant))):
         if expected and expected.split("-")[0] != today.split("-")[0]:  # versions are the planner's
             raise UserError(
                 f"The code of `{stage.command}` changed since this run was planned: run the same "
@@ -136,9 +142,9 @@ def remember(results: Path = RESULTS) -> None:
 
 
 @cache
-def code_changes(old: str, command: str, modality: str | None = None) -> list[str]:
+def code_changes(old: str, command: str, variant: str | None = None) -> list[str]:
     """What changed since the code of a label, as clauses: "core/training.py changed"."""
-    start = modules(command, modality)
+    start = modules(command, variant)
     path, clauses = RESULTS / SHARED / "code" / f"{old}.json", []
     known = read_json(path) if path.is_file() else {}
     of_code, of_versions = (
@@ -176,15 +182,15 @@ def accept(stage: str, reason: str, run: str | None = None, code: str | None = N
         raise UserError(f"There is no stage {stage!r}: take one of {', '.join(STAGES)}.")
     accepted, counts, clauses = acceptances(), Counter[str](), []
     too: list[str] = []  # other stages whose code changed
-    for (command, modality), found in _recorded().items():
-        today = stage_code(command, modality)
+    for (command, variant), found in _recorded().items():
+        today = stage_code(command, variant)
         if command != stage:
             too += [command] * any(label != today for label in found.values())
             continue
         labels = Counter(
             label for path, label in found.items() if not run or path.parts[1] in (run, SHARED)
         )
-        old = code or _only(labels, today, stage, modality)
+        old = code or _only(labels, today, stage, variant)
         if old not in labels:
             continue
         same = [path for path, label in found.items() if label == old]
@@ -192,8 +198,8 @@ def accept(stage: str, reason: str, run: str | None = None, code: str | None = N
         counts["other"] += len(found) - len(same)
         if old == today:
             continue
-        clauses += code_changes(old, stage, modality)
-        label = code_hash(*modules(stage, modality))
+        clauses += code_changes(old, stage, variant)
+        label = code_hash(*modules(stage, variant))
         entry = {"code": label, "as": old, "reason": reason, "date": now()}
         accepted.setdefault(stage, []).append(entry)
         for path in same:
@@ -219,17 +225,17 @@ def accept(stage: str, reason: str, run: str | None = None, code: str | None = N
 
 
 def _recorded() -> dict[tuple[str, str | None], dict[Path, str]]:
-    """(command, modality) → its finished jobs' records → the label of the code of each."""
+    """(command, variant) → its finished jobs' records → the label of the code of each."""
     found: dict[tuple[str, str | None], dict[Path, str]] = {}
     for path in sorted(RESULTS.glob("*/logs/**/*.json")):
         record = read_record(path)
         if made := record.made:
-            key = record.stage, STAGES[record.stage].modality(made.arguments)
+            key = record.stage, STAGES[record.stage].variant(made.arguments)
             found.setdefault(key, {})[path] = made.code
     return found
 
 
-def _only(labels: Counter[str], today: str, stage: str, modality: str | None) -> str:
+def _only(labels: Counter[str], today: str, stage: str, variant: str | None) -> str:
     """The label of the results that are there, if it is the only one and differs from today's in
     the code alone: else a person has to name it."""
     others = [label for label, _ in labels.most_common() if label != today]
@@ -238,7 +244,7 @@ def _only(labels: Counter[str], today: str, stage: str, modality: str | None) ->
     if len(labels) > 1 or others[0].split("-")[1] != today.split("-")[1]:
         told = []
         for label in others:
-            what = ", ".join(code_changes(label, stage, modality))
+            what = ", ".join(code_changes(label, stage, variant))
             told.append(f"{label} ({_results(labels[label])}: {what})")
         name = f"Name the code whose results of {stage} stay valid, with --code"
         raise UserError(f"{name}: {'; '.join(told)}.")

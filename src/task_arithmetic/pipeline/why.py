@@ -187,8 +187,8 @@ def _changes(job: Any, made: Made | None, changed: Any) -> list[str]:
         found = differences(old.pop("settings", {}), new.pop("settings", {}))
         found += differences(old, new)
         if made.code != call.code:
-            modality = call.stage.modality(made.arguments)
-            clauses = code_changes(made.code, call.stage.command, modality)
+            variant = call.stage.variant(made.arguments)
+            clauses = code_changes(made.code, call.stage.command, variant)
     if not found:  # no record; or the configuration that the report shows
         for old, new in zip(*map(_mappings, (changed.only_old, changed.only_new)), strict=False):
             found += differences(old, new)

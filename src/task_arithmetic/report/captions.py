@@ -37,12 +37,12 @@ TABLES = {
     "task vectors of a mode into one: accuracy of the unified model on the test split, averaged "
     "over tasks, absolute and relative to the individual models of the mode, and how far it is "
     "from that of the sum Σ τ of the same mode, in points. α is chosen {part_selection}, for each "
-    "mode and method by itself; of LiNeS it is the slope over depth. Data: what forms the merged "
-    "vector besides the task vectors: none; inputs, without labels; labels, with their inputs; or "
-    "test inputs (transductive), without labels, so that its accuracies are not those on unseen "
-    "inputs. Time and peak memory of forming it are measured on the machine that merged, of "
-    "RegMean without those of collecting its statistics; the sum has none (–): it is formed while "
-    "it is evaluated.{of_texts}{published}",
+    "mode and method by itself (1 where a method fixes it); of LiNeS it is the slope over depth. "
+    "Data: what forms the merged vector besides the task vectors: none; inputs, without labels; "
+    "labels, with their inputs; or test inputs (transductive), without labels, so that its "
+    "accuracies are not those on unseen inputs. Time and peak memory of forming it are measured on "
+    "the machine that merged, of RegMean without those of collecting its statistics; the sum has "
+    "none (–): it is formed while it is evaluated.{of_texts}{published}",
     "targets": "Published accuracies. Test accuracy of the pre-trained encoder and of the "
     "individual models beside that which two public implementations of the same experiment print, "
     "to a tenth of a percent, with recipes that differ in details from this run's. A difference of "

@@ -141,7 +141,7 @@ class OfVectors:
     method: Name | None = None
 
 
-@stage("stages.merge.merge", on_device=True, stored=True, hashed=True)
+@stage("stages.merge.merge", on_device=True, stored=True, hashed=True, by_method=True)
 class Merge(OfVectors):
     """merge task vectors into one, by any method"""
 
@@ -149,7 +149,14 @@ class Merge(OfVectors):
     geometry: Input | None = None
 
 
-@stage("stages.merge.merge_on_data", on_device=True, stored=True, hashed=True, modal=True)
+@stage(
+    "stages.merge.merge_on_data",
+    on_device=True,
+    stored=True,
+    hashed=True,
+    modal=True,
+    by_method=True,
+)
 class MergeOnData(OfVectors):
     """merge task vectors by a method that learns from examples"""
 

@@ -52,6 +52,7 @@ class Declared:
         on_device: it takes a GPU, where there is one: always, or for the modalities named.
         stored: finished results are kept in the store. hashed: a .sha256 is written beside them.
         modal: its function calls the modality of its encoder.
+        by_method: its function calls the merging method that its settings name.
     """
 
     command: str
@@ -62,6 +63,7 @@ class Declared:
     stored: bool = False
     hashed: bool = False
     modal: bool = False
+    by_method: bool = False
 
     def of_kind(self, *kinds: Any) -> list[str]:
         """The names of the options of these kinds."""
@@ -93,6 +95,12 @@ class Declared:
             return None
         return (arguments.get("settings") or {}).get("modality", MODALITIES[0])
 
+    def variant(self, arguments: dict[str, Any]) -> str | None:
+        """The one of several codes that a call reaches: a merging method, or a modality."""
+        if self.by_method:
+            return (arguments.get("settings") or {}).get("method")
+        return self.modality(arguments)
+
     def function(self, arguments: dict[str, Any]) -> Callable[..., None]:
         """The function that a call is of; its module is imported only now."""
         modality = self.modality(arguments) or MODALITIES[0]
@@ -114,6 +122,7 @@ def stage(
     stored: bool = False,
     hashed: bool = False,
     modal: bool = False,
+    by_method: bool = False,
 ) -> Callable[[type[Stage]], type[Stage]]:
     """Declare a stage: a class whose fields are its options, in the order of its documentation.
 
@@ -138,7 +147,8 @@ def stage(
         command = "".join(f"-{c.lower()}" if c.isupper() else c for c in cls.__name__).lstrip("-")
         devices = tuple(MODALITIES) if on_device is True else tuple(on_device or ())
         text = (cls.__doc__ or "").strip()
-        STAGES[command] = Declared(command, text, code, options, devices, stored, hashed, modal)
+        kept = stored, hashed, modal, by_method
+        STAGES[command] = Declared(command, text, code, options, devices, *kept)
         return cls
 
     return declare

@@ -201,8 +201,13 @@ def _merge(
         )
     headers = [read_vector_header(path) for path in vectors]
     first = headers[0]
-    for path, header in zip(vectors, headers, strict=True):
+    for path, task, header in zip(vectors, tasks, headers, strict=True):
         check_base(first, header)
+        if header.task not in ("", task) or header.mode not in ("", mode):
+            raise UserError(
+                f"{path} is of {header.task}, {header.mode}, where the vector of {task}, {mode} is "
+                "needed: give each task its own."
+            )
         if (header.mode, header.linearized) != (first.mode, first.linearized):
             raise UserError(
                 f"{path} is of mode {header.mode}, and {vectors[0]} of {first.mode}: merge vectors "
