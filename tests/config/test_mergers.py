@@ -56,6 +56,7 @@ def test_null_leaves_a_method_out_and_a_name_of_ones_own_is_a_variant():
     said = {"mean": None, "ties_10": {"method": "ties", "keep": 0.1, "agg": "sum"}}
     found = mergers(methods=said)
     assert "mean" not in found and found["ties_10"].given == {"keep": 0.1, "agg": "sum"}
+    assert found["ties_10"].title == "TIES (ties_10)" and found["ties"].title == "TIES"
     assert found["ties_10"].options.keep == 0.1 and found["ties_10"].method.name == "ties"
     read = mergers(methods={"seen": {"method": "adamerging", "split": "test"}})
     assert read["seen"].needs == "transductive" and read["adamerging"].needs == "unlabelled"

@@ -58,7 +58,10 @@ class Merger:
 
     @property
     def title(self) -> str:
-        return self.method.title + " + LiNeS" * self.layer_scaled
+        """Of a method under a name of one's own with that name."""
+        own = self.label.removesuffix(LINES)
+        named = f" ({own})" * (own != self.method.name)
+        return self.method.title + named + " + LiNeS" * self.layer_scaled
 
     @property
     def needs(self) -> str:

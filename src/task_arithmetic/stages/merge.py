@@ -37,6 +37,42 @@ class MergeSettings(EncoderSettings):
 
 
 @dataclass(frozen=True)
+class Sources:
+    """What is merged: of an encoder, mode and seed the tasks, and of each its vector's file."""
+
+    encoder: str
+    mode: str
+    seed: int
+    tasks: list[str]
+    vectors: list[PathLike]
+
+    def check(self) -> list[TaskVector]:
+        """What the files say of themselves. Raises UserError: a task that is there twice, or a file
+        of another task, mode or encoder."""
+        tasks, vectors = self.tasks, self.vectors
+        if len(tasks) != len(vectors) or len(set(tasks)) != len(tasks):
+            raise UserError(
+                f"There are {len(vectors)} vectors and {len(set(tasks))} different tasks: give "
+                "each vector the name of its own task."
+            )
+        headers = [read_vector_header(path) for path in vectors]
+        first = headers[0]
+        for path, task, header in zip(vectors, tasks, headers, strict=True):
+            check_base(first, header)
+            if header.task not in ("", task) or header.mode not in ("", self.mode):
+                raise UserError(
+                    f"{path} is of {header.task}, {header.mode}, where the vector of {task}, "
+                    f"{self.mode} is needed: give each task its own."
+                )
+            if header.linearized != first.linearized:
+                raise UserError(
+                    f"{path} and {vectors[0]} are not both linearized, or both not: merge vectors "
+                    "of one mode."
+                )
+        return headers
+
+
+@dataclass(frozen=True)
 class VectorFiles:
     """The parts of vectors' files, in the order of the tensors' names: one tensor of each file is
     in memory at a time. May be walked over again."""
@@ -116,8 +152,8 @@ def merge(
             )
     named = {"encoder": encoder, "mode": mode, "seed": seed, "method": method or how.method}
     with _logged(device, log, named):
-        given = encoder, mode, seed, tasks, vectors, how
-        _merge(*given, state, output, device, progress, names_of(geometry))
+        sources = Sources(encoder, mode, seed, tasks, vectors)
+        _merge(sources, how, state, output, device, progress, names_of(geometry))
 
 
 def merge_on_data(
@@ -162,8 +198,8 @@ def merge_on_data(
         taus = [vector_of(path, model) for path in vectors]
         data = Data(model, taus, tasks, examples, own, how.precision, seed)
         state = found.learn(data, options, progress)
-        given = encoder, mode, seed, tasks, vectors, how
-        _merge(*given, state, output, device, SILENT, model.theta0)
+        sources = Sources(encoder, mode, seed, tasks, vectors)
+        _merge(sources, how, state, output, device, SILENT, model.theta0)
 
 
 def names_of(geometry: PathLike | None) -> list[str]:
@@ -182,11 +218,7 @@ def _validation_accuracy(path: PathLike, task: str) -> float:
 
 
 def _merge(
-    encoder: str,
-    mode: str,
-    seed: int,
-    tasks: list[str],
-    vectors: list[PathLike],
+    sources: Sources,
     how: MergeSettings,
     state: Any,
     output: PathLike,
@@ -194,38 +226,20 @@ def _merge(
     progress: Progress,
     names: Iterable[str],
 ) -> None:
-    if len(tasks) != len(vectors) or len(set(tasks)) != len(tasks):
-        raise UserError(
-            f"There are {len(vectors)} vectors and {len(set(tasks))} different tasks: give each "
-            "vector the name of its own task."
-        )
-    headers = [read_vector_header(path) for path in vectors]
-    first = headers[0]
-    for path, task, header in zip(vectors, tasks, headers, strict=True):
-        check_base(first, header)
-        if header.task not in ("", task) or header.mode not in ("", mode):
-            raise UserError(
-                f"{path} is of {header.task}, {header.mode}, where the vector of {task}, {mode} is "
-                "needed: give each task its own."
-            )
-        if (header.mode, header.linearized) != (first.mode, first.linearized):
-            raise UserError(
-                f"{path} is of mode {header.mode}, and {vectors[0]} of {first.mode}: merge vectors "
-                "of one mode."
-            )
+    first = sources.check()[0]
     method = find(how.method)
     options = options_of(method, how.options)
-    parts = VectorFiles(vectors, tasks, seed, device)
+    parts = VectorFiles(sources.vectors, sources.tasks, sources.seed, device)
     merged: dict[str, Merged] = {}
     count = len(parts.names)
     for name, each in merge_parts(parts, method, options, state):
         merged[name] = each
         progress.at(len(merged), count, "tensor")
     if how.layer_scaled:
-        merged = scaled(merged, prepared(parts, options), len(tasks), names)
+        merged = scaled(merged, prepared(parts, options), len(sources.tasks), names)
     offsets = {name: each.offset for name, each in merged.items() if each.offset is not None}
     directions = {name: each.direction for name, each in merged.items()}
-    made_by = _made_by(first, encoder, seed, how, tasks, vectors)
+    made_by = _made_by(sources, how, first)
     if isinstance(state, Coefficients):
         made_by["merging"]["coefficients"] = state.as_rows()
     write_merged(output, offsets, directions, made_by)
@@ -241,26 +255,19 @@ def _logged(device: torch.device, log: PathLike | None, named: dict[str, Any]) -
         write_rows(log, [{"metric": k, "value": took[v]} for k, v in metrics.items()], **named)
 
 
-def _made_by(
-    like: TaskVector,
-    encoder: str,
-    seed: int,
-    how: MergeSettings,
-    tasks: list[str],
-    vectors: list[PathLike],
-) -> dict[str, Any]:
+def _made_by(sources: Sources, how: MergeSettings, like: TaskVector) -> dict[str, Any]:
     """The header of a vector that was merged: what makes it one, and what it was made of."""
-    sources = {task: sha256_of_file(path) for task, path in zip(tasks, vectors, strict=True)}
+    files = zip(sources.tasks, sources.vectors, strict=True)
     return {
-        "encoder": encoder,
+        "encoder": sources.encoder,
         "mode": like.mode,
-        "seed": seed,
+        "seed": sources.seed,
         "settings": {"mode": {"linearized": like.linearized}},
         "theta0_sha256": like.base,
         "merging": {
             "method": how.method,
             "options": dict(how.options),
             "layer_scaled": how.layer_scaled,
-            "sources": sources,
+            "sources": {task: sha256_of_file(path) for task, path in files},
         },
     }
