@@ -72,9 +72,10 @@ def test_table_3_has_a_row_for_each_mode_beside_the_papers(texts):
 
 def test_the_tables_and_figures_are_those_of_texts(texts):
     tables = {path.stem for path in (texts.results / "tables").glob("*.csv")}
-    assert tables == {"table3", "table4", "tasks_language"}
+    assert tables == {"table3", "table4", "tasks_language", "merging_language"}
     figures = {path.stem for path in (texts.results / "figures").glob("*.png")}
-    assert figures == {"fig7_language", "fig9_language", "fig10_language", "timeline"}
+    names = {"fig7_language", "fig9_language", "fig10_language", "merging_language"}
+    assert figures == names | {"timeline"}
     page = (texts.results / "report.html").read_text()
     assert "Table 3" in page and "Figure 9 on texts" in page and 'id="table2"' not in page
 

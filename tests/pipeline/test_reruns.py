@@ -18,7 +18,10 @@ pytestmark = pytest.mark.slow
 TRAINED = {"finetune", "vector", "single_task", "kernel", "addition", "posthoc", "negation"}
 TRAINED |= {"disentanglement", "cosine"}  # what fine-tuned weights go into
 TABLES = {"table1", "table2", "table4", "table5", "table_negation", "table_tasks"}
+TABLES |= {"table_merging"}
 FIGURES = {"fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"}
+FIGURES |= {"figure_merging"}
+MERGES = {"merge", "merge_on_data", "merged"}
 AFTER = {"metrics", "report"} | TABLES | FIGURES  # what metrics go into
 
 
@@ -62,13 +65,13 @@ def test_comments_docstrings_and_formatting_plan_nothing(nano):
 def test_a_line_of_the_training_code_plans_training_and_all_after_it(nano):
     with changed(code(nano, "core/training"), "eps=1e-8", "eps=1e-7"):
         planned = nano.planned()
-    assert set(planned) == TRAINED | AFTER | {"efficiency"}
+    assert set(planned) == TRAINED | MERGES | AFTER | {"efficiency", "statistics"}
     assert planned["finetune"] == 8
 
 
 def test_a_line_of_the_evaluation_plans_no_training(nano):
     with changed(code(nano, "core/addition"), "np.argmax(np.mean", "np.argmax(np.median"):
-        assert set(nano.planned()) == {"addition", "posthoc"} | AFTER
+        assert set(nano.planned()) == {"addition", "posthoc", "merged"} | AFTER
 
 
 def test_a_colour_in_a_figure_plans_the_figures_and_the_report(nano):
@@ -90,10 +93,27 @@ def test_swapped_values_of_two_settings_are_noticed(nano):
 def test_another_task_plans_its_own_jobs_and_the_aggregates(nano):
     planned = nano.planned("--config", "tasks=[textures, landcover, shapes]")
     own = {"embedded": 1, "data": 1, "head": 1, "finetune": 4, "vector": 4, "pretrained": 1}
-    own |= {"single_task": 4, "kernel": 2, "negation": 3}  # none of the other tasks again
+    own |= {"single_task": 4, "kernel": 2, "negation": 3, "statistics": 3}  # no other task's again
     assert planned == {**planned, **own}
     # The pairs of the heatmaps and the first task's training steps are what they were.
-    assert set(planned) == set(own) | {"addition", "posthoc", "cosine"} | AFTER
+    assert set(planned) == set(own) | {"addition", "posthoc", "cosine"} | MERGES | AFTER
+
+
+def test_a_method_plans_its_own_merges(nano):
+    """Another one, other options, another grid; and a line of its code, which is no other's."""
+    tables = {"metrics", "report"} | TABLES | FIGURES
+    for said, jobs in (
+        ("{tsv: {}}", {"merge": 3, "merged": 3}),
+        ("{ties: {keep: 0.5}}", {"merge": 3, "merged": 3}),
+        ("{regmean: {alphas: {start: 1.0, stop: 1.0, step: 1.0}}}", {"merged": 3}),
+    ):
+        planned = nano.planned("--config", f"merging={{methods: {said}}}")
+        assert planned == {**planned, **jobs} and set(planned) == set(jobs) | tables
+    with changed(code(nano, "merging/ties"), "LOW_BITS = 16", "LOW_BITS = 8"):
+        planned = nano.planned()
+    assert (
+        planned == {**planned, "merge": 3} and set(planned) == MERGES - {"merge_on_data"} | tables
+    )
 
 
 def test_another_grid_of_alphas_plans_no_training(nano):

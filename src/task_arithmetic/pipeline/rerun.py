@@ -95,7 +95,8 @@ def modules(command: str, variant: str | None = None) -> list[str]:
 
 def sources() -> str:
     """A hash of the sizes and times of all source files: equal while nobody touches them."""
-    paths = [p for p in sorted(PACKAGE.rglob("[!.]*.*")) if p.suffix != ".pyc"]  # editors hide some
+    every = sorted(PACKAGE.rglob("[!.]*.*"))  # editors hide some, and compiling makes some
+    paths = [path for path in every if path.parent.name != "__pycache__"]
     states = [(path.relative_to(PACKAGE), path.stat()) for path in paths]
     return sha256_of([[str(name), state.st_size, state.st_mtime_ns] for name, state in states])
 
