@@ -147,19 +147,20 @@ def test_the_encoder_says_how_deep_it_is(tmp_path):
     assert all(float(tensor.abs().max()) > 0 for tensor in offset.tensors.values())
 
 
-def test_the_last_alpha_of_a_grid_is_warned_of(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("stop", "chosen", "warned"), [(0.2, 2, True), (0.2, 1, False), (0.0, 0, False)]
+)
+def test_the_last_alpha_of_a_grid_is_warned_of(tmp_path, capsys, monkeypatch, stop, chosen, warned):
+    monkeypatch.setattr("task_arithmetic.stages.addition.choose_alpha", lambda *_: chosen)
     arguments = tiny.common(mode="attention")
     own = tiny.each(single_task, arguments, tmp_path / "own.csv", settings={"linearized": False})
     path = merged(tmp_path / "m.safetensors", "ties")
-    for start, stop, warned in ((0.0, 0.1, True), (1.0, 1.0, False)):
-        settings = {"alphas": {"start": start, "stop": stop, "step": 0.1}}
-        addition(**{**arguments, "vectors": [path]}, settings=settings, single_task=own,
-                 output=tmp_path / "a.csv", method="ties")  # fmt: skip
-        said = "is the largest of the grid" in capsys.readouterr().err
-        frame = tiny.frame_of(tmp_path / "a.csv")
-        last = (frame[frame["split"] == "test"]["alpha"] == stop).all()
-        assert said == (warned and last)
-    assert last  # the only value is chosen, and nothing is said
+    settings = {"alphas": {"start": 0.0, "stop": stop, "step": 0.1}}
+    addition(**{**arguments, "vectors": [path]}, settings=settings, single_task=own,
+             output=tmp_path / "a.csv", method="ties")  # fmt: skip
+    assert ("0.2 is the largest of the grid" in capsys.readouterr().err) == warned
+    frame = tiny.frame_of(tmp_path / "a.csv")
+    assert set(frame[frame["split"] == "test"]["alpha"]) == {round(0.1 * chosen, 10)}
 
 
 def test_a_method_that_learns_is_what_learning_in_memory_gives(tmp_path):

@@ -13,9 +13,9 @@ from ..merging.regmean import RegmeanOptions
 from . import kinds as a  # a.Number
 from .kinds import Section, key
 from .sentences import hold
+from .view import SUM
 
 LINES = "_lines"  # what the label of a method that is scaled by depth ends with
-SUM = "sum"  # the paper's own, which the stage addition evaluates
 MOST = 3.0  # the largest α of a merged vector
 WHERE = "merging.methods"
 
