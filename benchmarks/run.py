@@ -356,7 +356,7 @@ def folder(images: int) -> dict:
             Image.open(path).convert("RGB")
         bare = time.perf_counter() - began
         settings = json.dumps({"path": str(Path(root, "digits"))})
-        command = [sys.executable, "-m", "task_arithmetic", "data", "--task", "digits"]
+        command = [sys.executable, "-m", "task_arithmetic", "stage", "data", "--task", "digits"]
         command += ["--settings", settings, "--threads", "2", "--output", str(Path(root, "out"))]
         began = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
@@ -381,7 +381,7 @@ def startup_seconds(name: str, repeats: int) -> float:
         options = finetune_options(name, Path(folder))
         for _ in range(repeats):
             began = time.time()
-            command = [sys.executable, "-c", code, "finetune", *options]
+            command = [sys.executable, "-c", code, "stage", "finetune", *options]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             seconds.append(float(done.stdout.split()[-1]) - began)
     return statistics.median(seconds)

@@ -29,6 +29,10 @@ def run(*words):
     return cli.main([str(word) for word in words])
 
 
+def stage(*words):
+    return run("stage", *words)
+
+
 def spawn(*words, code=None, **environment):
     """One command in its own process, without a hub."""
     start = ["-c", code] if code else ["-m", "task_arithmetic"]
@@ -59,25 +63,25 @@ def work(tmp_path_factory):
     tiny.checkpoint(root / "checkpoint")
     J = json.dumps
     encoder = root / "encoder"
-    assert not run("encoder", "--encoder", "tiny", "--settings",
+    assert not stage("encoder", "--encoder", "tiny", "--settings",
                    J({"path": str(root / "checkpoint")}), "--output", encoder)  # fmt: skip
     for seed, task in enumerate(("one", "two", "three")):
         counts = {name: count + seed for name, count in COUNTS.items()}
         path = source(root / "source" / task, {"skip": 1 + seed, **counts})
-        assert not run("data", "--task", task, "--settings", J({"path": path}),
+        assert not stage("data", "--task", task, "--settings", J({"path": path}),
                        "--output", root / "data" / task)  # fmt: skip
-        assert not run("head", "--encoder-dir", encoder, "--data-dir", root / "data" / task,
+        assert not stage("head", "--encoder-dir", encoder, "--data-dir", root / "data" / task,
                        "--settings", J({"templates": ["a {}.", "{}"]}),
                        "--output", encoder / "heads" / f"{task}.safetensors")  # fmt: skip
         for mode in tiny.MODES:
             moved = root / "finetuned" / mode / f"{task}.safetensors"
             settings = {**tiny.settings(mode), "micro_batch": 4}
-            assert not run("finetune", "--encoder-dir", encoder,
+            assert not stage("finetune", "--encoder-dir", encoder,
                            "--head", encoder / "heads" / f"{task}.safetensors",
                            "--data-dir", root / "data" / task, "--encoder", "tiny", "--mode", mode,
                            "--task", task, "--seed", 0, "--settings", J(settings),
                            "--output", moved, "--log", moved.with_suffix(".csv"))  # fmt: skip
-            assert not run("vector", "--encoder-dir", encoder, "--finetuned", moved,
+            assert not stage("vector", "--encoder-dir", encoder, "--finetuned", moved,
                            "--output", root / "vectors" / mode / f"{task}.safetensors")  # fmt: skip
     datasets.config.HF_DATASETS_CACHE = cache
     return root
@@ -109,21 +113,21 @@ def test_every_evaluation_runs_as_its_rule_calls_it(work, tmp_path):
     tasks, J, out = ("one", "two"), json.dumps, tmp_path
     alphas = {"start": 0.0, "stop": 1.0, "step": 0.5}
     for task in (*tasks, "three"):
-        assert not run("pretrained", *one(work, task), "--settings", J({"limit": None}),
+        assert not stage("pretrained", *one(work, task), "--settings", J({"limit": None}),
                        "--output", out / f"pretrained-{task}.csv")  # fmt: skip
     for mode, definition in tiny.MODES.items():
         same, own = shared(work, tasks, mode), [out / f"single-{mode}-{t}.csv" for t in tasks]
         plain = {"linearized": definition["linearized"], "limit": None}
         for task, path in zip(tasks, own, strict=True):
-            assert not run("single-task", *one(work, task, mode), "--settings", J(plain),
+            assert not stage("single-task", *one(work, task, mode), "--settings", J(plain),
                            "--output", path)  # fmt: skip
-        assert not run("addition", *same, "--settings", J({**plain, "alphas": alphas}),
+        assert not stage("addition", *same, "--settings", J({**plain, "alphas": alphas}),
                        "--single-task", *own, "--output", out / f"addition-{mode}.csv")  # fmt: skip
         vectors = [work / "vectors" / mode / f"{t}.safetensors" for t in tasks]
         named = ["--encoder", "tiny", "--mode", mode, "--seed", 0]
         grams = [out / f"grams-{mode}-{task}.safetensors" for task in tasks]
         for task, path in zip(tasks, grams, strict=True):
-            assert not run("statistics", *one(work, task, mode), "--settings",
+            assert not stage("statistics", *one(work, task, mode), "--settings",
                            J({**plain, "images": 4}), "--output", path)  # fmt: skip
         of = {"ties": [], "regmean": ["--statistics", *grams]}
         learnt = {"per_task": {"sweeps": 1}, "adamerging": {"steps": 1, "batch": 2}}
@@ -132,40 +136,40 @@ def test_every_evaluation_runs_as_its_rule_calls_it(work, tmp_path):
             to = ["--output", path, "--log", log, "--method", method]
             if method in of:
                 settings = {"method": method, "layer_scaled": method == "ties"}
-                assert not run("merge", *named, "--tasks", *tasks, "--vectors", *vectors,
+                assert not stage("merge", *named, "--tasks", *tasks, "--vectors", *vectors,
                                *of[method], "--settings", J(settings), *to)  # fmt: skip
             else:
                 settings = {"method": method, "options": learnt[method]}
-                assert not run("merge-on-data", *same, "--single-task", *own,
+                assert not stage("merge-on-data", *same, "--single-task", *own,
                                "--settings", J(settings), *to)  # fmt: skip
             i = same.index("--vectors")
             merged = [*same[: i + 1], path, *same[i + 1 + len(tasks) :]]
-            assert not run("addition", *merged, "--settings", J({**plain, "alphas": alphas}),
+            assert not stage("addition", *merged, "--settings", J({**plain, "alphas": alphas}),
                            "--single-task", *own, "--method", method,
                            "--output", out / f"{method}-{mode}.csv")  # fmt: skip
         for task in tasks:
-            assert not run("negation", *one(work, task, mode), "--settings",
+            assert not stage("negation", *one(work, task, mode), "--settings",
                            J({**plain, "alphas": alphas, "keep": 0.95}),
                            "--pretrained", out / "pretrained-three.csv", "--control", "three",
                            "--control-head", work / "encoder/heads/three.safetensors",
                            "--control-data-dir", work / "data/three",
                            "--output", out / f"negation-{mode}-{task}.csv")  # fmt: skip
         grid = {"low": -2.0, "high": 2.0, "points": 3, "samples": 8}
-        assert not run("disentanglement", *same, "--settings", J({**plain, **grid}),
+        assert not stage("disentanglement", *same, "--settings", J({**plain, **grid}),
                        "--output", out / f"disentanglement-{mode}.csv")  # fmt: skip
-        assert not run("cosine", "--encoder", "tiny", "--mode", mode, "--seed", 0, "--tasks",
+        assert not stage("cosine", "--encoder", "tiny", "--mode", mode, "--seed", 0, "--tasks",
                        *tasks, "--vectors", *vectors, "--output", out / f"cos-{mode}.csv"
                        )  # fmt: skip
         settings = {**tiny.settings(mode), "micro_batch": None, "efficiency": {"steps": 2}}
-        assert not run("efficiency", "--encoder-dir", work / "encoder",
+        assert not stage("efficiency", "--encoder-dir", work / "encoder",
                        "--head", work / "encoder/heads/one.safetensors",
                        "--data-dir", work / "data/one", "--encoder", "tiny", "--mode", mode,
                        "--settings", J(settings), "--output", out / f"eff-{mode}.csv")  # fmt: skip
         if mode == "nonlinear":
-            assert not run("kernel", *one(work, "one", mode), "--settings", J({"limit": None}),
+            assert not stage("kernel", *one(work, "one", mode), "--settings", J({"limit": None}),
                            "--output", out / "kernel.csv")  # fmt: skip
     inputs = sorted(out.glob("*.csv"))
-    assert not run("metrics", "--inputs", *inputs, "--output", out / "metrics.csv")
+    assert not stage("metrics", "--inputs", *inputs, "--output", out / "metrics.csv")
     frame = tiny.frame_of(out / "metrics.csv")
     assert set(frame["metric"]) == {
         "pretrained_accuracy", "single_task_accuracy", "posthoc_accuracy", "unified_accuracy",
@@ -181,7 +185,7 @@ def test_every_evaluation_runs_as_its_rule_calls_it(work, tmp_path):
 
 def test_a_limit_of_the_training_images_reaches_the_run(work, tmp_path):
     settings = {**tiny.settings("attention"), "micro_batch": None, "limit": {"train": 3}}
-    words = ["finetune", "--encoder-dir", work / "encoder",
+    words = ["stage", "finetune", "--encoder-dir", work / "encoder",
              "--head", work / "encoder/heads/one.safetensors", "--data-dir", work / "data/one",
              "--encoder", "tiny", "--mode", "attention", "--task", "one", "--seed", 0,
              "--output", tmp_path / "a", "--log", tmp_path / "l"]  # fmt: skip
@@ -194,39 +198,34 @@ def test_a_limit_of_the_training_images_reaches_the_run(work, tmp_path):
 # --- Help and mistakes ---------------------------------------------------------------------------
 
 
-PEOPLES = {command: known.options for command, known in cli.FOR_PEOPLE.items()}
-OPTIONS = {**PEOPLES, **{name: [*stage.options] for name, stage in cli.STAGES.items()}}
-TEXTS = {name: known.text for name, known in {**cli.FOR_PEOPLE, **cli.STAGES}.items()}
+PEOPLES = {(command,): known for command, known in cli.FOR_PEOPLE.items()}
+COMMANDS = {**PEOPLES, **{("stage", name): stage for name, stage in cli.STAGES.items()}}
 
 
-@pytest.mark.parametrize("command", OPTIONS)
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_explains_every_option(command, capsys):
     with pytest.raises(SystemExit) as caught:
-        run(command, "--help")
+        run(*command, "--help")
     assert caught.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert TEXTS[command] in said
-    for option in OPTIONS[command]:
-        assert (option if option == "target" else f"--{option.replace('_', '-')}") in said
-        text = HELP[option] if command in cli.STAGES else cli.OPTIONS[option]["help"]
+    assert COMMANDS[command].text in said
+    for option in COMMANDS[command].options:
+        own = cli.OPTIONS[option] if command in PEOPLES else {"help": HELP[option]}
+        assert (option if "place" in own else f"--{option.replace('_', '-')}") in said
+        text = own["help"]
         assert " ".join(text.split()) in said
 
 
 def test_the_list_of_commands_is_the_help(capsys):
     with pytest.raises(SystemExit):
         run("--help")
-    said = capsys.readouterr().out
-    for command, text in TEXTS.items():
-        assert command in said and text.split()[0] in said
-
-
-def test_what_people_ask_stands_apart_from_the_stages(capsys):
+    people = capsys.readouterr().out
     with pytest.raises(SystemExit):
-        run("--help")
-    people, stages = capsys.readouterr().out.split("stages, which the workflow calls:")
-    for command in OPTIONS:
-        place = stages if command in cli.STAGES else people
-        assert f"\n  {command} " in place
+        run("stage", "--help")
+    stages = capsys.readouterr().out
+    for command, known in COMMANDS.items():
+        said = people if command in PEOPLES else stages
+        assert f"\n    {command[-1]}" in said and " ".join(known.text.split()[:2]) in said
 
 
 def test_the_version_is_the_packages(capsys):
@@ -250,7 +249,16 @@ def test_the_exit_status_says_whether_it_worked(error, status, monkeypatch, caps
         Path(arguments["output"]).write_text("τ")
 
     monkeypatch.setattr(module, "write_vector", vector)
-    words = ["vector", "--encoder-dir", "e", "--finetuned", "f", "--output", tmp_path / "o"]
+    words = [
+        "stage",
+        "vector",
+        "--encoder-dir",
+        "e",
+        "--finetuned",
+        "f",
+        "--output",
+        tmp_path / "o",
+    ]
     assert run(*words) == status
     said = capsys.readouterr()
     expected = "task-arithmetic vector: The sea is dry: bring water.\n" if error else ""
@@ -272,7 +280,9 @@ def test_interruptions_and_a_full_disk_end_in_one_sentence(error, status, monkey
         raise error
 
     monkeypatch.setattr(module, "write_vector", vector)
-    assert run("vector", "--encoder-dir", "e", "--finetuned", "f", "--output", "o") == status
+    assert (
+        run("stage", "vector", "--encoder-dir", "e", "--finetuned", "f", "--output", "o") == status
+    )
     assert one_sentence(capsys.readouterr().err, "vector")
 
 
@@ -282,16 +292,19 @@ def test_a_programming_error_is_not_hidden(monkeypatch):
 
     monkeypatch.setattr(module, "write_vector", vector)
     with pytest.raises(ZeroDivisionError):
-        run("vector", "--encoder-dir", "e", "--finetuned", "f", "--output", "o")
+        run("stage", "vector", "--encoder-dir", "e", "--finetuned", "f", "--output", "o")
 
 
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["encoder", "--encoder", "e", "--settings", "{'path': 1}", "--output", "o"], "not JSON"),
-        (["encoder", "--encoder", "e", "--settings", "", "--output", "o"], "not JSON"),
-        (["encoder", "--encoder", "e", "--output", "o"], "required: --settings"),
-        (["cosine", "--seed", "first"], "invalid int value: 'first'"),
+        (
+            ["stage", "encoder", "--encoder", "e", "--settings", "{'path': 1}", "--output", "o"],
+            "not JSON",
+        ),
+        (["stage", "encoder", "--encoder", "e", "--settings", "", "--output", "o"], "not JSON"),
+        (["stage", "encoder", "--encoder", "e", "--output", "o"], "required: --settings"),
+        (["stage", "cosine", "--seed", "first"], "invalid int value: 'first'"),
         (["fine-tune"], "invalid choice: 'fine-tune'"),
         ([], "required: COMMAND"),
     ],
@@ -307,10 +320,10 @@ def test_wrong_words_are_refused_with_their_reason(words, says, capsys):
 
 def test_options_cannot_be_shortened_by_accident(capsys):
     """`--encoder` must never be taken for `--encoder-dir`, nor `--head` for `--heads`."""
-    for command, names in OPTIONS.items():
-        if "heads" in names and "head" not in names:
+    for command, known in COMMANDS.items():
+        if "heads" in known.options and "head" not in known.options:
             with pytest.raises(SystemExit):
-                run(command, "--head", "x")
+                run(*command, "--head", "x")
             assert "--head" in capsys.readouterr().err
 
 
@@ -330,7 +343,7 @@ sys.exit(status)
 
 def test_vector_needs_no_torch(tmp_path):
     """And is one sentence if its input is bad."""
-    words = ["vector", "--encoder-dir", tiny.shared_suite()["encoder_dir"], "--output"]
+    words = ["stage", "vector", "--encoder-dir", tiny.shared_suite()["encoder_dir"], "--output"]
     code = NO_TORCH.replace("ALLOWED", "[]")
     moved = tiny.shared_finetuned("attention", "one")
     done = spawn(*words, tmp_path / "tau", "--finetuned", moved, code=code)
@@ -346,7 +359,7 @@ def test_data_needs_no_torch(tmp_path):
     path = source(tmp_path / "source")
     words = ["--settings", json.dumps({"path": path}), "--output", tmp_path / "data"]
     code, cache = NO_TORCH.replace("ALLOWED", "['pandas']"), str(tmp_path / "cache")
-    done = spawn("data", "--task", "mine", *words, code=code, HF_HOME=cache)
+    done = spawn("stage", "data", "--task", "mine", *words, code=code, HF_HOME=cache)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "data" / "manifest.json").exists()
@@ -355,7 +368,7 @@ def test_data_needs_no_torch(tmp_path):
 def test_a_dataset_that_is_not_there_offline_is_one_sentence_and_status_1(tmp_path):
     settings = '{"kind":"task","name":"mine","hub":"nobody/nothing"}'
     words = ["--settings", settings, "--output", tmp_path / "record.json"]
-    done = spawn("download", *words, HF_HOME=str(tmp_path / "cache"), HF_HUB_OFFLINE="1")
+    done = spawn("stage", "download", *words, HF_HOME=str(tmp_path / "cache"), HF_HUB_OFFLINE="1")
     assert done.returncode == 1 and one_sentence(done.stderr, "download")
     assert "Task mine: nobody/nothing is not in the hub's cache" in done.stderr
     assert not (tmp_path / "record.json").exists()

@@ -1,4 +1,4 @@
-"""The command line: one sub-command for each stage, over plain functions.
+"""The command line, over plain functions: commands for people, and under `stage` every stage.
 
 A command imports its function's module only: `data` and `vector` start without torch.
 """
@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from . import __version__
@@ -26,12 +25,13 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # α, where a locale has no such letter
     arguments = vars(parser().parse_args(argv))
     command = arguments.pop("command")
+    stage = STAGES[arguments.pop("stage_name")] if command == "stage" else None
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        if command in STAGES:
+        if stage is not None:
             log, code = arguments.pop("job"), arguments.pop("code")
-            jobs.run(STAGES[command], arguments, log, code)
+            jobs.run(stage, arguments, log, code)
         else:
             named(FOR_PEOPLE[command].code)(*arguments.pop("config", []), **arguments)
             sys.stdout.flush()
@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         status, sentence = outcome(error)
         if sentence is None:
             raise
-        print(f"task-arithmetic {command}: {sentence}", file=sys.stderr)
+        name = stage.command if stage else command
+        print(f"task-arithmetic {name}: {sentence}", file=sys.stderr)
         return status
     return 0
 
@@ -60,7 +61,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # options of commands that are no stages
     "device": {"default": None, "help": "a named device, instead of measuring this machine's"},
     "run": {"default": None, "metavar": "NAME", "help": "the run; without it, the newest, or all"},
     "watch": {"action": "store_true", "default": False, "help": "show it until the run ends"},
-    "target": {"help": "a file below results/"},
+    "target": {"place": True, "help": "a file below results/"},
     "stage": {"help": "the stage whose code changed, such as finetune"},
     "reason": {"help": "why the results stay valid, for the record"},
     "keep_gb": {"type": float, "help": "how much may stay, in GB; what results hold is free"},
@@ -141,36 +142,35 @@ FOR_PEOPLE = {
 
 def parser() -> argparse.ArgumentParser:
     """The commands, each with its options."""
-    texts = {command: known.text for command, known in FOR_PEOPLE.items()}
-    texts |= {command: stage.text for command, stage in STAGES.items()}
-
-    def listed(commands: Iterable[str]) -> str:
-        return "\n".join(f"  {command:<16}  {texts[command]}" for command in commands)
-
     formatter = argparse.RawDescriptionHelpFormatter
     main_parser = argparse.ArgumentParser(
         prog="task-arithmetic",
-        description="Task arithmetic by fine-tuning attention modules only, stage by stage.",
-        epilog=f"commands:\n{listed(FOR_PEOPLE)}\n\nstages, which the workflow calls:\n"
-        f"{listed(STAGES)}\n\n`task-arithmetic COMMAND --help` tells the options of each.",
+        description="Task arithmetic by fine-tuning attention modules only.",
+        epilog="`task-arithmetic COMMAND --help` tells the options of each.",
         formatter_class=formatter,
     )
     main_parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command, text in texts.items():
-        known = FOR_PEOPLE.get(command)
-        example = f"example: task-arithmetic {command} {known.example}" if known else None
+    for command, known in FOR_PEOPLE.items():
         sub = commands.add_parser(
-            command, description=text, epilog=example, formatter_class=formatter
+            command,
+            help=known.text,
+            description=known.text,
+            epilog=f"example: task-arithmetic {command} {known.example}",
+            formatter_class=formatter,
         )
-        if known is None:
-            add_options(sub, STAGES[command])
-        else:
-            for option in known.options:
-                place = option if option == "target" else f"--{option.replace('_', '-')}"
-                how = OPTIONS[option]
-                needed = {} if option == "target" else {"required": "default" not in how}
-                sub.add_argument(place, **(needed | how))
+        for option in known.options:
+            how = dict(OPTIONS[option])
+            if how.pop("place", False):
+                sub.add_argument(option, **how)
+            else:
+                needed = {"required": "default" not in how}
+                sub.add_argument(f"--{option.replace('_', '-')}", **(needed | how))
+    one = "run one stage, as the workflow does"
+    named_stages = commands.add_parser("stage", help=one, description=one)
+    stages = named_stages.add_subparsers(dest="stage_name", required=True, metavar="STAGE")
+    for name, stage in STAGES.items():
+        add_options(stages.add_parser(name, help=stage.text, description=stage.text), stage)
     return main_parser
 
 

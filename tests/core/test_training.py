@@ -695,7 +695,7 @@ def command(folder, **recipe):
     suite = tiny.shared_suite()
     settings = {**tiny.settings("attention", **recipe), "micro_batch": None}
     return [
-        sys.executable, "-m", "task_arithmetic", "finetune",
+        sys.executable, "-m", "task_arithmetic", "stage", "finetune",
         "--encoder-dir", suite["encoder_dir"], "--head", suite["heads"][0],
         "--data-dir", suite["data_dirs"][0], "--encoder", "tiny", "--mode", "attention",
         "--task", "one", "--seed", "0", "--settings", json.dumps(settings),

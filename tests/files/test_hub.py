@@ -116,24 +116,29 @@ class User:
     def download(self, env=(), **settings):
         """Run `download` for me/digits."""
         task = {"name": "digits", "hub": "me/digits", "train": "train", "test": "test"}
-        words = ["download", "--settings", json.dumps({"kind": "task", **task, **settings})]
+        words = [
+            "stage",
+            "download",
+            "--settings",
+            json.dumps({"kind": "task", **task, **settings}),
+        ]
         return self.run([*words, "--output", self.record], env)
 
     def make_data(self, env=(), output=None, **definition):
         """Run `data` on what was downloaded."""
         definition = {"hub": "me/digits", "classes": CLASSES, "validation": 3, **definition}
-        words = ["data", "--task", "digits", "--settings", json.dumps(definition)]
+        words = ["stage", "data", "--task", "digits", "--settings", json.dumps(definition)]
         return self.run([*words, "--download", self.record, "--output", output or self.data], env)
 
     def download_weights(self, env=(), **settings):
         """Run `download` for OpenAI's ViT-B-32."""
         settings = {"kind": "encoder", "name": "clip", **ENCODER, **settings}
-        words = ["download", "--settings", json.dumps(settings), "--output", self.weights]
+        words = ["stage", "download", "--settings", json.dumps(settings), "--output", self.weights]
         return self.run(words, env)
 
     def make_encoder(self, *options):
         """Run `encoder` on what was downloaded."""
-        words = ["encoder", "--encoder", "clip", "--settings", json.dumps(ENCODER)]
+        words = ["stage", "encoder", "--encoder", "clip", "--settings", json.dumps(ENCODER)]
         return self.run([*words, *options, "--output", self.encoder])
 
     def run(self, words, env=()):

@@ -520,7 +520,14 @@ def test_the_same_seed_gives_the_same_file_and_a_limit_is_kept(tmp_path):
 
 def test_the_command_collects_of_texts(tmp_path):
     suite, output = tiny_texts.suite(), tmp_path / "texts.safetensors"
-    words = ["statistics", "--encoder-dir", suite["encoder_dir"], "--head", suite["heads"][0]]
+    words = [
+        "stage",
+        "statistics",
+        "--encoder-dir",
+        suite["encoder_dir"],
+        "--head",
+        suite["heads"][0],
+    ]
     words += ["--data-dir", suite["data_dirs"][0], "--encoder", "tiny", "--mode", "attention"]
     words += ["--vector", tiny_texts.vector("attention", "mood"), "--task", "mood", "--seed", "0"]
     words += ["--settings", json.dumps({"modality": "language", "images": 10}), "--output", output]

@@ -35,7 +35,7 @@ def finetune(folder, name="0", mode="attention", **recipe):
     settings = {**tiny.settings(mode, **{"steps": 12, **recipe}), "micro_batch": None}
     results = Path(folder) / "results/run"
     words = [
-        "finetune", "--encoder-dir", suite["encoder_dir"], "--head", suite["heads"][0],
+        "stage", "finetune", "--encoder-dir", suite["encoder_dir"], "--head", suite["heads"][0],
         "--data-dir", suite["data_dirs"][0], "--encoder", "tiny", "--mode", mode, "--task", "one",
         "--seed", 0, "--settings", json.dumps(settings),
         "--output", results / f"finetuned/{name}.safetensors",
@@ -299,7 +299,7 @@ def test_a_stopped_training_saves_and_ends_within_seconds_whatever_it_is_doing(
 def test_a_stopped_evaluation_leaves_nothing(tmp_path):
     suite = tiny.shared_suite()
     words = [
-        "single-task", "--encoder-dir", suite["encoder_dir"], "--encoder", "tiny",
+        "stage", "single-task", "--encoder-dir", suite["encoder_dir"], "--encoder", "tiny",
         "--mode", "attention", "--seed", 0, "--task", "one", "--head", suite["heads"][0],
         "--data-dir", suite["data_dirs"][0], "--vector", tiny.shared_vector("attention", "one"),
         "--settings", json.dumps({"linearized": False, "limit": None}),

@@ -86,7 +86,15 @@ def test_peak_memory_grows_with_what_a_step_holds(tmp_path):
     def peak(batch_size):
         arguments = tiny.common(("one",), "attention", vectors=False)
         settings = {**tiny.settings("attention", batch_size=batch_size), "efficiency": {"steps": 1}}
-        command = [sys.executable, "-m", "task_arithmetic", "efficiency", "--encoder", "tiny"]
+        command = [
+            sys.executable,
+            "-m",
+            "task_arithmetic",
+            "stage",
+            "efficiency",
+            "--encoder",
+            "tiny",
+        ]
         command += ["--mode", "attention", "--encoder-dir", arguments["encoder_dir"]]
         command += ["--head", arguments["heads"][0], "--data-dir", arguments["data_dirs"][0]]
         command += ["--settings", json.dumps(settings), "--output", tmp_path / "a.csv"]

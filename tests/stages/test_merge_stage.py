@@ -246,7 +246,17 @@ def test_what_cannot_be_merged_is_a_sentence_and_writes_nothing(tmp_path):
 def test_the_command_merges(tmp_path, capsys):
     paths = [shutil.copy(tiny.shared_vector("attention", t), tmp_path / f"{t}.st") for t in TASKS]
     settings = json.dumps({"method": "dare", "options": {"drop": 0.5}})
-    command = ["merge", "--encoder", "tiny", "--mode", "attention", "--seed", "1", "--tasks"]
+    command = [
+        "stage",
+        "merge",
+        "--encoder",
+        "tiny",
+        "--mode",
+        "attention",
+        "--seed",
+        "1",
+        "--tasks",
+    ]
     command += [*TASKS, "--vectors", *map(str, paths), "--settings", settings]
     assert main([*command, "--output", str(tmp_path / "m.safetensors")]) == 0
     ours = read_tensors(tmp_path / "m.safetensors")

@@ -210,7 +210,7 @@ OPTIONS = {
 def call(stage, **given):
     """The shell command of a stage, from its declaration: each option as `given`, or as OPTIONS has
     it. One that may be left out is a parameter that holds the option itself, or nothing."""
-    words = [f"task-arithmetic {stage}"]
+    words = [f"task-arithmetic stage {stage}"]
     for option in STAGES[stage].options.values():
         value = given.get(option.name, OPTIONS.get(option.name, f"{{params.{option.name}:q}}"))
         name = (

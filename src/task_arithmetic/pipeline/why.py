@@ -174,7 +174,7 @@ def _planned(job: Any) -> Call | None:
     if not job.shellcmd:
         return None
     words = shlex.split(job.shellcmd)
-    stage, arguments = read_command(words[1 : words.index("&>")])
+    stage, arguments = read_command(words[2 : words.index("&>")])
     del arguments["job"]
     return Call(stage, arguments.pop("code"), arguments)
 

@@ -61,7 +61,8 @@ def add_options(parser: argparse.ArgumentParser, stage: Declared) -> None:
 
 
 def read_command(words: list[str]) -> tuple[Declared, dict[str, Any]]:
-    """The stage that a command calls, and its arguments; words: those after `task-arithmetic`."""
+    """The stage that a command calls, and its arguments; words: those after
+    `task-arithmetic stage`."""
     stage, parser = STAGES[words[0]], argparse.ArgumentParser()
     add_options(parser, stage)
     return stage, vars(parser.parse_args(words[1:]))
