@@ -1,2 +1,2 @@
-"""What people call on the command line with models and results of their own: a module for each,
-over the library and the files of runs."""
+"""What people call on the command line with models and results of their own, a module for each
+command, over the library and the files of runs."""
