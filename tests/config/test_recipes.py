@@ -154,7 +154,7 @@ def test_every_fine_tuning_has_one_recipe_in_the_list():
         every = {"encoders": part.encoders, "tasks": part.tasks}
         every["modes"] = [*part.modes, *part.ablations]
         found = []
-        for row in recipes_of(part):
+        for row in recipes_of(part, config.trained(part)):
             named = {k: getattr(row, k) for k in ("encoders", "modes", "tasks")}
             axes = (every[k] if names == "all" else names for k, names in named.items())
             for job in product(*axes):
@@ -169,12 +169,13 @@ def test_every_fine_tuning_has_one_recipe_in_the_list():
 
 
 def test_one_recipe_is_one_row_and_the_same_values_are_one_recipe():
-    part = resolved().parts["vision"]
-    (row,) = recipes_of(part)
+    config = resolved()
+    part = config.parts["vision"]
+    (row,) = recipes_of(part, config.trained(part))
     assert row[:3] == ("all", "all", "all")
     assert row.recipe.given() == part.finetune.given()
-    same = resolved("finetune: {by_mode: {ntk: {steps: 2000}}}").parts["vision"]
-    assert recipes_of(same) == [row]
+    same = resolved("finetune: {by_mode: {ntk: {steps: 2000}}}")
+    assert recipes_of(same.parts["vision"], same.trained(part)) == [row]
 
 
 def test_check_says_each_recipe_by_what_differs(tmp_path, capsys):

@@ -113,6 +113,11 @@ def code_of_method(stage):
     return lambda wildcards: stage_code(stage, MERGERS[wildcards.method].method.name)
 
 
+def source_of(record):
+    """What names a download's record: the kind of what was got, and its name."""
+    return os.path.relpath(os.path.splitext(record)[0], settings.DOWNLOADS_DIR)
+
+
 def reference_of(table):
     """The file of published numbers that a table has beside its own."""
     name = table.removesuffix("_language")

@@ -26,33 +26,27 @@ rule embedded:
         call("embedded", output="{output.folder:q}")
 
 
-# Get a task's or an encoder's files from the hub into its client's cache, and record what was got.
-# Runs where Snakemake runs: compute nodes often have no connection.
-FROM_HUB = {
-    kind: [name for name, each in names.items() if settings.download_record(name, each)]
-    for kind, names in (("tasks", TASKS), ("encoders", ENCODERS))
-}
+# Get a task's, an encoder's or a checkpoint's files from the hub into its client's cache, and record
+# what was got. Runs where Snakemake runs: compute nodes often have no connection.
+FROM_HUB = settings.hub_sources(experiment)
 
 
 rule download:
     output:
-        f"{settings.DOWNLOADS_DIR}/{{kind}}/{{name}}.json",
+        f"{settings.DOWNLOADS_DIR}/{{source}}.json",
     log:
-        "results/shared/logs/download/{kind}/{name}.log",
+        "results/shared/logs/download/{source}.log",
     wildcard_constraints:
-        kind="tasks|encoders",
-        name=one_of([*FROM_HUB["tasks"], *FROM_HUB["encoders"]]),
+        source=one_of(map(source_of, FROM_HUB)),
     priority: 2000
     localrule: True
     conda:
         "../../envs/torch.yaml"
     params:
         code=stage_code("download"),
-        settings=lambda wildcards: settings.download_settings(
-            wildcards.name, getattr(experiment.definitions, wildcards.kind)[wildcards.name]
-        ),
+        settings=lambda wildcards, output: settings.download_settings(*FROM_HUB[output[0]]),
     message:
-        "Download {wildcards.name}"
+        "Download {wildcards.source}"
     shell:
         call("download")
 

@@ -25,7 +25,7 @@ rule encoder:
         code=code_of("encoder"),
         settings=lambda wildcards: settings.encoder_settings(ENCODERS[wildcards.encoder]),
         download=lambda wildcards, input: (
-            ["--download", *input] if wildcards.encoder in FROM_HUB["encoders"] else []
+            ["--download", *input] if set(input) <= set(FROM_HUB) else []
         ),
     message:
         "Take the pretrained encoder {wildcards.encoder}"
@@ -70,6 +70,11 @@ rule head:
         call("head")
 
 
+# What is published is not fine-tuned: a path goes on with this encoder's mode and task.
+PUBLISHED = one_of("/".join(names) for names in experiment.checkpoints)
+TRAINED_HERE = f"(?!({PUBLISHED})/)({one_of(ENCODERS)})"
+
+
 # Fine-tune one encoder on one task in one mode, with one seed: the tensors that moved.
 rule finetune:
     input:
@@ -82,6 +87,8 @@ rule finetune:
         sha256=FINETUNED_SHA256,
     log:
         "results/{run}/logs/finetune/{encoder}/{mode}/{task}/{seed}.log",
+    wildcard_constraints:
+        encoder=TRAINED_HERE,
     priority: longest_first("finetune")
     conda:
         "../../envs/torch.yaml"
@@ -109,6 +116,8 @@ rule vector:
         sha256=VECTOR_SHA256,
     log:
         "results/{run}/logs/vector/{encoder}/{mode}/{task}/{seed}.log",
+    wildcard_constraints:
+        encoder=TRAINED_HERE,
     conda:
         "../../envs/torch.yaml"
     resources:
@@ -120,3 +129,38 @@ rule vector:
         "Extract the task vector of {wildcards.task}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
         call("vector", output="{output.vector:q}")
+
+
+# The task vector of fine-tuned weights that somebody has published, of a hub or local.
+rule published:
+    input:
+        encoder=ENCODER,
+        checkpoint=lambda wildcards: settings.published_files(
+            experiment, wildcards.encoder, wildcards.mode, wildcards.task
+        ),
+    output:
+        vector=VECTOR,
+        sha256=VECTOR_SHA256,
+    log:
+        "results/{run}/logs/published/{encoder}/{mode}/{task}/{seed}.log",
+    wildcard_constraints:
+        encoder=f"(?=({PUBLISHED})/)({one_of(ENCODERS)})",
+    conda:
+        "../../envs/torch.yaml"
+    resources:
+        **needs("published"),
+    params:
+        code=stage_code("published"),
+        settings=lambda wildcards: settings.published_settings(
+            experiment, wildcards.mode, wildcards.encoder
+        ),
+        files=lambda wildcards, input: (
+            [] if set(input.checkpoint) <= set(FROM_HUB) else ["--files", *input.checkpoint]
+        ),
+        download=lambda wildcards, input: (
+            ["--download", *input.checkpoint] if set(input.checkpoint) <= set(FROM_HUB) else []
+        ),
+    message:
+        "Take the published task vector of {wildcards.task}: {wildcards.encoder}, {wildcards.mode}"
+    shell:
+        call("published", output="{output.vector:q}")

@@ -7,7 +7,16 @@ from importlib.metadata import PackageNotFoundError
 
 from ..errors import UserError, nearest
 from .available import RESERVED_PAIRS
-from .definitions import AnyEncoder, AnyTask, Encoder, Mode, Task, TextTask
+from .definitions import (
+    AnyEncoder,
+    AnyTask,
+    Checkpoints,
+    Encoder,
+    Mode,
+    Task,
+    TextTask,
+    checkpoint_of,
+)
 from .experiment import BY, Experiment, ImageRecipe, Language, Part, Recipe
 from .recipes import recipes_of
 
@@ -82,6 +91,28 @@ def _mistakes(definition: AnyTask | AnyEncoder) -> Iterator[str]:
             yield f"{path} (its path) holds no {file}; put it there"
 
 
+def check_published(published: Checkpoints, where: str) -> None:
+    """Each checkpoint comes from one place, which is there and has weights. Raises UserError."""
+    from ..files.checkpoint import checkpoint_files
+
+    for mode, of_tasks in published.items():
+        for task, given in (of_tasks or {}).items():
+            if given is None:
+                continue
+            checkpoint, key = checkpoint_of(given), f"{where}.{mode}.{task}"
+            if (checkpoint.hub is None) == (checkpoint.path is None):
+                raise UserError(f"{key} must have exactly one of hub and path.")
+            if checkpoint.revision is not None and checkpoint.hub is None:
+                raise UserError(f"{key} has a revision, which belongs to a hub: remove it.")
+            if checkpoint.path is not None:
+                if "{" in checkpoint.path:
+                    raise UserError(f"{key} names a path with a brace: give a link to it instead.")
+                try:
+                    checkpoint_files(checkpoint.path)
+                except UserError as error:
+                    raise UserError(f"{key}: {error}") from None
+
+
 def _in_source(task: AnyTask) -> Iterator[str]:
     sources = [key for key in ("hub", "path", "embedded") if getattr(task, key) is not None]
     if len(sources) != 1:
@@ -131,9 +162,11 @@ def check_experiment(experiment: Experiment) -> None:
     """What names must be to each other, and definitions to each other."""
     for mistake in _in_experiment(experiment):
         raise UserError(f"{mistake}.")
+    for encoder, published in experiment.published.items():
+        check_published(published or {}, f"published.{encoder}")
     for part in experiment.parts.values():
         _check_shapes(experiment, part)
-        rows = recipes_of(part)
+        rows = recipes_of(part, experiment.trained(part))
         for row in rows:
             of = f", as for {row}" if len(rows) > 1 else ""
             check_recipe(row.recipe, f"{WHERE[part.modality]}finetune.", of)
@@ -145,6 +178,33 @@ def _in_experiment(experiment: Experiment) -> Iterator[str]:
     if experiment.language:
         yield from _in_special(experiment.language, WHERE["language"])
     yield from _in_columns(experiment)
+    yield from _in_published(experiment)
+
+
+def _in_published(experiment: Experiment) -> Iterator[str]:
+    """Published weights are of an encoder, a mode and a task of the run, which has one seed."""
+    known = [each for part in experiment.parts.values() for each in part.encoders]
+    for encoder, of_modes in experiment.published.items():
+        key = f"published.{encoder}"
+        if encoder not in known:
+            near = nearest(encoder, known)
+            yield f"published has {encoder!r}, which is not among encoders{near}; correct it"
+            continue
+        part = experiment.part_of(encoder)
+        modes = [mode for model, mode in part.models if model == encoder]
+        for mode, of_tasks in (of_modes or {}).items():
+            if mode not in modes:
+                near = nearest(mode, modes)
+                yield f"{key} has {mode!r}, which is no mode of {encoder} here{near}; correct it"
+            for task in [task for task in of_tasks or {} if task not in part.tasks]:
+                near = nearest(task, part.tasks)
+                yield f"{key}.{mode} has {task!r}, which is not among tasks{near}; correct it"
+    for (encoder, mode, task), _ in [*experiment.checkpoints.items()][:1]:
+        if len(experiment.seeds) > 1:
+            yield (
+                f"seeds has several, but {encoder}, {mode}, {task} is published weights, which "
+                f"have none: give one seed, or set published.{encoder} to null to fine-tune it"
+            )
 
 
 def check_weights(experiment: Experiment) -> None:

@@ -110,6 +110,29 @@ class TextTask(Source):
     )
 
 
+class Checkpoint(Section):
+    """Fine-tuned weights that somebody has published: exactly one of hub, path."""
+
+    hub: Maybe[a.Hub] = key("owner/name", None)
+    revision: Maybe[str] = key("of the hub's repository", None)
+    path: Maybe[a.Text] = key("a folder of transformers or open_clip, or a file, see README", None)
+
+    @property
+    def name(self) -> str:
+        """What the record of its download is called."""
+        return "@".join(filter(None, [self.hub, self.revision])).replace("/", "--")
+
+
+# task → its checkpoint, and mode → those of its tasks; null: fine-tune anyway
+OfTasks = dict[a.Name, a.HubOr[Checkpoint] | None]
+Checkpoints = dict[a.Name, OfTasks | None]
+
+
+def checkpoint_of(given: str | Checkpoint) -> Checkpoint:
+    """A checkpoint; owner/name stands for a hub's."""
+    return Checkpoint(hub=given) if isinstance(given, str) else given
+
+
 class Encoder(Section):
     """One pretrained CLIP: open_clip's model and tag, or a local folder."""
 
@@ -123,6 +146,7 @@ class Encoder(Section):
     paper_encoder: Maybe[Literal["ViT-B-32", "ViT-B-16", "ViT-L-14"]] = key(
         "whose published numbers stand beside it", None
     )
+    published: Checkpoints = key("mode → task → weights that are taken, not fine-tuned", {})
 
 
 class Architecture(Section):
@@ -151,6 +175,7 @@ class TextEncoder(Section):
     path: Maybe[a.Text] = key("folder: config.json, model.safetensors, tokenizer.json", None)
     prompts: a.Text = key("the prompt set that it reads, of those of each task")
     micro_batch: a.Count | None = key("texts per forward pass while fine-tuning", None)
+    published: Checkpoints = key("mode → task → weights that are taken, not fine-tuned", {})
 
 
 class ByModality(Section):

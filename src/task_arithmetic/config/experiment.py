@@ -6,12 +6,13 @@ names must be to each other is checks.py.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SkipValidation
 
 from . import kinds as a  # a.Share
-from .definitions import Definitions
+from .definitions import Checkpoint, Checkpoints, Definitions, checkpoint_of
 from .kinds import Maybe, Section, key, partly
 from .mergers import Alphas, Merger, Merging, mergers_of
 
@@ -137,6 +138,9 @@ class Configuration(Section):
         "each seed repeats all fine-tuning", [0]
     )
     finetune: ImageFinetune = key("the recipe")
+    published: dict[a.Name, Checkpoints | None] = key(
+        "encoder → mode → task → weights that are taken, not fine-tuned; over the encoders' own", {}
+    )
     language: Language | None = key("the same on texts; null: none", None)
     alphas: Alphas = key("the grid of α, which is chosen on validation")
     negation: Negation | None = key("null, or a control of null: none")
@@ -250,6 +254,27 @@ class Experiment(Configuration):
         """The patterns of a mode over an encoder's tensors."""
         modality = self.definitions.encoders[encoder].modality
         return self.definitions.modes[mode].patterns(modality)
+
+    @cached_property
+    def checkpoints(self) -> dict[tuple[str, str, str], Checkpoint]:
+        """(encoder, mode, task) → the published weights that are taken in place of fine-tuning; the
+        configuration's over the encoder's own, where null takes away."""
+        found: dict[tuple[str, str, str], Checkpoint] = {}
+        for part in self.parts.values():
+            for encoder, mode in part.models:
+                of_modes = self.published.get(encoder, {})
+                over = None if of_modes is None else of_modes.get(mode, {})
+                own = self.definitions.encoders[encoder].published.get(mode) or {}
+                of_tasks = {} if over is None else {**own, **over}
+                for task in part.tasks:
+                    if (given := of_tasks.get(task)) is not None:
+                        found[encoder, mode, task] = checkpoint_of(given)
+        return found
+
+    def trained(self, part: Part) -> list[tuple[str, str, str]]:
+        """(encoder, mode, task) of all that is fine-tuned in a part."""
+        every = [(*model, task) for model in part.models for task in part.tasks]
+        return [each for each in every if each not in self.checkpoints]
 
     def linearized(self, mode: str) -> bool:
         """Whether a mode is evaluated through f_lin; `posthoc` always is."""

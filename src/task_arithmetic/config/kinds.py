@@ -102,6 +102,7 @@ Patterns = Annotated[Texts, DISTINCT, UNIQUE]
 A = TypeVar("A")
 B = TypeVar("B")
 TextOr = Annotated[Annotated[Text, Tag("str")] | Annotated[A, Tag("number")], BY_KIND]
+HubOr = Annotated[Annotated[Hub, Tag("str")] | Annotated[A, Tag("mapping")], BY_KIND]
 ListOr = Annotated[Annotated[A, Tag("list")] | Annotated[B, Tag("str")], BY_KIND]
 ListOrMapping = Annotated[Annotated[A, Tag("list")] | Annotated[B, Tag("mapping")], BY_KIND]
 

@@ -16,7 +16,7 @@ from ..errors import UserError, nearest
 from ..files.paths import PathLike
 from ..files.shipped import ROOT, local_path, shipped_config
 from . import checks
-from .definitions import FORMS, Definitions, Mode
+from .definitions import FORMS, AnyEncoder, Checkpoint, Checkpoints, Definitions, Mode
 from .experiment import Configuration, Experiment, Part, parts_of
 from .sentences import found, hold
 
@@ -127,6 +127,10 @@ def validate_config(config: Mapping[str, Any], basedir: PathLike = ROOT) -> Expe
     alpha_grid(**configuration.alphas.given())
     parts = parts_of(configuration)
     own = {**dict(configuration), "parts": parts, "definitions": _definitions(parts, basedir)}
+    own["published"] = {
+        encoder: None if each is None else local_checkpoints(each, basedir)
+        for encoder, each in configuration.published.items()
+    }
     experiment = Experiment.model_construct(configuration.model_fields_set, **own)
     checks.check_experiment(experiment)
     return experiment
@@ -175,8 +179,37 @@ def load_definition(
     if isinstance(definition, Mode):
         checks.check_mode(name, definition, key, modality, where)
         return definition
+    if kind == "encoders":
+        definition = _with_published(definition, where, Path(basedir))
     if definition.path is not None:
         local = {"path": local_path(definition.path, basedir)}
         definition = definition.model_copy(update=local)
     checks.check_definition(definition, where)
     return definition
+
+
+def _with_published(encoder: AnyEncoder, where: str, basedir: Path) -> AnyEncoder:
+    """An encoder whose published weights are of modes and tasks that there are, and where they
+    lie, relative to the working directory."""
+    for mode, of_tasks in encoder.published.items():
+        for kind, names in (("modes", [mode]), ("tasks", list(of_tasks or {}))):
+            known = [composed(path.stem) for path in (basedir / "config" / kind).glob("*.yaml")]
+            for name in [name for name in names if name not in known]:
+                raise UserError(
+                    f"published in {where} has {name!r}, which is none of config/{kind}"
+                    f"{nearest(name, known)}; correct it."
+                )
+    published = local_checkpoints(encoder.published, basedir)
+    checks.check_published(published, f"{where}: published")
+    return encoder.model_copy(update={"published": published}) if published else encoder
+
+
+def local_checkpoints(published: Checkpoints, basedir: PathLike) -> Checkpoints:
+    """Published weights whose paths are relative to the working directory."""
+
+    def local(given: str | Checkpoint | None) -> str | Checkpoint | None:
+        if not isinstance(given, Checkpoint) or given.path is None:
+            return given
+        return given.model_copy(update={"path": local_path(given.path, basedir)})
+
+    return {m: of and {t: local(x) for t, x in of.items()} for m, of in published.items()}

@@ -1,6 +1,6 @@
 """The recipes of a part: which there are, and what each of them trains."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from typing import NamedTuple, TypeVar
 
 from .experiment import Part, Recipe
@@ -21,8 +21,8 @@ class Used(NamedTuple):
         return "; ".join(", ".join(names) for names in self[:3] if names != "all")
 
 
-def recipes_of(part: Part) -> list[Used]:
-    """The different recipes of a part. One that trains no such product has several entries."""
+def recipes_of(part: Part, trained: Collection[tuple[str, str, str]]) -> list[Used]:
+    """The different recipes of a part, of all (encoder, mode, task) that are trained. One that trains no such product has several entries."""
     recipes: list[Recipe] = []
 
     def place(encoder: str, mode: str, task: str) -> int:
@@ -38,7 +38,9 @@ def recipes_of(part: Part) -> list[Used]:
         for (where, tasks), some in _grouped(
             ((where, _all(tasks, part.tasks)), encoder)
             for encoder in encoders
-            for where, tasks in _grouped((place(encoder, mode, t), t) for t in part.tasks).items()
+            for where, tasks in _grouped(
+                (place(encoder, mode, t), t) for t in part.tasks if (encoder, mode, t) in trained
+            ).items()
         ).items()
     )
     return [

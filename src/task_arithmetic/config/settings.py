@@ -11,12 +11,13 @@ from typing import Any
 
 import yaml
 
+from ..files.checkpoint import checkpoint_files
 from ..files.definition import Definition
 from ..files.hashes import canonical
 from ..files.local import listing
 from ..vision.geometry import OWN_MERGES
 from .checks import ENCODER_FILES
-from .definitions import AnyEncoder, AnyTask, Encoder, Task, TextTask
+from .definitions import AnyEncoder, AnyTask, Checkpoint, Encoder, Task, TextTask
 from .experiment import Configuration, Experiment, Part
 from .published import paper_beside
 from .recipes import recipes_of
@@ -25,10 +26,12 @@ from .view import View, view_of
 DOWNLOADS_DIR = "results/shared/downloads"
 EMBEDDED_DIR = "results/shared/embedded"  # a folder for each embedded task
 
+Downloaded = AnyTask | AnyEncoder | Checkpoint  # what may come from a hub
+
 # --- Data and encoders: of a definition -----------------------------------------------------------
 
 
-def _slice(definition: AnyTask | AnyEncoder, *keys: str) -> dict[str, Any]:
+def _slice(definition: Downloaded, *keys: str) -> dict[str, Any]:
     """What a definition says of these keys."""
     return {key: value for key, value in definition.given().items() if key in keys}
 
@@ -38,21 +41,33 @@ def _modality(definition: AnyTask | AnyEncoder) -> dict[str, str]:
     return {} if definition.modality == "vision" else {"modality": definition.modality}
 
 
-def download_record(name: str, definition: AnyTask | AnyEncoder) -> str | None:
-    """Where the download of a task or encoder is recorded; None if it is no hub's."""
+def download_record(name: str, definition: Downloaded) -> str | None:
+    """Where the download of a task, encoder or checkpoint is recorded; None if it is no hub's."""
     of_hub = definition.pretrained if isinstance(definition, Encoder) else definition.hub
     kind = "tasks" if isinstance(definition, Task | TextTask) else "encoders"
+    kind = "checkpoints" if isinstance(definition, Checkpoint) else kind
     return f"{DOWNLOADS_DIR}/{kind}/{name}.json" if of_hub else None
 
 
-def download_settings(name: str, definition: AnyTask | AnyEncoder) -> str:
-    """The download stage's slice, of a task or an encoder."""
+def hub_sources(experiment: Experiment) -> dict[str, tuple[str, Downloaded]]:
+    """Record of a download → the name and definition of the task, encoder or checkpoint."""
+    tasks, encoders, _ = experiment.definitions
+    named: list[tuple[str, Downloaded]] = [*tasks.items(), *encoders.items()]
+    named += [(each.name, each) for each in experiment.checkpoints.values()]
+    found = {download_record(*each): each for each in named}
+    return {record: each for record, each in found.items() if record}
+
+
+def download_settings(name: str, definition: Downloaded) -> str:
+    """The download stage's slice, of a task, an encoder or a checkpoint."""
     if isinstance(definition, Task | TextTask):
         chosen = {
             "kind": "task",
             **_slice(definition, "hub", "config", "revision", "train", "test"),
         }
         chosen |= _slice(definition, "validation") if isinstance(definition.validation, str) else {}
+    elif isinstance(definition, Checkpoint):
+        chosen = {"kind": "checkpoint", **_slice(definition, "hub", "revision")}
     else:
         chosen = {"kind": "encoder", **_slice(definition, "model", "pretrained", "hub", "revision")}
     return canonical({"name": name, **chosen})
@@ -132,6 +147,21 @@ def _finetune(experiment: Experiment, mode: str, encoder: str, task: str) -> dic
         "finetune": experiment.part_of(encoder).recipe(encoder, mode, task).given(),
         "micro_batch": experiment.definitions.encoders[encoder].micro_batch,
     }
+
+
+def published_settings(experiment: Experiment, mode: str, encoder: str) -> str:
+    """The published stage's slice."""
+    patterns, linearized = experiment.patterns(mode, encoder), experiment.linearized(mode)
+    modality = _modality(experiment.definitions.encoders[encoder])
+    return canonical({**modality, "mode": {"train": patterns, "linearized": linearized}})
+
+
+def published_files(experiment: Experiment, encoder: str, mode: str, task: str) -> list[str]:
+    """The files of a local checkpoint, or the record of a hub's."""
+    checkpoint = experiment.checkpoints[encoder, mode, task]
+    if checkpoint.path is not None:
+        return [str(file) for file in checkpoint_files(checkpoint.path)]
+    return [record for record in [download_record(checkpoint.name, checkpoint)] if record]
 
 
 def efficiency_settings(experiment: Experiment, mode: str, encoder: str) -> str:
@@ -274,7 +304,10 @@ def report_settings(experiment: Experiment) -> str:
     """What the report depends on, besides the metrics and the other views: theirs, and the recipes
     of each part."""
     recipes = {
-        modality: [{**row._asdict(), "recipe": row.recipe.given()} for row in recipes_of(part)]
+        modality: [
+            {**row._asdict(), "recipe": row.recipe.given()}
+            for row in recipes_of(part, experiment.trained(part))
+        ]
         for modality, part in experiment.parts.items()
     }
     return json.dumps({**_view(experiment), "recipes": recipes}, separators=(",", ":"))

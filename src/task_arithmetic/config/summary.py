@@ -37,16 +37,18 @@ def check(*paths: PathLike, basedir: PathLike = ROOT) -> None:
         f"alphas     {alphas[0]:g} to {alphas[-1]:g}, {len(alphas)} values",
     ]
     for part in experiment.parts.values():
-        lines += _of_part(part, len(experiment.seeds))
+        lines += _of_part(experiment, part)
     lines += _titled("local data", _local_data(experiment))
     lines += _titled("left out", left_out(view(experiment)))
     print("\n".join(lines))
 
 
-def _of_part(part: Part, seeds: int) -> list[str]:
-    rows = recipes_of(part)
+def _of_part(experiment: Experiment, part: Part) -> list[str]:
+    trained, seeds = experiment.trained(part), len(experiment.seeds)
+    taken = len(part.tasks) * len(part.models) - len(trained)
+    rows = recipes_of(part, trained)
     control = f"; control {part.control}" if part.control else ""
-    runs = f"{len(part.tasks) * len(part.models) * seeds} runs ({seeds} seed{'s' * (seeds > 1)})"
+    runs = f"{len(trained) * seeds} runs ({seeds} seed{'s' * (seeds > 1)})"
     if len(rows) == 1:
         only = rows[0].recipe
         runs += f" of {only.steps} steps of {only.batch_size} examples"
@@ -56,6 +58,7 @@ def _of_part(part: Part, seeds: int) -> list[str]:
         "modes": ", ".join(part.modes),
         "ablations": ", ".join(part.ablations),
         "merging": _mergers(part),
+        "published": f"{taken} task vectors, not fine-tuned" if taken else "",
         "fine-tune": runs,
     }
     lines = [part.modality, *(f"  {what:10} {text}" for what, text in said.items() if text)]

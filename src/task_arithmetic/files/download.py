@@ -12,7 +12,11 @@ from typing import Any
 from ..errors import UserError
 from .paths import PathLike, read_json, write_json
 
-REPOSITORIES = {"task": "dataset", "encoder": "model"}  # the hub's kind of each of ours
+REPOSITORIES = {
+    "task": "dataset",
+    "encoder": "model",
+    "checkpoint": "model",
+}  # the hub's kind of each of ours
 EVERYTHING = "*"  # the key of a dataset's files if they cannot be told apart by split
 
 
@@ -27,10 +31,10 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Download:
-    """What was got for a task or an encoder, and can be found again.
+    """What was got for a task, an encoder or a fine-tuned checkpoint, and can be found again.
 
     Attributes:
-        kind: task or encoder. name: its own.
+        kind: task, encoder or checkpoint. name: its own.
         repo: owner/name. revision: as asked; None: main. commit: what that was.
         files: split, or "weights", "config" and "tokenizer" → its files.
     """

@@ -17,6 +17,7 @@ import huggingface_hub as hf  # of which each name is imported when it is first 
 from huggingface_hub import constants
 
 from ..errors import UserError, is_disk_full, root_cause
+from .checkpoint import FORMS, shards
 from .definition import SPLIT_WORDS, Definition
 from .download import EVERYTHING, REPOSITORIES, Download, HubFile
 from .hashes import sha256_of_file
@@ -59,7 +60,7 @@ def download(
 
     Args:
         kind, name, repo, revision: as in Download.
-        choose: which files; `dataset_files`, `open_clip_files` or `model_files`.
+        choose: which files; `dataset_files`, `open_clip_files`, `model_files` or `checkpoint_files`.
     Raises:
         UserError: the hub cannot be reached, has no such repository, revision, config or split, or
             does not give access; a file arrived damaged; offline and not everything is cached.
@@ -208,9 +209,7 @@ def model_files(at: Commit) -> Files:
     """The files of a model in transformers' form. Its weights come last: where they are in a cache,
     the others are too."""
     chosen = {key: [name for name in of if name in at.names] for key, of in MODEL_FILES.items()}
-    if not chosen["weights"] and WEIGHTS_INDEX in at.names:
-        listed = read_json(_fetch(at, WEIGHTS_INDEX)[0]).get("weight_map", {})
-        chosen["weights"] = [WEIGHTS_INDEX, *sorted(set(listed.values()))]
+    chosen["weights"] = chosen["weights"] or _listed(at)
     for key, (needed, *_) in MODEL_FILES.items():
         if chosen[key][:1] not in ([needed], [WEIGHTS_INDEX]):
             here = "in the hub's cache" if constants.HF_HUB_OFFLINE else "on the hub"
@@ -220,6 +219,28 @@ def model_files(at: Commit) -> Files:
                 "that folder as `path`."
             )
     return chosen
+
+
+def _listed(at: Commit) -> list[str]:
+    """The list of shards, and those that it names; none if the weights are in no shards."""
+    if WEIGHTS_INDEX not in at.names:
+        return []
+    return [WEIGHTS_INDEX, *shards(_fetch(at, WEIGHTS_INDEX)[0])]
+
+
+def checkpoint_files(at: Commit) -> Files:
+    """The files of fine-tuned weights, in transformers' form or open_clip's; no tokenizer."""
+    for config, names in FORMS.items():
+        if config in at.names:
+            own = next((name for name in names if name in at.names), None)
+            weights = _listed(at) if own == WEIGHTS_INDEX else [own] if own else []
+            if weights:
+                return {"config": [config], "weights": weights}
+    raise at.error(
+        f"{at.repo} on the hub has neither config.json with model.safetensors nor "
+        "open_clip_config.json with open_clip_model.safetensors: download its weights and name "
+        "their path."
+    )
 
 
 # --- Getting files --------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 from ..errors import UserError
 from .paths import PathLike, atomic_path, mend, node, place_of_log, read_json
 
-STAGES = "embedded download data encoder head finetune vector pretrained single_task kernel".split()
+STAGES = "embedded download data encoder head finetune vector published pretrained".split()
+STAGES += "single_task kernel".split()
 STAGES += "statistics merge addition negation disentanglement cosine efficiency metrics".split()
 STAGES += "tables figures report".split()
 COLUMNS = "stage job attempt command node device gpu slurm_job started seconds".split()

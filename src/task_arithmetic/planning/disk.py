@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
 from ..config import settings
-from ..config.definitions import AnyEncoder, AnyTask, Encoder, Task, TextEncoder
+from ..config.definitions import AnyTask, Checkpoint, Encoder, Task, TextEncoder
 from ..config.experiment import Experiment
 from ..errors import UserError
 from ..files.definition import Definition
@@ -252,7 +252,7 @@ def _rows(rows: Table | Classes, column: str) -> tuple[int, list[Any]]:
 
 
 def downloads(experiment: Experiment) -> tuple[list[int | None], list[str]]:
-    """Bytes of each download, in the order of hub_sources; and sentences on what is unknown.
+    """Bytes of each download, in the order of settings.hub_sources; and sentences on what is unknown.
 
     The record of an earlier download tells its size. Of the others the hub is asked for its list of
     files; once it does not answer it is not asked again.
@@ -262,7 +262,7 @@ def downloads(experiment: Experiment) -> tuple[list[int | None], list[str]]:
     found: list[int | None] = []
     notes: list[str] = []
     silent = False
-    for record, (name, definition) in hub_sources(experiment).items():
+    for record, (name, definition) in settings.hub_sources(experiment).items():
         size = None
         if os.path.isfile(record):
             files = read_json(record)["files"].values()
@@ -281,14 +281,7 @@ def downloads(experiment: Experiment) -> tuple[list[int | None], list[str]]:
     return found, notes
 
 
-def hub_sources(experiment: Experiment) -> dict[str, tuple[str, AnyTask | AnyEncoder]]:
-    """Record of a download → the name and definition of the task or encoder."""
-    named = [*experiment.definitions.tasks.items(), *experiment.definitions.encoders.items()]
-    found = {settings.download_record(*each): each for each in named}
-    return {record: each for record, each in found.items() if record}
-
-
-def _remote_bytes(name: str, definition: AnyTask | AnyEncoder) -> int | None:
+def _remote_bytes(name: str, definition: settings.Downloaded) -> int | None:
     """Bytes of the files that the download stage would get; None if the hub's list does not say."""
     from huggingface_hub import HfApi
 
@@ -296,7 +289,7 @@ def _remote_bytes(name: str, definition: AnyTask | AnyEncoder) -> int | None:
 
     given = definition.given()
     repo, kind = str(given.get("hub", "")), "dataset"
-    if isinstance(definition, Encoder | TextEncoder):
+    if isinstance(definition, Encoder | TextEncoder | Checkpoint):
         repo, kind = repo or weights_repository(name, given), "model"
     info: Any = HfApi().repo_info(
         repo,
@@ -308,8 +301,9 @@ def _remote_bytes(name: str, definition: AnyTask | AnyEncoder) -> int | None:
     sizes = {file.rfilename: file.size for file in info.siblings}
     if isinstance(definition, Encoder):
         return sizes.get(hub.WEIGHTS)
-    if isinstance(definition, TextEncoder):
+    if isinstance(definition, TextEncoder | Checkpoint):
         small = [*hub.MODEL_FILES["config"], *hub.MODEL_FILES["tokenizer"]]
+        small = ["config.json"] if isinstance(definition, Checkpoint) else small
         weights = hub.MODEL_FILES["weights"]
         if weights[0] not in sizes:  # in shards
             weights = [name for name in sizes if fnmatch(name, "model*.safetensors*")]

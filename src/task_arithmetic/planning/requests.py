@@ -176,8 +176,9 @@ def _held(
     if stage in ("merge", "merge_on_data"):
         moved = moved_shapes(experiment, encoder, mode, geometry)
         return _held_by_merging(part.merger(job.method or ""), moved, len(tasks), geometry)
-    if stage not in LEARNING:  # vector: θ0, θ, τ, and τ as it is written
-        return 4 * weights if stage == "vector" else 0
+    if stage not in LEARNING:  # vector: θ0, θ, τ, and τ as it is written; also the text tower twice
+        of_published = 4 * weights + 2 * encoder_bytes(geometry) if stage == "published" else 0
+        return 4 * weights if stage == "vector" else of_published
     passed, trained = _activations(geometry)
     if stage in ("finetune", "efficiency"):
         if on_gpu:  # θ0, and θ and two moments on their way to a file and as the file's bytes

@@ -26,18 +26,19 @@ from .disk import (
     add_up,
     counts_of,
     data_bytes,
-    hub_sources,
     template_count,
     times,
 )
 from .operations import SOURCE, Moved, flops
 
-STAGES = "download embedded data encoder head finetune vector pretrained single_task kernel".split()
+STAGES = "download embedded data encoder head finetune vector published pretrained".split()
+STAGES += "single_task kernel".split()
 STAGES += "statistics merge merge_on_data addition merged posthoc negation".split()
 STAGES += "disentanglement cosine efficiency metrics tables figures report".split()
 # Stages that hold a GPU where there is one.
 LEARNING = "head finetune pretrained single_task kernel addition posthoc negation".split()
 LEARNING += "statistics merge merge_on_data merged disentanglement efficiency".split()
+OF_MODES = "finetune vector published merge merge_on_data statistics".split()  # write its tensors
 GRIDS = ("addition", "posthoc", "negation")  # these walk the α on validation
 WARM_UP = 3  # steps before `efficiency` starts the clock
 REFERENCE_SAMPLES = 16 * 128  # images of a heatmap with reference_scaling
@@ -45,7 +46,15 @@ REFERENCE_SAMPLES = 16 * 128  # images of a heatmap with reference_scaling
 # Files and folders that a job adds, about: outputs and their hashes, log and record, the store's
 # mark, and what Snakemake notes of each output.
 FILES = {"download": 4, "embedded": 16, "data": 15, "encoder": 8, "head": 7, "finetune": 11}
-FILES |= {"vector": 8, "efficiency": 7, "metrics": 6, "tables": 8, "figures": 6, "report": 6}
+FILES |= {
+    "vector": 8,
+    "published": 8,
+    "efficiency": 7,
+    "metrics": 6,
+    "tables": 8,
+    "figures": 6,
+    "report": 6,
+}
 OTHER_FILES = 10  # of stages that write metrics
 
 Shapes = dict[str, tuple[int, ...]]
@@ -134,7 +143,7 @@ def _listed(experiment: Experiment) -> Iterator[Job]:
     metrics, tasks = f"{run}/metrics", experiment.definitions.tasks
     view = settings.view(experiment)
     drawn: set[str] = set()
-    yield from (Job("download", record) for record in hub_sources(experiment))
+    yield from (Job("download", record) for record in settings.hub_sources(experiment))
     for part in experiment.parts.values():
         of_images = part.unit == "image"
         for t in part.read:
@@ -153,8 +162,11 @@ def _listed(experiment: Experiment) -> Iterator[Job]:
             main = (e, m) in part.main
             for t in part.tasks:
                 name = f"{e}/{m}/{t}/{s}"
-                yield Job("finetune", f"{run}/finetuned/{name}.sha256", e, m, t, s)
-                yield Job("vector", f"{run}/vectors/{name}.safetensors", e, m, t, s)
+                published = (e, m, t) in experiment.checkpoints
+                if not published:
+                    yield Job("finetune", f"{run}/finetuned/{name}.sha256", e, m, t, s)
+                stage = "published" if published else "vector"
+                yield Job(stage, f"{run}/vectors/{name}.safetensors", e, m, t, s)
                 yield Job("single_task", f"{metrics}/single_task/{name}.csv", e, m, t, s)
                 if of_images and main and not experiment.linearized(m):
                     yield Job("kernel", f"{metrics}/kernel/{name}.csv", e, m, t, s)
@@ -288,7 +300,7 @@ def operations(key: Key, experiment: Experiment, geometry: Geometry) -> float:
 
 def _size(experiment: Experiment, known: Known, job: Job, geometry: Geometry | None) -> int | None:
     """Bytes of a job's outputs; None: unknown, 0: less than a megabyte."""
-    if job.stage in ("finetune", "vector", "merge", "merge_on_data", "statistics") and geometry:
+    if job.stage in OF_MODES and geometry:
         moved = moved_shapes(experiment, job.encoder or "", job.mode or "", geometry)
         if job.stage == "statistics":
             return FLOAT * sum(columns**2 for _, columns in matrices_of(moved).values())

@@ -14,6 +14,7 @@ import pandas as pd
 from ..config.available import MERGING, has, part_of
 from ..config.published import TOLERANCE
 from ..config.view import Part, View
+from ..files.leaks import leak
 from . import merging
 from .cells import Measured, percent
 
@@ -48,6 +49,8 @@ def sentences(metrics: pd.DataFrame, view: View) -> list[str]:
     if view.control:
         images = Measured(metrics, view)
         found += [sentence_on_negation(images, encoder) for encoder in view.encoders]
+    if view.encoders:
+        found += sentences_on_leaks(Measured(metrics, view))
     found += [*sentence_on_cut_texts(metrics, view.language), sentence_on_alpha(parts, view)]
     shown = [Measured(metrics, part_of(name, view)) for name in MERGING if has(name, view)]
     return found + [sentence for run in shown for sentence in merging.sentences(run)]
@@ -67,6 +70,16 @@ def sentence_on_addition(run: Measured, encoder: str) -> str:
         text += f", {lead:.1f} points above {part.label(others[0])}, the next one"
     zero_shot = shown(percent(run.pretrained(encoder)))
     return f"{text} ({listed(values, part)}; pre-trained {zero_shot})."
+
+
+def sentences_on_leaks(run: Measured) -> list[str]:
+    """Individual models that know the test images of DTD, by their accuracy on these."""
+    found = []
+    for encoder, mode in product(run.part.encoders, run.part.modes):
+        for task in run.part.tasks:
+            accuracy = float(run.individual(encoder, mode, [task]).max())
+            found.append(leak(task, accuracy, f"{run.part.label(mode)}, {encoder},"))
+    return [*filter(None, found)]
 
 
 def sentence_on_negation(run: Measured, encoder: str) -> str:

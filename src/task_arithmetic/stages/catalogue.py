@@ -84,6 +84,20 @@ class Vector:
     output: Output
 
 
+@stage("stages.published.published", hashed=True)
+class Published:
+    """extract a task vector of published weights"""
+
+    encoder_dir: Input
+    encoder: Name
+    mode: Name
+    task: Name
+    settings: Settings
+    files: list[Input] | None = None
+    download: Input | None = None
+    output: Output
+
+
 class OfOneTask:
     """What evaluates one task vector on its task."""
 

@@ -33,6 +33,7 @@ HELP = {  # of the stages' options
     "threads": "processes side by side",
     "output": "what to write",
     "log": "metrics log to write (CSV)",
+    "files": "files of a local checkpoint: its weights, and configuration if it has one",
     "finetuned": "file made by `finetune`",
     "single_task": "metrics of the mode's single-task accuracy, one file for each task",
     "pretrained": "metrics made by `pretrained`, of the control task",

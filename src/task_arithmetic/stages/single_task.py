@@ -1,11 +1,13 @@
 """Accuracies of one task: pretrained, of an individual model, and through f_lin."""
 
+import sys
 from typing import Any
 
 import torch
 
 from ..core.encoder import CPU, Encoder
 from ..core.vectors import TaskVector
+from ..files.leaks import leak
 from ..files.metrics import write_rows
 from ..files.paths import PathLike
 from ..progress import SILENT, Progress
@@ -59,6 +61,9 @@ def single_task(
     how = EvaluationSettings.of(settings)
     model, splits = load(encoder_dir, {task: (head, data_dir)}, how, device)
     found = _on_both(model, vector_of(vector, model), splits, how)
+    said = leak(task, found["test"], f"{mode}, {encoder},")
+    if said and metric == "single_task_accuracy":
+        print(said, file=sys.stderr)
     rows = [{"split": split, "alpha": 1.0, "value": value} for split, value in found.items()]
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, task=task, metric=metric)
 

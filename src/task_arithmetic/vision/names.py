@@ -27,6 +27,7 @@ _INNER = {  # of a block
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
+_TEXT = {"token_embedding": "embeddings.token_embedding", "ln_final": "final_layer_norm"}
 _QKV = "q_proj", "k_proj", "v_proj"  # in the order of the rows of in_proj
 
 
@@ -81,6 +82,16 @@ def from_transformers(tensors: Tensors) -> Tensors:
         else:
             found[_renamed(name, outer)] = tensor
     return found
+
+
+def text_from_transformers(tensors: Tensors) -> Tensors:
+    """A text tower of CLIPModel as open_clip names it. A name that is none of a text tower's stays
+    as it is."""
+    outer = {theirs: ours for ours, theirs in _TEXT.items()}
+    found = from_transformers({n.removeprefix("text_model."): t for n, t in tensors.items()})
+    if "text_projection.weight" in found:
+        found["text_projection"] = found.pop("text_projection.weight").T.contiguous()
+    return {_renamed(name, outer): tensor for name, tensor in found.items()}
 
 
 def _renamed(name: str, of: dict[str, str]) -> str:

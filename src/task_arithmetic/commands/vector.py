@@ -1,0 +1,58 @@
+"""`task-arithmetic vector`: a task vector from fine-tuned weights."""
+
+import json
+import os
+from typing import Any
+
+from ..errors import UserError
+from ..files.paths import PathLike
+
+
+def vector(
+    base: str,
+    task: str,
+    output: PathLike,
+    mode: str | None = None,
+    revision: str | None = None,
+    json_: bool = False,
+    **source: Any,
+) -> None:
+    """Write the task vector of fine-tuned weights, and say what it is.
+
+    Args:
+        source: `from`: a folder, a file, or a hub's owner/name.
+        base: the encoder that was fine-tuned, see load_encoder. task: a name for the vector.
+        mode, revision: see import_vector.
+        output: a safetensors file, which must not be there.
+        json_: print JSON.
+    Raises:
+        UserError: output is there; as import_vector.
+    """
+    from ..library.encoders import load_encoder
+    from ..library.imports import read_published
+    from ..stages.published import write
+
+    if os.path.exists(output):
+        raise UserError(f"{output} is there already: give another name.")
+    encoder = load_encoder(base)
+    read = read_published(source["from"], encoder, task, mode, revision)
+    write(read.imported, read.source, read.patterns, encoder.name, output)
+    found = read.imported.vector
+    said = {
+        "output": str(output),
+        "task": task,
+        "encoder": encoder.name,
+        "mode": found.mode,
+        "linearized": found.linearized,
+        "tensors": len(found.tensors),
+        "parameters": sum(tensor.numel() for tensor in found.tensors.values()),
+        "norm": found.norm(),
+        "source": read.source,
+    }
+    if json_:
+        print(json.dumps(said, indent=1))
+    else:
+        print(
+            f"{output}: the task vector of {task}, {encoder.name}, {found.mode}: "
+            f"{said['parameters']:,} numbers in {said['tensors']} tensors, norm {said['norm']:.4g}."
+        )

@@ -1,0 +1,105 @@
+"""Task vectors from fine-tuned weights that somebody else has published."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from ..config.definitions import Checkpoint, Mode
+from ..config.settings import download_settings
+from ..errors import UserError, nearest
+from ..files.checkpoint import checkpoint_files
+from ..files.download import Download
+from ..files.fine_tuned import Imported, Moves
+from ..files.paths import PathLike
+from ..files.shipped import ROOT
+from ..stages import published
+from .cache import cache_dir, defined, run_stage
+from .checks import expect
+from .encoders import Encoder
+from .vectors import TaskVector
+
+
+class Read(NamedTuple):
+    """An imported vector with what its file says beside: where it came from, its mode's patterns."""
+
+    imported: Imported
+    source: dict[str, object]
+    patterns: list[str]
+
+
+def import_vector(
+    source: PathLike,
+    encoder: Encoder,
+    task: str = "",
+    mode: str | None = None,
+    revision: str | None = None,
+) -> TaskVector:
+    """The task vector τ = θ_t − θ0 of fine-tuned weights in the form of transformers, open_clip or
+    this package; it says on stderr what moved.
+
+    Args:
+        source: a folder or a file of weights, or a hub's repository, owner/name.
+        encoder: θ0, as load_encoder gives it. task: the vector's.
+        mode: a name of config/modes, in which what moved must lie; None: it is recognised.
+        revision: of a hub's repository.
+    Raises:
+        UserError: no weights, or of another encoder; see files.fine_tuned.task_vector.
+    """
+    read = read_published(source, encoder, task, mode, revision)
+    for note in read.imported.notes:
+        print(note, file=sys.stderr)
+    of = read.imported.vector
+    return TaskVector(of.tensors, of.mode, of.linearized, of.base, of.task)
+
+
+def read_published(
+    source: PathLike,
+    encoder: Encoder,
+    task: str = "",
+    mode: str | None = None,
+    revision: str | None = None,
+) -> Read:
+    """As import_vector, with what a vector's file says beside."""
+    expect(encoder, Encoder, "load_encoder")
+    modes = _modes(encoder.modality.name)
+    if mode is not None and mode not in modes:
+        near = nearest(mode, modes)
+        raise UserError(f"There is no mode {mode!r}{near}; it is one of {', '.join(modes)}.")
+    found = _found(source, revision)
+    read = published.import_vector(encoder, encoder.folder, found.checkpoint, modes, task, mode)
+    return Read(read, found.source, modes[read.vector.mode].patterns)
+
+
+def _modes(modality: str) -> dict[str, Moves]:
+    """All of config/modes that are for a modality, of the working directory over the shipped."""
+    files = [f for place in (ROOT, Path()) for f in (place / "config/modes").glob("*.yaml")]
+    modes: dict[str, Mode] = {}
+    for name in sorted({file.stem for file in files}):
+        try:
+            modes[name] = defined("modes", name)
+        except UserError as error:
+            if "has no patterns for" not in str(error):
+                raise
+            modes[name] = defined("modes", name, "language")
+    every = {name: Moves(each.patterns(modality), each.linearized) for name, each in modes.items()}
+    return {name: moves for name, moves in every.items() if moves.patterns}
+
+
+def _found(source: PathLike, revision: str | None) -> published.Published:
+    """A local checkpoint, or a hub's, which is downloaded."""
+    if os.path.exists(source):
+        if revision is not None:
+            raise UserError(f"{source} lies here and has no revision: leave it out.")
+        return published.read_files(checkpoint_files(source))
+    if str(source).count("/") != 1 or str(source).startswith((".", "/")):
+        raise UserError(
+            f"There is no {source}: give a folder or a file of fine-tuned weights, or owner/name "
+            "of a hub's repository."
+        )
+    checkpoint = Checkpoint(hub=str(source), revision=revision)
+    record = cache_dir() / "checkpoint" / f"{checkpoint.name}.json"
+    settings = json.loads(download_settings(checkpoint.name, checkpoint))
+    run_stage("download", {"settings": settings, "output": str(record)})
+    return published.read_download(Download.read(record))
