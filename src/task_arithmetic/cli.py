@@ -65,6 +65,22 @@ OPTIONS: dict[str, dict[str, Any]] = {  # options of commands that are no stages
     "stage": {"help": "the stage whose code changed, such as finetune"},
     "reason": {"help": "why the results stay valid, for the record"},
     "keep_gb": {"type": float, "help": "how much may stay, in GB; what results hold is free"},
+    "json": {
+        "action": "store_true",
+        "default": False,
+        "dest": "as_json",
+        "help": "print it as JSON, for machines",
+    },
+    "vector from": {
+        "dest": "source",
+        "metavar": "WEIGHTS",
+        "help": "fine-tuned weights: a folder, a file, or owner/name of a hub",
+    },
+    "vector base": {"metavar": "ENCODER", "help": "what was fine-tuned: of config/encoders"},
+    "vector task": {"help": "what the vector is of"},
+    "vector mode": {"default": None, "help": "of config/modes; without it, by what moved"},
+    "revision": {"default": None, "help": "of a hub's repository; without it, main"},
+    "vector output": {"metavar": "FILE", "help": "the vector's file to write (safetensors)"},
     "config": {
         "nargs": "*",
         "default": [],
@@ -131,6 +147,13 @@ FOR_PEOPLE = {
         "declare that a stage's changed code gives the same results",
         '--stage finetune --reason "renamed a variable"',
     ),
+    "vector": ForPeople(
+        "commands.vector.vector",
+        ["from", "base", "task", "mode", "revision", "output", "json"],
+        "take the task vector of weights that somebody else has fine-tuned",
+        "--from tanganke/clip-vit-base-patch32_sun397 --base ViT-B-32 --task sun397 "
+        "--output sun397.safetensors",
+    ),
     "gc": ForPeople(
         "pipeline.store.gc",
         ["keep_gb"],
@@ -160,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=formatter,
         )
         for option in known.options:
-            how = dict(OPTIONS[option])
+            how = dict(OPTIONS.get(f"{command} {option}") or OPTIONS[option])
             if how.pop("place", False):
                 sub.add_argument(option, **how)
             else:

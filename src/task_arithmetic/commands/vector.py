@@ -2,29 +2,28 @@
 
 import json
 import os
-from typing import Any
 
 from ..errors import UserError
 from ..files.paths import PathLike
 
 
 def vector(
+    source: str,
     base: str,
     task: str,
     output: PathLike,
     mode: str | None = None,
     revision: str | None = None,
-    json_: bool = False,
-    **source: Any,
+    as_json: bool = False,
 ) -> None:
     """Write the task vector of fine-tuned weights, and say what it is.
 
     Args:
-        source: `from`: a folder, a file, or a hub's owner/name.
+        source: a folder, a file, or a hub's owner/name.
         base: the encoder that was fine-tuned, see load_encoder. task: a name for the vector.
         mode, revision: see import_vector.
         output: a safetensors file, which must not be there.
-        json_: print JSON.
+        as_json: print JSON.
     Raises:
         UserError: output is there; as import_vector.
     """
@@ -35,7 +34,7 @@ def vector(
     if os.path.exists(output):
         raise UserError(f"{output} is there already: give another name.")
     encoder = load_encoder(base)
-    read = read_published(source["from"], encoder, task, mode, revision)
+    read = read_published(source, encoder, task, mode, revision)
     write(read.imported, read.source, read.patterns, encoder.name, output)
     found = read.imported.vector
     said = {
@@ -49,7 +48,7 @@ def vector(
         "norm": found.norm(),
         "source": read.source,
     }
-    if json_:
+    if as_json:
         print(json.dumps(said, indent=1))
     else:
         print(

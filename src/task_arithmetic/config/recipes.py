@@ -22,7 +22,8 @@ class Used(NamedTuple):
 
 
 def recipes_of(part: Part, trained: Collection[tuple[str, str, str]]) -> list[Used]:
-    """The different recipes of a part, of all (encoder, mode, task) that are trained. One that trains no such product has several entries."""
+    """The different recipes of a part, of the (encoder, mode, task) that are trained. One that
+    trains no such product has several entries."""
     recipes: list[Recipe] = []
 
     def place(encoder: str, mode: str, task: str) -> int:

@@ -21,7 +21,7 @@ from .checkpoint import FORMS, shards
 from .definition import SPLIT_WORDS, Definition
 from .download import EVERYTHING, REPOSITORIES, Download, HubFile
 from .hashes import sha256_of_file
-from .paths import atomic_path, read_json
+from .paths import atomic_path
 
 WEIGHTS = "open_clip_model.safetensors"  # as open_clip names them in a hub's repository
 MODEL_FILES = {  # of a model in transformers' form; the first of each must be there
@@ -60,7 +60,7 @@ def download(
 
     Args:
         kind, name, repo, revision: as in Download.
-        choose: which files; `dataset_files`, `open_clip_files`, `model_files` or `checkpoint_files`.
+        choose: which files; `dataset_files`, `open_clip_files` … of here.
     Raises:
         UserError: the hub cannot be reached, has no such repository, revision, config or split, or
             does not give access; a file arrived damaged; offline and not everything is cached.

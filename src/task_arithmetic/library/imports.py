@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config.definitions import Checkpoint, Mode
+from ..config.reading import read_yaml
+from ..config.sentences import hold
 from ..config.settings import download_settings
 from ..errors import UserError, nearest
 from ..files.checkpoint import checkpoint_files
@@ -15,14 +17,14 @@ from ..files.fine_tuned import Imported, Moves
 from ..files.paths import PathLike
 from ..files.shipped import ROOT
 from ..stages import published
-from .cache import cache_dir, defined, run_stage
+from .cache import cache_dir, run_stage
 from .checks import expect
 from .encoders import Encoder
 from .vectors import TaskVector
 
 
 class Read(NamedTuple):
-    """An imported vector with what its file says beside: where it came from, its mode's patterns."""
+    """An imported vector with what its file says beside: its source, its mode's patterns."""
 
     imported: Imported
     source: dict[str, object]
@@ -74,17 +76,13 @@ def read_published(
 
 def _modes(modality: str) -> dict[str, Moves]:
     """All of config/modes that are for a modality, of the working directory over the shipped."""
-    files = [f for place in (ROOT, Path()) for f in (place / "config/modes").glob("*.yaml")]
-    modes: dict[str, Mode] = {}
-    for name in sorted({file.stem for file in files}):
-        try:
-            modes[name] = defined("modes", name)
-        except UserError as error:
-            if "has no patterns for" not in str(error):
-                raise
-            modes[name] = defined("modes", name, "language")
-    every = {name: Moves(each.patterns(modality), each.linearized) for name, each in modes.items()}
-    return {name: moves for name, moves in every.items() if moves.patterns}
+    found = {}
+    for place in (ROOT, Path()):
+        for file in sorted((place / "config/modes").glob("*.yaml")):
+            mode = hold(Mode, read_yaml(file), str(file))
+            if patterns := mode.patterns(modality):
+                found[file.stem] = Moves(patterns, mode.linearized)
+    return found
 
 
 def _found(source: PathLike, revision: str | None) -> published.Published:

@@ -252,7 +252,7 @@ def _rows(rows: Table | Classes, column: str) -> tuple[int, list[Any]]:
 
 
 def downloads(experiment: Experiment) -> tuple[list[int | None], list[str]]:
-    """Bytes of each download, in the order of settings.hub_sources; and sentences on what is unknown.
+    """Bytes of each download, in the order of hub_sources; and sentences on what is unknown.
 
     The record of an earlier download tells its size. Of the others the hub is asked for its list of
     files; once it does not answer it is not asked again.
