@@ -639,3 +639,47 @@ import sys
 from task_arithmetic.planning.doctor import doctor
 doctor(sys.argv[2], basedir=sys.argv[1])
 """
+
+
+# --- Fine-tuned checkpoints -----------------------------------------------------------------------
+
+
+def get_checkpoint(user, **settings):
+    """Download me/tuned, as fine-tuned weights."""
+    settings = {"kind": "checkpoint", "name": "me--tuned", "hub": "me/tuned", **settings}
+    words = ["stage", "download", "--settings", json.dumps(settings), "--output", user.weights]
+    return user.run(words)
+
+
+@pytest.mark.parametrize(
+    "files, kept",
+    [
+        (["config.json", "model.safetensors", "README.md"], ["config.json", "model.safetensors"]),
+        (["config.json", "pytorch_model.bin"], ["config.json", "pytorch_model.bin"]),
+        (
+            ["open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"],
+            ["open_clip_config.json", "open_clip_model.safetensors"],
+        ),
+    ],
+)
+def test_a_checkpoint_is_its_configuration_and_weights_alone(files, kept, user, hub):
+    hub.commit("model", "me/tuned", {name: name.encode() for name in files})
+    succeeds(get_checkpoint(user))
+    record = json.loads(user.weights.read_text())
+    assert [file["path"] for of in record["files"].values() for file in of] == kept
+    assert hub.fetched() == set(kept)
+
+
+def test_a_checkpoint_in_shards_is_all_of_them(user, hub):
+    shards = {f"model-0000{i}-of-00002.safetensors": bytes([i]) for i in (1, 2)}
+    index = json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()
+    files = {"config.json": b"{}", "model.safetensors.index.json": index, **shards}
+    hub.commit("model", "me/tuned", files)
+    succeeds(get_checkpoint(user))
+    assert hub.fetched() == set(files)
+
+
+def test_a_repository_without_weights_is_refused(user, hub):
+    hub.commit("model", "me/tuned", {"config.json": b"{}", "open_clip_pytorch_model.bin": b""})
+    refuses(get_checkpoint(user), user.weights, "me/tuned", "config.json with model.safetensors")
+    refuses(get_checkpoint(user, revision=UNKNOWN), user.weights, UNKNOWN)

@@ -59,7 +59,7 @@ def _of_part(experiment: Experiment, part: Part) -> list[str]:
         "ablations": ", ".join(part.ablations),
         "merging": _mergers(part),
         "published": f"{taken} task vectors, not fine-tuned" if taken else "",
-        "fine-tune": runs,
+        "fine-tune": runs if trained else "",
     }
     lines = [part.modality, *(f"  {what:10} {text}" for what, text in said.items() if text)]
     for row in rows[len(rows) == 1 :]:

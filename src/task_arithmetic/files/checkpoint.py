@@ -60,7 +60,10 @@ def checkpoint_files(path: PathLike) -> list[Path]:
             also = f" ({PICKLED_OPEN_CLIP} is pickled, and is not read)" if pickled else ""
             wanted = " or ".join(weights)
             raise UserError(f"{path} has {config} but no {wanted}{also}: put it there.")
-        return [path / config, found, *(path / name for name in shards(found))]
+        listed = [path / name for name in shards(found)]
+        if lacking := [file.name for file in listed if not file.is_file()]:
+            raise UserError(f"{path} has no {lacking[0]}, which {found.name} lists: put it there.")
+        return [path / config, found, *listed]
     raise UserError(
         f"{path} has neither of {' and '.join(FORMS)}: give the whole folder, as it was saved, or "
         "the file of the weights."
