@@ -163,6 +163,11 @@ FOR_PEOPLE = {
 }
 
 
+def option_of(command: str, option: str) -> dict[str, Any]:
+    """An option of a command for people, as argparse has it, with `place`."""
+    return dict(OPTIONS.get(f"{command} {option}") or OPTIONS[option])
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands, each with its options."""
     formatter = argparse.RawDescriptionHelpFormatter
@@ -183,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=formatter,
         )
         for option in known.options:
-            how = dict(OPTIONS.get(f"{command} {option}") or OPTIONS[option])
+            how = option_of(command, option)
             if how.pop("place", False):
                 sub.add_argument(option, **how)
             else:

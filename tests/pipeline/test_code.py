@@ -205,6 +205,7 @@ STARTS = {
 }
 TRAINING = {("finetune", m) for m in MODALITIES} | {("efficiency", m) for m in MODALITIES}
 GENERATING = {(c, "language") for c in (*(c for c, s in STAGES.items() if s.modal), "encoder")}
+GENERATING |= {("published", "language")}
 GENERATING |= {("merge-on-data", "vision")}  # whose label is of its method, and of both modalities
 
 
@@ -379,7 +380,7 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
     common |= {"low": -1.0, "high": 1.0, "points": 3, "samples": 8}
     settings = {"encoder": {"path": str(tiny.checkpoint(tmp_path / "open_clip"))}, "figure": view}
     settings["data"] = {"path": test_data.source(tmp_path / "source"), "validation": 12}
-    settings["table"] = view
+    settings |= {"table": view, "published": {"mode": common["mode"]}}
     names = {"table": ["table1", "table4", "tasks"], "figure": figure_names(view_of(view))}
     names |= {"embedded": ["shapes", "signs", "landcover", "textures"], "download": []}
     names |= dict.fromkeys((*names, "report"), []) if mode == "ntk" else {}
@@ -389,7 +390,8 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
     control = {"control": "b", "control_head": made["head"], "control_data_dir": made["data"]}
     given = {"encoder_dir": made["encoder"], "encoder": "tiny", "mode": mode, "seed": 0, **one}
     given |= {**many, **control, "vectors": [made["vector"]] * 2, "log": tmp_path / "log.csv"}
-    given |= {"vector": made["vector"], "single_task": [made["single-task"]] * 2}
+    given |= {"files": [made["finetune"]], "vector": made["vector"]}
+    given |= {"single_task": [made["single-task"]] * 2}
     given |= {"pretrained": tmp_path / "control.csv"}
     before = [{"task": "b", "split": "validation", "value": 0.5}]
     write_rows(given["pretrained"], before, metric="pretrained_accuracy")

@@ -17,7 +17,7 @@ from task_arithmetic.errors import UserError
 from task_arithmetic.files.checkpoint import checkpoint_files
 from task_arithmetic.files.tensors import read_made_by, read_tensors
 from task_arithmetic.stages.evaluate import read_vector
-from task_arithmetic.stages.published import published
+from task_arithmetic.vision.imports import write_published
 from task_arithmetic.vision.names import PREFIX, PROJECTION, to_transformers
 
 CONFIG = {
@@ -388,7 +388,7 @@ def test_the_stage_writes_what_the_vector_stage_writes(clip, whole, tmp_path):
     output = tmp_path / "one.safetensors"
     settings = {"mode": tiny.MODES["nonlinear"]}
     named = {"encoder": "tiny", "mode": "nonlinear", "task": "one", "settings": settings}
-    published(clip.folder, **named, files=checkpoint_files(place), output=output)
+    write_published(clip.folder, **named, files=checkpoint_files(place), output=output)
     ours, made = read_tensors(output), read_tensors(tiny.shared_vector("nonlinear", "one"))
     assert ours.keys() == made.keys() and all(torch.equal(ours[k], made[k]) for k in made)
     header, of_vector = read_made_by(output), read_made_by(tiny.shared_vector("nonlinear", "one"))

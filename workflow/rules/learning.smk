@@ -150,7 +150,7 @@ rule published:
     resources:
         **needs("published"),
     params:
-        code=stage_code("published"),
+        code=code_of("published"),
         settings=lambda wildcards: settings.published_settings(
             experiment, wildcards.mode, wildcards.encoder
         ),

@@ -27,9 +27,9 @@ def vector(
     Raises:
         UserError: output is there; as import_vector.
     """
+    from ..files.fine_tuned import write
     from ..library.encoders import load_encoder
     from ..library.imports import read_published
-    from ..stages.published import write
 
     if os.path.exists(output):
         raise UserError(f"{output} is there already: give another name.")

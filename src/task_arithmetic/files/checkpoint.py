@@ -101,12 +101,20 @@ def read_checkpoint(files: Sequence[PathLike], place: str | None = None) -> Chec
     tensors: dict[str, Any] = {}
     made_by: dict[str, Any] = {}
     for path in weights:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             tensors |= read_tensors(path)
             made_by |= read_made_by(path)
         else:
             tensors |= _unpickled(path)
     return Checkpoint(place, config, tensors, made_by, {p.name: sha256_of_file(p) for p in weights})
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its name, or by how it begins: 8 bytes of length, then a JSON object."""
+    if path.suffix == ".safetensors" or not path.is_file():
+        return path.suffix == ".safetensors"
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _unpickled(path: Path) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """From fine-tuned weights to a task vector: the base is θ0's, and a mode moved what differs."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +12,10 @@ from torch import Tensor
 from ..core.encoder import Encoder
 from ..core.vectors import TaskVector, moved_names
 from ..errors import UserError, first
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, read_checkpoint
+from .download import Download
+from .paths import PathLike
+from .tensors import write_tensors
 
 SAME = 1e-6  # largest |Δ| of a tensor that was not fine-tuned
 Tensors = dict[str, Tensor]
@@ -34,6 +39,13 @@ class FineTuned(NamedTuple):
     tensors: Tensors
     is_tau: bool = False
     linearized: bool = False
+
+
+class Published(NamedTuple):
+    """A checkpoint, and where it came from, for the vector's header."""
+
+    checkpoint: Checkpoint
+    source: dict[str, Any]
 
 
 class Imported(NamedTuple):
@@ -172,3 +184,75 @@ def _check_near(checkpoint: Checkpoint, encoder: Encoder, tau: Tensors) -> None:
             f"is farther from {encoder.name} than {encoder.name} from 0 (‖τ‖ = {length(tau):.3g}, "
             f"‖θ0‖ = {own:.3g}): it was fine-tuned from another base; name that encoder."
         )
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+def write_published(
+    model: Encoder,
+    read: Callable[[Checkpoint, Encoder, Path], FineTuned],
+    encoder_dir: PathLike,
+    *,
+    encoder: str,
+    mode: str,
+    task: str,
+    settings: dict[str, Any],
+    output: PathLike,
+    files: Sequence[PathLike] | None = None,
+    download: PathLike | None = None,
+) -> None:
+    """Write the task vector of published weights, as the vector stage does of fine-tuned ones.
+
+    Args:
+        model: θ0. read: its modality's read_fine_tuned. encoder_dir: the encoder stage's folder.
+        encoder, mode, task: names.
+        settings: modality; mode: `train`, its patterns, and `linearized`.
+        files: of a local checkpoint, see checkpoint_files. download: of a hub's: its record.
+    Raises:
+        UserError: as read_files, read_download, read and task_vector.
+    """
+    if files:
+        found = read_files(files)
+    elif download is not None:
+        found = read_download(Download.read(download))
+    else:
+        raise UserError(f"The checkpoint of {task} is missing: give --files or --download.")
+    how = settings["mode"]
+    modes = {mode: Moves(how["train"], how["linearized"])}
+    tensors = read(found.checkpoint, model, Path(encoder_dir))
+    vector = task_vector(found.checkpoint, tensors, model, modes, task, mode)
+    write(vector, found.source, modes[mode].patterns, encoder, output)
+
+
+def read_files(files: Sequence[PathLike]) -> Published:
+    """A local checkpoint. Raises UserError as read_checkpoint."""
+    found = read_checkpoint(files)
+    return Published(found, {"path": found.place, "files": found.hashes})
+
+
+def read_download(record: Download) -> Published:
+    """A hub's checkpoint. Raises UserError: a file is gone from the cache; as read_checkpoint."""
+    files = [path for paths in record.paths().values() for path in paths]
+    return Published(
+        read_checkpoint(files, record.repo), record.source("repo", "revision", "commit", "files")
+    )
+
+
+def write(
+    read: Imported, source: dict[str, Any], patterns: list[str], encoder: str, output: PathLike
+) -> None:
+    """Write an imported vector's file, and say on stderr how it was read."""
+    vector = read.vector
+    for note in read.notes:
+        print(note, file=sys.stderr)
+    made_by = {
+        "stage": "vector",
+        "encoder": encoder,
+        "mode": vector.mode,
+        "task": vector.task,
+        "settings": {"mode": {"train": patterns, "linearized": vector.linearized}},
+        "theta0_sha256": vector.base,
+        "source": source,
+    }
+    write_tensors(output, vector.tensors, made_by)

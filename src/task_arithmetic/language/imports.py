@@ -2,17 +2,26 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..core.encoder import Encoder
+from ..files import fine_tuned
 from ..files.checkpoint import Checkpoint
-from ..files.fine_tuned import FineTuned, fine_tuned
+from ..files.fine_tuned import FineTuned
+from ..files.paths import PathLike
 from ..files.tensors import check_tensors
 from .geometry import t5_geometry
-from .modality import Language
+from .modality import Language, read_encoder
 
 COPIES = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]  # of shared.weight
+
+
+def write_published(encoder_dir: PathLike, **call: Any) -> None:
+    """The published stage, of a T5: see files.fine_tuned.write_published."""
+    model = read_encoder(encoder_dir)
+    fine_tuned.write_published(model, read_fine_tuned, encoder_dir, **call)
 
 
 def read_fine_tuned(checkpoint: Checkpoint, encoder: Encoder, encoder_dir: Path) -> FineTuned:
@@ -45,4 +54,4 @@ def read_fine_tuned(checkpoint: Checkpoint, encoder: Encoder, encoder_dir: Path)
     needed = set() if checkpoint.made_by else set(encoder.theta0)
     shapes = {n: tuple(t.shape) for n, t in encoder.theta0.items() if n in tensors or n in needed}
     check_tensors(checkpoint.place, tensors, shapes)
-    return fine_tuned(checkpoint, tensors)
+    return fine_tuned.fine_tuned(checkpoint, tensors)

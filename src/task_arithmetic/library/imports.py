@@ -13,14 +13,24 @@ from ..config.settings import download_settings
 from ..errors import UserError, nearest
 from ..files.checkpoint import checkpoint_files
 from ..files.download import Download
-from ..files.fine_tuned import Imported, Moves
+from ..files.fine_tuned import (
+    Imported,
+    Moves,
+    Published,
+    read_download,
+    read_files,
+    task_vector,
+)
 from ..files.paths import PathLike
 from ..files.shipped import ROOT
-from ..stages import published
+from ..language import imports as of_texts
+from ..vision import imports as of_images
 from .cache import cache_dir, run_stage
 from .checks import expect
 from .encoders import Encoder
 from .vectors import TaskVector
+
+READERS = {"vision": of_images.read_fine_tuned, "language": of_texts.read_fine_tuned}
 
 
 class Read(NamedTuple):
@@ -70,7 +80,8 @@ def read_published(
         near = nearest(mode, modes)
         raise UserError(f"There is no mode {mode!r}{near}; it is one of {', '.join(modes)}.")
     found = _found(source, revision)
-    read = published.import_vector(encoder, encoder.folder, found.checkpoint, modes, task, mode)
+    tensors = READERS[encoder.modality.name](found.checkpoint, encoder, encoder.folder)
+    read = task_vector(found.checkpoint, tensors, encoder, modes, task, mode)
     return Read(read, found.source, modes[read.vector.mode].patterns)
 
 
@@ -85,12 +96,12 @@ def _modes(modality: str) -> dict[str, Moves]:
     return found
 
 
-def _found(source: PathLike, revision: str | None) -> published.Published:
+def _found(source: PathLike, revision: str | None) -> Published:
     """A local checkpoint, or a hub's, which is downloaded."""
     if os.path.exists(source):
         if revision is not None:
             raise UserError(f"{source} lies here and has no revision: leave it out.")
-        return published.read_files(checkpoint_files(source))
+        return read_files(checkpoint_files(source))
     if str(source).count("/") != 1 or str(source).startswith((".", "/")):
         raise UserError(
             f"There is no {source}: give a folder or a file of fine-tuned weights, or owner/name "
@@ -100,4 +111,4 @@ def _found(source: PathLike, revision: str | None) -> published.Published:
     record = cache_dir() / "checkpoint" / f"{checkpoint.name}.json"
     settings = json.loads(download_settings(checkpoint.name, checkpoint))
     run_stage("download", {"settings": settings, "output": str(record)})
-    return published.read_download(Download.read(record))
+    return read_download(Download.read(record))

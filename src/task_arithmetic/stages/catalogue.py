@@ -84,7 +84,10 @@ class Vector:
     output: Output
 
 
-@stage("stages.published.published", hashed=True)
+@stage(
+    {"vision": "vision.imports.write_published", "language": "language.imports.write_published"},
+    hashed=True,
+)
 class Published:
     """extract a task vector of published weights"""
 

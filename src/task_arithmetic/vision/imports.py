@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 from ..core.encoder import Encoder
+from ..files import fine_tuned
 from ..files.checkpoint import Checkpoint
-from ..files.fine_tuned import FineTuned, fine_tuned
+from ..files.fine_tuned import FineTuned
 from ..files.hashes import check_file, read_sealed
+from ..files.paths import PathLike
 from ..files.tensors import check_tensors, read_tensors
 from .geometry import ViT, clip_geometry
-from .modality import TEXT_TOWER, Tensors, Vision
+from .modality import TEXT_TOWER, Tensors, Vision, read_encoder
 from .names import from_transformers, text_from_transformers
 
 FORMS = {  # whose names → how some of them begin
@@ -36,6 +38,12 @@ KEYS = {  # of transformers' configuration → ours, and its default
     "hidden_act": ("activation", "quick_gelu"),
 }
 NO_WEIGHTS = r"(model\.)?attn_mask|(text_model\.)?embeddings\.position_ids|model\.buffers0?\.\d+"
+
+
+def write_published(encoder_dir: PathLike, **call: Any) -> None:
+    """The published stage, of an image tower: see files.fine_tuned.write_published."""
+    model = read_encoder(encoder_dir)
+    fine_tuned.write_published(model, read_fine_tuned, encoder_dir, **call)
 
 
 def read_fine_tuned(checkpoint: Checkpoint, encoder: Encoder, encoder_dir: Path) -> FineTuned:
@@ -72,7 +80,7 @@ def read_fine_tuned(checkpoint: Checkpoint, encoder: Encoder, encoder_dir: Path)
     needed = set() if checkpoint.made_by else set(encoder.theta0) - {"proj"}
     shapes = {n: tuple(t.shape) for n, t in encoder.theta0.items() if n in image or n in needed}
     check_tensors(checkpoint.place, image, shapes)
-    return fine_tuned(checkpoint, image, form == "tangent_task_arithmetic")
+    return fine_tuned.fine_tuned(checkpoint, image, form == "tangent_task_arithmetic")
 
 
 def _check_config(checkpoint: Checkpoint, name: str, geometry: ViT) -> None:
