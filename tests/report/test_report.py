@@ -185,6 +185,20 @@ def test_findings_say_which_mode_leads_and_by_how_much(run):
     assert abs(float(re.search(r"([\d.]+) points above", sentence)[1]) - lead) < 0.06
 
 
+def test_findings_tell_of_a_model_that_knows_the_test_images_of_dtd(run):
+    folder, settings = run
+    metrics, name = load_metrics(folder / "metrics.csv"), settings["tasks"][0]
+    settings = json.loads(json.dumps(settings).replace(f'"{name}"', '"dtd"'))
+    metrics = metrics.replace({"task": name, "other_task": name}, "dtd")
+    known = (metrics["metric"] == "single_task_accuracy") & (metrics["task"] == "dtd")
+    known &= (metrics["mode"] == "nonlinear") & (metrics["encoder"] == "base")
+    for accuracy, told in ((0.95, 0), (0.98, 1)):
+        metrics.loc[known, "value"] = accuracy
+        found = [x for x in findings.sentences(metrics, view_of(settings)) if "of DTD" in x]
+        assert len(found) == told
+    assert "base" in found[0] and "98.0 %" in found[0]
+
+
 @pytest.fixture(scope="module")
 def beside_published(tmp_path_factory):
     """A run of the paper's suite: folder and page."""
