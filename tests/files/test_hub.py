@@ -17,7 +17,7 @@ import pytest
 import tiny
 from hub_server import Fault, Hub, checkpoint_files, dataset_files
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 CLASSES = ["circle", "square", "star"]
 SPLITS = ("train", "validation", "test")
@@ -683,3 +683,34 @@ def test_a_repository_without_weights_is_refused(user, hub):
     hub.commit("model", "me/tuned", {"config.json": b"{}", "open_clip_pytorch_model.bin": b""})
     refuses(get_checkpoint(user), user.weights, "me/tuned", "config.json with model.safetensors")
     refuses(get_checkpoint(user, revision=UNKNOWN), user.weights, UNKNOWN)
+
+
+def test_the_vector_of_a_hubs_checkpoint(user, hub, tmp_path):
+    """Of main, and of a commit that main has left behind."""
+    encoder = tiny.shared_suite()["encoder_dir"]
+    theta0 = load_file(encoder / "image_tower.safetensors")
+    shas, made = [], []
+    for task in ("one", "two"):
+        theta = theta0 | load_file(tiny.shared_finetuned("attention", task))
+        weights = save({f"visual.{name}": tensor for name, tensor in theta.items()})
+        config = {"model_cfg": tiny.MODEL, "preprocess_cfg": tiny.PREPROCESS}
+        files = {"open_clip_config.json": json.dumps(config).encode()}
+        shas.append(
+            hub.commit("model", "me/tuned", {**files, "open_clip_model.safetensors": weights})
+        )
+        made.append(load_file(tiny.shared_vector("attention", task)))
+    env = {"TASK_ARITHMETIC_CACHE": str(tmp_path / "cache")}
+    words = ["vector", "--from", "me/tuned", "--base", encoder, "--task", "any", "--output"]
+    for name, options, expected in (
+        ("new", [], made[1]),
+        ("old", ["--revision", shas[0]], made[0]),
+    ):
+        output = tmp_path / f"{name}.safetensors"
+        succeeds(user.run([*words, output, *options], env))
+        found = load_file(output)
+        assert found.keys() == expected.keys()
+        assert all((found[key] == expected[key]).all() for key in expected)
+    output = tmp_path / "none.safetensors"
+    refuses(user.run([*words, output, "--revision", UNKNOWN], env), output, UNKNOWN)
+    words[2] = "me/none"
+    refuses(user.run([*words, output], env), output, "there is no me/none on the hub")

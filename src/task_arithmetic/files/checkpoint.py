@@ -22,12 +22,14 @@ class Checkpoint(NamedTuple):
     """Fine-tuned weights, as they are stored.
 
     Attributes:
-        place: where people find them. config: the folder's; of a file alone {}.
+        place: where people find them. folder: where they lie.
+        config: the folder's; of a file alone {}.
         tensors: name → tensor, of any precision. made_by: of our own files, see tensors.header.
         hashes: name of a file → SHA-256.
     """
 
     place: str
+    folder: Path
     config: dict[str, Any]
     tensors: dict[str, Any]
     made_by: dict[str, Any]
@@ -106,7 +108,8 @@ def read_checkpoint(files: Sequence[PathLike], place: str | None = None) -> Chec
             made_by |= read_made_by(path)
         else:
             tensors |= _unpickled(path)
-    return Checkpoint(place, config, tensors, made_by, {p.name: sha256_of_file(p) for p in weights})
+    hashes = {path.name: sha256_of_file(path) for path in weights}
+    return Checkpoint(place, paths[0].parent, config, tensors, made_by, hashes)
 
 
 def _is_safetensors(path: Path) -> bool:

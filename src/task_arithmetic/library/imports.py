@@ -107,7 +107,8 @@ def _found(source: PathLike, revision: str | None) -> Published:
             f"There is no {source}: give a folder or a file of fine-tuned weights, or owner/name "
             "of a hub's repository."
         )
-    checkpoint = Checkpoint(hub=str(source), revision=revision)
+    pinned = {} if revision is None else {"revision": revision}
+    checkpoint = Checkpoint(hub=str(source), **pinned)
     record = cache_dir() / "checkpoint" / f"{checkpoint.name}.json"
     settings = json.loads(download_settings(checkpoint.name, checkpoint))
     run_stage("download", {"settings": settings, "output": str(record)})

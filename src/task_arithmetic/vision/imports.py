@@ -87,7 +87,7 @@ def _check_config(checkpoint: Checkpoint, name: str, geometry: ViT) -> None:
     """The architecture that a folder's configuration describes is the encoder's."""
     config, ours = checkpoint.config, asdict(replace(geometry, text=None))
     if "model_cfg" in config:
-        theirs = asdict(replace(clip_geometry(name, {"path": checkpoint.place}), text=None))
+        theirs = asdict(replace(clip_geometry(name, {"path": str(checkpoint.folder)}), text=None))
     elif config:
         if config.get("model_type") not in ("clip", "clip_vision_model"):
             raise checkpoint.error(
