@@ -631,6 +631,8 @@ def test_the_grids_pass_no_more_images_than_planned(linearized):
     of = theta0, taus[0], grid, {"task": Images(images, labels, head)}, linearized
     alphas = counted(lambda: encoder.modality.accuracies(*of))
     assert alphas / ((1 if linearized else 3) * once) == pytest.approx(1, abs=0.1)
+    alphas = counted(lambda: encoder.modality.accuracies(*of, "float32", taus[1]))
+    assert alphas / ((2 if linearized else 3) * once) == pytest.approx(1, abs=0.1)
 
 
 # --- Speed ---------------------------------------------------------------------------------------
