@@ -200,6 +200,12 @@ def test_lines_keeps_its_offset_and_alpha_is_chosen_with_it(encoder, tasks, mode
     assert len({tuple(values.items()) for values in found}) > 1
 
 
+def test_an_offset_of_f_and_a_direction_of_f_lin_are_refused(encoder, tasks):
+    mixed = ta.MergedVector(vectors(tasks)[0], vectors(tasks, "ntk")[0])
+    with pytest.raises(ta.UserError, match="add vectors of one mode"):
+        ta.choose_alpha(encoder, mixed, tasks, vectors(tasks))
+
+
 def test_a_merged_vector_is_saved_and_read_again(tasks, encoder, tmp_path):
     path, taus = tmp_path / "merged.safetensors", vectors(tasks, "ntk")
     merged = ta.merge(taus, "sum", layer_scale=True)

@@ -16,6 +16,7 @@ from ..core.disentanglement import Sample, disentanglement_errors
 from ..core.encoder import Examples
 from ..core.schedule import Recipe, learning_rate_at
 from ..core.training import Training, batches
+from ..core.vectors import check_alike
 from ..errors import UserError
 from ..files.manifest import sample_indices
 from ..files.shipped import ROOT
@@ -158,6 +159,7 @@ def _accuracies(
     f_lin."""
     splits, tau, offset = _of_each(tasks, encoder, split), tau.to(encoder.device), None
     if isinstance(tau, MergedVector):
+        check_alike(tau.offset, tau.direction)
         offset, tau = tau.offset, tau.direction
     how = alphas, splits, tau.linearized, precision, offset
     return encoder.modality.accuracies(encoder.theta0, tau, *how)
