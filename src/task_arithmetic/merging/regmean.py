@@ -2,7 +2,7 @@
 
 from __future__ import annotations  # names of torch
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -19,6 +19,9 @@ from .pieces import is_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..core.encoder import Encoder
+    from ..core.vectors import TaskVector
 
 
 Grams = Mapping[str, "Sequence[Tensor]"]  # matrix → of each task XᵀX / tokens, (in, in)
@@ -97,18 +100,28 @@ def learn(data: Data, options: RegmeanOptions, progress: Progress) -> Grams | Ma
     linearized vector at θ0, see grams.collect. With `forward` the merged tensors, see _forward."""
     if options.forward:
         return _forward(data, options, progress)
+    return _grams(data, [(data.encoder, tau) for tau in data.vectors], options, progress)
+
+
+def _grams(
+    data: Data,
+    models: Iterable[tuple[Encoder, TaskVector]],
+    options: RegmeanOptions,
+    progress: Progress,
+) -> Grams:
+    """G_t of every matrix that a model's vector moves, of each task's model."""
     found: dict[str, list[Tensor]] = {}
-    for tau, examples in zip(data.vectors, data.examples("train"), strict=True):
+    for (encoder, tau), examples in zip(models, data.examples("train"), strict=True):
         of_examples = examples, options.images, data.seed
         how = tau.linearized, data.precision, progress
-        for name, gram in collect(data.encoder, tau, *of_examples, *how).grams.items():
+        for name, gram in collect(encoder, tau, *of_examples, *how).grams.items():
             found.setdefault(name, []).append(gram)
     return found
 
 
 def _forward(data: Data, options: RegmeanOptions, progress: Progress) -> Mapping[str, Tensor]:
     """Name → M of RegMean++ (arXiv 2508.03121): block after block, where the G_t of a block are of
-    the task's own block on what the merged blocks below it give at α = 1."""
+    the task's own model with all that lies below the block merged, at α = 1."""
     from ..core.vectors import TaskVector  # beside torch
 
     if is_linearized(data):
@@ -117,18 +130,25 @@ def _forward(data: Data, options: RegmeanOptions, progress: Progress) -> Mapping
             "it: regmean with `forward` equals regmean there; leave `forward` out."
         )
     examples = check_data(data, "regmean", "train")
+    data = replace(data, examples=lambda split: examples)  # read once
     deltas, plain = deltas_of(data, options), replace(options, forward=False)
     layers = [list(names) for _, names in groupby(sorted(deltas, key=_depth), _depth)]
     params, found = data.encoder.theta0, dict[str, "Tensor"]()
-    for at, names in enumerate(layers, 1):
-        own = [TaskVector({n: tau[n] for n in names if n in tau.keys()}) for tau in data.vectors]
-        lower = replace(data.encoder, theta0=params)
-        of_layer = replace(data, encoder=lower, vectors=own, examples=lambda split: examples)
-        grams = learn(of_layer, plain, SILENT)
+
+    def model(tau: TaskVector, at: int) -> tuple[Encoder, TaskVector]:
+        """The task's model from a layer on, and of its vector that layer alone."""
+        own, above = (
+            TaskVector({n: tau[n] for names in some for n in names if n in tau.keys()})
+            for some in (layers[at : at + 1], layers[at + 1 :])
+        )
+        return replace(data.encoder, theta0=above.apply(params)), own
+
+    for at, names in enumerate(layers):
+        grams = _grams(data, (model(tau, at) for tau in data.vectors), plain, SILENT)
         merged = {n: merge(Part(n, deltas[n], data.tasks), plain, grams).direction for n in names}
         params = TaskVector(merged).apply(params)
         found |= merged
-        progress.at(at, len(layers), "layer")
+        progress.at(at + 1, len(layers), "layer")
     return found
 
 
