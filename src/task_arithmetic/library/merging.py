@@ -6,7 +6,7 @@ from typing import Any
 from ..core.encoder import Examples
 from ..errors import UserError
 from ..merging.merge import merge_vectors
-from ..merging.method import Data, Method, options_of
+from ..merging.method import Data, Method, Needs, options_of
 from ..merging.methods import find, names
 from ..progress import Bar, Progress
 from .checks import check_own, check_pretrained, check_same_mode, check_seed, expect
@@ -66,9 +66,9 @@ def merge(
     expect(found, Method, "task_arithmetic.merging.method")
     some: Sequence[TaskVector] = every
     state = None
-    if found.needs != "vectors":
-        chosen = options_of(found, options)
-        data = _data(found, every, encoder, loaded, seed, precision)
+    chosen = options_of(found, options)
+    if (needs := found.needs_of(chosen)) != "vectors":
+        data = _data(found, needs, every, encoder, loaded, seed, precision)
         some = [vector.to(data.encoder.device) for vector in every]
         assert found.learn is not None
         state = found.learn(data, chosen, progress or Bar(found.name))
@@ -87,6 +87,7 @@ def merge(
 
 def _data(
     method: Method,
+    needs: Needs,
     vectors: list[TaskVector],
     encoder: Encoder | None,
     tasks: list[Task],
@@ -97,12 +98,12 @@ def _data(
     accuracies if it needs labels."""
     if encoder is None or not tasks:
         raise UserError(
-            f"The merging method {method.name} needs {method.needs} data of every task beside the "
+            f"The merging method {method.name} needs {needs} data of every task beside the "
             "vectors: give `encoder`, and as `tasks` what load_task gave for each of them."
         )
     if method.learn is None:
         raise UserError(
-            f"The merging method {method.name} needs {method.needs} data of every task, and has no "
+            f"The merging method {method.name} needs {needs} data of every task, and has no "
             "`learn` that reads them: choose another one."
         )
     if len({task.name for task in tasks}) != len(vectors) or len(tasks) != len(vectors):
@@ -111,7 +112,7 @@ def _data(
             "task, each of another name."
         )
     check_pretrained(encoder, vectors)
-    own = own_accuracies(encoder, tasks, vectors, precision) if method.needs == "labelled" else []
+    own = own_accuracies(encoder, tasks, vectors, precision) if needs == "labelled" else []
     held = encoder
 
     def examples(split: str) -> list[Examples]:

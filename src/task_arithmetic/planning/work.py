@@ -239,7 +239,9 @@ def work_of(experiment: Experiment, known: Known, job: Job, auto: str = "bf16") 
     if stage == "merge":
         return ()
     if stage == "merge_on_data" and merger:
-        steps, batch, evaluations = merger.method.cost(merger.options, len(names))
+        steps, batch, evaluations, tangents = merger.method.cost(merger.options, len(names))
+        if linearized and of_images and tangents is not None:
+            evaluations = tangents
         images = times(evaluations, count("validation", names))
         passes = some("linearized", images, mode) if linearized else some(part.unit, images)
         trained = [some("step", steps, mode, batch * len(names))] if steps else []

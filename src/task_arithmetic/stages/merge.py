@@ -17,7 +17,7 @@ from ..files.paths import PathLike, mend
 from ..files.tensors import open_tensors
 from ..merging.coefficients import Coefficients
 from ..merging.merge import merge_parts, prepared, scaled
-from ..merging.method import Data, Merged, Part, options_of
+from ..merging.method import Data, Merged, Method, Options, Part, options_of
 from ..merging.methods import find
 from ..progress import SILENT, Progress
 from . import modalities
@@ -34,6 +34,11 @@ class MergeSettings(EncoderSettings):
     method: str = "sum"
     options: Mapping[str, Any] = field(default_factory=dict)
     layer_scaled: bool = False
+
+    def read(self) -> tuple[Method, Options]:
+        """The method of this name, and all of its options."""
+        found = find(self.method)
+        return found, options_of(found, self.options)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,8 @@ def merge(
             that needs more, values that are not finite.
     """
     how = MergeSettings.of(settings)
-    if (needs := find(how.method).needs) != "vectors" and not statistics:
+    found, options = how.read()
+    if (needs := found.needs_of(options)) != "vectors" and not statistics:
         raise UserError(
             f"The merging method {how.method} needs {needs} examples of every task: give what "
             "`statistics` collected (regmean), or use `merge-on-data` (the others)."
@@ -180,10 +186,9 @@ def merge_on_data(
         single_task: metrics of each individual model's own accuracy.
     """
     how = MergeSettings.of(settings)
-    found = find(how.method)
-    if found.learn is None:
+    found, options = how.read()
+    if found.learn is None or found.needs_of(options) == "vectors":
         raise UserError(f"The merging method {found.name} needs vectors alone: use `merge`.")
-    options = options_of(found, how.options)
     named = {"encoder": encoder, "mode": mode, "seed": seed, "method": method or how.method}
     with _logged(device, log, named):
         model = modalities.read_encoder(encoder_dir, how.modality, device)
@@ -227,8 +232,7 @@ def _merge(
     names: Iterable[str],
 ) -> None:
     first = sources.check()[0]
-    method = find(how.method)
-    options = options_of(method, how.options)
+    method, options = how.read()
     parts = VectorFiles(sources.vectors, sources.tasks, sources.seed, device)
     merged: dict[str, Merged] = {}
     count = len(parts.names)
