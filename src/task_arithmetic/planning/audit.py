@@ -38,7 +38,7 @@ class Shared(NamedTuple):
     split: str
     other_task: str
     other_split: str
-    count: int
+    rows: int
 
 
 def audit(*paths: PathLike, json: bool = False, basedir: PathLike = ROOT) -> None:
@@ -67,7 +67,7 @@ def audit(*paths: PathLike, json: bool = False, basedir: PathLike = ROOT) -> Non
         print(*missing, sep="\n", end="\n" * bool(missing), file=sys.stderr)
         return
     if made:
-        counts = {(each.task, each.split, each.other_split): str(each.count) for each in within}
+        counts = {(each.task, each.split, each.other_split): str(each.rows) for each in within}
         lines = [["task", *SPLITS, *("∩".join(pair) for pair in PAIRS)]]
         for task in made:
             sizes = [str(len(rows[task, split])) for split in SPLITS]

@@ -106,7 +106,7 @@ def shared_between_tasks(tasks: list[str]) -> list[str]:
         learnt, measured = sorted([each[:2], each[2:4]], key=lambda place: SPLITS.index(place[1]))
         if learnt[1] != measured[1]:
             where = f"{measured[0]}'s {measured[1]} that are in {learnt[0]}'s {learnt[1]}"
-            lines.append(f"Rows of {where}: {each.count:,}")
+            lines.append(f"Rows of {where}: {each.rows:,}")
     return lines
 
 
