@@ -452,6 +452,9 @@ def test_the_audit_names_what_is_not_prepared_and_refuses_what_is_damaged(projec
     np.save(TEXT_DATA / "boats/test_digests.npy", np.zeros((8, 16), np.uint8))
     with pytest.raises(UserError, match="boats/test_digests.npy is damaged"):
         audit("overlay.yaml", basedir=project)
+    (TEXT_DATA / "boats/test_digests.npy").unlink()
+    with pytest.raises(UserError, match="boats/test_digests.npy"):
+        audit("overlay.yaml", basedir=project)
 
 
 def test_texts_are_audited_with_their_labels(texts, capsys):

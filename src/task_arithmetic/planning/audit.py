@@ -17,7 +17,7 @@ import numpy as np
 from ..config.reading import ROOT, read_config
 from ..files.hashes import check_file
 from ..files.manifest import SPLITS, read_manifest
-from ..files.paths import PathLike
+from ..files.paths import PathLike, missing
 from .text import aligned
 
 DATA_DIR = Path("results/shared/data")  # a folder for each task
@@ -50,21 +50,23 @@ def audit(*paths: PathLike, json: bool = False, basedir: PathLike = ROOT) -> Non
         json: as a JSON list of Shared, without the pairs of tasks that share nothing.
         basedir: the folder that holds config.yaml, config/ and workflow/.
     Raises:
-        UserError: the configuration is wrong, or data are damaged.
+        UserError: the configuration is wrong, or data are damaged or lack a file.
     """
     tasks = list(read_config(*paths, basedir=basedir).definitions.tasks)
     made = [task for task in tasks if (DATA_DIR / task / "manifest.json").is_file()]
     for task in made:
         for name, sha256 in read_manifest(DATA_DIR / task).files.items():
             if name.endswith(("_digests.npy", ".jsonl")):
-                check_file(DATA_DIR / task / name, sha256)
+                if not (path := DATA_DIR / task / name).is_file():
+                    raise missing(path)
+                check_file(path, sha256)
     rows = read_rows(made)
     within, between = list(within_tasks(rows, made)), list(between_tasks(rows))
-    missing = to_make([task for task in tasks if task not in made], paths)
+    not_made = to_make([task for task in tasks if task not in made], paths)
     if json:
         found = [each._asdict() for each in [*within, *between]]
         print(encoding.dumps(found, indent=1, ensure_ascii=False))
-        print(*missing, sep="\n", end="\n" * bool(missing), file=sys.stderr)
+        print(*not_made, sep="\n", end="\n" * bool(not_made), file=sys.stderr)
         return
     if made:
         counts = {(each.task, each.split, each.other_split): str(each.rows) for each in within}
@@ -77,7 +79,7 @@ def audit(*paths: PathLike, json: bool = False, basedir: PathLike = ROOT) -> Non
         print("Those that stand in two tasks:" + " none" * (not between))
         for line in aligned([[*map(str, each)] for each in between], left=4):
             print(line)
-    print(*missing, ALIKE, sep="\n")
+    print(*not_made, ALIKE, sep="\n")
 
 
 def read_rows(tasks: Sequence[str]) -> Rows:
