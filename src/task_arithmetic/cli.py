@@ -65,6 +65,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # options of commands that are no stages
     "stage": {"help": "the stage whose code changed, such as finetune"},
     "reason": {"help": "why the results stay valid, for the record"},
     "keep_gb": {"type": float, "help": "how much may stay, in GB; what results hold is free"},
+    "json": {"action": "store_true", "default": False, "help": "as JSON instead of a table"},
     "config": {
         "nargs": "*",
         "default": [],
@@ -100,6 +101,12 @@ FOR_PEOPLE = {
         ["config"],
         "check the data of a configuration's tasks",
         "--config config/mini.yaml",
+    ),
+    "audit": ForPeople(
+        "planning.audit.audit",
+        ["config", "json"],
+        "count what stands in two splits of a task, or in two tasks",
+        "--config config/suites/clip20.yaml --json",
     ),
     "schema": ForPeople(
         "config.summary.schema",

@@ -5,7 +5,6 @@ Only manifests and the headers of arrays are read, and lines of texts counted; n
 again.
 """
 
-import itertools
 import json
 import re
 from pathlib import Path
@@ -24,9 +23,9 @@ from ..files.manifest import SPLITS, read_manifest
 from ..files.paths import PathLike
 from ..files.tensors import open_tensors, read_made_by
 from ..vision.images import DIGEST, RESOLUTION
+from .audit import DATA_DIR, between_tasks, read_rows, to_make
 from .text import aligned
 
-DATA_DIR = Path("results/shared/data")  # a folder for each task
 COLUMNS = [
     *("task", "commit", *SPLITS, "classes", "own names"),
     *("shared", "repeated", "stored", "disk"),
@@ -69,12 +68,7 @@ def doctor(*paths: PathLike, basedir: PathLike = ROOT) -> None:
         except UserError as error:
             problems.append(str(error))
     missing = [t for t, each in found.items() if each.row[1] == "not made" and not each.problems]
-    if missing:
-        given = " ".join(["--configfile", *map(str, paths)]) + " " if paths else ""
-        targets = " ".join(str(DATA_DIR / task / "manifest.json") for task in missing)
-        print(f"Not made yet: {', '.join(missing)}. To make them:")
-        print(f"  snakemake --cores all {given}-- {targets}")
-    for line in shared_between_tasks(tasks):
+    for line in [*to_make(missing, paths), *shared_between_tasks(tasks)]:
         print(line)
     for task, note in ((task, note) for task, each in found.items() for note in each.notes):
         print(f"Task {task}: {note}.")
@@ -107,20 +101,12 @@ def shared_between_tasks(tasks: list[str]) -> list[str]:
     """Of each two tasks, how many different rows stand in test of one and in train or validation of
     the other, or in validation of one and train of the other: what one task has learnt, or α was
     chosen on, is then measured under another one's name. Texts count with their labels."""
-    found: dict[tuple[str, str], set[bytes]] = {}
-    for task, split in itertools.product(tasks, SPLITS):
-        images, texts = (DATA_DIR / task / f"{split}{end}" for end in ("_digests.npy", ".jsonl"))
-        if images.is_file():
-            found[task, split] = set(map(bytes, np.load(images)))
-        elif texts.is_file():
-            found[task, split] = set(texts.read_bytes().split(b"\n")) - {b""}
     lines = []
-    for one, other in itertools.permutations(tasks, 2):
-        for split, learnt in (("test", "train"), ("test", "validation"), ("validation", "train")):
-            if both := found.get((one, split), set()) & found.get((other, learnt), set()):
-                lines.append(
-                    f"Rows of {one}'s {split} that are in {other}'s {learnt}: {len(both):,}"
-                )
+    for each in between_tasks(read_rows(tasks)):
+        learnt, measured = sorted([each[:2], each[2:4]], key=lambda place: SPLITS.index(place[1]))
+        if learnt[1] != measured[1]:
+            where = f"{measured[0]}'s {measured[1]} that are in {learnt[0]}'s {learnt[1]}"
+            lines.append(f"Rows of {where}: {each.rows:,}")
     return lines
 
 
