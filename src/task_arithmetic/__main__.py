@@ -4,7 +4,6 @@ import ctypes
 import gc
 import os
 import sys
-from importlib import import_module
 
 from .pipeline import warm
 
@@ -50,14 +49,15 @@ def run(words: list[str]) -> int:
 def import_stages() -> None:
     """Import what stages need, but pandas: it has a thread, which a fork would not have."""
     from .stages.catalogue import STAGES
+    from .stages.declaration import named
 
     gc.disable()
+    codes = ["cli.main", "vision.modality.read_encoder", "language.modality.read_encoder"]
     for stage in STAGES.values():
-        for code in stage.code.values() if isinstance(stage.code, dict) else [stage.code]:
-            if not code.startswith("report."):
-                import_module(f"task_arithmetic.{code.rpartition('.')[0]}")
-    for module in ("cli", "vision.modality", "language.modality"):
-        import_module(f"task_arithmetic.{module}")
+        codes += stage.code.values() if isinstance(stage.code, dict) else [stage.code]
+    for code in codes:
+        if not code.startswith("report."):
+            named(code)
     gc.freeze()
 
 
