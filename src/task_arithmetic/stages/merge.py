@@ -38,8 +38,8 @@ class MergeSettings(EncoderSettings):
 
 @dataclass(frozen=True)
 class Sources:
-    """What is merged: of an encoder, mode and seed the tasks, of each its vector's file, and what
-    its vector is multiplied by first; no weights: all are 1."""
+    """What is merged: of an encoder ("": no run's, and tasks are any names), mode and seed the
+    tasks, of each its vector's file, and what it is multiplied by first; no weights: all are 1."""
 
     encoder: str
     mode: str
@@ -48,33 +48,29 @@ class Sources:
     vectors: list[PathLike]
     weights: Sequence[float] = ()
 
-    def check(self) -> None:
-        """Raises UserError: a task that is there twice, or a file of another task or mode."""
+    def check(self) -> TaskVector:
+        """What the first file says of itself. Raises UserError: a task that is there twice, or a
+        file of another task (of an encoder's run), mode or encoder."""
         tasks, vectors = self.tasks, self.vectors
         if len(tasks) != len(vectors) or len(set(tasks)) != len(tasks):
             raise UserError(
                 f"There are {len(vectors)} vectors and {len(set(tasks))} different tasks: give "
                 "each vector the name of its own task."
             )
-        for path, task in zip(vectors, tasks, strict=True):
-            header = read_vector_header(path)
-            if header.task not in ("", task) or header.mode not in ("", self.mode):
+        headers = [read_vector_header(path) for path in vectors]
+        first = headers[0]
+        for path, task, header in zip(vectors, tasks, headers, strict=True):
+            check_base(first, header)
+            of = header.task if self.encoder else task
+            if of not in ("", task) or header.mode not in ("", self.mode):
                 raise UserError(
                     f"{path} is of {header.task}, {header.mode}, where the vector of {task}, "
                     f"{self.mode} is needed: give each task its own."
                 )
-
-    def first(self) -> TaskVector:
-        """What the first file says of itself. Raises UserError: one of the others is of another
-        encoder, or they are not all linearized, or all not."""
-        headers = [read_vector_header(path) for path in self.vectors]
-        first = headers[0]
-        for path, header in zip(self.vectors, headers, strict=True):
-            check_base(first, header)
             if header.linearized != first.linearized:
                 raise UserError(
-                    f"{path} and {self.vectors[0]} are not both linearized, or both not: merge "
-                    "vectors of one mode."
+                    f"{path} and {vectors[0]} are not both linearized, or both not: merge vectors "
+                    "of one mode."
                 )
         return first
 
@@ -164,7 +160,6 @@ def merge(
     named = {"encoder": encoder, "mode": mode, "seed": seed, "method": method or how.method}
     with _logged(device, log, named):
         sources = Sources(encoder, mode, seed, tasks, vectors)
-        sources.check()
         merge_files(sources, how, state, output, device, progress, names_of(geometry))
 
 
@@ -211,7 +206,6 @@ def merge_on_data(
         data = Data(model, taus, tasks, examples, own, how.precision, seed)
         state = found.learn(data, options, progress)
         sources = Sources(encoder, mode, seed, tasks, vectors)
-        sources.check()
         merge_files(sources, how, state, output, device, SILENT, model.theta0)
 
 
@@ -245,7 +239,7 @@ def merge_files(
         state: what the method needs of data; None: what its first pass over the vectors gives.
         names: of the encoder's tensors, for what is scaled by depth.
     """
-    first = sources.first()
+    first = sources.check()
     method = find(how.method)
     options = options_of(method, how.options)
     parts = VectorFiles(sources.vectors, sources.tasks, sources.seed, device, sources.weights)
