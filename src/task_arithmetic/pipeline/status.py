@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..files.paths import PathLike, node
 from ..files.records import (
     QUIET,
@@ -82,12 +82,18 @@ def status(run: str | None = None, watch: bool = False, results: PathLike = "res
 
 
 def run_folder(run: str | None, results: Path) -> Path:
-    """The run's folder; None: that of the run that started last. Raises UserError."""
+    """The folder of a run, by its name or as it is; None: of the run that started last. Raises
+    UserError."""
+    if run and os.sep in run:
+        if (Path(run) / "run.json").is_file():
+            return Path(run)
+        raise UserError(f"{run} is no run's folder (no run.json): give one, such as results/mini.")
     runs = {path.parent.name: path for path in results.glob("*/run.json")}
     if run in runs:
         return results / run
     if run or not runs:
-        named = f"There is no run {run} in {results}" if run else f"No run has started in {results}"
+        near = nearest(run or "", runs)
+        named = f"There is no run {run} in {results}{near}" if run else f"No run has started in {results}"
         known = f"take one of {', '.join(sorted(runs))}" if runs else "start one with snakemake"
         raise UserError(f"{named}{', which is no folder' * (not results.is_dir())}: {known}.")
     return max(runs.values(), key=lambda path: path.stat().st_mtime).parent
