@@ -30,6 +30,8 @@ def plain(found: Any) -> Any:
         return {each.name: plain(getattr(found, each.name)) for each in fields(found)}
     if hasattr(found, "_asdict"):
         return plain(found._asdict())
+    if hasattr(found, "model_dump"):  # of a configuration: what is given
+        return plain(found.model_dump(exclude_unset=True))
     if isinstance(found, list | tuple):
         return [plain(value) for value in found]
     if isinstance(found, float):

@@ -19,13 +19,14 @@ from ..files.metrics import read_rows
 from ..files.records import Run, read_record, read_run
 from ..pipeline.status import run_folder, table
 
-MOST = 40  # rows that are printed; JSON has all
+MOST = 40  # keys and rows that are printed; JSON has all
+VIEWS = ("tables", "figures", "report")  # stages that are told what was configured for others
 LONG = 60  # characters of a value
 
 
 class Key(NamedTuple):
-    """A key that differs; None: it is not there. where: "", the configuration, or the stage that is
-    told it."""
+    """A key that differs; None: it is not there, or null. where: the stage that is told it; "": the
+    configuration."""
 
     where: str
     key: str
@@ -146,7 +147,7 @@ def _config(folder: Path, run: Run) -> dict[str, Any] | None:
 def _settings(folder: Path, run: Run) -> dict[tuple[str, str], dict[str, Any]]:
     """(stage, job) → what the job was told when it made its results."""
     found = {}
-    for job in run.jobs:
+    for job in (job for job in run.jobs if job.stage not in VIEWS):
         with suppress(UserError, OSError):
             if made := read_record(job.record(folder)).made:
                 found[job.stage, job.name] = dict(made.arguments.get("settings") or {})
@@ -167,7 +168,7 @@ def _beside(known: list[Key], one: Mapping[Any, Any], other: Mapping[Any, Any]) 
 
 def _keys(where: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Key]:
     a, b = dict(_flat(one)), dict(_flat(other))
-    names = [name for name in {**a, **b} if (name in a, a.get(name)) != (name in b, b.get(name))]
+    names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
     return [Key(where, name, a.get(name), b.get(name)) for name in names]
 
 
@@ -211,9 +212,10 @@ def _lines(found: Compared) -> Iterator[str]:
     if not found.unknown:
         count = len(found.keys) or "no"
         yield f"Configuration: {count} key{'s differ' if count != 1 else ' differs'}."
-    for key in found.keys:
+    for key in found.keys[:MOST]:
         where = f" (as told to {key.where})" if key.where else ""
         yield f"  {key.key}{where}: {_told(key.one)} → {_told(key.other)}"
+    yield from _more(len(found.keys))
     yield ""
     cells = found.equal + len(found.differing)
     yield f"Numbers on test: {cells:,} in both, {found.equal:,} of them equal to the bit."
@@ -232,8 +234,11 @@ def _lines(found: Compared) -> Iterator[str]:
         ]
         yield ""
         yield from table(head, rows, width)
-    if (more := len(found.differing) - MOST) > 0:
-        yield f"and {more:,} smaller ones, which --json tells"
+    yield from _more(len(found.differing))
+
+
+def _more(count: int) -> list[str]:
+    return [f"and {count - MOST:,} more, which --json tells"] if count > MOST else []
 
 
 def _name(run: str) -> str:

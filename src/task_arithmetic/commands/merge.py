@@ -150,8 +150,9 @@ def merge_recipe(how: Recipe, out: PathLike) -> Wrote:
         check_file(path)
     headers = [read_vector_header(path) for path in paths]
     encoder = load_encoder(how.base) if how.base else None
-    for header in headers if encoder else []:
-        encoder.check(TaskVector({}, header.mode, header.linearized, header.base))
+    for header in headers:
+        if encoder:
+            encoder.check(TaskVector({}, base=header.base))
     started = time.perf_counter()
     names, state = _names(how, headers), None
     if method.needs != "vectors":

@@ -167,7 +167,7 @@ def _columns(shown: Shown) -> list[Column]:
         heading = COLUMNS[own].heading if own in COLUMNS else own
         spreads = [row.get(f"{name}_std") for row in shown.rows]
         cells = [
-            number(nan if value is None else value, kind, spread if spread != "" else None)
+            number(nan if value is None else value, kind, spread)  # type: ignore[arg-type]
             for value, spread in zip(values, spreads, strict=True)
         ]
         paper = ["Paper:"] if own != name else []
