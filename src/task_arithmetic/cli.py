@@ -154,7 +154,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "classes": {
         "nargs": "+",
         "default": None,
-        "help": "of folders of images: what prompts call the classes, in label order",
+        "metavar": "OWN=NAME",
+        "help": "of folders of images: what prompts call each class, in the order of its own names",
     },
     "evaluate device": {"default": None, "help": "cpu or cuda; without it, a GPU if there is one"},
     "one": {"place": True, "help": "a run: its name, or its folder"},

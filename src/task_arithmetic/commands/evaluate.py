@@ -71,8 +71,7 @@ def evaluate(
     """
     if alpha is not None and not vectors:
         raise UserError("--alpha multiplies vectors: give some by --vectors, or leave it out.")
-    definition = {"templates": templates, "classes": classes}
-    own: dict[str, Any] = {key: value for key, value in definition.items() if value is not None}
+    own = {**({"templates": templates} if templates else {}), **_classes(classes or [])}
     model = load_encoder(encoder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     moved = _with(model, vectors, 1.0 if alpha is None else alpha)
     loaded = [load_task(task, model, **own) for task in tasks]
@@ -93,6 +92,17 @@ def evaluate(
     how = "f_lin" if moved.tau.linearized else "f"
     evaluated = Evaluated(model.name, vectors, moved.tau.mode, scale, how, split, rows, mean)
     answer(evaluated, _lines(evaluated), as_json)
+
+
+def _classes(words: list[str]) -> dict[str, list[str]]:
+    """The keys of a definition that OWN=NAME of each class, or NAME, stand for."""
+    if not words:
+        return {}
+    pairs = [word.rpartition("=") for word in words]
+    names = {"classes": [name for _, _, name in pairs]}
+    if not any(equals for _, equals, _ in pairs):
+        return names
+    return {**names, "source_classes": [own or name for own, _, name in pairs]}
 
 
 def _with(encoder: Encoder, paths: list[str], alpha: float) -> Encoder:

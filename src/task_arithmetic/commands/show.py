@@ -79,7 +79,10 @@ def _rows(folder: Path, name: str) -> list[dict[str, str | float | None]]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             read = list(csv.DictReader(file, strict=True))
-        return [{column: _value(name, column, row[column]) for column in row} for row in read]
+        rows = [{column: _value(name, column, row[column]) for column in row} for row in read]
+        if not rows:
+            raise ValueError
+        return rows
     except (ValueError, KeyError, TypeError, csv.Error):
         raise UserError(
             f"{path} is no table of this version: make the run's tables again."

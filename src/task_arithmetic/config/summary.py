@@ -41,7 +41,7 @@ class Held(NamedTuple):
     tasks: list[str]
     control: str | None
     encoders: list[str]
-    focus: str
+    focus: str | None
     modes: list[str]
     ablations: list[str]
     merging: list[str]

@@ -231,8 +231,9 @@ class Row(NamedTuple):
 
     def cost(self, stage: str) -> Cost:
         """The sums of the row."""
-        sizes = map(amount, (self.fetched, self.there, self.added))
-        return Cost(stage, self.jobs, self.done, *sizes, self.files, amount(self.taken))
+        fetched, there, added = map(amount, (self.fetched, self.there, self.added))
+        sizes = fetched, there, added, self.files
+        return Cost(stage, self.jobs, self.done, *sizes, amount(self.taken))
 
 
 def _stages(stages: dict[str, list[Job]], taken: dict[str, list[float | None]]) -> list[Cost]:
