@@ -32,7 +32,7 @@ def test_means_spreads_and_differences_are_those_of_the_rows(make_run, says):
     assert first["one"] == pytest.approx(
         {"mean": statistics.fmean(a), "sd": statistics.stdev(a), "seeds": 3}
     )
-    assert first["difference"] == pytest.approx(0.3 - 0.4)
+    assert first["difference"] == pytest.approx(statistics.fmean(b) - statistics.fmean(a))
     assert second["difference"] == pytest.approx(0.05) and second["one"]["sd"] is None
     assert (second["cell"]["alpha"], second["cell"]["other_alpha"]) == (1.0, 1.0)
     assert [cell["method"] for cell in found["only_one"]] == ["ties"] and not found["only_other"]

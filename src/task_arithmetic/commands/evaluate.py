@@ -71,7 +71,7 @@ def evaluate(
     """
     if alpha is not None and not vectors:
         raise UserError("--alpha multiplies vectors: give some by --vectors, or leave it out.")
-    own = {**({"templates": templates} if templates else {}), **_classes(classes or [])}
+    own: dict[str, Any] = {"templates": templates, **_classes(classes or [])}
     model = load_encoder(encoder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     moved = _with(model, vectors, 1.0 if alpha is None else alpha)
     loaded = [load_task(task, model, **own) for task in tasks]
