@@ -167,6 +167,16 @@ def test_mistakes_are_one_sentence_and_write_nothing(fails, out, tmp_path):
         assert expected in said and not out.exists()
 
 
+def test_a_vector_that_changed_since_it_was_saved_is_refused(fails, out, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    taus()[0].save(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert "numbers have changed since" in fails("merge", path, paths()[1], "--out", out)
+    assert not out.exists()
+
+
 def test_nothing_is_written_over(says, fails, out):
     out.write_text("mine")
     assert "is there already" in fails("merge", *paths(), "--out", out)

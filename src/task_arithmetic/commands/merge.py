@@ -14,17 +14,14 @@ from ..config import kinds as a  # a.Number
 from ..config.kinds import Section, key
 from ..config.reading import read_yaml
 from ..config.sentences import hold
-from ..core.vectors import TaskVector as Header
 from ..errors import UserError
 from ..files.paths import PathLike
 from ..library import TaskVector, load_encoder, load_task
 from ..library.merging import learnt
-from ..library.vectors import check_file
 from ..merging.coefficients import Coefficients
 from ..merging.layer_scale import GRID
 from ..merging.method import options_of
 from ..merging.methods import find
-from ..stages.evaluate import read_vector_header
 from ..stages.merge import MergeSettings, Sources, merge_files
 
 
@@ -146,13 +143,11 @@ def merge_recipe(how: Recipe, out: PathLike) -> Wrote:
     options = options_of(method, how.parameters)
     paths: list[PathLike] = [each.vector for each in how.models]
     weights = [float(each.weight) for each in how.models]
-    for path in paths:
-        check_file(path)
-    headers = [read_vector_header(path) for path in paths]
+    headers = [_header(path) for path in paths]
     encoder = load_encoder(how.base) if how.base else None
     for header in headers:
         if encoder:
-            encoder.check(TaskVector({}, base=header.base))
+            encoder.check(header)
     started = time.perf_counter()
     names, state = _names(how, headers), None
     if method.needs != "vectors":
@@ -185,7 +180,13 @@ def merge_recipe(how: Recipe, out: PathLike) -> Wrote:
     )
 
 
-def _names(how: Recipe, headers: list[Header]) -> list[str]:
+def _header(path: PathLike) -> TaskVector:
+    """What a vector's file says of it, without its tensors, which are held to their hash."""
+    of = TaskVector.load(path)
+    return TaskVector({}, of.mode, of.linearized, of.base, of.task)
+
+
+def _names(how: Recipe, headers: list[TaskVector]) -> list[str]:
     """What the vectors are called: as given, or by their tasks, or by their files if these do not
     tell them apart."""
     if how.tasks is not None:
