@@ -109,15 +109,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "what each vector is multiplied by first, in their order; -1 subtracts one",
     },
     "base": {
+        "file": True,
         "default": None,
         "metavar": "ENCODER",
         "help": "the vectors' encoder, for methods that need data, and the depth of --layer-scale",
     },
     "tasks": {
+        "file": True,
         "nargs": "+",
         "help": "names of config/tasks, or folders of images or texts",
     },
     "merge tasks": {
+        "file": True,
         "nargs": "+",
         "default": [],
         "help": "of each vector its task, for methods that need data; of others, only a name",
