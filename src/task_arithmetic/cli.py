@@ -271,7 +271,7 @@ FOR_PEOPLE = {
 }
 
 
-def parser(files: dict[str, str] | None = None) -> argparse.ArgumentParser:
+def parser(files: Any = None) -> argparse.ArgumentParser:
     """The commands, each with its options; files: how shtab completes the names of files."""
     formatter = argparse.RawDescriptionHelpFormatter
     main_parser = argparse.ArgumentParser(

@@ -24,7 +24,7 @@ def tasks(encoder, monkeypatch):
     suite = tiny.shared_suite()
     files = zip(suite["tasks"], suite["data_dirs"], suite["heads"], strict=True)
     known = {name: ta.Task(name, encoder, data, head) for name, data, head in files}
-    monkeypatch.setattr(module, "load_task", lambda source, encoder: known[source])
+    monkeypatch.setattr(module, "load_task", lambda source, encoder, **_: known[source])
     return [known[task] for task in TASKS]
 
 
