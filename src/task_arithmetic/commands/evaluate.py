@@ -73,7 +73,8 @@ def evaluate(
         raise UserError("--alpha multiplies vectors: give some by --vectors, or leave it out.")
     own: dict[str, Any] = {"templates": templates, **_classes(classes or [])}
     model = load_encoder(encoder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    moved = _with(model, vectors, 1.0 if alpha is None else alpha)
+    scale = 1.0 if alpha is None else alpha
+    moved = _with(model, vectors, scale)
     loaded = [load_task(task, model, **own) for task in tasks]
     found = accuracies(moved, loaded, split)
     before = accuracies(model, loaded, split) if vectors else {}
@@ -88,9 +89,9 @@ def evaluate(
         statistics.fmean(found.values()),
         statistics.fmean(before.values()) if before else None,
     )
-    scale = (1.0 if alpha is None else alpha) if vectors else None
     how = "f_lin" if moved.tau.linearized else "f"
-    evaluated = Evaluated(model.name, vectors, moved.tau.mode, scale, how, split, rows, mean)
+    of = moved.tau.mode, scale if vectors else None
+    evaluated = Evaluated(model.name, vectors, *of, how, split, rows, mean)
     answer(evaluated, _lines(evaluated), as_json)
 
 
