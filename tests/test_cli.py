@@ -210,7 +210,7 @@ def test_every_command_explains_every_option(command, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert COMMANDS[command].text in said
     for option in COMMANDS[command].options:
-        own = cli.OPTIONS[option] if command in PEOPLES else {"help": HELP[option]}
+        own = cli.option_of(*command, option) if command in PEOPLES else {"help": HELP[option]}
         assert (option if "place" in own else f"--{option.replace('_', '-')}") in said
         text = own["help"]
         assert " ".join(text.split()) in said

@@ -407,18 +407,18 @@ def write_again(project, copies):
 
 
 def audited(project, capsys):
-    """The rows of `audit --json`, and what it says beside them."""
-    audit("overlay.yaml", json=True, basedir=project)
-    said = capsys.readouterr()
-    rows = [tuple(row.values()) for row in json.loads(said.out)]
+    """The rows of `audit --json`, and the tasks that it says are not made."""
+    audit("overlay.yaml", as_json=True, basedir=project)
+    said = json.loads(capsys.readouterr().out)
+    assert bool(said["missing"]) == said["make"].startswith("snakemake --cores all")
     keys = "task split other_task other_split rows".split()
-    assert all(list(row) == keys for row in json.loads(said.out))
-    return rows, said.err
+    assert all(list(row) == keys for row in said["shared"])
+    return [tuple(row.values()) for row in said["shared"]], said["missing"]
 
 
 def test_copies_in_two_splits_and_in_two_tasks_are_counted(project, capsys):
-    rows, said = audited(project, capsys)
-    assert len(rows) == 9 and {row[4] for row in rows} == {0} and said == ""
+    rows, missing = audited(project, capsys)
+    assert len(rows) == 9 and {row[4] for row in rows} == {0} and missing == []
     copies = [
         ("boats", "test", 0, "boats", "train", 2),  # within boats, twice the same image
         ("boats", "test", 2, "boats", "train", 2),
@@ -427,10 +427,10 @@ def test_copies_in_two_splits_and_in_two_tasks_are_counted(project, capsys):
         ("cats", "test", 4, "boats", "test", 6),
     ]
     write_again(project, copies)
-    rows, said = audited(project, capsys)
+    rows, missing = audited(project, capsys)
     found = {row[:4]: row[4] for row in rows}
     learnt = [found["boats", split, "boats", "test"] for split in ("train", "validation")]
-    assert sum(learnt) == 2 and said == ""  # 2 and 5, wherever the draw of validation put them
+    assert sum(learnt) == 2 and missing == []  # 2 and 5, wherever the draw of validation put them
     assert (
         found["cats", "train", "cats", "test"]
         == found["boats", "train", "boats", "validation"]
@@ -447,8 +447,8 @@ def test_copies_in_two_splits_and_in_two_tasks_are_counted(project, capsys):
 
 def test_the_audit_names_what_is_not_prepared_and_refuses_what_is_damaged(project, capsys):
     shutil.rmtree(TEXT_DATA / "cats")
-    rows, said = audited(project, capsys)
-    assert {row[0] for row in rows} == {"boats", "maps"} and "Not made yet: cats." in said
+    rows, missing = audited(project, capsys)
+    assert {row[0] for row in rows} == {"boats", "maps"} and missing == ["cats"]
     np.save(TEXT_DATA / "boats/test_digests.npy", np.zeros((8, 16), np.uint8))
     with pytest.raises(UserError, match="boats/test_digests.npy is damaged"):
         audit("overlay.yaml", basedir=project)

@@ -1,6 +1,6 @@
 """Task vectors as one: by a method that needs them alone, or the tasks' data too."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core.encoder import Examples
@@ -66,12 +66,10 @@ def merge(
     expect(found, Method, "task_arithmetic.merging.method")
     some: Sequence[TaskVector] = every
     state = None
-    chosen = options_of(found, options)
-    if (needs := found.needs_of(chosen)) != "vectors":
-        data = _data(found, needs, every, encoder, loaded, seed, precision)
-        some = [vector.to(data.encoder.device) for vector in every]
-        assert found.learn is not None
-        state = found.learn(data, chosen, progress or Bar(found.name))
+    if found.needs_of(options_of(found, options)) != "vectors":
+        state = learnt(found, options, every, encoder, loaded, seed, precision, progress)
+        assert encoder is not None
+        some = [vector.to(encoder.device) for vector in every]
     offset, direction = merge_vectors(
         some,
         found,
@@ -83,6 +81,25 @@ def merge(
         names=encoder.theta0 if encoder else (),
     )
     return direction if offset is None else MergedVector(offset, direction)
+
+
+def learnt(
+    method: Method,
+    options: Mapping[str, Any],
+    vectors: list[TaskVector],
+    encoder: Encoder | None,
+    tasks: list[Task],
+    seed: int = 0,
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> Any:
+    """What a method that needs data learns from them, for its `merge`; arguments and errors as of
+    merge."""
+    chosen = options_of(method, options)
+    needs = method.needs_of(chosen)
+    data = _data(method, needs, vectors, encoder, tasks, seed, precision)
+    assert method.learn is not None
+    return method.learn(data, chosen, progress or Bar(method.name))
 
 
 def _data(

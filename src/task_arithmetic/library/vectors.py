@@ -23,7 +23,7 @@ class TaskVector(vectors.TaskVector):
     def load(cls, path: PathLike, device: torch.device | str = "cpu") -> Self:
         """Read a vector's file, of `save` or of a run (results/<run>/vectors). Raises UserError if
         it is missing or holds no task vector."""
-        _check_file(path)
+        check_file(path)
         found = read_vector(path, torch_device(device))
         held = read_made_by(path).get("tensors_sha256")
         if held and held != _digest(found.tensors):
@@ -78,7 +78,7 @@ class MergedVector:
     @classmethod
     def load(cls, path: PathLike, device: torch.device | str = "cpu") -> Self:
         """Read what `save` wrote. Raises UserError if it is missing, changed or something else."""
-        _check_file(path)
+        check_file(path)
         offset, direction = read_merged(path, torch_device(device))
         if offset is None:
             raise UserError(
@@ -111,7 +111,7 @@ def _named(offset: vectors.TaskVector, direction: vectors.TaskVector) -> dict[st
     return {start + name: t for start, part in parts for name, t in part.tensors.items()}
 
 
-def _check_file(path: PathLike) -> None:
+def check_file(path: PathLike) -> None:
     if not isinstance(path, str | os.PathLike) or not os.path.isfile(path):
         raise UserError(f"There is no file {path!r} of a task vector: give the path of one.")
 

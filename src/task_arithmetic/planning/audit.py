@@ -6,14 +6,13 @@ as copies in another size, are not found.
 """
 
 import itertools
-import json as encoding
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..answer import answer
 from ..config.reading import ROOT, read_config
 from ..files.hashes import check_file
 from ..files.manifest import SPLITS, read_manifest
@@ -41,13 +40,27 @@ class Shared(NamedTuple):
     rows: int
 
 
-def audit(*paths: PathLike, json: bool = False, basedir: PathLike = ROOT) -> None:
+class Audited(NamedTuple):
+    """What stands twice.
+
+    Attributes:
+        sizes: of each prepared task, how many different rows each split has. shared: of each task
+            each two splits, and of two tasks those that share anything. missing: tasks whose data
+            are not prepared. make: the command that prepares them.
+    """
+
+    sizes: dict[str, dict[str, int]]
+    shared: list[Shared]
+    missing: list[str]
+    make: str
+
+
+def audit(*paths: PathLike, basedir: PathLike = ROOT, as_json: bool = False) -> None:
     """Print what stands in two splits of a task, and what in two tasks; and which tasks' data are
     not prepared.
 
     Args:
         paths: configuration files, each over the one before and the first over config.yaml.
-        json: as a JSON list of Shared, without the pairs of tasks that share nothing.
         basedir: the folder that holds config.yaml, config/ and workflow/.
     Raises:
         UserError: the configuration is wrong, or data are damaged or lack a file.
@@ -61,25 +74,29 @@ def audit(*paths: PathLike, json: bool = False, basedir: PathLike = ROOT) -> Non
                     raise missing(path)
                 check_file(path, sha256)
     rows = read_rows(made)
-    within, between = list(within_tasks(rows, made)), list(between_tasks(rows))
-    not_made = to_make([task for task in tasks if task not in made], paths)
-    if json:
-        found = [each._asdict() for each in [*within, *between]]
-        print(encoding.dumps(found, indent=1, ensure_ascii=False))
-        print(*not_made, sep="\n", end="\n" * bool(not_made), file=sys.stderr)
-        return
-    if made:
-        counts = {(each.task, each.split, each.other_split): str(each.rows) for each in within}
-        lines = [["task", *SPLITS, *("∩".join(pair) for pair in PAIRS)]]
-        for task in made:
-            sizes = [str(len(rows[task, split])) for split in SPLITS]
-            lines.append([task, *sizes, *(counts[task, *pair] for pair in PAIRS)])
-        print("Different rows of each split, and those that stand in two splits:")
-        print("\n".join(aligned(lines, left=1)))
-        print("Those that stand in two tasks:" + " none" * (not between))
-        for line in aligned([[*map(str, each)] for each in between], left=4):
-            print(line)
-    print(*not_made, ALIKE, sep="\n")
+    sizes = {task: {split: len(rows[task, split]) for split in SPLITS} for task in made}
+    lacking = [task for task in tasks if task not in made]
+    shared = [*within_tasks(rows, made), *between_tasks(rows)]
+    audited = Audited(sizes, shared, lacking, to_make(lacking, paths))
+    answer(audited, _lines(audited), as_json)
+
+
+def _lines(audited: Audited) -> Iterator[str]:
+    counts = {each[:4]: str(each.rows) for each in audited.shared}
+    table = [["task", *SPLITS, *("∩".join(pair) for pair in PAIRS)]]
+    for task, sizes in audited.sizes.items():
+        within = (counts[task, one, task, other] for one, other in PAIRS)
+        table.append([task, *map(str, sizes.values()), *within])
+    between = [[*map(str, each)] for each in audited.shared if each.task != each.other_task]
+    if audited.sizes:
+        yield "Different rows of each split, and those that stand in two splits:"
+        yield from aligned(table, left=1)
+        yield "Those that stand in two tasks:" + " none" * (not between)
+        yield from aligned(between, left=4)
+    if audited.missing:
+        yield f"Not made yet: {', '.join(audited.missing)}. To make them:"
+        yield f"  {audited.make}"
+    yield ALIKE
 
 
 def read_rows(tasks: Sequence[str]) -> Rows:
@@ -108,17 +125,12 @@ def between_tasks(rows: Rows) -> Iterator[Shared]:
             yield Shared(*one, *other, count)
 
 
-def to_make(tasks: Sequence[str], paths: Sequence[PathLike]) -> list[str]:
-    """What to say of tasks whose data are not prepared; nothing if there are none.
+def to_make(tasks: Sequence[str], paths: Sequence[PathLike]) -> str:
+    """The command that prepares some tasks' data; empty if there are none.
 
     Args:
         paths: the configuration's files.
     """
-    if not tasks:
-        return []
     given = " ".join(["--configfile", *map(str, paths)]) + " " if paths else ""
     targets = " ".join(str(DATA_DIR / task / "manifest.json") for task in tasks)
-    return [
-        f"Not made yet: {', '.join(tasks)}. To make them:",
-        f"  snakemake --cores all {given}-- {targets}",
-    ]
+    return f"snakemake --cores all {given}-- {targets}" if tasks else ""
