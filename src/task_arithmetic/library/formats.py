@@ -25,7 +25,7 @@ from ..vision.names import to_transformers
 from .encoders import Encoder
 from .tasks import Task
 
-SHARD_BYTES = 5 * 10**9  # the most that a file of weights has
+SHARD_BYTES = 5 * 10**9  # the most that a file's tensors have
 VECTOR_FILE = "task_vector.safetensors"
 HEADS = "heads.safetensors"
 Tensors = dict[str, Tensor]
