@@ -70,8 +70,9 @@ def export(
         raise UserError("One vector is exported as it is: --option and --seed need --method.")
     flags = {"evaluate": evaluate, "as-nonlinear": as_nonlinear}
     flags |= {"keep-base-projection": keep_base_projection}
-    words = {"base": base, "method": method, "option": option, "seed": seed or None}
-    words |= {"alpha": f"{alpha:g}", "chosen": chosen, "to": to, "out": Path(out).name}
+    public = os.path.basename(os.path.normpath(base)) if os.path.isabs(base) else base
+    words = {"base": public, "method": method, "option": option, "seed": seed or None}
+    words |= {"alpha": str(alpha), "chosen": chosen, "to": to, "out": Path(out).name}
     words |= {"tasks": tasks, "license": license}
     encoder = load_encoder(base)
     model = encoder + alpha * _merged(vectors, merging, given, encoder)

@@ -15,7 +15,8 @@ from ..errors import UserError
 from ..files.download import Download, HubFile
 from ..files.hashes import check_file, read_sealed
 from ..files.paths import write_json
-from ..files.tensors import read_made_by, read_tensors, write_one_by_one
+from ..files.streamed import write_one_by_one
+from ..files.tensors import read_made_by, read_tensors
 from ..language.exports import COPIED, t5_config, tokenizer_config
 from ..language.modality import TOKENIZER, Language
 from ..vision.exports import base_of, open_clip_config, preprocessor_config, transformers_config
