@@ -70,19 +70,26 @@ def export(
         raise UserError("One vector is exported as it is: --option and --seed need --method.")
     flags = {"evaluate": evaluate, "as-nonlinear": as_nonlinear}
     flags |= {"keep-base-projection": keep_base_projection}
-    public = os.path.basename(os.path.normpath(base)) if os.path.isabs(base) else base
-    words = {"base": public, "method": method, "option": option, "seed": seed or None}
+    near = not (os.path.isabs(base) or base.startswith(".."))
+    words = {
+        "base": base if near else Path(base).name,
+        "method": method,
+        "option": option,
+        "seed": seed or None,
+    }
     words |= {"alpha": str(alpha), "chosen": chosen, "to": to, "out": Path(out).name}
     words |= {"tasks": tasks, "license": license}
     encoder = load_encoder(base)
     model = encoder + alpha * _merged(vectors, merging, given, encoder)
-    sources, merging, given = _told(vectors, merging, given, model.tau.mode)
+    names = _public(vectors)
+    sources, merging, given, merged = _told(vectors, names, merging, given)
     done = write(
         model,
         out,
         to,
         tasks=[load_task(task, encoder) for task in tasks],
         vectors=sources,
+        merged=merged,
         method=merging,
         options=given,
         alpha=alpha,
@@ -91,7 +98,7 @@ def export(
         license=license,
         as_nonlinear=as_nonlinear,
         keep_base_projection=keep_base_projection,
-        command=_command(vectors, words, flags),
+        command=_command(names, words, flags),
     )
     _say(done, json)
 
@@ -151,28 +158,35 @@ def _labels(paths: Sequence[str], tasks: Sequence[str]) -> list[str]:
 
 
 def _told(
-    paths: Sequence[str], method: str, given: dict[str, Any], mode: str
-) -> tuple[list[Source], str, dict[str, Any]]:
-    """What the card says of the vectors, of how they were merged, and by which options: of a file
-    that was merged before, what it says itself."""
-    said = {} if method else read_made_by(paths[0]).get("merging", {})
-    if said:
-        own = [Source(task, mode, sha256) for task, sha256 in said["sources"].items()]
-        scaled = {"layer_scale": True} if said.get("layer_scaled") else {}
-        return own, said["method"], {**said["options"], **scaled}
-    if not method and read_made_by(paths[0]).get("stage") == MERGED:
-        return [], "", {}
-    found = sources_of_files(paths)
+    paths: Sequence[str], names: Sequence[str], method: str, given: dict[str, Any]
+) -> tuple[list[Source], str, dict[str, Any], Source | None]:
+    """What the card says of the vectors, of how they were merged, by which options and in which
+    file: what was merged before says so itself."""
+    found = [replace(s, file=n) for s, n in zip(sources_of_files(paths), names, strict=True)]
     if method:
         labels = _labels(paths, [source.task for source in found])
-        found = [replace(each, task=label) for each, label in zip(found, labels, strict=True)]
-    return found, method, given
+        named = [replace(each, task=label) for each, label in zip(found, labels, strict=True)]
+        return named, method, given, None
+    if found[0].task:
+        return found, "", {}, None
+    said = read_made_by(paths[0]).get("merging", {"method": "", "options": {}, "sources": {}})
+    own = [Source(task, found[0].mode, sha256) for task, sha256 in said["sources"].items()]
+    scaled = {"layer_scale": True} if said.get("layer_scaled") else {}
+    return own, said["method"], {**said["options"], **scaled}, found[0]
 
 
-def _command(paths: Sequence[str], words: Mapping[str, Any], flags: Mapping[str, bool]) -> str:
-    """The command line; of files of other folders the names alone, as a card is public."""
-    said = ["task-arithmetic", "export"]
-    said += [os.path.basename(path) if os.path.isabs(path) else path for path in paths]
+def _public(paths: Sequence[str]) -> list[str]:
+    """How a card, which is public, names files: as they were given or, of other folders than this,
+    from the folder on that holds them all."""
+    if not any(os.path.isabs(path) or path.startswith("..") for path in paths):
+        return list(paths)
+    start = os.path.commonpath([Path(path).absolute().parent for path in paths])
+    return [os.path.relpath(path, start) for path in paths]
+
+
+def _command(names: Sequence[str], words: Mapping[str, Any], flags: Mapping[str, bool]) -> str:
+    """The command line."""
+    said = ["task-arithmetic", "export", *names]
     for name, value in words.items():
         if value:
             said += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]

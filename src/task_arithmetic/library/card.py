@@ -13,13 +13,13 @@ from typing import Any
 import jinja2
 import yaml
 
-from ..files.hashes import check_file, read_sha256, sha256_of_file, versions
+from ..files.hashes import read_sha256, sha256_of_file, versions
 from ..files.manifest import read_manifest
 from ..files.paths import PathLike
 from ..files.tensors import open_tensors, read_made_by
 from ..merging.method import Method, options_of
 from ..merging.methods import find
-from ..stages.evaluate import read_vector_header
+from ..stages.evaluate import MERGED, read_vector_header
 from .encoders import Encoder
 from .formats import Hashes, repository
 from .steps import evaluate
@@ -69,18 +69,18 @@ def sources_of_files(paths: Sequence[PathLike]) -> list[Source]:
 
 
 def _source_of_file(path: PathLike) -> Source:
-    said, norms = read_vector_header(path), [0.0]
+    made_by, norms = read_made_by(path), [0.0]
+    if made_by.get("stage") != MERGED:
+        read_vector_header(path)  # which refuses what is no vector
     with open_tensors(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118
             norms.append(float(file.get_tensor(name).float().norm()))
-    check_file(path)
     known = read_sha256(path).get(Path(path).name) or sha256_of_file(path)
-
-    def load() -> TaskVector:
-        return TaskVector.load(path)
-
-    seed = read_made_by(path).get("seed")
-    return Source(said.task, said.mode, known, math.hypot(*norms), seed, str(path), load)
+    norm = None if made_by.get("stage") == MERGED else math.hypot(*norms)
+    task, mode = (made_by.get(key, "") for key in ("task", "mode"))
+    return Source(
+        task, mode, known, norm, made_by.get("seed"), str(path), lambda: TaskVector.load(path)
+    )
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class Made:
 
     Attributes:
         method, given: of merging, and the keywords that `merge` was given; "": vectors were not
-            merged here. alpha: of θ0 + α·M; None: not given. chosen: how, in words.
+            merged here. merged: the file of what was merged before. alpha: of θ0 + α·M; None: not
+            given. chosen: how, in words.
         dropped: the projection is θ0's. nonlinear: f_lin was trained, and f is what is exported.
         command: what makes it again; "": it was made in a notebook.
     """
@@ -137,6 +138,7 @@ class Made:
     sources: Sequence[Source] = ()
     method: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
+    merged: Source | None = None
     alpha: float | None = None
     chosen: str = ""
     license: str = ""
@@ -258,16 +260,19 @@ def _recipe(encoder: Encoder, made: Made, scores: Sequence[Score]) -> dict[str, 
         "method": made.method,
         "options": made.options(),
         "alpha": made.alpha,
-        "vectors": [
-            {k: v for k, v in asdict(replace(each, load=None)).items() if v not in (None, "")}
-            for each in made.sources
-        ],
+        "vectors": [_told(each) for each in made.sources],
+        "merged": _told(made.merged) if made.merged else None,
         "to": made.to,
         **{key: True for key, value in flags.items() if value},
         "evaluated_on": [score.task for score in scores],
         "versions": {k: v for k, v in versions().items() if k in ("task_arithmetic", "torch")},
     }
     return {key: value for key, value in found.items() if value not in ("", None, [], {})}
+
+
+def _told(source: Source) -> dict[str, Any]:
+    every = asdict(replace(source, load=None))
+    return {key: value for key, value in every.items() if value not in (None, "")}
 
 
 def _yaml(content: Mapping[str, Any]) -> str:

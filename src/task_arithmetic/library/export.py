@@ -43,6 +43,7 @@ def export(
     vectors: Iterable[TaskVector | Source] = (),
     method: str = "",
     options: Mapping[str, Any] | None = None,
+    merged: Source | None = None,
     alpha: float | None = None,
     chosen: str = "",
     evaluate: bool = False,
@@ -61,8 +62,9 @@ def export(
         to: transformers (of CLIP and T5); open_clip: the whole CLIP, its text tower θ0's, and the
             heads of `tasks`; fusion_bench: transformers, and a model pool; vector: τ alone.
         tasks: what load_task gave: heads of open_clip, and what the card says of data.
-        vectors, method, options, alpha, chosen: what the card says of τ: the vectors, what `merge`
-            was given with them, α and how it was chosen, in words.
+        vectors, method, options, merged, alpha, chosen: what the card says of τ: the vectors, what
+            `merge` was given with them, the file of what was merged before, α and how it was
+            chosen, in words.
         evaluate: the card has the accuracies of θ0, of the individual models whose vectors are
             given and of the exported model on the test splits of `tasks`.
         license: an identifier of the hub's, such as mit, of what is exported.
@@ -89,9 +91,9 @@ def export(
     check_format(encoder, to)
     exported, dropped, nonlinear = _as_exported(encoder, to, as_nonlinear, keep_base_projection)
     every = [each if isinstance(each, Source) else _source(each) for each in vectors]
-    made = Made(
-        to, every, method, options or {}, alpha, chosen, license, dropped, nonlinear, command
-    )
+    how: dict[str, Any] = {"method": method, "given": options or {}, "merged": merged}
+    how |= {"alpha": alpha, "chosen": chosen, "license": license, "command": command}
+    made = Made(to, every, dropped=dropped, nonlinear=nonlinear, **how)
     scores = measure(exported, loaded, every, precision) if evaluate else []
     path = Path(os.path.normpath(folder))
     with atomic_path(path) as temporary:
