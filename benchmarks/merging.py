@@ -37,14 +37,14 @@ def vit(layers: int, width: int = 768) -> ViT:
     return ViT(layers, width, 32, 224, 4 * width, 12, 512, "quick_gelu")
 
 
-def write_vectors(folder: Path, geometry: ViT) -> list[Path]:
-    """A file of each task, all tensors of the tower."""
+def write_vectors(folder: Path, geometry: ViT, base: str = "0") -> list[Path]:
+    """A file of each task, all tensors of the tower; base: of θ0."""
     paths = []
     for t, task in enumerate(TASKS):
         generator = torch.Generator().manual_seed(t)
         tau = {k: _drawn(k, shape, generator) for k, shape in geometry.shapes().items()}
         made_by = {"stage": "vector", "encoder": "random", "mode": "nonlinear", "seed": 0}
-        about = {"task": task, "theta0_sha256": "0", "settings": {"mode": {"linearized": False}}}
+        about = {"task": task, "theta0_sha256": base, "settings": {"mode": {"linearized": False}}}
         paths.append(folder / f"{task}.safetensors")
         write_tensors(paths[-1], tau, made_by | about)
     return paths

@@ -73,6 +73,32 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "stage": {"help": "the stage whose code changed, such as finetune"},
     "reason": {"help": "why the results stay valid, for the record"},
     "keep_gb": {"type": float, "help": "how much may stay, in GB; what results hold is free"},
+    "vectors": {"place": True, "nargs": "+", "help": "files of task vectors, or a merged one"},
+    "base": {"metavar": "ENCODER", "help": "a name of config/encoders, or an encoder's folder"},
+    "method": {"default": None, "help": "of merging; without it the sum, and one file as it is"},
+    "option": {"nargs": "+", "default": [], "metavar": "KEY=VALUE", "help": "the method's own"},
+    "seed": {"type": int, "default": 0, "help": "of a method that draws"},
+    "alpha": {"type": float, "default": None, "help": "of θ0 + α·M: chosen on validation"},
+    "chosen": {"default": "", "help": "how α was chosen, in words, for the card"},
+    "to": {"help": "transformers, open_clip, fusion_bench or vector"},
+    "out": {"metavar": "DIR", "help": "a folder that is not there yet"},
+    "tasks": {"nargs": "+", "default": [], "help": "names of config/tasks, or their folders"},
+    "license": {
+        "default": "",
+        "help": "of the model; without it, none is said",
+    },
+    "evaluate": {"action": "store_true", "default": False, "help": "on the tasks, for the card"},
+    "as_nonlinear": {
+        "action": "store_true",
+        "default": False,
+        "help": "use vectors of a linearized mode in f, which is another model",
+    },
+    "keep_base_projection": {
+        "action": "store_true",
+        "default": False,
+        "help": "leave the projection as it was pretrained",
+    },
+    "json": {"action": "store_true", "default": False, "help": "print JSON"},
     "config": {
         "file": True,
         "nargs": "*",
@@ -261,6 +287,15 @@ FOR_PEOPLE = {
         ["stage", "reason", "run", "code"],
         "declare that a stage's changed code gives the same results",
         '--stage finetune --reason "renamed a variable"',
+    ),
+    "export": ForPeople(
+        "commands.export.export",
+        [
+            *("vectors", "base", "method", "option", "seed", "alpha", "chosen", "to", "out"),
+            *("tasks", "license", "evaluate", "as_nonlinear", "keep_base_projection", "json"),
+        ],
+        "write a unified model as transformers, open_clip or FusionBench load it",
+        "vectors/*.safetensors --base ViT-B-32 --alpha 0.3 --to transformers --out merged",
     ),
     "gc": ForPeople(
         "pipeline.store.gc",

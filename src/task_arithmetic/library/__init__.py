@@ -4,6 +4,7 @@ A thin layer over the functions that a run of the pipeline calls, which gives th
 from ..errors import UserError
 from .cache import cache_dir
 from .encoders import Encoder, load_encoder
+from .export import export
 from .merging import merge, merging_methods
 from .steps import (
     Disentanglement,
@@ -28,6 +29,7 @@ __all__ = [
     "choose_negation",
     "disentanglement",
     "evaluate",
+    "export",
     "finetune",
     "load_encoder",
     "load_task",

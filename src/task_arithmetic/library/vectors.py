@@ -26,7 +26,7 @@ class TaskVector(vectors.TaskVector):
         check_file(path)
         found = read_vector(path, torch_device(device))
         held = read_made_by(path).get("tensors_sha256")
-        if held and held != _digest(found.tensors):
+        if held and held != digest(found.tensors):
             raise UserError(f"{path} is not as it was saved: its numbers have changed since.")
         return cls(found.tensors, found.mode, found.linearized, found.base, found.task)
 
@@ -44,7 +44,7 @@ class TaskVector(vectors.TaskVector):
             "task": self.task,
             "settings": {"mode": {"linearized": self.linearized}},
             "theta0_sha256": self.base,
-            "tensors_sha256": _digest(self.tensors),
+            "tensors_sha256": digest(self.tensors),
         }
         write_tensors(path, self.tensors, made_by)
 
@@ -86,7 +86,7 @@ class MergedVector:
                 "it with TaskVector.load."
             )
         held = read_made_by(path).get("tensors_sha256")
-        if held and held != _digest(_named(offset, direction)):
+        if held and held != digest(_named(offset, direction)):
             raise UserError(f"{path} is not as it was saved: its numbers have changed since.")
         return cls(*(_of_library(part) for part in (offset, direction)))
 
@@ -97,7 +97,7 @@ class MergedVector:
             "mode": self.direction.mode,
             "settings": {"mode": {"linearized": self.direction.linearized}},
             "theta0_sha256": self.direction.base,
-            "tensors_sha256": _digest(_named(self.offset, self.direction)),
+            "tensors_sha256": digest(_named(self.offset, self.direction)),
         }
         write_merged(path, self.offset.tensors, self.direction.tensors, made_by)
 
@@ -121,7 +121,7 @@ def _check_place(path: PathLike) -> None:
         raise UserError(f"{path!r} is no name of a file: give one for the task vector.")
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def digest(tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
