@@ -43,6 +43,7 @@ def make_run(tmp_path, monkeypatch):
     """Make a run in results/ of a working directory: make_run(name, rows of test, …) → its folder;
     no rows: it has not measured anything yet."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")  # however wide the terminal of the tests is
 
     def make(name, rows=(), steps=10, train="*", config=None, whole=True) -> Path:
         folder = Path("results") / name

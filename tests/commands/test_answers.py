@@ -11,13 +11,13 @@ import pytest
 
 import task_arithmetic
 from task_arithmetic.answer import answer, plain
-from task_arithmetic.cli import FOR_PEOPLE
+from task_arithmetic.commands.catalogue import FOR_PEOPLE
 from task_arithmetic.config.kinds import Section
 from task_arithmetic.files.records import Attempt
 
 NANO = ["--config", "config/nano.yaml"]
-TELLING = "check plan doctor status why verify gc merge evaluate compare show".split()
-QUICK = "check plan doctor status why verify gc show compare".split()  # without torch
+TELLING = "check plan doctor audit status why verify gc merge evaluate export compare show".split()
+QUICK = "check plan doctor audit status why verify gc show compare".split()  # without torch
 
 
 class Pair(NamedTuple):
@@ -119,6 +119,8 @@ def test_mistakes_are_said_on_stderr_in_json_too(fails, make_run, tmp_path, comm
         "check": ["--config", "none.yaml"],
         "plan": ["--config", "none.yaml"],
         "doctor": ["--config", "none.yaml"],
+        "audit": ["--config", "none.yaml"],
+        "export": ["x", "--base", "embedded-small", "--alpha", 1, "--to", "vector", "--out", "y"],
         "status": ["--run", "none"],
         "why": ["a", "--config", "none.yaml"],
         "verify": ["--run", "none"],

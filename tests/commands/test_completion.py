@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from task_arithmetic.cli import FOR_PEOPLE, STAGES
+from task_arithmetic.commands.catalogue import FOR_PEOPLE
+from task_arithmetic.stages.catalogue import STAGES
 
 COMPLETE = """
 source {script}

@@ -9,8 +9,8 @@ import torch
 import yaml
 
 import task_arithmetic as ta
-from task_arithmetic.cli import OPTIONS
 from task_arithmetic.commands import merge as module
+from task_arithmetic.commands.catalogue import OPTIONS
 from task_arithmetic.files.hashes import sha256_of_file
 from task_arithmetic.files.tensors import read_made_by
 from task_arithmetic.merging.methods import find, names

@@ -1,16 +1,14 @@
 """`task-arithmetic export`: vectors in files, merged and written as another library loads them."""
 
-import json as format_json
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..answer import answer
 from ..core.encoder import CPU
 from ..errors import UserError
 from ..files.paths import human_bytes
@@ -27,6 +25,7 @@ from ..merging.method import options_of
 from ..merging.methods import find
 from ..stages.evaluate import MERGED, read_vector_header
 from ..stages.merge import VectorFiles
+from .words import read_options
 
 
 def export(
@@ -34,8 +33,8 @@ def export(
     vectors: list[str],
     base: str,
     method: str | None,
-    option: list[str],
-    seed: int,
+    options: list[str],
+    seed: int | None,
     alpha: float | None,
     chosen: str,
     to: str,
@@ -45,14 +44,14 @@ def export(
     evaluate: bool,
     as_nonlinear: bool,
     keep_base_projection: bool,
-    json: bool,
+    as_json: bool = False,
 ) -> None:
     """Merge vectors' files, one tensor at a time, and export θ0 + α·M; see library.export.
 
     Args:
         vectors: files of task vectors; or one file: of a task's, or of what was merged.
         method: of merging; None: sum, and one file is taken as it is.
-        option: KEY=VALUE, the method's own.
+        options: NAME=VALUE, the method's own.
     Raises:
         UserError: vectors of another encoder or mode; no α; a method that needs data; and what
             library.export refuses.
@@ -64,7 +63,7 @@ def export(
             "Give --alpha, a number: the one that was best on validation, which a run's "
             "results/<run>/tables name for each method, and choose_alpha of the library finds."
         )
-    given: dict[str, Any] = {**_options(option), **({"seed": seed} if seed else {})}
+    given: dict[str, Any] = {**read_options(options), **({"seed": seed} if seed else {})}
     merging = method or ("sum" if len(vectors) > 1 else "")
     if given and not merging:
         raise UserError("One vector is exported as it is: --option and --seed need --method.")
@@ -74,7 +73,7 @@ def export(
     words = {
         "base": base if near else Path(base).name,
         "method": method,
-        "option": option,
+        "option": options,
         "seed": seed or None,
     }
     words |= {"alpha": str(alpha), "chosen": chosen, "to": to, "out": Path(out).name}
@@ -100,21 +99,9 @@ def export(
         keep_base_projection=keep_base_projection,
         command=_command(names, words, flags),
     )
-    _say(done, json)
-
-
-def _options(given: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE … as a mapping, values as YAML has them."""
-    found = {}
-    for word in given:
-        key, equals, value = word.partition("=")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            equals = ""
-        if not equals:
-            raise UserError(f"--option takes KEY=VALUE, such as keep=0.2; found {word!r}.")
-    return found
+    scores = [{**asdict(score), "normalized": score.normalized} for score in done.scores]
+    found = {"folder": done.folder, "format": done.to, "scores": scores}
+    answer(found, _lines(done), as_json)
 
 
 def _merged(
@@ -126,9 +113,9 @@ def _merged(
         return kind.load(paths[0])
     found = find(method)
     options = options_of(found, {k: v for k, v in given.items() if k != "seed"})
-    if found.needs != "vectors":
+    if (needs := found.needs_of(options)) != "vectors":
         raise UserError(
-            f"The merging method {method} needs {found.needs} data of every task: merge "
+            f"The merging method {method} needs {needs} data of every task: merge "
             "first, with `task-arithmetic merge` or in a run, and give its merged file alone."
         )
     said = [read_vector_header(path) for path in paths]
@@ -188,19 +175,16 @@ def _command(names: Sequence[str], words: Mapping[str, Any], flags: Mapping[str,
     """The command line."""
     said = ["task-arithmetic", "export", *names]
     for name, value in words.items():
-        if value:
+        if name == "option":
+            said += [word for each in value or () for word in ("--option", each)]
+        elif value:
             said += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
     return shlex.join([*said, *(f"--{name}" for name, given in flags.items() if given)])
 
 
-def _say(done: Exported, as_json: bool) -> None:
-    """Print what was made: a line, and a line for each task that was evaluated."""
-    scores = [{**asdict(score), "normalized": score.normalized} for score in done.scores]
-    if as_json:
-        about = {"folder": str(done.folder), "format": done.to, "scores": scores}
-        print(format_json.dumps(about, indent=1, ensure_ascii=False))
-        return
+def _lines(done: Exported) -> Iterator[str]:
+    """What was made: a line, and a line for each task that was evaluated."""
     size = sum(file.stat().st_size for file in done.folder.iterdir())
-    print(f"{done.folder}: {done.to}, {human_bytes(size)}; README.md is its card.")
+    yield f"{done.folder}: {done.to}, {human_bytes(size)}; README.md is its card."
     for score in done.scores:
-        print(f"{score.task}: zero-shot {score.zero_shot:.4f}, merged {score.merged:.4f}")
+        yield f"{score.task}: zero-shot {score.zero_shot:.4f}, merged {score.merged:.4f}"

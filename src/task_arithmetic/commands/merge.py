@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import yaml
 from torch import Tensor
 
 from ..answer import answer
@@ -23,6 +22,7 @@ from ..merging.layer_scale import GRID
 from ..merging.method import options_of
 from ..merging.methods import find
 from ..stages.merge import MergeSettings, Sources, merge_files
+from .words import read_options
 
 
 class Weighted(Section):
@@ -105,7 +105,7 @@ def merge(
     said = {
         "merge_method": method,
         "models": [{"vector": path, "weight": weight} for path, weight in pairs],
-        "parameters": dict(map(_option, options)),
+        "parameters": read_options(options),
         "base": base,
         "tasks": tasks,
         "layer_scale": layer_scale,
@@ -123,16 +123,6 @@ def merge(
     how = hold(Recipe, given if recipe is None else read_yaml(recipe), where)
     wrote = merge_recipe(how, out)
     answer(wrote, _lines(wrote), as_json)
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    try:
-        if name and equals:
-            return name, yaml.safe_load(value)
-    except yaml.YAMLError:
-        pass
-    raise UserError(f"--option takes NAME=VALUE, such as keep=0.2; found {text!r}.")
 
 
 def merge_recipe(how: Recipe, out: PathLike) -> Wrote:
