@@ -330,7 +330,7 @@ def test_a_vector_that_does_not_fit_is_a_sentence(tmp_path, change, said, capsys
         (["--alpha", "nan"], "best on validation"),
         (["--method", "tie"], "did you mean 'ties'"),
         (["--method", "adamerging"], "merge first"),
-        (["--option", "keep"], "KEY=VALUE"),
+        (["--option", "keep"], "NAME=VALUE"),
         (["--option", "kep=0.2", "--method", "ties"], "did you mean 'keep'"),
         (["--evaluate"], "no task to evaluate"),
         (["--tasks", "nothing"], "nothing"),
@@ -356,7 +356,9 @@ def test_an_option_that_is_wrong_is_a_sentence(tmp_path, more, said, capsys):
     ],
 )
 def test_another_model_than_was_trained_has_to_be_asked_for(tmp_path, mode, to, said, capsys):
-    assert run(*words(tmp_path, mode=mode, to=to)) == 1
+    given = words(tmp_path, mode=mode, to=to)
+    capsys.readouterr()  # of the training
+    assert run(*given) == 1
     err = capsys.readouterr().err
     assert one_sentence(err, "export") and said in err and not list(tmp_path.iterdir())
 
