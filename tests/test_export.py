@@ -341,7 +341,9 @@ def test_a_vector_that_does_not_fit_is_a_sentence(tmp_path, change, said, capsys
 )
 def test_an_option_that_is_wrong_is_a_sentence(tmp_path, more, said, capsys):
     more = [str(each()["encoder_dir"]) if callable(each) else each for each in more]
-    assert run(*words(tmp_path, *more)) == 1
+    given = words(tmp_path, *more)
+    capsys.readouterr()  # of what made them
+    assert run(*given) == 1
     err = capsys.readouterr().err
     assert one_sentence(err, "export") and said in err, err
     assert not list(tmp_path.iterdir())
