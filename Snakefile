@@ -13,7 +13,7 @@ configfile: os.path.join(workflow.basedir, "config.yaml")
 
 
 sys.path.insert(0, os.path.join(workflow.basedir, "src"))
-from task_arithmetic.pipeline import run
+from task_arithmetic.pipeline import run, warm
 from task_arithmetic.errors import UserError
 from task_arithmetic.config.reading import read_config, typed
 from task_arithmetic.config.settings import everything
@@ -43,6 +43,8 @@ include: "workflow/rules/presenting.smk"
 
 onstart:
     run.start(f"results/{experiment.run}", workflow.dag, experiment, expected_seconds)
+    if not on_cluster() and not in_conda():
+        warm.start()
 
 
 onerror:

@@ -37,16 +37,30 @@ def vit(layers: int, width: int = 768) -> ViT:
     return ViT(layers, width, 32, 224, 4 * width, 12, 512, "quick_gelu")
 
 
-def write_vectors(folder: Path, geometry: ViT) -> list[Path]:
-    """A file of each task, all tensors of the tower."""
+def write_vectors(folder: Path, geometry: ViT, base: str = "0") -> list[Path]:
+    """A file of each task, all tensors of the tower; base: of θ0."""
     paths = []
     for t, task in enumerate(TASKS):
         generator = torch.Generator().manual_seed(t)
         tau = {k: _drawn(k, shape, generator) for k, shape in geometry.shapes().items()}
         made_by = {"stage": "vector", "encoder": "random", "mode": "nonlinear", "seed": 0}
-        about = {"task": task, "theta0_sha256": "0", "settings": {"mode": {"linearized": False}}}
+        about = {"task": task, "theta0_sha256": base, "settings": {"mode": {"linearized": False}}}
         paths.append(folder / f"{task}.safetensors")
         write_tensors(paths[-1], tau, made_by | about)
+    return paths
+
+
+def write_statistics(vectors: list[Path]) -> list[Path]:
+    """Beside each vector's file random Gram matrices of its matrices, as regmean reads them."""
+    paths = [path.with_suffix(".grams") for path in vectors]
+    for vector, path, task in zip(vectors, paths, TASKS, strict=True):
+        with open_tensors(vector) as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        sides = {k: s[k != "proj"] for k, s in shapes.items() if is_matrix(k, len(s))}
+        grams = {name: torch.randn(side, side) for name, side in sides.items()}
+        grams = {name: x.T @ x / len(x) for name, x in grams.items()}
+        about = {"task": task, "mode": "nonlinear", "seed": 0, "theta0_sha256": "0"}
+        write_tensors(path, grams, {"stage": "statistics", **about})
     return paths
 
 
@@ -234,7 +248,9 @@ def run_stage(method: str, paths: list[Path]) -> None:
         print("ready", flush=True)
         time.sleep(0.1)
         output = Path(folder, "merged.safetensors")
-        merge(**named, vectors=paths, settings={"method": method}, output=output)
+        grams = [path.with_suffix(".grams") for path in paths] if method == "regmean" else None
+        settings = {"method": method}
+        merge(**named, vectors=paths, statistics=grams, settings=settings, output=output)
 
 
 # --- The row -------------------------------------------------------------------------------------
@@ -244,13 +260,15 @@ def measured(
     repeats: int,
     layers: int = 12,
     width: int = 768,
-    measured_in_memory: tuple[str, ...] = (*ENTRIES, "iso_c", "wudi"),
+    measured_in_memory: tuple[str, ...] = (*ENTRIES, "iso_c", "wudi", "regmean"),
 ) -> dict[str, object]:
     """All ratios of eight vectors of ViT-B-32; what decompositions and products cost, of one block,
     since all blocks are alike."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = write_vectors(folder, vit(layers, width))
+        if "regmean" in measured_in_memory:
+            write_statistics(paths)
         used = {method: memory(paths, method) for method in measured_in_memory}
         entries = entry_ratio(paths, repeats)
         (folder / "one").mkdir()

@@ -462,6 +462,10 @@ def measured(name: str, arguments, device) -> dict:
         import merging  # beside this file
 
         return merging.measured(repeats)
+    if name == "exporting":
+        import exporting  # beside this file
+
+        return exporting.measured(repeats)
     if name in TEXTS:
         size = dict(zip(("batch", "source", "target"), TEXTS[name], strict=True)) | {"alphas": 21}
         return {
@@ -518,7 +522,7 @@ def main() -> None:
         "versions": versions(),
         "command": f"python benchmarks/run.py --repeats {repeats} --batch {arguments.batch}",
     }
-    for name in arguments.names or (*NAMES, *TEXTS, "folder", "merging"):
+    for name in arguments.names or (*NAMES, *TEXTS, "folder", "merging", "exporting"):
         if name == "embedded-t5" and not EMBEDDED_T5.is_dir():
             print(f"{name:14} is not there")
             continue

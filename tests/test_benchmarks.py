@@ -41,13 +41,21 @@ def test_the_start_of_a_real_fine_tuning_is_timed(bench):
     assert 0 < bench.startup_seconds("embedded-base", 1) < 120
 
 
+def test_exporting_is_timed_and_its_memory_measured(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    found = load("exporting.py").measured(1, layers=1, width=48)
+    ratios = [*found["export_ratio"].values(), found["peak_models"]["export"]]
+    assert all(ratio > 0 for ratio in ratios) and len(ratios) == 4
+    assert "is its card" in capsys.readouterr().out
+
+
 def test_merging_is_timed_and_its_memory_measured():
     merging = load("merging.py")
-    found = merging.measured(1, layers=1, width=48, measured_in_memory=("mean", "iso_c"))
+    found = merging.measured(1, layers=1, width=48, measured_in_memory=("mean", "regmean"))
     assert found["entry_ratio"].keys() == {*merging.ENTRIES, "drawing"}
     assert found["decomposition_ratio"].keys() == {"iso_c", "tsv", "iso_cts"}
     assert found["product_ratio"].keys() == {"wudi", "regmean"}
-    assert found["peak_models"].keys() == {"mean", "iso_c"}
+    assert found["peak_models"].keys() == {"mean", "regmean"}
     ratios = [
         each for value in found.values() if isinstance(value, dict) for each in value.values()
     ]

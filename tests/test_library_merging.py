@@ -95,6 +95,21 @@ def test_a_coefficient_per_task_is_chosen_by_normalized_validation_accuracy(enco
     assert moved or alike(merged, ta.merge([common * tau for tau in taus]))
 
 
+@pytest.mark.parametrize("mode", ["attention", "ntk"])
+def test_consensus_chooses_its_thresholds_where_it_is_asked_to(encoder, tasks, mode):
+    taus, where = vectors(tasks, mode), {"encoder": encoder, "tasks": tasks, "progress": SILENT}
+    chosen = ta.merge(taus, "consensus", select="validation", agree=1, **where)
+    levels = (0.2, 0.3, 0.4, 0.5, 0.6)
+    each = [
+        ta.merge(taus, "consensus", tasks=tasks, agree=1, thresholds={"one": a, "two": b})
+        for a in levels
+        for b in levels
+    ]
+    assert any(alike(chosen, one) for one in each)
+    with pytest.raises(ta.UserError, match="consensus needs labelled data of every task beside"):
+        ta.merge(taus, "consensus", select="validation")
+
+
 def method(**given):
     """A method of one's own that keeps what it is given."""
 
@@ -198,6 +213,12 @@ def test_lines_keeps_its_offset_and_alpha_is_chosen_with_it(encoder, tasks, mode
     expected = grid[choose_alpha(grid, normalized(each, own))]
     assert ta.choose_alpha(encoder, merged, tasks, taus, grid) == expected
     assert len({tuple(values.items()) for values in found}) > 1
+
+
+def test_an_offset_of_f_and_a_direction_of_f_lin_are_refused(encoder, tasks):
+    mixed = ta.MergedVector(vectors(tasks)[0], vectors(tasks, "ntk")[0])
+    with pytest.raises(ta.UserError, match="add vectors of one mode"):
+        ta.choose_alpha(encoder, mixed, tasks, vectors(tasks))
 
 
 def test_a_merged_vector_is_saved_and_read_again(tasks, encoder, tmp_path):

@@ -10,8 +10,8 @@ import task_arithmetic
 PACKAGE = Path(task_arithmetic.__file__).parent
 # From the ground up; a room may import those before it.
 FLOORS = [
-    "errors", "progress", "core", "merging", "files", "vision", "language", "embedded", "config",
-    "report", "stages", "pipeline", "planning", "library", "commands", "cli", "__init__",
+    "errors", "answer", "progress", "core", "merging", "files", "vision", "language", "embedded",
+    "config", "report", "stages", "pipeline", "planning", "library", "commands", "cli", "__init__",
     "__main__",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -83,6 +83,7 @@ def test_the_wheel_holds_what_a_run_draws_and_no_more(wheel, root):
     files = {str(path.relative_to(root)) for path in (root / "config").rglob("*.yaml")}
     assert files | {"config.yaml", "workflow/reference/devices.csv"} <= shipped
     assert {"task_arithmetic/py.typed", "task_arithmetic/embedded/texts.json.bz2"} <= {*names}
+    assert {"task_arithmetic/report/page.html", "task_arithmetic/library/card.md"} <= {*names}
     assert "task_arithmetic/embedded/encoders/embedded-t5/model.safetensors" in names
     assert not [name for name in names if "tools" in name or "tests" in name]
 

@@ -9,9 +9,10 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 from . import __version__
+from .commands.catalogue import FOR_PEOPLE, option_of
 from .pipeline import jobs
 from .pipeline.outcome import outcome
 from .stages.catalogue import STAGES
@@ -51,125 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 # --- The parser ----------------------------------------------------------------------------------
 
 
-OPTIONS: dict[str, dict[str, Any]] = {  # options of commands that are no stages
-    "code": {"default": None, "help": "label of the code that the run was planned with"},
-    "of": {
-        "default": None,
-        "choices": ["tasks", "encoders", "modes"],
-        "help": "a folder of config/; without it, the configuration",
-    },
-    "device": {"default": None, "help": "a named device, instead of measuring this machine's"},
-    "run": {"default": None, "metavar": "NAME", "help": "the run; without it, the newest, or all"},
-    "watch": {"action": "store_true", "default": False, "help": "show it until the run ends"},
-    "target": {"place": True, "help": "a file below results/"},
-    "stage": {"help": "the stage whose code changed, such as finetune"},
-    "reason": {"help": "why the results stay valid, for the record"},
-    "keep_gb": {"type": float, "help": "how much may stay, in GB; what results hold is free"},
-    "json": {
-        "action": "store_true",
-        "default": False,
-        "dest": "as_json",
-        "help": "print it as JSON, for machines",
-    },
-    "vector from": {
-        "dest": "source",
-        "metavar": "WEIGHTS",
-        "help": "fine-tuned weights: a folder, a file, or owner/name of a hub",
-    },
-    "vector base": {"metavar": "ENCODER", "help": "what was fine-tuned: of config/encoders"},
-    "vector task": {"help": "what the vector is of"},
-    "vector mode": {"default": None, "help": "of config/modes; without it, by what moved"},
-    "revision": {"default": None, "help": "of a hub's repository; without it, main"},
-    "vector output": {"metavar": "FILE", "help": "the vector's file to write (safetensors)"},
-    "config": {
-        "nargs": "*",
-        "default": [],
-        "help": "configuration files over config.yaml, each over the one before",
-    },
-}
-
-
-class ForPeople(NamedTuple):
-    """A command that is no stage: its function, its options, what it does, an example of them."""
-
-    code: str
-    options: list[str]
-    text: str
-    example: str
-
-
-FOR_PEOPLE = {
-    "check": ForPeople(
-        "config.summary.check",
-        ["config"],
-        "validate a configuration and say what it would run",
-        "--config config/mini.yaml mine.yaml",
-    ),
-    "plan": ForPeople(
-        "planning.plan.plan",
-        ["config", "device"],
-        "say what a configuration costs: jobs, disk, GPU-hours",
-        "--config config/mini.yaml --device h100",
-    ),
-    "doctor": ForPeople(
-        "planning.doctor.doctor",
-        ["config"],
-        "check the data of a configuration's tasks",
-        "--config config/mini.yaml",
-    ),
-    "schema": ForPeople(
-        "config.summary.schema",
-        ["of"],
-        "print the JSON schema of a configuration or a definition, for editors",
-        "--of tasks",
-    ),
-    "status": ForPeople(
-        "pipeline.status.status",
-        ["run", "watch"],
-        "say what a run has done, does and has left to do",
-        "--run mini --watch",
-    ),
-    "why": ForPeople(
-        "pipeline.why.why",
-        ["target", "config"],
-        "say why a file would be made again",
-        "results/mini/tables/table2.csv",
-    ),
-    "verify": ForPeople(
-        "pipeline.verify.verify",
-        ["run"],
-        "check that all files of a run are as they were made",
-        "--run mini",
-    ),
-    "accept": ForPeople(
-        "pipeline.rerun.accept",
-        ["stage", "reason", "run", "code"],
-        "declare that a stage's changed code gives the same results",
-        '--stage finetune --reason "renamed a variable"',
-    ),
-    "vector": ForPeople(
-        "commands.vector.vector",
-        ["from", "base", "task", "mode", "revision", "output", "json"],
-        "take the task vector of weights that somebody else has fine-tuned",
-        "--from tanganke/clip-vit-base-patch32_sun397 --base ViT-B-32 --task sun397 "
-        "--output sun397.safetensors",
-    ),
-    "gc": ForPeople(
-        "pipeline.store.gc",
-        ["keep_gb"],
-        "make the store of finished results smaller",
-        "--keep-gb 10",
-    ),
-}
-
-
-def option_of(command: str, option: str) -> dict[str, Any]:
-    """An option of a command for people, as argparse has it, with `place`."""
-    return dict(OPTIONS.get(f"{command} {option}") or OPTIONS[option])
-
-
-def parser() -> argparse.ArgumentParser:
-    """The commands, each with its options."""
+def parser(files: Any = None) -> argparse.ArgumentParser:
+    """The commands, each with its options; files: how shtab completes the names of files."""
     formatter = argparse.RawDescriptionHelpFormatter
     main_parser = argparse.ArgumentParser(
         prog="task-arithmetic",
@@ -189,17 +73,27 @@ def parser() -> argparse.ArgumentParser:
         )
         for option in known.options:
             how = option_of(command, option)
+            is_file = how.pop("file", False)
             if how.pop("place", False):
-                sub.add_argument(option, **how)
+                added = sub.add_argument(option, **how)
             else:
                 needed = {"required": "default" not in how}
-                sub.add_argument(f"--{option.replace('_', '-')}", **(needed | how))
+                added = sub.add_argument(f"--{option.replace('_', '-')}", **(needed | how))
+            if is_file:
+                added.complete = files  # type: ignore[attr-defined]
     one = "run one stage, as the workflow does"
     named_stages = commands.add_parser("stage", help=one, description=one)
     stages = named_stages.add_subparsers(dest="stage_name", required=True, metavar="STAGE")
     for name, stage in STAGES.items():
         add_options(stages.add_parser(name, help=stage.text, description=stage.text), stage)
     return main_parser
+
+
+def completion(shell: str) -> None:
+    """Print a script that lets a shell complete all commands, their options and names of files."""
+    import shtab
+
+    print(shtab.complete(parser(shtab.FILE), shell))
 
 
 if __name__ == "__main__":

@@ -93,6 +93,40 @@ def test_an_option_concerns_its_method_alone():
         assert old == new
 
 
+def test_what_a_method_needs_follows_its_options():
+    said = {"consensus": {"select": "validation"}, "fixed": {"method": "consensus"}}
+    run = experiment(methods=said)
+    found = {merger.label: merger for merger in run.part("vision").mergers}
+    assert [found[label].needs for label in ("consensus", "fixed")] == ["labelled", "vectors"]
+    assert [label for label in found if found[label].learns] == [
+        "consensus",
+        "adamerging",
+        "per_task",
+    ]
+    assert "precision" in json.loads(settings.merge_settings(run, "ViT-B-32", "consensus"))
+    assert "precision" not in json.loads(settings.merge_settings(run, "ViT-B-32", "fixed"))
+    shown = settings.view(run).methods
+    assert (shown["consensus"].needs, shown["fixed"].needs) == ("labelled", "vectors")
+
+
+NO_F_LIN = "{modes: [nonlinear, attention], language: {modes: [nonlinear, attention]}}"
+
+
+def test_regmean_with_forward_learns_and_asks_for_no_statistics():
+    said = {"regmean": {"forward": True}, "few": {"method": "regmean", "images": 9}}
+    run = experiment(NO_F_LIN, methods=said).part("vision")
+    forward, few = run.merger("regmean"), run.merger("few")
+    assert (forward.learns, forward.collects, forward.needs) == (True, False, "unlabelled")
+    assert (few.learns, few.collects) == (False, True)
+    assert run.collected("ViT-B-32") == 9
+
+
+def test_draws_of_dare_are_methods_of_their_own():
+    found = mergers(methods={f"dare_{n}": {"method": "dare", "draw": n} for n in (1, 2)})
+    assert [found[label].options.draw for label in ("dare", "dare_1", "dare_2")] == [0, 1, 2]
+    assert found["dare_2"].title == "DARE (dare_2)"
+
+
 def test_statistics_are_of_as_many_images_as_the_methods_ask_for():
     said = {"regmean": {"images": 20}, "less": {"method": "regmean", "images": 20, "other": "sum"}}
     run = experiment(methods=said)
@@ -107,6 +141,19 @@ def test_statistics_are_of_as_many_images_as_the_methods_ask_for():
         ({"methods": {"ties": {"kep": 0.2}}}, r"ties has no option 'kep' \(did you mean 'keep'"),
         ({"methods": {"ties": {"keep": 0}}}, "keep of the merging method ties must be a number ab"),
         ({"methods": {"ties": {"keep": 1.5}}}, "ties must be .*at most 1; found 1.5"),
+        (
+            {"methods": {"consensus": {"agree": 9}}},
+            "consensus: .*9 tasks use, .* more than 8: give",
+        ),
+        (
+            {"methods": {"consensus": {"agree": 8}}},
+            "consensus: .*8 tasks use, .* more than 7: give",
+        ),
+        (
+            {"methods": {"consensus": {"select": "validation", "thresholds": {"dtd": 0.2}}}},
+            "consensus has `thresholds`, and `select: validation`",
+        ),
+        ({"methods": {"regmean": {"forward": True}}}, "regmean has forward, but ntk is linearized"),
         ({"methods": {"tsv": {"qkv": "splt"}}}, r"must be fused or split; found 'splt' \(did"),
         ({"methods": {"ties": {"alphas": 3}}}, "ties.alphas must be a mapping of start, stop"),
         ({"methods": {"ties": {"alphas": {"start": 1, "stop": 4, "step": 1}}}}, "stop <= 3"),

@@ -8,16 +8,21 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from fnmatch import fnmatch
+from itertools import product
 
+import datasets
 import numpy as np
 import pytest
 import tiny
-from hub_server import Fault, Hub, checkpoint_files, dataset_files
+from hub_server import Fault, Hub, checkpoint_files, dataset_files, repository_files
 from PIL import Image
 from safetensors.numpy import load_file, save
+
+from task_arithmetic.config.reading import load_definition
 
 CLASSES = ["circle", "square", "star"]
 SPLITS = ("train", "validation", "test")
@@ -73,6 +78,24 @@ def image_files() -> dict[str, bytes]:
             content = io.BytesIO()
             Image.fromarray(picture).save(content, "png")
             files[f"{split}/{CLASSES[i % 3]}/{i:03}.png"] = content.getvalue()
+    return files
+
+
+def archives() -> dict[str, bytes]:
+    """The same dataset as archives of WebDataset, as the repository of FER2013 has them: without a
+    README, with texts beside the archives. What is called .jpg is PNG, which loses nothing."""
+    files = {"classnames.txt": b"circle\nsquare\nstar\n", "templates.txt": b"a photo of a {c}.\n"}
+    for split, shard in product(("train", "test"), (0, 1)):
+        stream, half = io.BytesIO(), COUNTS[split] // 2
+        with tarfile.open(fileobj=stream, mode="w") as archive:
+            for i in range(shard * half, (shard + 1) * half):
+                content = io.BytesIO()
+                Image.fromarray(pictures(split)[i]).save(content, "png")
+                for kind, data in (("cls", str(i % 3).encode()), ("jpg", content.getvalue())):
+                    about = tarfile.TarInfo(f"s{i:07}.{kind}")
+                    about.size = len(data)
+                    archive.addfile(about, io.BytesIO(data))
+        files |= {f"{split}/{shard}.tar": stream.getvalue(), f"{split}/nshards.txt": b"2"}
     return files
 
 
@@ -301,6 +324,43 @@ def test_a_folder_of_images_comes_whole_or_not_at_all(user, hub):
     record = user.got()
     succeeds(user.download(offline, hub="me/pictures"))
     assert user.got() == record
+
+
+def test_archives_of_webdataset_are_read_as_fer2013_is_defined(user, hub, root):
+    fer2013 = load_definition("tasks", "fer2013", "tasks", root)
+    assert (fer2013.image, fer2013.label) == ("jpg", "cls")
+    hub.commit("dataset", "me/archives", archives())
+    columns = {"image": fer2013.image, "label": fer2013.label}
+    with user.session():
+        succeeds(user.download(hub="me/archives"))
+        succeeds(user.make_data(hub="me/archives", **columns))
+    assert holds(user.data)
+    assert json.loads((user.data / "manifest.json").read_text())["source_classes"] is None
+    with user.session({"HF_HUB_OFFLINE": "1"}):
+        user.record.unlink()
+        succeeds(user.download(hub="me/archives"))
+        other = user.data.with_name("other")  # without saying which columns
+        refuses(user.make_data(hub="me/archives", output=other), other, "'label'", "cls")
+
+
+def test_labels_that_are_true_or_false_and_a_split_called_valid_as_pcam_has_them(user, hub, root):
+    pcam = load_definition("tasks", "pcam", "tasks", root)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("bool")})
+    splits = {
+        split: datasets.Dataset.from_dict(
+            {"image": [Image.fromarray(p) for p in pictures(of)],
+             "label": [i % 2 == 1 for i in range(COUNTS[of])]},
+            features,
+        )
+        for split, of in (("train", "train"), ("valid", "extra"), ("test", "test"))
+    }  # fmt: skip
+    hub.commit("dataset", "me/slides", repository_files({"default": splits}))
+    own = {"hub": "me/slides", "validation": pcam.validation}
+    with user.session():
+        succeeds(user.download(**own))
+        succeeds(user.make_data(**own, classes=pcam.classes))
+    labels = [i % 2 for i in range(COUNTS["extra"])]
+    assert np.load(user.data / "validation_labels.npy").tolist() == labels
 
 
 def test_a_gated_task_comes_with_a_token_that_has_access(user, hub, versions):

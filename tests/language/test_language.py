@@ -245,6 +245,24 @@ def test_accuracies_are_those_of_a_naive_loop_over_texts_and_alphas(task, linear
     assert len(set(np.round(expected, 6))) > 1  # the vector does something
 
 
+@pytest.mark.parametrize("linearized", [False, True], ids=["f", "f_lin"])
+@pytest.mark.parametrize(("a", "b"), [("attention", "nonlinear"), ("nonlinear", "attention")])
+def test_a_grid_with_an_offset_is_one_alpha_at_a_time(a, b, linearized):
+    """θ0 + A + α B, whose A and B have other tensors than each other."""
+    t5, parts = encoder(), {task: examples(task, "test") for task in tiny_texts.TASKS}
+    offset, tau = (read_vector(tiny_texts.vector(mode, "mood")) for mode in (a, b))
+    assert offset.keys() != tau.keys()
+    offset, alphas = 0.3 * offset, [-0.5, 0.0, 0.4, 1.0]
+    found = t5.modality.accuracies(t5.theta0, tau, alphas, parts, linearized, "float32", offset)
+    plain = t5.modality.accuracies(t5.theta0, tau, alphas, parts, linearized)
+    for i, alpha in enumerate(alphas):
+        of = t5.theta0, offset + alpha * tau, [1.0], parts, linearized
+        alone = t5.modality.accuracies(*of)
+        assert all(found[task][i] == pytest.approx(alone[task][0], abs=1e-9) for task in parts)
+    assert any(found[task].tolist() != plain[task].tolist() for task in parts)
+    assert any(len(set(found[task])) > 1 for task in parts)
+
+
 def test_accuracies_do_not_depend_on_batches(monkeypatch):
     t5, tau = encoder(), read_vector(tiny_texts.vector("ntk", "mood"))
     of = t5.theta0, tau, [0.0, 0.7], {"x": examples("mood", "test")}, True

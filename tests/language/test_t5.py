@@ -398,6 +398,25 @@ def test_a_grid_of_alphas_at_once_is_one_alpha_at_a_time_without_a_cache(t5, gro
         assert torch.equal(ours, one_by_one(scores, source, geometry, 10))
 
 
+@pytest.mark.parametrize(("a", "b"), [("everything", "q, k, v"), ("q, k, v", "head"), ("o", "o")])
+def test_an_offset_has_a_pass_of_its_own_beside_a_grid_of_alphas(t5, a, b):
+    """f(x; θ0) + ∇f·A + α ∇f·B."""
+    source, _ = texts((9, 4, 7, 6), seed=6)
+    offset, tau = direction(t5.params64, GROUPS[a], 2), direction(t5.params64, GROUPS[b])
+    offset = {name: 2 * tensor for name, tensor in offset.items()}
+    geometry = ending(generate(t5.params64, source, t5.geometry, 10, tau, ALPHAS), t5.geometry)
+    grid = generate(t5.params64, source, geometry, 10, tau, ALPHAS, offset)
+    assert not torch.equal(grid, generate(t5.params64, source, geometry, 10, tau, ALPHAS))
+    for alpha, ours in zip(ALPHAS, grid, strict=True):
+
+        def scores(given, alpha=alpha):
+            value, first = logits_linearized(t5.params64, offset, source, given, geometry)
+            _, second = logits_linearized(t5.params64, tau, source, given, geometry)
+            return value + first + alpha * second
+
+        assert torch.equal(ours, one_by_one(scores, source, geometry, 10))
+
+
 def test_generation_at_alpha_0_is_the_pretrained_models(t5):
     source, _ = texts((9, 4, 7, 6))
     tau = direction(t5.params)

@@ -5,6 +5,7 @@ import hashlib
 import re
 import warnings
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -240,9 +241,9 @@ def test_consensus_names_the_task_that_is_none():
 # --- DARE ----------------------------------------------------------------------------------------
 
 
-def drawn(seed, task, name, shape, p):
+def drawn(seed, task, name, shape, p, more=""):
     """What is drawn for one tensor of a task."""
-    digest = hashlib.sha256(f"{seed}\n{task}\n{name}".encode()).digest()[:8]
+    digest = hashlib.sha256(f"{seed}\n{task}\n{name}{more}".encode()).digest()[:8]
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") // 2)
     return (torch.rand(shape, generator=generator) >= p).double().numpy()
 
@@ -270,6 +271,22 @@ def test_dare_then_ties_is_ties_of_what_remains():
     ]
     expected = merged(left, "ties", keep=0.5)
     assert all(apart(found[name], expected[name]) < 1e-6 for name in SHAPES)
+
+
+@pytest.mark.parametrize("then", ["sum", "ties"])
+def test_each_draw_of_dare_is_another_and_the_first_is_that_of_no_draw(then):
+    taus, tasks = vectors(2), ["a", "b"]
+    options, found = {"drop": 0.5, "then": then, "keep": 1}, []
+    for draw, more in ((0, ""), (1, "\n1"), (2, "\n2")):
+        _, each = merge_vectors(taus, "dare", {**options, "draw": draw}, seed=3, tasks=tasks)
+        found.append(each)
+        left = [
+            TaskVector({n: t[n] * drawn(3, task, n, t[n].shape, 0.5, more) * 2 for n in SHAPES})
+            for t, task in zip(taus, tasks, strict=True)
+        ]
+        expected = merged(left, then, **({"keep": 1} if then == "ties" else {}))
+        assert all(apart(each[name], expected[name]) < 1e-6 for name in SHAPES)
+    assert not any(torch.equal(a[QKV], b[QKV]) for a, b in combinations(found, 2))
 
 
 def test_what_dare_draws_depends_on_seed_task_and_tensor_alone():
@@ -662,7 +679,8 @@ def test_every_method_says_what_it_is():
         assert abs((stop - start) / step - round((stop - start) / step)) < 1e-9
         assert method.random is (name == "dare")
         assert method.needs == NEEDS.get(name, "vectors")
-        assert method.needs != "vectors" or method.learn is None
+        assert method.needs == method.needs_of(options_of(method, {}))
+        assert method.needs != "vectors" or method.learn is None or method.needs_by
 
 
 def test_iso_cts_takes_no_rounding_for_a_tasks_direction():
@@ -680,8 +698,8 @@ DEFAULTS = {
     "mean": ((1, 1, 1), {}),
     "sum": ((0, 1, 0.05), {}),
     "ties": ((0.1, 1.6, 0.1), {"keep": 0.2, "agg": "mean", "elect": True, "scope": "model"}),
-    "dare": ((0, 1, 0.05), {"drop": 0.9, "then": "sum", "keep": 0.2}),
-    "consensus": ((0.1, 1.0, 0.1), {"agree": 2}),
+    "dare": ((0, 1, 0.05), {"drop": 0.9, "then": "sum", "keep": 0.2, "draw": 0}),
+    "consensus": ((0.1, 1.0, 0.1), {"agree": 2, "select": "none"}),
     "tsv": ((0.1, 3.0, 0.1), {"qkv": "fused", "other": "mean", "matrices": "blocks"}),
     "iso_c": ((0.1, 3.0, 0.1), {"qkv": "fused", "other": "mean"}),
     "iso_cts": ((0.1, 3.0, 0.1), {"common": 0.8}),
@@ -689,7 +707,7 @@ DEFAULTS = {
         (0.1, 1.5, 0.1),
         {"solver": "closed", "ridge": 1e-6, "steps": 300, "learning_rate": 1e-5},
     ),
-    "regmean": ((0.1, 2.0, 0.1), {"off_diagonal": 0.95, "images": 256}),
+    "regmean": ((0.1, 2.0, 0.1), {"off_diagonal": 0.95, "images": 256, "forward": False}),
     "adamerging": (
         (1, 1, 1),
         {

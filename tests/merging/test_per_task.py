@@ -1,7 +1,8 @@
 """The search of one coefficient per task: what loops find, never worse than where it starts, with
 as few accuracies as it takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from task_arithmetic.core.encoder import Encoder
 from task_arithmetic.core.vectors import TaskVector
 from task_arithmetic.errors import UserError
+from task_arithmetic.merging.affine import features_of
 from task_arithmetic.merging.merge import merge_vectors
 from task_arithmetic.merging.method import Data, options_of
 from task_arithmetic.merging.per_task import METHOD, learn
@@ -131,23 +133,14 @@ def test_each_task_needs_its_own_accuracy():
 
 @pytest.mark.parametrize("mode", ["attention", "ntk"])
 def test_of_an_encoder_the_accuracy_of_what_is_merged_is_at_least_the_best_common_one(mode):
-    arguments = tiny.common(vectors=False)
-    encoder = read_encoder(arguments["encoder_dir"])
-    read, tasks = encoder.modality.read_examples, arguments["tasks"]
-    files = list(zip(arguments["heads"], arguments["data_dirs"], strict=True))
-    vectors = [read_vector(tiny.shared_vector(mode, task)) for task in tasks]
-    own = (0.8, 0.6)
-
-    def examples(split):
-        assert split == "validation"
-        return [read(*each, split) for each in files]
+    of = suite(mode)
+    encoder, vectors, tasks, examples, own = of.encoder, of.vectors, of.tasks, of.examples, of.own
 
     def normalized(tau, alphas):
         splits = dict(zip(tasks, examples("validation"), strict=True))
         found = encoder.modality.accuracies(encoder.theta0, tau, alphas, splits, mode == "ntk")
         return np.mean([found[t] / o for t, o in zip(tasks, own, strict=True)], axis=0)
 
-    of = Data(encoder, vectors, tasks, examples, own)
     state = learn(of, options_of(METHOD, {}), SILENT)
     offset, merged = merge_vectors(vectors, "per_task", tasks=tasks, state=state)
     assert offset is None and merged.linearized == (mode == "ntk")
@@ -157,3 +150,73 @@ def test_of_an_encoder_the_accuracy_of_what_is_merged_is_at_least_the_best_commo
     a, b = (value for _, _, value in state.as_rows())
     for name in merged.keys():
         assert torch.equal(merged[name], a * vectors[0][name] + b * vectors[1][name])
+
+
+@dataclass
+class Accuracies:
+    """A modality's accuracies alone, and how many passes they take."""
+
+    of: object
+    passes: int = 0
+
+    def accuracies(self, *given):
+        self.passes += 1
+        return self.of.accuracies(*given)
+
+
+def suite(mode):
+    arguments = tiny.common(vectors=False)
+    encoder, tasks = read_encoder(arguments["encoder_dir"]), arguments["tasks"]
+    files = list(zip(arguments["heads"], arguments["data_dirs"], strict=True))
+    vectors = [read_vector(tiny.shared_vector(mode, task)) for task in tasks]
+
+    def examples(split):
+        return [encoder.modality.read_examples(*each, split) for each in files]
+
+    return Data(encoder, vectors, tasks, examples, (0.8, 0.6))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_f_lin_of_a_classifier_takes_a_pass_for_each_task_and_finds_the_same(
+    monkeypatch, normalize
+):
+    of, more = suite("ntk"), {"normalize": normalize, "sweeps": 3}
+    generator = torch.Generator().manual_seed(0)
+    some = [
+        {n: t * torch.randn(t.shape, generator=generator) / 4 for n, t in of.encoder.theta0.items()}
+        for _ in range(6)
+    ]
+    every = [
+        replace(of, vectors=[TaskVector(a, "ntk", True), TaskVector(b, "ntk", True)])
+        for a, b in combinations(some, 2)
+    ]
+    by_passes = Accuracies(of.encoder.modality)
+    plain = replace(of.encoder, modality=by_passes)
+    expected = [found(replace(each, encoder=plain), **more) for each in every]
+    passes, own = [], type(of.encoder.modality).features_linearized
+
+    def counted(self, theta0, tau, *rest):
+        passes.append(tau)
+        return own(self, theta0, tau, *rest)
+
+    monkeypatch.setattr(type(of.encoder.modality), "features_linearized", counted)
+    assert [found(each, **more) for each in every] == expected
+    assert any(a != b for a, b in expected)  # else the test is of nothing
+    assert len(passes) == len(every) * 2 * 2 < by_passes.passes  # vectors, tasks of one batch
+
+
+def test_features_of_f_lin_are_those_of_the_sum_to_rounding():
+    of = suite("ntk")
+    splits = dict(zip(of.tasks, of.examples("validation"), strict=True))
+    each = features_of(of.encoder, of.vectors, splits, "float32")
+    modality, theta0 = of.encoder.modality, of.encoder.theta0
+    for task, coefficients in (("one", (0.3, -1.7)), ("two", (0.0, 0.0)), ("two", (1.0, 2.0))):
+        summed = coefficients[0] * of.vectors[0] + coefficients[1] * of.vectors[1]
+        (pixels,) = next(iter(modality.batches(splits[task].images, of.encoder.device)))
+        value, tangent = modality.features_linearized(theta0, summed, pixels)
+        ours = each[task].at(coefficients).double()
+        assert tiny.close(ours, (value + tangent).double()) < 1e-6
+        measured = modality.accuracies(theta0, summed, [1.0], splits, True)
+        assert each[task].accuracy(of.encoder, coefficients) == measured[task][0]
+    with pytest.raises(UserError, match="numbers that are not finite"):
+        each["one"].accuracy(of.encoder, (float("inf"), 0.0))

@@ -94,4 +94,6 @@ def wudi_loss(merged, deltas, weighted=True):
 
 def regmean(deltas, grams, off_diagonal=0.95):
     own = [off_diagonal * g + (1 - off_diagonal) * np.diag(np.diag(g)) for g in grams]
-    return sum(d @ g for d, g in zip(deltas, own, strict=True)) @ np.linalg.inv(sum(own))
+    return sum(d @ g for d, g in zip(deltas, own, strict=True)) @ np.linalg.pinv(
+        sum(own), hermitian=True
+    )

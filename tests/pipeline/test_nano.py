@@ -1,10 +1,13 @@
 """The whole pipeline at its smallest: every rule, table and figure; a second run does nothing."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
+from task_arithmetic.cli import main
 from task_arithmetic.config.reading import ROOT, read_config
 from task_arithmetic.planning.work import jobs
 
@@ -75,6 +78,18 @@ def test_every_table_is_there_in_three_forms(nano):
     table2 = pd.read_csv(nano.results / "tables/table2.csv")
     rows = {"pretrained", "nonlinear", "ntk", "attention", "posthoc"}
     assert set(table2["mode"]) == rows and len(table2) == len(rows)
+
+
+def test_commands_read_what_it_made(nano, capsys):
+    run = str(nano.results)
+    for name in TABLES:
+        assert main(["show", run, name]) == 0
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
+    assert main(["compare", run, run, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = pd.read_csv(nano.results / "metrics.csv")
+    assert found["equal"] == (rows["split"] == "test").sum()  # of one seed
+    assert not any(found[key] for key in ("unknown", "keys", "differing", "only_one", "only_other"))
 
 
 def test_every_figure_is_there_in_two_forms(nano):

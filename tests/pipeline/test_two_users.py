@@ -43,7 +43,7 @@ def as_user(user: int, action, umask=0o002):
 @pytest.fixture
 def results(tmp_path):
     """A folder of the group, below folders that everybody may pass."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(folder.stat().st_mode | 0o011)
     folder = tmp_path / "results"
     folder.mkdir()

@@ -256,6 +256,15 @@ def test_without_a_configuration_it_is_that_of_the_runs_last_start(base, capsys,
     out, err = capsys.readouterr()
     assert out == f"{target} is up to date.\n"
     assert err.startswith("as its run was configured when it was last started (results/nano/run.js")
+    why.why(target=target, as_json=True)
+    reason = out.rstrip()
+    told = {
+        "target": target,
+        "again": False,
+        "reason": reason,
+        "configured": "results/nano/run.json",
+    }
+    assert json.loads(capsys.readouterr().out) == told
 
 
 def test_what_the_report_says_of_a_run_will_do_and_the_newer_counts(base, capsys):

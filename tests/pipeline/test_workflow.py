@@ -124,8 +124,12 @@ socket.socket.connect = refuse
             ["--configfile", "config/nano.yaml"],
             expected(encoders=1, tasks=2, ablations=1, embedded=3, methods=NANO),
         ),
+        *(
+            (["--configfile", f"config/suites/clip{tasks}.yaml"], expected(encoders=3, tasks=tasks))
+            for tasks in (8, 14, 20)
+        ),
     ],
-    ids=["paper", "mini", "nano"],
+    ids=["paper", "mini", "nano", "clip8", "clip14", "clip20"],
 )
 def test_a_dry_run_plans_every_job_and_needs_no_torch_no_hub(
     snakemake, root, tmp_path, options, counts

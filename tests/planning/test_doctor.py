@@ -1,4 +1,5 @@
-"""`doctor`: one table of what is on disk, a sentence for each thing that is wrong with it."""
+"""`doctor`: one table of what is on disk, a sentence for each thing that is wrong with it; and
+`audit`: what stands twice in it."""
 
 import json
 import re
@@ -23,6 +24,7 @@ from task_arithmetic.files.paths import read_json, write_json
 from task_arithmetic.files.source import hold_out
 from task_arithmetic.files.tensors import header
 from task_arithmetic.language.prepare import write_texts
+from task_arithmetic.planning.audit import audit
 from task_arithmetic.planning.doctor import doctor, own_names
 from task_arithmetic.vision.prepare import write_task
 
@@ -377,3 +379,88 @@ def test_the_longest_inputs_of_each_encoder_are_told_and_what_was_cut(texts, cap
     path = heads / "notes.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
     assert "notes.safetensors is not a readable safetensors file" in complaint(texts, capsys)
+
+
+# --- audit ---------------------------------------------------------------------------------------
+
+
+def write_again(project, copies):
+    """Make some images copies of others, and the data of boats and cats again.
+
+    Args:
+        copies: task, split, number; of which task, split, number.
+    """
+    for task, split, number, *of in copies:
+        there, other = (
+            project / "images" / t / s / ("left" if n % 2 else "right") / f"{n}.png"
+            for t, s, n in ((task, split, number), of)
+        )
+        shutil.copy(other, there)
+    for task in TASKS[:2]:
+        redefine(project, task, again=False, shared_images=0.9)
+        config = validate_config(
+            merge(read_yaml("config.yaml"), read_yaml("overlay.yaml")), project
+        )
+        definition = json.loads(data_settings(config.definitions.tasks[task]))
+        shutil.rmtree(TEXT_DATA / task)
+        write_task(task, definition, TEXT_DATA / task)
+
+
+def audited(project, capsys):
+    """The rows of `audit --json`, and the tasks that it says are not made."""
+    audit("overlay.yaml", as_json=True, basedir=project)
+    said = json.loads(capsys.readouterr().out)
+    assert bool(said["missing"]) == said["make"].startswith("snakemake --cores all")
+    keys = "task split other_task other_split rows".split()
+    assert all(list(row) == keys for row in said["shared"])
+    return [tuple(row.values()) for row in said["shared"]], said["missing"]
+
+
+def test_copies_in_two_splits_and_in_two_tasks_are_counted(project, capsys):
+    rows, missing = audited(project, capsys)
+    assert len(rows) == 9 and {row[4] for row in rows} == {0} and missing == []
+    copies = [
+        ("boats", "test", 0, "boats", "train", 2),  # within boats, twice the same image
+        ("boats", "test", 2, "boats", "train", 2),
+        ("boats", "test", 3, "boats", "train", 5),
+        ("cats", "test", 3, "boats", "train", 7),  # between tasks
+        ("cats", "test", 4, "boats", "test", 6),
+    ]
+    write_again(project, copies)
+    rows, missing = audited(project, capsys)
+    found = {row[:4]: row[4] for row in rows}
+    learnt = [found["boats", split, "boats", "test"] for split in ("train", "validation")]
+    assert sum(learnt) == 2 and missing == []  # 2 and 5, wherever the draw of validation put them
+    assert (
+        found["cats", "train", "cats", "test"]
+        == found["boats", "train", "boats", "validation"]
+        == 0
+    )
+    between = {key: count for key, count in found.items() if key[0] != key[2]}
+    assert between.pop(("boats", "test", "cats", "test")) == 1
+    ((key, count),) = between.items()
+    assert key in {("boats", s, "cats", "test") for s in ("train", "validation")} and count == 1
+    audit("overlay.yaml", basedir=project)
+    table = capsys.readouterr().out
+    assert "train∩test" in table and "boats  test" in table and "alone are counted" in table
+
+
+def test_the_audit_names_what_is_not_prepared_and_refuses_what_is_damaged(project, capsys):
+    shutil.rmtree(TEXT_DATA / "cats")
+    rows, missing = audited(project, capsys)
+    assert {row[0] for row in rows} == {"boats", "maps"} and missing == ["cats"]
+    np.save(TEXT_DATA / "boats/test_digests.npy", np.zeros((8, 16), np.uint8))
+    with pytest.raises(UserError, match="boats/test_digests.npy is damaged"):
+        audit("overlay.yaml", basedir=project)
+    (TEXT_DATA / "boats/test_digests.npy").unlink()
+    with pytest.raises(UserError, match="boats/test_digests.npy"):
+        audit("overlay.yaml", basedir=project)
+
+
+def test_texts_are_audited_with_their_labels(texts, capsys):
+    rows, _ = audited(texts, capsys)
+    found = {row[:4]: row[4] for row in rows if row[0] == row[2]}
+    assert {key[0] for key in found} == {*TASKS, "notes", "grades"}
+    both = (TEXT_DATA / f"notes/{split}.jsonl" for split in ("train", "test"))
+    train, test = (set(path.read_text().splitlines()) for path in both)
+    assert found["notes", "train", "notes", "test"] == len(train & test)

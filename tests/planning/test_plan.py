@@ -631,6 +631,23 @@ def test_the_grids_pass_no_more_images_than_planned(linearized):
     of = theta0, taus[0], grid, {"task": Images(images, labels, head)}, linearized
     alphas = counted(lambda: encoder.modality.accuracies(*of))
     assert alphas / ((1 if linearized else 3) * once) == pytest.approx(1, abs=0.1)
+    alphas = counted(lambda: encoder.modality.accuracies(*of, "float32", taus[1]))
+    assert alphas / ((2 if linearized else 3) * once) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("tasks", [8, 14, 20])
+def test_the_suites_are_planned_wherever_one_is(tasks, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # where no such file is: the shipped one is taken
+    plan(f"config/suites/clip{tasks}.yaml", device="h100")
+    printed = capsys.readouterr().out
+    assert line(printed, "data").split()[1] == str(tasks + 1)  # and the control task
+    assert line(printed, "finetune").split()[1] == str(tasks * (3 * 3 + 3))
+    assert "≥" not in line(printed, "data")
+
+
+def test_sides_are_known_of_datasets_that_shipped_tasks_name():
+    tasks = (read_yaml(path) for path in (ROOT / "config/tasks").glob("*.yaml"))
+    assert {*disk.SIDES} <= {task.get("hub") for task in tasks}
 
 
 # --- Speed ---------------------------------------------------------------------------------------

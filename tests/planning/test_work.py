@@ -83,6 +83,20 @@ def test_a_run_passes_the_examples_that_the_model_names(nano, planned):
                 assert amounts == {"image": models, "read": read}, job
 
 
+def test_what_is_scaled_by_depth_has_one_pass_more_of_f_lin_on_validation(tmp_path):
+    (tmp_path / "lines.yaml").write_text("merging: {layer_scale: [sum]}")
+    config = read_config(ROOT / "config/nano.yaml", tmp_path / "lines.yaml", basedir=ROOT)
+    merged = by_stage(jobs(config, "float32"))["merged"]
+    found = {
+        (job.mode, job.method): {work.key.kind: work.amount for work in job.work} for job in merged
+    }
+    examples = 2 * 64  # of two tasks, on each split
+    points = len(config.parts["vision"].merger("sum_lines").grid)
+    assert found["ntk", "sum_lines"] == {"linearized": (2 + 1) * examples}
+    assert found["ntk", "ties"] == {"linearized": (1 + 1) * examples}
+    assert found["nonlinear", "sum_lines"]["image"] == (points + 1) * examples
+
+
 def test_the_stages_numbers_are_the_models():
     assert efficiency.WARM_UP == WARM_UP
     batches = disentanglement.REFERENCE_BATCHES * disentanglement.REFERENCE_BATCH

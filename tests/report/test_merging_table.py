@@ -1,6 +1,7 @@
 """The table of modes crossed with merging methods, against few-line computations."""
 
 import csv
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -276,6 +277,20 @@ def test_published_numbers_in_the_files_and_the_caption(of_paper, tmp_path):
     assert "{lllrrrrlrrrrl}" in latex
 
 
+@pytest.mark.parametrize("suite, found", [("clip14", (80.1, 87.9)), ("clip20", (77.1, 84.3))])
+def test_a_suites_published_numbers_are_means_over_its_own_tasks(suite, found, tmp_path):
+    tasks = published.SUITES[suite]
+    settings = paper_run()[0] | {"suite": suite, "tasks": tasks}
+    table = make(settings, views.make_rows(settings, points=3, alphas=3), tmp_path)
+    row = row_of(table, encoder="small", mode="nonlinear", method="tsv")
+    assert (row["published"], row["published_normalized"]) == found
+    caption = table_caption("merging", view_of(settings))
+    assert f"means over the same {len(tasks)} tasks" in caption
+    for changes in ({"tasks": tasks[:-1]}, {"suite": "paper"}, {"tasks": published.TASKS}):
+        own = settings | changes
+        assert not published.has_published_merging(view_of(own))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -298,7 +313,7 @@ def test_the_published_numbers_are_whole_and_of_the_papers_encoders():
         rows = list(csv.DictReader(file))
     assert {row["encoder"] for row in rows} == {*published.ENCODERS}
     assert {row["mode"] for row in rows} == {"nonlinear"}
-    keys = [(row["checkpoints"], row["encoder"], row["method"]) for row in rows]
+    keys = [(row["checkpoints"], row["tasks"], row["encoder"], row["method"]) for row in rows]
     assert len({*keys}) == len(keys) and len({row["checkpoints"] for row in rows}) == 3
     for row in rows:
         assert 60 < float(row["absolute"]) < 96
@@ -307,13 +322,20 @@ def test_the_published_numbers_are_whole_and_of_the_papers_encoders():
         assert row["normalized"] or not whole
     of_tall = {row["method"] for row in rows if row["checkpoints"].startswith("TALL")}
     assert of_tall == {"mean", "sum", "ties", "consensus", "tsv", "iso_c", "iso_cts"}
+    assert {row["tasks"] for row in rows} == {"8", "14", "20"}
+    assert {row["checkpoints"] for row in rows if row["tasks"] != "8"} == {"TALL edition 1"}
+    by_size = {(row["method"], row["encoder"], row["tasks"]): float(row["absolute"])
+               for row in rows if row["checkpoints"].startswith("TALL")}  # fmt: skip
+    for method, encoder in product(of_tall, published.ENCODERS):  # more tasks are harder to merge
+        eight, fourteen, twenty = (by_size[method, encoder, n] for n in ("8", "14", "20"))
+        assert eight > fourteen > twenty
     assert of_tall <= {*methods.names()}
     found = tables.read_merging(MERGING)
-    assert not found.duplicated(["encoder", "mode", "method"]).any()
+    assert not found.duplicated(["tasks", "encoder", "mode", "method"]).any()
 
 
 def test_a_file_of_published_numbers_that_is_another_is_an_error(one, tmp_path):
     with pytest.raises(UserError, match="published numbers of merging methods, does not exist"):
         tables.read_merging(tmp_path / "no.csv")
-    with pytest.raises(UserError, match="needs the columns checkpoints, method, encoder"):
+    with pytest.raises(UserError, match="needs the columns checkpoints, tasks, method"):
         tables.read_merging(REFERENCE)

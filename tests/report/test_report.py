@@ -199,6 +199,31 @@ def test_findings_tell_of_a_model_that_knows_the_test_images_of_dtd(run):
     assert "base" in found[0] and "98.0 %" in found[0]
 
 
+def test_a_zero_shot_accuracy_near_chance_is_said_of_its_task_and_encoder(run):
+    folder, settings = run
+    metrics = load_metrics(folder / "metrics.csv")
+    task, other = settings["tasks"][:2]
+    zero = (metrics["metric"] == "pretrained_accuracy") & (metrics["split"] == "test")
+    of_base = zero & (metrics["encoder"] == "base")
+
+    def said(value, of=task, where=of_base, **classes):
+        changed = metrics.copy()
+        changed.loc[where & (changed["task"] == of), "value"] = value
+        view = view_of(settings | {"classes": classes})
+        found = findings.sentences(changed, view)
+        return [sentence for sentence in found if "near chance" in sentence]
+
+    (sentence,) = said(0.1999, **{task: 10, other: 1000})  # below 2/10
+    named = f"{task} (base, 20.0\N{NO-BREAK SPACE}% of 10 classes): "
+    assert sentence.startswith(f"Zero-shot accuracy is near chance for {named}")
+    assert said(0.2001, **{task: 10}) == said(0.1) == []
+    (sentence,) = said(0.4999, **{task: 2})  # as of two names that are exchanged
+    assert f"{task} (base, " in sentence
+    assert said(0.5001, where=zero, **{task: 2}) == said(0.34, where=zero, **{task: 3}) == []
+    (sentence,) = said(0.01, where=zero, **{task: 10})
+    assert "(small, " in sentence and "(base, " in sentence
+
+
 @pytest.fixture(scope="module")
 def beside_published(tmp_path_factory):
     """A run of the paper's suite: folder and page."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import product
 
 import pandas as pd
 import pytest
@@ -9,12 +10,16 @@ import views
 from test_tables import OTHERS, REFERENCE, TARGETS, row_of, values
 
 from task_arithmetic.config import available, published
-from task_arithmetic.config.reading import ROOT, read_yaml, validate_config
-from task_arithmetic.config.settings import view_settings
+from task_arithmetic.config.reading import ROOT, read_config, read_yaml, validate_config
+from task_arithmetic.config.settings import report_settings, view_settings
 from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
-from task_arithmetic.report import tables
+from task_arithmetic.report import page, tables
+from task_arithmetic.report.captions import table_caption
 from task_arithmetic.report.cells import load_metrics
+from task_arithmetic.report.printing import has_paper
+
+OTHER_TASKS = published.MORE + published.MOST
 
 
 def paper_settings(tasks=("cars", "dtd", "mnist", "sun397"), **changes):
@@ -138,16 +143,33 @@ def test_the_published_accuracies_are_complete_and_agree_with_their_averages():
     with open(TARGETS, newline="") as file:
         rows = list(csv.DictReader(file))
     modes = ["zeroshot", *published.MODES[1:]]
-    assert {(r["encoder"], r["mode"]) for r in rows} == {
+    of_eight, of_others = rows[:12], rows[12:]
+    assert {(r["encoder"], r["mode"]) for r in of_eight} == {
         (encoder, mode) for encoder in published.ENCODERS for mode in modes
     }
-    assert len(rows) == 12
-    for row in rows:
+    assert not any(row[task] for row in of_eight for task in OTHER_TASKS)
+    for row in of_eight:
         numbers = [float(row[task]) for task in published.TASKS]
         assert all(30 < number < 100 for number in numbers)
         assert sum(numbers) / 8 == pytest.approx(float(row["average"]), abs=0.08)
+    assert [(row["encoder"], row["mode"]) for row in of_others] == [
+        ("ViT-B-32", "zeroshot"), *((encoder, "nonlinear") for encoder in published.ENCODERS)
+    ]  # fmt: skip
+    assert not any(row[task] for row in of_others for task in [*published.TASKS, "average"])
+    # the mean over 20 tasks as printed with them, of the same zero-shot accuracies of the eight
+    zero = [float(of_others[0][task]) for task in OTHER_TASKS]
+    eight = [59.73, 43.99, 46.50, 32.60, 48.26, 60.67, 31.63, 63.16]
+    assert sum(zero + eight) / 20 == pytest.approx(56.13, abs=0.005)
+    for row, mean in zip(of_others[1:], (89.61, 91.65, 93.32), strict=True):  # of 14, as printed
+        alone = [float(row[task]) for task in published.MORE]
+        eight = next(
+            r for r in of_eight if (r["encoder"], r["mode"]) == (row["encoder"], "nonlinear")
+        )
+        alone += [float(eight[task]) for task in published.TASKS]
+        assert sum(alone) / 14 == pytest.approx(mean, abs=0.15)  # the eight are of another source
     rows = tables.read_targets(TARGETS)
-    assert len(rows) == 12 * 9 and set(rows["mode"]) == set(published.MODES)
+    assert len(rows) == 12 * 9 + 4 * 12 and set(rows["mode"]) == set(published.MODES)
+    assert not rows.duplicated(["encoder", "mode", "column"]).any()  # each from one source
 
 
 def test_the_papers_tasks_and_encoders_have_targets():
@@ -155,5 +177,68 @@ def test_the_papers_tasks_and_encoders_have_targets():
     config = validate_config(read_yaml(ROOT / "config.yaml"))
     view = view_of(json.loads(view_settings(config)))
     assert published.has_targets(view)
-    assert published.tasks_with_targets(view) == published.TASKS
-    assert published.encoders_with_targets(view) == published.ENCODERS
+    for encoder, mode in product(published.ENCODERS, published.MODES):
+        assert published.tasks_with_targets(view, encoder, mode) == published.TASKS
+    assert published.tasks_with_targets(view, None, "ntk") == []
+    assert published.tasks_with_targets(view, "ViT-B-32", "attention_bias") == []
+
+
+# ---------------------------------------------------------------- suites of 14 and 20 tasks
+
+
+@pytest.fixture(scope="module", params=["clip14", "clip20"])
+def suite(request):
+    """Settings of a run of a suite's overlay, as the workflow gives them, and their view."""
+    config = read_config(ROOT / f"config/suites/{request.param}.yaml")
+    settings = json.loads(report_settings(config))
+    return settings, view_of(settings)
+
+
+def test_a_suites_targets_are_the_eight_in_every_mode_and_the_others_where_they_are_published(
+    suite, tmp_path
+):
+    settings, view = suite
+    table = make_targets(settings, views.make_rows(settings, points=3, alphas=3), tmp_path)
+    count = len(settings["tasks"])
+    shown = table[table["task"] != "average"].groupby(["encoder", "mode"])["task"].agg(list)
+    for encoder, mode in product(published.ENCODERS, published.MODES):
+        whole = mode == "nonlinear" or (encoder, mode) == ("ViT-B-32", "pretrained")
+        assert shown[encoder, mode] == settings["tasks"][: count if whole else 8]
+    row = row_of(table, encoder="ViT-B-16", mode="nonlinear", task="pcam")
+    assert row["published"] == 89.18
+    row = row_of(table, encoder="ViT-B-32", mode="pretrained", task="fer2013")
+    assert row["published"] == 39.01
+    # the average is that of the tasks above it, of the eight alone the printed one
+    row = row_of(table, encoder="ViT-B-32", mode="attention", task="average")
+    assert row["published"] == 89.55
+    of_all = table[(table["encoder"] == "ViT-L-14") & (table["mode"] == "nonlinear")]
+    alone, average = of_all.iloc[:-1], of_all.iloc[-1]
+    assert average["published"] == pytest.approx(alone["published"].mean())
+    assert average["measured"] == pytest.approx(alone["measured"].mean())
+    assert len(alone) == count
+
+
+def test_the_papers_numbers_stand_not_beside_more_than_its_eight_tasks(suite, tmp_path):
+    settings, view = suite
+    assert not view.paper_beside
+    metrics = load_metrics(
+        views.write_metrics(tmp_path / "metrics.csv", views.make_rows(settings, 3, 3))
+    )
+    paper = tables.read_reference(REFERENCE)
+    for name in ("table1", "table2", "table5"):
+        assert not has_paper(name, view)
+        made = tables.make_table(name, metrics, paper, view)
+        assert not [column for column in made if made[column].notna().any() and "paper" in column]
+        assert "paper" not in table_caption(name, view)
+    table4 = tables.make_table("table4", metrics, paper, view)
+    assert table4[[column for column in table4 if "paper" in column]].isna().all(None)
+    assert "the paper's" not in str(page.about(view))
+
+
+def test_a_suite_of_the_users_own_has_no_targets(suite):
+    settings, _ = suite
+    view = view_of(settings | {"suite": "mine"})
+    assert not published.has_targets(view) and not published.has_published_merging(view)
+    only = {"modes": {"ntk": "NTK"}, "tasks": ["pcam"], "encoders": {"L": "ViT-L-14"}, "pairs": {}}
+    assert not published.has_targets(view_of(settings | only))
+    assert published.has_targets(view_of(settings | only | {"encoders": {"B": "ViT-B-32"}}))

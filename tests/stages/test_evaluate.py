@@ -170,6 +170,53 @@ def test_accuracies_do_not_depend_on_batches_and_chunks(linearized, monkeypatch)
         assert whole[task].tolist() == small[task].tolist()
 
 
+@pytest.mark.parametrize("linearized", [False, True], ids=["f", "f_lin"])
+@pytest.mark.parametrize(("a", "b"), [("nonlinear", "attention"), ("attention", "nonlinear")])
+def test_a_grid_with_an_offset_is_one_alpha_at_a_time_in_one_walk(linearized, a, b, monkeypatch):
+    """θ0 + A + α B, whose A and B have other tensors than each other."""
+    suite = tiny.common()
+    files = zip(suite["heads"], suite["data_dirs"], strict=True)
+    files = dict(zip(suite["tasks"], files, strict=True))
+    how = EvaluationSettings(linearized=linearized)
+    encoder, splits = evaluate.load(suite["encoder_dir"], files, how, "cpu")
+    offset, tau = (
+        TaskVector(summed(mode, [task], [weight]), base="b")
+        for mode, task, weight in ((a, "one", 1.0), (b, "two", 8.0))
+    )
+    assert offset.keys() != tau.keys()
+    of = encoder.theta0, tau, GRID, splits["test"], linearized, "float32"
+    monkeypatch.setattr(vision, "BATCH", 7)
+    monkeypatch.setattr(vision, "CHUNK_BYTES", 50_000)
+    plain = encoder.modality.accuracies(*of)
+    read = []
+    monkeypatch.setattr(vision.Vision, "pixels", watched(vision.Vision.pixels, read))
+    tangents = []
+    linear = watched(vision.Vision.features_linearized, tangents)
+    monkeypatch.setattr(vision.Vision, "features_linearized", linear)
+    found = encoder.modality.accuracies(*of, offset)
+    assert len(read) == sum(-(-len(split.labels) // 7) for split in splits["test"].values())
+    assert len(tangents) == (2 * len(read) if linearized else 0)
+    for task in TASKS:
+        for i, alpha in enumerate(GRID):
+            alone = offset + alpha * tau
+            each = naive_accuracy(alone.tensors, 1, task, "test", linearized)
+            assert found[task][i] == each
+            one = evaluate.accuracies(encoder, tau, [alpha], splits["test"], how, offset)
+            assert one[task].tolist() == [each]
+    assert any(found[task].tolist() != plain[task].tolist() for task in TASKS)
+    assert len({tuple(found[task][i] for task in TASKS) for i in range(len(GRID))}) > 1
+
+
+def watched(function, calls: list):
+    """The function, which notes each call."""
+
+    def noting(*of, **named):
+        calls.append(of)
+        return function(*of, **named)
+
+    return noting
+
+
 # --- Task addition -------------------------------------------------------------------------------
 
 

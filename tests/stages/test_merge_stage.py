@@ -192,8 +192,36 @@ def test_a_method_that_learns_is_what_learning_in_memory_gives(tmp_path):
         "merge_seconds",
         "merge_peak_memory_bytes",
     }
-    with pytest.raises(UserError, match="ties needs vectors alone: use `merge`"):
-        merge_on_data(**arguments, single_task=own, settings={"method": "ties"}, output=path)
+    for name in ("ties", "consensus"):
+        with pytest.raises(UserError, match=f"{name} needs vectors alone: use `merge`"):
+            merge_on_data(**arguments, single_task=own, settings={"method": name}, output=path)
+
+
+@pytest.mark.parametrize(
+    "method, options", [("consensus", {"select": "validation"}), ("regmean", {"forward": True})]
+)
+def test_an_option_may_ask_for_examples(tmp_path, method, options):
+    arguments = tiny.common(mode="attention")
+    own = tiny.each(single_task, arguments, tmp_path / "own.csv", settings={"linearized": False})
+    path, settings = tmp_path / "m.safetensors", {"method": method, "options": options}
+    merge_on_data(**arguments, single_task=own, settings=settings, output=path)
+    files = list(zip(arguments["heads"], arguments["data_dirs"], strict=True))
+    model, _ = load(arguments["encoder_dir"], {}, EvaluationSettings(), "cpu")
+    taus = [read_vector(tiny.shared_vector("attention", task)) for task in TASKS]
+
+    def examples(split):
+        return [model.modality.read_examples(*each, split, None, "cpu") for each in files]
+
+    chosen = options_of(find(method), options)
+    state = find(method).learn(Data(model, taus, TASKS, examples), chosen, SILENT)
+    _, expected = merge_vectors(taus, method, options, tasks=TASKS, state=state)
+    ours = read_vector(path)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected.keys())
+    if method == "consensus":  # the file says which thresholds were chosen
+        said = read_made_by(path)["merging"]["coefficients"]
+        assert [tuple(row) for row in said] == state.as_rows()
+    with pytest.raises(UserError, match=f"{method} needs (un)?labelled examples of every task"):
+        merged(tmp_path / "n.safetensors", method, **options)
 
 
 def test_statistics_of_other_tasks_are_refused(tmp_path):
@@ -213,6 +241,10 @@ def test_statistics_of_other_tasks_are_refused(tmp_path):
         with pytest.raises(UserError, match=said):
             merge(**of, statistics=wrong, settings=settings, output=output)
         assert not output.exists()
+    forward = {**settings, "options": {"forward": True}}
+    with pytest.raises(UserError, match="with `forward` merges .* while it reads examples"):
+        merge(**of, statistics=grams, settings=forward, output=output)
+    assert not output.exists()
     merge(**of, statistics=grams, settings=settings, output=output)
     taus = [read_vector(path) for path in arguments["vectors"]]
     state = {name: [read_tensors(g)[name] for g in grams] for name in read_tensors(grams[0])}

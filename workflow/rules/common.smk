@@ -70,6 +70,11 @@ def on_cluster():
     return not workflow.local_exec or workflow.resource_settings.nodes is not None
 
 
+def in_conda():
+    """Whether jobs run in the rules' environments, not in Snakemake's own."""
+    return DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+
+
 def gpus(wildcards=None):
     """GPUs that a job of a learning stage needs: the `gpu` resource, 1 or 0.
 
@@ -184,8 +189,7 @@ def shell_prefix():
     """What precedes every shell command: bash's strict mode, and `task-arithmetic` as a function
     that calls the code beside the Snakefile, in the interpreter that runs Snakemake or, with
     --software-deployment-method conda, in the rule's environment."""
-    in_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
-    python = "python" if in_conda else shlex.quote(sys.executable)
+    python = "python" if in_conda() else shlex.quote(sys.executable)
     path = shlex.quote(os.path.join(workflow.basedir, "src"))
     known = {
         "TASK_ARITHMETIC_DEVICE": experiment.device,

@@ -1,8 +1,8 @@
 """`task-arithmetic vector`: a task vector from fine-tuned weights."""
 
-import json
 import os
 
+from ..answer import answer
 from ..errors import UserError
 from ..files.paths import PathLike
 
@@ -48,10 +48,8 @@ def vector(
         "norm": found.norm(),
         "source": read.source,
     }
-    if as_json:
-        print(json.dumps(said, indent=1))
-    else:
-        print(
-            f"{output}: the task vector of {task}, {encoder.name}, {found.mode}: "
-            f"{said['parameters']:,} numbers in {said['tensors']} tensors, norm {said['norm']:.4g}."
-        )
+    line = (
+        f"{output}: the task vector of {task}, {encoder.name}, {found.mode}: "
+        f"{said['parameters']:,} numbers in {said['tensors']} tensors, norm {said['norm']:.4g}."
+    )
+    answer(said, [line], as_json)

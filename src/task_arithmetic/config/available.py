@@ -55,7 +55,8 @@ def _lacks(name: str, view: View) -> str | None:
     part = part_of(name, view)
     modes = part.modes
     if name == "targets":
-        there, needed = has_targets(view), "some of the paper's tasks and encoders, in suite paper"
+        there = has_targets(view)
+        needed = "tasks and encoders with published accuracies, in one of their suites"
     elif not part.encoders and name != "table4":
         return "the run has no " + ("texts" if part.of_texts else "images")
     elif name == "table5":

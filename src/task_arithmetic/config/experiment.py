@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, SkipValidation
 from . import kinds as a  # a.Share
 from .definitions import Checkpoint, Checkpoints, Definitions, checkpoint_of
 from .kinds import Maybe, Section, key, partly
-from .mergers import Alphas, Merger, Merging, mergers_of
+from .mergers import Alphas, Merger, Merging, check_tasks, mergers_of
 
 # What a recipe may say of single encoders, modes and tasks, each over the one before, key by key.
 BY = {"by_encoder": "encoders", "by_mode": "modes", "by_task": "tasks"}
@@ -300,6 +300,7 @@ def parts_of(configuration: Configuration) -> dict[str, Part]:
 def _merging(part: Part, merging: Merging | None, mergers: tuple[Merger, ...]) -> Part:
     if len(part.tasks) < 2:  # there is nothing to merge
         return part
+    check_tasks(mergers, len(part.tasks))
     focus = merging is not None and merging.encoders == "focus"
     merged = [part.focus or ""] if focus else part.encoders
     return replace(part, merged=merged if mergers else [], mergers=mergers)

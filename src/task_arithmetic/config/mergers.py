@@ -1,12 +1,12 @@
 """The merging methods of a configuration, each with its options and its grid of α."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..core.alpha import alpha_grid, alpha_values
 from ..errors import UserError, nearest
-from ..merging import layer_scale
+from ..merging import consensus, layer_scale
 from ..merging.method import Method, Options, options_of
 from ..merging.methods import find
 from ..merging.regmean import RegmeanOptions
@@ -68,12 +68,12 @@ class Merger:
         """What it sees beside vectors: vectors (nothing), unlabelled, labelled, or transductive:
         test inputs."""
         on_test = self.given.get("split") == "test"
-        return "transductive" if on_test else self.method.needs
+        return "transductive" if on_test else self.method.needs_of(self.options)
 
     @property
     def collects(self) -> bool:
         """Whether it needs the statistics of layers' inputs, which a stage collects."""
-        return isinstance(self.options, RegmeanOptions)
+        return isinstance(self.options, RegmeanOptions) and not self.options.forward
 
     @property
     def images(self) -> int:
@@ -81,9 +81,14 @@ class Merger:
         return self.options.images if isinstance(self.options, RegmeanOptions) else 0
 
     @property
+    def forward(self) -> bool:
+        """Whether it is regmean with `forward`, which no linearized mode has."""
+        return isinstance(self.options, RegmeanOptions) and self.options.forward
+
+    @property
     def learns(self) -> bool:
         """Whether it passes examples through the encoder while it merges."""
-        return self.method.learn is not None and not self.collects
+        return self.needs != "vectors" and not self.collects
 
     @property
     def grid(self) -> list[float]:
@@ -111,6 +116,16 @@ def mergers_of(merging: Merging | None) -> tuple[Merger, ...]:
             "the same number."
         )
     return (*plain, *_scaled(merging.layer_scale, [_merger(SUM, {}), *plain]))
+
+
+def check_tasks(mergers: Iterable[Merger], count: int) -> None:
+    """Raises UserError: a method asks for more tasks than there are."""
+    for merger in mergers:
+        if isinstance(merger.options, consensus.ConsensusOptions):
+            try:
+                consensus.check_tasks(merger.options, count)
+            except UserError as error:
+                raise UserError(f"{WHERE}.{merger.label}: {error}") from None
 
 
 def _merger(label: str, said: Mapping[str, Any]) -> Merger:

@@ -1,4 +1,4 @@
-"""For which tasks and encoders there are published single-task accuracies.
+"""For which tasks and encoders there are published accuracies, and in which suites.
 
 The published numbers are in workflow/reference. Nothing here imports more than Python itself.
 """
@@ -8,16 +8,31 @@ from collections.abc import Iterable
 from .view import Part
 
 TASKS = ["cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn"]
+MORE = ["stl10", "oxford_pets", "flowers102", "cifar100", "pcam", "fer2013"]
+MOST = ["cifar10", "food101", "fashion_mnist", "rendered_sst2", "emnist_digits", "kmnist"]
+SUITES = {"paper": TASKS, "clip14": TASKS + MORE, "clip20": TASKS + MORE + MOST}
 ENCODERS = ["ViT-B-32", "ViT-B-16", "ViT-L-14"]
 MODES = ["pretrained", "nonlinear", "ntk", "attention"]  # of those that have published numbers
 TOLERANCE = 2  # points; a larger difference is flagged
 
 
+def tasks_with_targets(images: Part, encoder: str | None, mode: str) -> list[str]:
+    """The run's tasks that have a published accuracy: in a suite of SUITES the paper's eight in
+    every mode, the others fine-tuned in full and, of one encoder, zero-shot.
+
+    Args:
+        encoder: the paper's.
+    """
+    if images.suite not in SUITES or encoder not in ENCODERS or mode not in MODES:
+        return []
+    others = mode == "nonlinear" or (mode, encoder) == ("pretrained", "ViT-B-32")
+    return [task for task in images.tasks if task in TASKS + (MORE + MOST) * others]
+
+
 def has_targets(images: Part) -> bool:
-    """Whether a run has a table `targets`: it is of the paper's suite, and some of its tasks and of
-    its encoders (by `paper_encoder`) have published accuracies."""
-    found = tasks_with_targets(images) and encoders_with_targets(images)
-    return images.suite == "paper" and bool(found)
+    """Whether a run has a table `targets`: something of it has a published accuracy."""
+    modes = ["pretrained", *images.modes]
+    return any(tasks_with_targets(images, e, m) for e in images.encoders.values() for m in modes)
 
 
 def paper_beside(suite: str, tasks: Iterable[str]) -> bool:
@@ -27,19 +42,9 @@ def paper_beside(suite: str, tasks: Iterable[str]) -> bool:
 
 
 def has_published_merging(part: Part) -> bool:
-    """Whether the table of merging methods shows published numbers: the run is of the paper's
-    suite and of all eight tasks, of which they are means, and non-linear fine-tuning of an encoder
-    that has some is merged."""
+    """Whether the table of merging methods shows published numbers: the run is of all tasks of one
+    of SUITES, of which they are means, and no others, and non-linear fine-tuning of an encoder that
+    has some is merged."""
     merged = [part.encoders[name] in ENCODERS for name in part.merged_encoders]
-    whole = part.suite == "paper" and paper_beside(part.suite, part.tasks)
+    whole = set(part.tasks) == set(SUITES.get(part.suite, []))
     return whole and not part.of_texts and "nonlinear" in part.modes and any(merged)
-
-
-def tasks_with_targets(images: Part) -> list[str]:
-    """The run's tasks that have published accuracies."""
-    return [task for task in images.tasks if task in TASKS]
-
-
-def encoders_with_targets(images: Part) -> list[str]:
-    """The run's encoders that have published accuracies."""
-    return [name for name, paper in images.encoders.items() if paper in ENCODERS]

@@ -301,8 +301,8 @@ def view(experiment: Experiment) -> View:
 
 
 def report_settings(experiment: Experiment) -> str:
-    """What the report depends on, besides the metrics and the other views: theirs, and the recipes
-    of each part."""
+    """What the report depends on, besides the metrics and the other views: theirs, the recipes of
+    each part, and how many classes tasks of images have, where their `expected` says it."""
     recipes = {
         modality: [
             {**row._asdict(), "recipe": row.recipe.given()}
@@ -310,7 +310,13 @@ def report_settings(experiment: Experiment) -> str:
         ]
         for modality, part in experiment.parts.items()
     }
-    return json.dumps({**_view(experiment), "recipes": recipes}, separators=(",", ":"))
+    classes = {
+        name: task.expected.classes
+        for name, task in experiment.definitions.tasks.items()
+        if isinstance(task, Task) and task.expected and task.expected.classes
+    }
+    own = {"recipes": recipes, "classes": classes}
+    return json.dumps({**_view(experiment), **own}, separators=(",", ":"))
 
 
 # --- The whole ------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 import json
 import os
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
+from ..answer import answer
 from ..core.alpha import alpha_grid
 from ..files.definition import Definition
 from ..files.local import find, outline
@@ -15,8 +17,9 @@ from .checks import check_weights
 from .definitions import Encoder, Mode, Task, TextEncoder, TextTask
 from .experiment import Configuration, Experiment, Part
 from .reading import ROOT, read_config
-from .recipes import differing, recipes_of
+from .recipes import Used, differing, recipes_of
 from .settings import view
+from .view import SUM
 
 SCHEMAS: dict[str, Any] = {  # a file in config/schemas → what it describes
     "configuration": Configuration,
@@ -26,52 +29,112 @@ SCHEMAS: dict[str, Any] = {  # a file in config/schemas → what it describes
 }
 
 
-def check(*paths: PathLike, basedir: PathLike = ROOT) -> None:
+class Held(NamedTuple):
+    """What a run holds of a modality.
+
+    Attributes:
+        merging: labels of the merging methods, of the vectors of the encoders `merged`.
+        published: how many task vectors are not fine-tuned, but somebody else's.
+        finetunings: how many fine-tunings there are, over all seeds.
+    """
+
+    modality: str
+    tasks: list[str]
+    control: str | None
+    encoders: list[str]
+    focus: str | None
+    modes: list[str]
+    ablations: list[str]
+    merging: list[str]
+    merged: list[str]
+    published: int
+    finetunings: int
+    recipes: list[Used]
+
+
+class Checked(NamedTuple):
+    """What a configuration holds.
+
+    Attributes:
+        local_data: sentences on data that lie at a local path. left_out: on tables and figures.
+    """
+
+    run: str
+    seeds: list[int]
+    alphas: list[float]
+    parts: list[Held]
+    local_data: list[str]
+    left_out: list[str]
+
+
+def check(*paths: PathLike, basedir: PathLike = ROOT, as_json: bool = False) -> None:
     """Validate configuration files, each over the one before and the first over config.yaml, as
     `snakemake --configfile` merges them; print what the run holds and how much it fine-tunes."""
     experiment = read_config(*paths, basedir=basedir)
     check_weights(experiment)
-    alphas = alpha_grid(**experiment.alphas.given())
-    lines = [
-        f"run        {experiment.run}: results/{experiment.run}/",
-        f"alphas     {alphas[0]:g} to {alphas[-1]:g}, {len(alphas)} values",
-    ]
-    for part in experiment.parts.values():
-        lines += _of_part(experiment, part)
-    lines += _titled("local data", _local_data(experiment))
-    lines += _titled("left out", left_out(view(experiment)))
-    print("\n".join(lines))
+    seeds = list(experiment.seeds)
+    checked = Checked(
+        experiment.run,
+        seeds,
+        alpha_grid(**experiment.alphas.given()),
+        [_held(experiment, part) for part in experiment.parts.values()],
+        _local_data(experiment),
+        left_out(view(experiment)),
+    )
+    answer(checked, _lines(checked), as_json)
 
 
-def _of_part(experiment: Experiment, part: Part) -> list[str]:
-    trained, seeds = experiment.trained(part), len(experiment.seeds)
-    taken = len(part.tasks) * len(part.models) - len(trained)
-    rows = recipes_of(part, trained)
-    control = f"; control {part.control}" if part.control else ""
-    runs = f"{len(trained) * seeds} runs ({seeds} seed{'s' * (seeds > 1)})"
-    if len(rows) == 1:
-        only = rows[0].recipe
+def _held(experiment: Experiment, part: Part) -> Held:
+    trained = experiment.trained(part)
+    return Held(
+        part.modality,
+        list(part.tasks),
+        part.control,
+        list(part.encoders),
+        part.focus,
+        list(part.modes),
+        list(part.ablations),
+        [SUM, *(each.label for each in part.mergers)] if part.mergers else [],
+        list(part.merged) if part.mergers else [],
+        len(part.tasks) * len(part.models) - len(trained),
+        len(trained) * len(experiment.seeds),
+        recipes_of(part, trained),
+    )
+
+
+def _lines(checked: Checked) -> Iterator[str]:
+    run, seeds, alphas, parts, *_ = checked
+    yield f"run        {run}: results/{run}/"
+    yield f"alphas     {alphas[0]:g} to {alphas[-1]:g}, {len(alphas)} values"
+    for part in parts:
+        yield from _of_part(part, len(seeds))
+    yield from _titled("local data", checked.local_data)
+    yield from _titled("left out", checked.left_out)
+
+
+def _of_part(part: Held, seeds: int) -> Iterator[str]:
+    runs = f"{part.finetunings} runs ({seeds} seed{'s' * (seeds > 1)})"
+    if len(part.recipes) == 1:
+        only = part.recipes[0].recipe
         runs += f" of {only.steps} steps of {only.batch_size} examples"
+    taken = part.published
+    control = f"; control {part.control}" if part.control else ""
+    merging = f"{', '.join(part.merging)}; of {', '.join(part.merged)}" if part.merging else ""
     said = {
         "tasks": ", ".join(part.tasks) + control,
         "encoders": f"{', '.join(part.encoders)}; focus {part.focus}",
         "modes": ", ".join(part.modes),
         "ablations": ", ".join(part.ablations),
-        "merging": _mergers(part),
+        "merging": merging,
         "published": f"{taken} task vectors, not fine-tuned" if taken else "",
-        "fine-tune": runs if trained else "",
+        "fine-tune": runs if part.finetunings else "",
     }
-    lines = [part.modality, *(f"  {what:10} {text}" for what, text in said.items() if text)]
+    yield part.modality
+    yield from (f"  {what:10} {text}" for what, text in said.items() if text)
+    rows = part.recipes
     for row in rows[len(rows) == 1 :]:
         given, keys = row.recipe.given(), differing(rows)
-        lines.append(f"  recipe     {row}: {', '.join(f'{k} {given.get(k)}' for k in keys)}")
-    return lines
-
-
-def _mergers(part: Part) -> str:
-    if not part.mergers:
-        return ""
-    return f"sum, {', '.join(each.label for each in part.mergers)}; of {', '.join(part.merged)}"
+        yield f"  recipe     {row}: {', '.join(f'{k} {given.get(k)}' for k in keys)}"
 
 
 def _local_data(experiment: Experiment) -> list[str]:

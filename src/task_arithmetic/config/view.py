@@ -114,11 +114,13 @@ class View(Part):
     """What is shown of a run: its part on images, and `language`, that on texts.
 
     Attributes:
-        recipes: modality → its recipes, as recipes.recipes_of gives them; for the report alone.
+        recipes: modality → its recipes, as recipes.recipes_of gives them; classes: task of images →
+            how many it has, if it is known. Both are for the report alone.
     """
 
     language: Part
     recipes: dict[str, list[Use]] = field(default_factory=dict)
+    classes: dict[str, int] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[Part]:
@@ -130,8 +132,8 @@ def view_of(settings: Mapping[str, Any]) -> View:
     """The view that settings.view_settings or settings.report_settings describe, parsed."""
     of_texts = {**settings, "merging": {}, **settings["language"]}  # the rest is what images have
     language = Part(**_typed(of_texts, of_texts["modes"], of_texts=True))
-    recipes = settings.get("recipes", {})
-    return View(**_typed(settings, of_texts["modes"]), language=language, recipes=recipes)
+    own = {key: settings[key] for key in ("recipes", "classes") if key in settings}
+    return View(**_typed(settings, of_texts["modes"]), language=language, **own)
 
 
 def _typed(

@@ -79,8 +79,10 @@ class Modality(Protocol):
         splits: Mapping[Any, Examples],
         linearized: bool,
         precision: str,
+        offset: TaskVector | None = None,
     ) -> dict[Any, np.ndarray]:
-        """Key of a split → accuracies (alphas,) of θ0 + α·τ on it; through f_lin if linearized."""
+        """Key of a split → accuracies (alphas,) of θ0 + A + α·τ on it, A the offset, if there is
+        one; through f_lin if linearized."""
 
     def count(self, examples: Examples) -> int:
         """How many examples these are."""

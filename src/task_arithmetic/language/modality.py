@@ -164,13 +164,16 @@ class Language:
         splits: Mapping[Any, Examples],
         linearized: bool,
         precision: str = "float32",
+        offset: TaskVector | None = None,
     ) -> dict[Any, np.ndarray]:
-        """Exact match, or Spearman's ρ, of what θ0 + α·τ generates, for each α on each split.
+        """Exact match, or Spearman's ρ, of what θ0 + A + α·τ generates, for each α on each split.
 
         Args:
-            theta0, tau: on one device. alphas: the grid, any floats.
-            linearized: generate from f_lin(x; θ0 + ατ) = f(x; θ0) + α ∇f(x; θ0)·τ instead of f.
+            theta0, tau, offset: on one device. alphas: the grid, any floats.
+            linearized: generate from f_lin(x; θ0 + A + ατ) = f(x; θ0) + ∇f(x; θ0)·A +
+                α ∇f(x; θ0)·τ instead of f.
             precision: auto, bf16 or float32, see precision.autocast.
+            offset: A; None: zero.
         Returns:
             key of a split → shares of exact matches, or ρ (alphas,).
         Raises:
@@ -178,13 +181,15 @@ class Language:
         """
         decode = self.decoder()
         found = {key: np.zeros(len(alphas)) for key in splits}
+        start = theta0 if offset is None else offset.apply(theta0)
+        moved = None if offset is None else offset.tensors
         for key, (texts, _) in splits.items():
             if linearized:
-                answers = self.answered(theta0, texts, precision, tau.tensors, alphas)
+                answers = self.answered(theta0, texts, precision, tau.tensors, alphas, moved)
                 found[key][:] = [measured(each, texts, decode) for each in answers]
             else:
                 for i, alpha in enumerate(alphas):
-                    (answer,) = self.answered(tau.apply(theta0, alpha), texts, precision)
+                    (answer,) = self.answered(tau.apply(start, alpha), texts, precision)
                     found[key][i] = measured(answer, texts, decode)
         return found
 
@@ -195,15 +200,16 @@ class Language:
         precision: str = "float32",
         tau: Tensors | None = None,
         alphas: Sequence[float] = (0.0,),
+        offset: Tensors | None = None,
     ) -> np.ndarray:
-        """Greedily generated tokens, int64 (alphas, N, longest); texts of like length share a
-        batch."""
+        """Greedily generated tokens, int64 (alphas, N, longest), as `generate` has them; texts of
+        like length share a batch."""
         device = params["shared.weight"].device
         order = np.argsort(texts.ends - texts.starts, kind="stable")
         answers = np.zeros((len(alphas), len(order), texts.longest), np.int64)
 
         def some(source: Tensor) -> tuple[Tensor]:
-            made = generate(params, source, self.geometry, texts.longest, tau, alphas)
+            made = generate(params, source, self.geometry, texts.longest, tau, alphas, offset)
             return (made.transpose(0, 1),)
 
         for at in range(0, len(order), BATCH):

@@ -232,36 +232,42 @@ def _buckets(distances: Tensor, both_ways: bool, geometry: T5) -> Tensor:
 
 def generate(
     params: Tensors, source: Tensor, geometry: T5, most: int, tau: Tensors | None = None,
-    alphas: Sequence[float] = (0.0,),
+    alphas: Sequence[float] = (0.0,), offset: Tensors | None = None,
 ) -> Tensor:  # fmt: skip
-    """The most likely tokens, one after the other, by f(x; θ), or by f_lin(x; θ0 + ατ) for each α.
+    """The most likely tokens, one after the other, by f(x; θ), or by f_lin(x; θ0 + A + ατ) for each
+    α.
 
     Keys and values of earlier tokens are kept, with their tangents: they depend on these tokens
-    alone. Neither do f(x; θ0) and ∇f(x; θ0)·τ depend on α but through the tokens chosen so far, so
-    that all α share the pass of one example as long as they choose alike.
+    alone. Neither do f(x; θ0), ∇f(x; θ0)·A and ∇f(x; θ0)·τ depend on α but through the tokens
+    chosen so far, so that all α share the passes of one example as long as they choose alike.
 
     Args:
         params: θ, or θ0 if there is a τ.
         source: int64 (B, S), padded on the right with geometry.pad.
         most: length of the longest answer, its end token included.
         tau: task vector; None generates by f, whatever `alphas` are.
-        alphas: the grid, any floats.
+        alphas: the grid, any floats. offset: A, beside a τ, by a pass of its own; None: zero.
     Returns:
-        int64 (A, B, most), A = len(alphas), or 1 without τ; after the end token, padding.
+        int64 (len(alphas), B, most), or (1, B, most) without τ; after the end token, padding.
     Raises:
         UserError: logits that are not finite.
     """
-    p, examples, words = _named(params, tau or {}), len(source), geometry.vocab_size
+    examples, words = len(source), geometry.vocab_size
+    passes = [_named(params, along) for along in (tau or {}, offset) if along is not None]
     grid = params["shared.weight"].new_tensor([0.0] if tau is None else list(alphas))
     answers = source.new_full((len(grid) * examples, most), geometry.pad)
     unfinished = torch.arange(len(answers), device=source.device)
     # Rows are what is computed: an example with what was chosen so far. row: of each unfinished.
     row, alpha = unfinished % examples, grid[unfinished // examples]
     given = source.new_full((examples, 1), geometry.start)
-    memory, padding, past = _read(p, source, geometry), _padding(p, source, geometry), NO_LAYERS
+    padding = _padding(passes[0], source, geometry)
+    memory, past = [_read(p, source, geometry) for p in passes], [NO_LAYERS for _ in passes]
     for position in range(most):
-        hidden, past = _write(p, given, memory, padding, geometry, past)
-        chosen = _choose(each(lambda t: t[:, 0], _scores(p, hidden, geometry)), row, alpha)
+        scores = []
+        for i, p in enumerate(passes):
+            hidden, past[i] = _write(p, given, memory[i], padding, geometry, past[i])
+            scores.append(each(lambda t: t[:, 0], _scores(p, hidden, geometry)))
+        chosen = _choose(scores, row, alpha)
         answers[unfinished, position] = chosen
         going = chosen != geometry.eos
         unfinished, row, alpha, chosen = (t[going] for t in (unfinished, row, alpha, chosen))
@@ -270,13 +276,16 @@ def generate(
         prefixes, row = (row * words + chosen).unique(return_inverse=True)
         parents, given = prefixes // words, prefixes[:, None] % words
         if not torch.equal(parents, torch.arange(len(padding), device=parents.device)):
-            memory, past, padding = _rows(memory, parents), _rows(past, parents), padding[parents]
+            memory, past = ([_rows(some, parents) for some in all_] for all_ in (memory, past))
+            padding = padding[parents]
     return answers.unflatten(0, (len(grid), examples))
 
 
-def _choose(scores: Dual, row: Tensor, alpha: Tensor) -> Tensor:
-    """The token with the largest f + α ∇f·τ of each pair of a row and an α; the first of equals."""
-    value, tangent = scores
+def _choose(scores: list[Dual], row: Tensor, alpha: Tensor) -> Tensor:
+    """The token with the largest f + ∇f·A + α ∇f·τ of each pair of a row and an α, from the scores
+    along τ and, if there is one, along A; the first of equals."""
+    (value, tangent), *others = scores
+    value = sum((moved for _, moved in others if moved is not None), value)
     if tangent is None:
         return _largest(value)[row]
     size = max(1, NUMBERS // value.shape[-1])

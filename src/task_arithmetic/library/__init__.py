@@ -4,6 +4,7 @@ A thin layer over the functions that a run of the pipeline calls, which gives th
 from ..errors import UserError
 from .cache import cache_dir
 from .encoders import Encoder, load_encoder
+from .export import export
 from .imports import import_vector
 from .merging import merge, merging_methods
 from .steps import (
@@ -29,6 +30,7 @@ __all__ = [
     "choose_negation",
     "disentanglement",
     "evaluate",
+    "export",
     "finetune",
     "import_vector",
     "load_encoder",

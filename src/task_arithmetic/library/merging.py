@@ -1,12 +1,12 @@
 """Task vectors as one: by a method that needs them alone, or the tasks' data too."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core.encoder import Examples
 from ..errors import UserError
 from ..merging.merge import merge_vectors
-from ..merging.method import Data, Method, options_of
+from ..merging.method import Data, Method, Needs, options_of
 from ..merging.methods import find, names
 from ..progress import Bar, Progress
 from .checks import check_own, check_pretrained, check_same_mode, check_seed, expect
@@ -66,12 +66,10 @@ def merge(
     expect(found, Method, "task_arithmetic.merging.method")
     some: Sequence[TaskVector] = every
     state = None
-    if found.needs != "vectors":
-        chosen = options_of(found, options)
-        data = _data(found, every, encoder, loaded, seed, precision)
-        some = [vector.to(data.encoder.device) for vector in every]
-        assert found.learn is not None
-        state = found.learn(data, chosen, progress or Bar(found.name))
+    if found.needs_of(options_of(found, options)) != "vectors":
+        state = learnt(found, options, every, encoder, loaded, seed, precision, progress)
+        assert encoder is not None
+        some = [vector.to(encoder.device) for vector in every]
     offset, direction = merge_vectors(
         some,
         found,
@@ -85,8 +83,28 @@ def merge(
     return direction if offset is None else MergedVector(offset, direction)
 
 
+def learnt(
+    method: Method,
+    options: Mapping[str, Any],
+    vectors: list[TaskVector],
+    encoder: Encoder | None,
+    tasks: list[Task],
+    seed: int = 0,
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> Any:
+    """What a method that needs data learns from them, for its `merge`; arguments and errors as of
+    merge."""
+    chosen = options_of(method, options)
+    needs = method.needs_of(chosen)
+    data = _data(method, needs, vectors, encoder, tasks, seed, precision)
+    assert method.learn is not None
+    return method.learn(data, chosen, progress or Bar(method.name))
+
+
 def _data(
     method: Method,
+    needs: Needs,
     vectors: list[TaskVector],
     encoder: Encoder | None,
     tasks: list[Task],
@@ -97,12 +115,12 @@ def _data(
     accuracies if it needs labels."""
     if encoder is None or not tasks:
         raise UserError(
-            f"The merging method {method.name} needs {method.needs} data of every task beside the "
+            f"The merging method {method.name} needs {needs} data of every task beside the "
             "vectors: give `encoder`, and as `tasks` what load_task gave for each of them."
         )
     if method.learn is None:
         raise UserError(
-            f"The merging method {method.name} needs {method.needs} data of every task, and has no "
+            f"The merging method {method.name} needs {needs} data of every task, and has no "
             "`learn` that reads them: choose another one."
         )
     if len({task.name for task in tasks}) != len(vectors) or len(tasks) != len(vectors):
@@ -111,7 +129,7 @@ def _data(
             "task, each of another name."
         )
     check_pretrained(encoder, vectors)
-    own = own_accuracies(encoder, tasks, vectors, precision) if method.needs == "labelled" else []
+    own = own_accuracies(encoder, tasks, vectors, precision) if needs == "labelled" else []
     held = encoder
 
     def examples(split: str) -> list[Examples]:

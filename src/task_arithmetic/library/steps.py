@@ -16,6 +16,7 @@ from ..core.disentanglement import Sample, disentanglement_errors
 from ..core.encoder import Examples
 from ..core.schedule import Recipe, learning_rate_at
 from ..core.training import Training, batches
+from ..core.vectors import check_alike
 from ..errors import UserError
 from ..files.manifest import sample_indices
 from ..files.shipped import ROOT
@@ -156,16 +157,12 @@ def _accuracies(
 ) -> dict[str, np.ndarray]:
     """task → accuracy of θ0 + α·τ, or θ0 + A + α·B, for each α; of a linearized mode, through
     f_lin."""
-    splits, tau = _of_each(tasks, encoder, split), tau.to(encoder.device)
-
-    def found(vector: TaskVector, grid: list[float]) -> dict[str, np.ndarray]:
-        how = grid, splits, vector.linearized, precision
-        return encoder.modality.accuracies(encoder.theta0, vector, *how)
-
-    if isinstance(tau, TaskVector):
-        return found(tau, alphas)
-    each = [found(alpha * tau, [1.0]) for alpha in alphas]
-    return {task: np.concatenate([values[task] for values in each]) for task in splits}
+    splits, tau, offset = _of_each(tasks, encoder, split), tau.to(encoder.device), None
+    if isinstance(tau, MergedVector):
+        check_alike(tau.offset, tau.direction)
+        offset, tau = tau.offset, tau.direction
+    how = alphas, splits, tau.linearized, precision, offset
+    return encoder.modality.accuracies(encoder.theta0, tau, *how)
 
 
 def choose_alpha(

@@ -23,10 +23,10 @@ class TaskVector(vectors.TaskVector):
     def load(cls, path: PathLike, device: torch.device | str = "cpu") -> Self:
         """Read a vector's file, of `save` or of a run (results/<run>/vectors). Raises UserError if
         it is missing or holds no task vector."""
-        _check_file(path)
+        check_file(path)
         found = read_vector(path, torch_device(device))
         held = read_made_by(path).get("tensors_sha256")
-        if held and held != _digest(found.tensors):
+        if held and held != digest(found.tensors):
             raise UserError(f"{path} is not as it was saved: its numbers have changed since.")
         return cls(found.tensors, found.mode, found.linearized, found.base, found.task)
 
@@ -44,7 +44,7 @@ class TaskVector(vectors.TaskVector):
             "task": self.task,
             "settings": {"mode": {"linearized": self.linearized}},
             "theta0_sha256": self.base,
-            "tensors_sha256": _digest(self.tensors),
+            "tensors_sha256": digest(self.tensors),
         }
         write_tensors(path, self.tensors, made_by)
 
@@ -78,7 +78,7 @@ class MergedVector:
     @classmethod
     def load(cls, path: PathLike, device: torch.device | str = "cpu") -> Self:
         """Read what `save` wrote. Raises UserError if it is missing, changed or something else."""
-        _check_file(path)
+        check_file(path)
         offset, direction = read_merged(path, torch_device(device))
         if offset is None:
             raise UserError(
@@ -86,7 +86,7 @@ class MergedVector:
                 "it with TaskVector.load."
             )
         held = read_made_by(path).get("tensors_sha256")
-        if held and held != _digest(_named(offset, direction)):
+        if held and held != digest(_named(offset, direction)):
             raise UserError(f"{path} is not as it was saved: its numbers have changed since.")
         return cls(*(_of_library(part) for part in (offset, direction)))
 
@@ -97,7 +97,7 @@ class MergedVector:
             "mode": self.direction.mode,
             "settings": {"mode": {"linearized": self.direction.linearized}},
             "theta0_sha256": self.direction.base,
-            "tensors_sha256": _digest(_named(self.offset, self.direction)),
+            "tensors_sha256": digest(_named(self.offset, self.direction)),
         }
         write_merged(path, self.offset.tensors, self.direction.tensors, made_by)
 
@@ -111,7 +111,7 @@ def _named(offset: vectors.TaskVector, direction: vectors.TaskVector) -> dict[st
     return {start + name: t for start, part in parts for name, t in part.tensors.items()}
 
 
-def _check_file(path: PathLike) -> None:
+def check_file(path: PathLike) -> None:
     if not isinstance(path, str | os.PathLike) or not os.path.isfile(path):
         raise UserError(f"There is no file {path!r} of a task vector: give the path of one.")
 
@@ -121,7 +121,7 @@ def _check_place(path: PathLike) -> None:
         raise UserError(f"{path!r} is no name of a file: give one for the task vector.")
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def digest(tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())

@@ -3,12 +3,14 @@
 from __future__ import annotations  # names of torch
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import UserError, nearest
+from ..progress import Progress
+from .coefficients import EVERY, Coefficients, check_data, deltas_of, is_linearized
 from .lazy import torch
-from .method import Merged, Method, Options, Part, option
+from .method import Cost, Data, Merged, Method, Options, Part, option
 from .pieces import entrywise, pieces
 from .sum import added
 
@@ -16,22 +18,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+LEVELS = (0.2, 0.3, 0.4, 0.5, 0.6)  # of λ, from which a task's own may be chosen
+
+
 @dataclass(frozen=True)
 class ConsensusOptions(Options):
     threshold: float = option(0.4, "λ: larger, and a task uses fewer entries", low=0)
     thresholds: Mapping[str, float] = option({}, "λ of single tasks, by their names", low=0)
     agree: int = option(2, "how many tasks must use an entry", low=1)
+    select: Literal["none", "validation"] = option(
+        "none", "validation: each task's λ is the best of 0.2 to 0.6 by its validation accuracy"
+    )
+
+    def __post_init__(self) -> None:
+        if self.select == "validation" and self.thresholds:
+            raise UserError(
+                "consensus has `thresholds`, and `select: validation`, which chooses them: leave "
+                "one of the two out."
+            )
 
 
-def masks(part: Part, options: ConsensusOptions) -> list[Tensor]:
+def masks(part: Part, options: ConsensusOptions, state: Coefficients | None = None) -> list[Tensor]:
     """Of each task m_t = [ |τ_t| > λ_t · |Σ τ − τ_t| ], bool, in the tensor's shape: the entries
     that it uses. They are compared in float64, where the order of the tasks does not matter.
-    θ0 + m_t ⊙ Σ τ is the task's own model, by which λ_t may be chosen on validation.
 
+    Args:
+        state: each task's λ_t, of `learn`, with `select: validation`.
     Raises:
-        UserError: a threshold is of an unknown task.
+        UserError: a threshold is of an unknown task, or none was chosen.
     """
-    held = _thresholds(part, options)
+    held = _thresholds(part, options, state)
     found = [torch.empty_like(delta, dtype=torch.bool) for delta in part.deltas]
     for own in pieces([*found, *part.deltas]):
         for mask, used in zip(own, _used(own[len(held) :], held), strict=False):
@@ -39,8 +55,15 @@ def masks(part: Part, options: ConsensusOptions) -> list[Tensor]:
     return found
 
 
-def _thresholds(part: Part, options: ConsensusOptions) -> list[float]:
-    """Of each task λ_t. Raises UserError: one is of an unknown task."""
+def _thresholds(part: Part, options: ConsensusOptions, state: Coefficients | None) -> list[float]:
+    """Of each task λ_t, see masks."""
+    if options.select == "validation":
+        if state is None:
+            raise UserError(
+                "The thresholds of consensus are chosen by data: give what its `learn` gave as "
+                "`state`, or the encoder and the tasks."
+            )
+        return [state.of(task, part.name) for task in part.tasks]
     for task in options.thresholds:
         if task not in part.tasks:
             known = list(part.tasks)
@@ -62,18 +85,53 @@ def users(part: Part, options: ConsensusOptions) -> Tensor:
     return torch.stack(masks(part, options)).sum(0)
 
 
-def merge(part: Part, options: ConsensusOptions, state: Any = None) -> Merged:
-    """M = [ Σ m_t ≥ agree ] ⊙ Σ τ_t of one tensor of any shape.
+def learn(data: Data, options: ConsensusOptions, progress: Progress) -> Coefficients:
+    """λ of each task: of 0.2, 0.3, 0.4, 0.5 and 0.6 the one with the best validation accuracy of
+    the task's own model, θ0 + m_t ⊙ Σ τ, of linearized vectors in f_lin; of equals the smallest.
 
     Raises:
-        UserError: there are fewer tasks than must agree, which would leave nothing.
+        UserError: fewer tasks than must agree; not one vector and set of examples for each task.
     """
-    if len(part.deltas) < options.agree:
+    from ..core.vectors import TaskVector  # beside torch
+
+    check_tasks(options, len(data.tasks))
+    examples = check_data(data, "consensus", "validation")
+    deltas, linearized = deltas_of(data, options), is_linearized(data)
+    summed = {name: added(each) for name, each in deltas.items()}
+    found: dict[str, dict[float, float]] = {task: {} for task in data.tasks}
+    for level in LEVELS:
+        fixed = replace(options, select="none", threshold=level)
+        used = {n: masks(Part(n, each, data.tasks), fixed) for n, each in deltas.items()}
+        for t, (task, own) in enumerate(zip(data.tasks, examples, strict=True)):
+            tau = TaskVector({n: summed[n] * of[t] for n, of in used.items()}, "", linearized)
+            measured = data.encoder.modality.accuracies(
+                data.encoder.theta0, tau, [1.0], {task: own}, linearized, data.precision
+            )
+            found[task][level] = float(measured[task][0])
+            progress.at(sum(map(len, found.values())), len(LEVELS) * len(found), "accuracy")
+    best = {task: max(of, key=lambda level: of[level]) for task, of in found.items()}
+    return Coefficients({(task, EVERY): level for task, level in best.items()})
+
+
+def check_tasks(options: ConsensusOptions, count: int) -> None:
+    """Raises UserError: there are fewer tasks than must agree, which would leave nothing."""
+    if count < options.agree:
         raise UserError(
-            f"consensus keeps what {options.agree} tasks use, and there is no more than "
-            f"{len(part.deltas)}: give more vectors, or a smaller `agree`."
+            f"consensus keeps what {options.agree} tasks use, and there is no more than {count}: "
+            "give more vectors, or a smaller `agree`."
         )
-    held = _thresholds(part, options)
+
+
+def merge(part: Part, options: ConsensusOptions, state: Coefficients | None = None) -> Merged:
+    """M = [ Σ m_t ≥ agree ] ⊙ Σ τ_t of one tensor of any shape.
+
+    Args:
+        state: see masks.
+    Raises:
+        UserError: see check_tasks and masks.
+    """
+    check_tasks(options, len(part.deltas))
+    held = _thresholds(part, options, state)
 
     def shared(deltas: list[Tensor]) -> Tensor:
         count = torch.zeros_like(deltas[0], dtype=torch.int32)
@@ -95,4 +153,7 @@ METHOD = Method(
     grid=(0.1, 1.0, 0.1),
     merge=merge,
     options=ConsensusOptions,
+    learn=learn,
+    cost=lambda options, tasks: Cost(evaluations=len(LEVELS)),
+    needs_by=lambda options: "labelled" if options.select == "validation" else "vectors",
 )

@@ -27,22 +27,25 @@ class DareOptions(Options):
         0.2, "of ties: the share of the remaining entries", low=0, high=1, open_low=True
     )
 
+    draw: int = option(0, "which of several draws: under a label of its own each", low=0)
+
     @property
     def ties(self) -> ties.TiesOptions:
         return ties.TiesOptions(keep=self.keep)
 
 
-def dropped(part: Part, p: float) -> Part:
+def dropped(part: Part, p: float, draw: int = 0) -> Part:
     """τ̃_t = z ⊙ τ_t / (1 − p), z ~ Bernoulli(1 − p) for each entry. What is drawn depends on seed,
-    task and tensor alone: not on the order of either, nor on the device."""
+    task, tensor and draw alone: not on the order of any, nor on the device."""
     deltas = []
     for task, delta in zip(part.tasks, part.deltas, strict=True):
-        deltas.append(_dropped(part, task, delta, p))
+        deltas.append(_dropped(part, task, delta, p, draw))
     return replace(part, deltas=deltas)
 
 
-def _dropped(part: Part, task: str, delta: Tensor, p: float) -> Tensor:
-    digest = hashlib.sha256(f"{part.seed}\n{task}\n{part.name}".encode()).digest()
+def _dropped(part: Part, task: str, delta: Tensor, p: float, draw: int) -> Tensor:
+    of = [part.seed, task, part.name, *[draw] * (draw > 0)]
+    digest = hashlib.sha256("\n".join(map(str, of)).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
     def left(own: list[Tensor]) -> Tensor:
@@ -58,16 +61,17 @@ class _Dropped:
 
     parts: Iterable[Part]
     drop: float
+    draw: int
 
     def __iter__(self) -> Iterator[Part]:
-        return (dropped(part, self.drop) for part in self.parts)
+        return (dropped(part, self.drop, self.draw) for part in self.parts)
 
 
 def first_pass(parts: Iterable[Part], options: DareOptions) -> Any:
     """What ties needs of the whole model; of sum and mean nothing."""
     if options.then != "ties":
         return None
-    return ties.first_pass(_Dropped(parts, options.drop), options.ties)
+    return ties.first_pass(_Dropped(parts, options.drop, options.draw), options.ties)
 
 
 def merge(part: Part, options: DareOptions, state: Any = None) -> Merged:
@@ -76,7 +80,7 @@ def merge(part: Part, options: DareOptions, state: Any = None) -> Merged:
     Args:
         state: of first_pass.
     """
-    left = dropped(part, options.drop)
+    left = dropped(part, options.drop, options.draw)
     if options.then == "ties":
         return ties.merge(left, options.ties, state)
     return THEN[options.then].merge(left, options, None)

@@ -60,7 +60,7 @@ def merge_matrix(part: Part, options: IsoCtsOptions, state: Any = None) -> Tenso
             )
         return iso_c.merge_matrix(part, options)
     shared = svd(sum_of(part)).top(count.common)
-    left = [delta - shared.u @ (shared.u.T @ delta) for delta in part.deltas]
+    left = (delta - shared.u @ (shared.u.T @ delta) for delta in part.deltas)
     # what rounding leaves of a task within the common directions is none of its own
     found = [
         svd(own, ROUNDED * float(delta.norm())).top(count.each)

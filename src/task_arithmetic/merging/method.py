@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..core.vectors import TaskVector
 
 Grid = tuple[float, float, float]  # of α: start, stop, step
+Needs = Literal["vectors", "unlabelled", "labelled"]
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,13 @@ class OptionField(NamedTuple):
 
 class Cost(NamedTuple):
     """What `learn` computes, at most: training steps of `batch` examples of every task, and
-    evaluations of all tasks' validation examples."""
+    evaluations of all tasks' validation examples; tangents: so many passes give the evaluations of
+    images in f_lin, None: each takes one."""
 
     steps: int = 0
     batch: int = 0
     evaluations: int = 0
+    tangents: int | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,14 +131,15 @@ class Method:
     Attributes:
         name: of its module. title: for people. paper, arxiv: where it is from.
         equation: one line of LaTeX.
-        needs: beside vectors, nothing, texts or images without labels, or with labels.
+        needs: beside vectors, nothing, texts or images without labels, or with labels; of the
+            default options. needs_by: of any options, where they matter.
         scope: entries are merged one by one, or matrices as a whole.
         grid: of α, if none is configured, of the default options; grid_by: of any options, where
             they matter. random: it draws numbers, by `Part.seed`.
         options: the type of its options.
         first_pass: walks over all parts, as often as it needs, and gives the few numbers that
             `merge` needs of the whole model.
-        learn: of a method that needs data, finds what `merge` needs of them, in its place.
+        learn: where data are needed, finds what `merge` needs of them, in first_pass's place.
         cost: (options, number of tasks) → what learn computes, for plans.
         merge: the function, called for any tensor, with what first_pass or learn gave.
     """
@@ -148,17 +152,22 @@ class Method:
     scope: Literal["element", "matrix"]
     grid: Grid
     merge: Callable[[Part, Any, Any], Merged]
-    needs: Literal["vectors", "unlabelled", "labelled"] = "vectors"
+    needs: Needs = "vectors"
     random: bool = False
     options: type[Options] = Options
     first_pass: Callable[[Iterable[Part], Any], Any] | None = None
     learn: Callable[[Data, Any, Progress], Any] | None = None
     cost: Callable[[Any, int], Cost] = lambda options, tasks: Cost()
     grid_by: Callable[[Any], Grid] | None = None
+    needs_by: Callable[[Any], Needs] | None = None
 
     def grid_of(self, options: Options) -> Grid:
         """The grid of α of these options, if none is configured."""
         return self.grid_by(options) if self.grid_by else self.grid
+
+    def needs_of(self, options: Options) -> Needs:
+        """What it needs beside vectors with these options."""
+        return self.needs_by(options) if self.needs_by else self.needs
 
     def __repr__(self) -> str:
         """Its name, paper and options, each with its default and what it is."""

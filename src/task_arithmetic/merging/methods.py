@@ -7,7 +7,9 @@ from ..errors import UserError, nearest
 from .method import Method
 
 # Modules of this room that are no method.
-HELPERS = "coefficients grams layer_scale lazy linear matrices merge method methods pieces".split()
+HELPERS = (
+    "affine coefficients grams layer_scale lazy linear matrices merge method methods pieces".split()
+)
 
 
 def names() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # names of torch
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,6 +12,7 @@ from ..core.addition import choose_alpha, normalized
 from ..core.alpha import alpha_grid
 from ..errors import UserError
 from ..progress import Progress
+from .affine import features_of
 from .coefficients import EVERY, Coefficients, check_data, deltas_of, is_linearized, merge, weighted
 from .method import Cost, Data, Method, Options, option
 
@@ -26,7 +28,8 @@ class PerTaskOptions(Options):
 def learn(data: Data, options: PerTaskOptions, progress: Progress) -> Coefficients:
     """α of each task: from the best common one, for each task in turn the best of α_t − 0.2, − 0.1,
     + 0, + 0.1, + 0.2 by mean normalized validation accuracy. Of equals the one that stands stays,
-    else the first wins; a sweep that moves nothing is the last. At most 22 + 4·T·sweeps accuracies.
+    else the first wins; a sweep that moves nothing is the last. At most 22 + 4·T·sweeps accuracies;
+    of a classifier in f_lin T passes give them all, see affine.
 
     Raises:
         UserError: not one vector, one set of examples and one individual accuracy for each task.
@@ -39,25 +42,34 @@ def learn(data: Data, options: PerTaskOptions, progress: Progress) -> Coefficien
             f"The merging method per_task takes the validation accuracy of each task's individual "
             f"model: there are {len(data.tasks)} tasks and {len(data.own)} accuracies."
         )
-    deltas, linearized = deltas_of(data, options), is_linearized(data)
+    tasks, deltas, linearized = len(data.tasks), deltas_of(data, options), is_linearized(data)
     splits = dict(zip(data.tasks, examples, strict=True))
+    encoder, affine = data.encoder, {}
+    if linearized and hasattr(encoder.modality, "features_linearized"):
+        taus = [TaskVector({n: each[t] for n, each in deltas.items()}) for t in range(tasks)]
+        affine = features_of(encoder, taus, splits, data.precision)
 
-    def accuracies(coefficients: tuple[float, ...], alphas: list[float]) -> np.ndarray:
+    def accuracies(coefficients: tuple[float, ...], alphas: Sequence[float]) -> np.ndarray:
         """Normalized accuracies of θ0 + α Σ c_t τ_t, (alphas, tasks)."""
-        tau = TaskVector(
-            {name: weighted(each, coefficients) for name, each in deltas.items()}, "", linearized
-        )
-        found = data.encoder.modality.accuracies(
-            data.encoder.theta0, tau, alphas, splits, linearized, data.precision
-        )
-        return normalized([found[task] for task in data.tasks], data.own)
+        if affine:
+            rows = [[alpha * c for c in coefficients] for alpha in alphas]
+            measured = {
+                task: np.array([of.accuracy(encoder, row) for row in rows])
+                for task, of in affine.items()
+            }
+        else:
+            summed = {name: weighted(each, coefficients) for name, each in deltas.items()}
+            tau = TaskVector(summed, "", linearized)
+            measured = encoder.modality.accuracies(
+                encoder.theta0, tau, alphas, splits, linearized, data.precision
+            )
+        return normalized([measured[task] for task in data.tasks], data.own)
 
     @cache
     def score(coefficients: tuple[float, ...]) -> float:
         """Rounded, so that equal accuracies are equal whatever the order of their sum."""
         return round(float(accuracies(coefficients, [1.0]).mean()), 12)
 
-    tasks = len(data.tasks)
     common = GRID[choose_alpha(GRID, accuracies((1.0,) * tasks, GRID))]
     found = (common,) * tasks
     for sweep in range(options.sweeps):
@@ -86,5 +98,7 @@ METHOD = Method(
     merge=merge,
     options=PerTaskOptions,
     learn=learn,
-    cost=lambda o, tasks: Cost(evaluations=len(GRID) + 1 + len(MOVES) * tasks * o.sweeps),
+    cost=lambda o, tasks: Cost(
+        evaluations=len(GRID) + 1 + len(MOVES) * tasks * o.sweeps, tangents=tasks
+    ),
 )

@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError
+from ..answer import answer
+from ..errors import UserError, nearest
 from ..files.paths import PathLike, node
 from ..files.records import (
     QUIET,
@@ -48,7 +49,39 @@ class Job(NamedTuple):
 Finished = dict[tuple[float, str], Attempt]  # (start of the run, log) → what need not be read again
 
 
-def status(run: str | None = None, watch: bool = False, results: PathLike = "results") -> None:
+class Stage(NamedTuple):
+    """The jobs of a stage: state → how many; and the median of the finished ones' seconds."""
+
+    stage: str
+    jobs: dict[str, int]
+    median_seconds: float | None
+
+
+class Seen(NamedTuple):
+    """What a run is doing.
+
+    Attributes:
+        state, remaining: in words, whether it goes on, and what it still takes. ended: it does not
+            go on. jobs: those that neither are done nor wait.
+    """
+
+    run: str
+    folder: Path
+    state: str
+    ended: bool
+    done: int
+    total: int
+    remaining: list[str]
+    stages: list[Stage]
+    jobs: list[Job]
+
+
+def status(
+    run: str | None = None,
+    watch: bool = False,
+    results: PathLike = "results",
+    as_json: bool = False,
+) -> None:
     """Print what a run is doing.
 
     Args:
@@ -60,10 +93,15 @@ def status(run: str | None = None, watch: bool = False, results: PathLike = "res
     """
     folder, clear = run_folder(run, Path(results)), watch and sys.stdout.isatty()
     finished: Finished = {}
+    if as_json and watch:
+        raise UserError("--json tells once how a run is: leave out --watch, and ask again.")
+    if as_json:
+        return answer(_seen(folder, finished), [], as_json)
     try:
         while True:
             width, height = shutil.get_terminal_size((120, 50))
-            lines, ended = _view(folder, width, finished)
+            seen = _seen(folder, finished)
+            lines, ended = _view(seen, width), seen.ended
             if clear and not ended:
                 del lines[height - 1 :]
             coding = sys.stdout.encoding or "utf-8"
@@ -82,12 +120,22 @@ def status(run: str | None = None, watch: bool = False, results: PathLike = "res
 
 
 def run_folder(run: str | None, results: Path) -> Path:
-    """The run's folder; None: that of the run that started last. Raises UserError."""
+    """The folder of a run, by its name or as it is; None: of the run that started last. Raises
+    UserError."""
+    if run and os.sep in run:
+        if (Path(run) / "run.json").is_file():
+            return Path(run)
+        raise UserError(f"{run} is no run's folder (no run.json): give one, such as results/mini.")
     runs = {path.parent.name: path for path in results.glob("*/run.json")}
     if run in runs:
         return results / run
     if run or not runs:
-        named = f"There is no run {run} in {results}" if run else f"No run has started in {results}"
+        near = nearest(run or "", runs)
+        named = (
+            f"There is no run {run} in {results}{near}"
+            if run
+            else f"No run has started in {results}"
+        )
         known = f"take one of {', '.join(sorted(runs))}" if runs else "start one with snakemake"
         raise UserError(f"{named}{', which is no folder' * (not results.is_dir())}: {known}.")
     return max(runs.values(), key=lambda path: path.stat().st_mtime).parent
@@ -156,29 +204,48 @@ def _tail(log: Path, width: int) -> list[str]:
     return [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
 
 
-# --- Text ----------------------------------------------------------------------------------------
-
-
-def _view(folder: Path, width: int, finished: Finished) -> tuple[list[str], bool]:
-    """The lines to print, and whether the run has ended."""
+def _seen(folder: Path, finished: Finished) -> Seen:
+    """A run as it is now."""
     run, now = read_run(folder), time.time()
     alive = is_alive(run.pid) if run.node == node() else None
     jobs = [_job(each, run, folder, finished, alive is False) for each in run.jobs]
     jobs.sort(key=lambda job: place(job.planned.stage))
     of = {state: [job for job in jobs if job.state == state] for state in STATES}
-    paces, rows = {}, []
+    paces, stages = {}, []
     for stage in dict.fromkeys(job.planned.stage for job in jobs):
         own = {s: [job for job in of[s] if job.planned.stage == stage] for s in STATES}
         paces[stage] = pace = _pace(own["done"], folder)
-        counts = [f"{len(own[state]):,}" if own[state] else "" for state in STATES]
-        rows.append([stage, *counts, "" if pace is None else f"{pace.median:,.1f}"])
-    parts = [_state(run, of, alive), f"{len(of['done']):,} of {len(jobs):,} jobs done"]
-    parts += _remaining(of, paces, now)
-    lines = [*textwrap.wrap(f"{folder.name}: {'; '.join(parts)}.", width), ""]
+        counts = {state: len(own[state]) for state in STATES}
+        stages.append(Stage(stage, counts, None if pace is None else pace.median))
+    return Seen(
+        folder.name,
+        folder,
+        _state(run, of, alive),
+        len(of["done"]) == len(jobs) or (alive is False and not of["running"]),
+        len(of["done"]),
+        len(jobs),
+        _remaining(of, paces, now),
+        stages,
+        [job for job in jobs if job.state not in ("done", "queued")],
+    )
+
+
+# --- Text ----------------------------------------------------------------------------------------
+
+
+def _view(seen: Seen, width: int) -> list[str]:
+    """The lines to print."""
+    folder, rows = seen.folder, []
+    of = {state: [job for job in seen.jobs if job.state == state] for state in STATES}
+    for stage, jobs, median in seen.stages:
+        counts = [f"{jobs[state]:,}" if jobs[state] else "" for state in STATES]
+        rows.append([stage, *counts, "" if median is None else f"{median:,.1f}"])
+    parts = [seen.state, f"{seen.done:,} of {seen.total:,} jobs done", *seen.remaining]
+    lines = [*textwrap.wrap(f"{seen.run}: {'; '.join(parts)}.", width), ""]
     lines += table(["stage", *STATES, "median s"], rows, width)
     running = sorted(of["running"], key=lambda job: job.attempt.started)
     if running:
-        rows = [_running(job, now) for job in running[:RUNNING]]
+        rows = [_running(job, time.time()) for job in running[:RUNNING]]
         lines += ["", *table(COLUMNS, rows, width, EXPENDABLE), *_more(running, RUNNING)]
     ill = [*of["failed"], *of["stopped"], *of["lost"]]
     ill.sort(key=lambda job: -job.attempt.updated)
@@ -186,7 +253,7 @@ def _view(folder: Path, width: int, finished: Finished) -> tuple[list[str], bool
     lines += _more(ill, FAILED)
     if unreadable := [f"Unreadable: {job.planned.record(folder)}" for job in of["unreadable"]]:
         lines += ["", *unreadable[:FAILED], *_more(unreadable, FAILED)]
-    return lines, len(of["done"]) == len(jobs) or (alive is False and not running)
+    return lines
 
 
 def _more(items: Sequence[object], shown: int) -> list[str]:

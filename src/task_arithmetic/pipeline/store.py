@@ -9,7 +9,9 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+from ..answer import answer
 from ..errors import UserError
 from ..files.hashes import check_file, read_sha256, write_sha256
 from ..files.paths import atomic_path, human_bytes
@@ -88,7 +90,14 @@ def collect(store: Path, limit: float) -> tuple[int, int]:
     return removed, freed
 
 
-def gc(keep_gb: float) -> None:
+class Collected(NamedTuple):
+    """What was removed from a store."""
+
+    entries: int
+    freed_bytes: int
+
+
+def gc(keep_gb: float, as_json: bool = False) -> None:
     """Remove the longest unused entries of the results' store; prints what that freed.
 
     Args:
@@ -101,11 +110,12 @@ def gc(keep_gb: float) -> None:
         raise UserError(f"There is no store in {store}: run this where results/ lies.")
     if keep_gb < 0:
         raise UserError(f"--keep-gb must be at least 0; found {keep_gb}.")
-    removed, freed = collect(store, keep_gb * 1e9)
-    print(
-        f"Removed {removed} entries of the store: {human_bytes(freed)} are free again; what "
-        "results hold as well stays."
+    found = Collected(*collect(store, keep_gb * 1e9))
+    said = (
+        f"Removed {found.entries} entries of the store: {human_bytes(found.freed_bytes)} are free "
+        "again; what results hold as well stays."
     )
+    answer(found, [said], as_json)
 
 
 def _copy(source: Path, target: Path) -> None:

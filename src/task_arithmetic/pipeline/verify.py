@@ -1,9 +1,12 @@
 """Whether a run's results are those that were made: their bytes, and what was made from what."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+from ..answer import answer
 from ..errors import UserError
 from ..files.hashes import check_file, damaged, read_sealed, read_sha256
 from ..files.manifest import read_manifest
@@ -22,7 +25,23 @@ BESIDE = {  # files beside encoder.json → whose hash each is there
 THREADS = 8  # that read files: hashing leaves the interpreter to others
 
 
-def verify(run: str | None = None) -> None:
+class Verified(NamedTuple):
+    """What a run's files were found to be.
+
+    Attributes:
+        files: those that are as they were made, of so many jobs, and their bytes. unmade: jobs that
+            have not made theirs yet. problems: a sentence on each file that is not as it was made.
+    """
+
+    run: str
+    files: int
+    bytes: int
+    jobs: int
+    unmade: int
+    problems: list[str]
+
+
+def verify(run: str | None = None, as_json: bool = False) -> None:
     """Hold the files of all jobs of a run to what was recorded when they were made; print a line
     for each that is not as it was, and how many are.
 
@@ -56,16 +75,22 @@ def verify(run: str | None = None) -> None:
                 made_from = f"{first} was made from another {root / name} than is there now"
                 lines.append(f"{made_from}: {mend(first)}.")
     problems = list(dict.fromkeys(lines))
-    print(*problems, sep="\n", end="\n" * bool(problems))
     fine = [path for path, line in checks.items() if line is None]
-    size = human_bytes(sum(path.stat().st_size for path in fine))
-    print(f"{len(fine):,} files of {len(done):,} jobs are as they were made ({size}).")
-    if unmade := read.count(None):
-        print(f"{unmade:,} more jobs have not made theirs yet.")
+    size = sum(path.stat().st_size for path in fine)
+    found = Verified(folder.name, len(fine), size, len(done), read.count(None), problems)
+    answer(found, _lines(found), as_json)
     if problems:
         raise UserError(
             f"{folder} is not as it was made (lines above: {len(problems):,}): do what they say."
         )
+
+
+def _lines(found: Verified) -> Iterator[str]:
+    yield from found.problems
+    size = human_bytes(found.bytes)
+    yield f"{found.files:,} files of {found.jobs:,} jobs are as they were made ({size})."
+    if found.unmade:
+        yield f"{found.unmade:,} more jobs have not made theirs yet."
 
 
 def _made(job: Planned, folder: Path) -> Made | str | None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ..answer import answer
 from ..config.reading import ROOT, read_yaml
 from ..errors import UserError
 from ..files.paths import PathLike
@@ -31,7 +32,20 @@ FIRST = "for the first time"
 LONG = 80  # characters of a value that is told as it is
 
 
-def why(*paths: PathLike, target: str) -> None:
+class Reason(NamedTuple):
+    """Whether the next run makes a file again, and why, as a sentence.
+
+    Attributes:
+        configured: the file that tells how its run was configured; None: who asks says so.
+    """
+
+    target: str
+    again: bool
+    reason: str
+    configured: Path | None = None
+
+
+def why(*paths: PathLike, target: str, as_json: bool = False) -> None:
     """Print one sentence: why the next run makes a file again, or that it does not.
 
     Args:
@@ -43,13 +57,16 @@ def why(*paths: PathLike, target: str) -> None:
     target = os.path.relpath(target)
     list(map(read_yaml, paths))  # which fails in our own words
     with TemporaryDirectory() as folder:
+        where = None
         if not paths and (own := own_configuration(target)):
             where, text = own
             paths = (Path(folder) / "config.yaml",)
             Path(paths[0]).write_text(text, "utf-8")
             asked = f"as its run was configured when it was last started ({where})"
             print(f"{asked}; --config asks for another configuration", file=sys.stderr)
-        print(explain(plan(target, paths), target))
+        dag = plan(target, paths)
+        again, sentence = dag.needrun(next(iter(dag.targetjobs))), explain(dag, target)
+        answer(Reason(target, bool(again), sentence, where), [sentence], as_json)
 
 
 def own_configuration(target: str) -> tuple[Path, str] | None:

@@ -35,7 +35,12 @@ FLOAT = 4  # bytes of a stored parameter
 HUB_SECONDS = 5.0  # to wait for each answer of the hub
 # Sides of a dataset's images in pixels (if they vary, the largest), which no definition says.
 SIDES = {"ylecun/mnist": 28, "ufldl-stanford/svhn": 32, "tanganke/eurosat": 64}
-SIDES |= {"tanganke/resisc45": 256, "tanganke/gtsrb": 250}
+SIDES |= {"tanganke/resisc45": 256, "tanganke/gtsrb": 250, "nateraw/rendered-sst2": 448}
+SIDES |= dict.fromkeys(["tanganke/cifar10", "tanganke/cifar100"], 32)
+SIDES |= dict.fromkeys(["tanganke/stl10", "1aurent/PatchCamelyon"], 96)
+SIDES |= dict.fromkeys(["ernestchu/emnist-digits", "tanganke/emnist_letters"], 28)
+SIDES |= dict.fromkeys(["tanganke/kmnist", "zalando-datasets/fashion_mnist"], 28)
+SIDES |= {"clip-benchmark/wds_fer2013": 48}
 EMBEDDED_SIDE = 32
 ASPECT = 4 / 3  # width to height that other images are reckoned with
 SAMPLE = 48  # images of a folder's split whose sizes are looked at

@@ -5,14 +5,15 @@ Only manifests and the headers of arrays are read, and lines of texts counted; n
 again.
 """
 
-import itertools
 import json
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..answer import answer
 from ..config.experiment import Experiment
 from ..config.reading import ROOT, read_config
 from ..config.settings import data_settings
@@ -24,27 +25,69 @@ from ..files.manifest import SPLITS, read_manifest
 from ..files.paths import PathLike
 from ..files.tensors import open_tensors, read_made_by
 from ..vision.images import DIGEST, RESOLUTION
+from .audit import DATA_DIR, between_tasks, read_rows, to_make
 from .text import aligned
 
-DATA_DIR = Path("results/shared/data")  # a folder for each task
 COLUMNS = [
     *("task", "commit", *SPLITS, "classes", "own names"),
     *("shared", "repeated", "stored", "disk"),
 ]
+NOT_MADE = "not made"
 ARRAYS = ("images", "labels", "digests")  # of each split
 LEAST_ALIKE = 0.5  # share of labels whose two names have a word in common, if not compared
 
 
 class Found(NamedTuple):
-    """What is on disk for a task: its row of the table as COLUMNS, what is wrong, bytes, notes."""
+    """What is on disk for a task.
 
-    row: list[str]
+    Attributes:
+        state: a commit of the hub, local, not made, or not readable. problems: what is wrong.
+        counts, expected: of rows in each split, and of classes (none: labels are scores).
+        own_names: how the data's own class names compare: same, differ or none.
+        shared, repeated: rows in two splits, and twice in one. stored: at what size.
+    """
+
+    task: str
+    state: str
     problems: list[str]
-    size: int = 0
+    counts: dict[str, int] = {}
+    expected: Mapping[str, int] = {}
+    own_names: str = "–"
+    shared: int | None = None
+    repeated: int | None = None
+    stored: str = "–"
+    bytes: int = 0
     notes: tuple[str, ...] = ()
 
+    def cells(self) -> list[str]:
+        """Its row of the table, as COLUMNS."""
+        if not self.counts:
+            return [self.task, self.state, *["–"] * (len(COLUMNS) - 2)]
+        keys = [*SPLITS, "classes"]
+        counts = [f"{self.counts.get(key)}/{self.expected.get(key, '–')}" for key in keys]
+        counts[-1] = counts[-1] if "classes" in self.counts else "scores"
+        numbers = [str(self.shared), str(self.repeated), self.stored, megabytes(self.bytes)]
+        return [self.task, self.state, *counts, self.own_names, *numbers]
 
-def doctor(*paths: PathLike, basedir: PathLike = ROOT) -> None:
+
+class Examined(NamedTuple):
+    """What is on disk for a configuration's tasks.
+
+    Attributes:
+        lengths: of an encoder of texts, sentences on its tasks' longest inputs. make: the command
+            that makes the data of the tasks that are `missing`. shared: sentences on rows that two
+            tasks share. problems: all that is wrong.
+    """
+
+    tasks: list[Found]
+    lengths: dict[str, list[str]]
+    missing: list[str]
+    make: str
+    shared: list[str]
+    problems: list[str]
+
+
+def doctor(*paths: PathLike, basedir: PathLike = ROOT, as_json: bool = False) -> None:
     """Print one table of the configuration's tasks and its control task, and what is wrong below.
 
     Args:
@@ -55,44 +98,46 @@ def doctor(*paths: PathLike, basedir: PathLike = ROOT) -> None:
     """
     experiment = read_config(*paths, basedir=basedir)
     tasks = list(experiment.definitions.tasks)
-    found = {task: _found(experiment, task) for task in tasks}
-    rows = [each.row + ["–"] * (len(COLUMNS) - len(each.row)) for each in found.values()]
-    print("\n".join(aligned([COLUMNS, *rows], left=2)))
-    size = sum(each.size for each in found.values())
-    print("Counts: found/expected. Disk in all:", megabytes(size))
-    problems = [problem for each in found.values() for problem in each.problems]
-    texts = experiment.part("language")
+    found = [_found(experiment, task) for task in tasks]
+    problems = [problem for each in found for problem in each.problems]
+    texts, lengths = experiment.part("language"), dict[str, list[str]]()
     for encoder in texts.encoders:
         try:
-            if lengths := input_lengths(encoder, texts.tasks):
-                print(f"Longest input of {encoder}, in tokens: {', '.join(lengths)}")
+            lengths[encoder] = input_lengths(encoder, texts.tasks)
         except UserError as error:
             problems.append(str(error))
-    missing = [t for t, each in found.items() if each.row[1] == "not made" and not each.problems]
-    if missing:
-        given = " ".join(["--configfile", *map(str, paths)]) + " " if paths else ""
-        targets = " ".join(str(DATA_DIR / task / "manifest.json") for task in missing)
-        print(f"Not made yet: {', '.join(missing)}. To make them:")
-        print(f"  snakemake --cores all {given}-- {targets}")
-    for line in shared_between_tasks(tasks):
-        print(line)
-    for task, note in ((task, note) for task, each in found.items() for note in each.notes):
-        print(f"Task {task}: {note}.")
-    for problem in problems:
-        print(f"- {problem}")
+    missing = [each.task for each in found if each.state == NOT_MADE and not each.problems]
+    make, shared = to_make(missing, paths), shared_between_tasks(tasks)
+    examined = Examined(found, lengths, missing, make, shared, problems)
+    answer(examined, _lines(examined), as_json)
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError(f"The data have {count}, named above: mend that and run again.")
 
 
+def _lines(examined: Examined) -> Iterator[str]:
+    found = examined.tasks
+    yield from aligned([COLUMNS, *(each.cells() for each in found)], left=2)
+    yield f"Counts: found/expected. Disk in all: {megabytes(sum(each.bytes for each in found))}"
+    for encoder, lengths in examined.lengths.items():
+        if lengths:
+            yield f"Longest input of {encoder}, in tokens: {', '.join(lengths)}"
+    if examined.missing:
+        yield f"Not made yet: {', '.join(examined.missing)}. To make them:"
+        yield f"  {examined.make}"
+    yield from examined.shared
+    yield from (f"Task {each.task}: {note}." for each in found for note in each.notes)
+    yield from (f"- {problem}" for problem in examined.problems)
+
+
 def _found(experiment: Experiment, task: str) -> Found:
     if not (DATA_DIR / task / "manifest.json").is_file():
-        return Found([task, "not made"], last_failure(task))
+        return Found(task, NOT_MADE, last_failure(task))
     try:
         definition = json.loads(data_settings(experiment.definitions.tasks[task]))
         return examine(task, definition, DATA_DIR / task)
     except UserError as error:  # a manifest that cannot be read
-        return Found([task, "not readable"], [str(error)])
+        return Found(task, "not readable", [str(error)])
 
 
 def last_failure(task: str) -> list[str]:
@@ -107,20 +152,12 @@ def shared_between_tasks(tasks: list[str]) -> list[str]:
     """Of each two tasks, how many different rows stand in test of one and in train or validation of
     the other, or in validation of one and train of the other: what one task has learnt, or α was
     chosen on, is then measured under another one's name. Texts count with their labels."""
-    found: dict[tuple[str, str], set[bytes]] = {}
-    for task, split in itertools.product(tasks, SPLITS):
-        images, texts = (DATA_DIR / task / f"{split}{end}" for end in ("_digests.npy", ".jsonl"))
-        if images.is_file():
-            found[task, split] = set(map(bytes, np.load(images)))
-        elif texts.is_file():
-            found[task, split] = set(texts.read_bytes().split(b"\n")) - {b""}
     lines = []
-    for one, other in itertools.permutations(tasks, 2):
-        for split, learnt in (("test", "train"), ("test", "validation"), ("validation", "train")):
-            if both := found.get((one, split), set()) & found.get((other, learnt), set()):
-                lines.append(
-                    f"Rows of {one}'s {split} that are in {other}'s {learnt}: {len(both):,}"
-                )
+    for each in between_tasks(read_rows(tasks)):
+        learnt, measured = sorted([each[:2], each[2:4]], key=lambda place: SPLITS.index(place[1]))
+        if learnt[1] != measured[1]:
+            where = f"{measured[0]}'s {measured[1]} that are in {learnt[0]}'s {learnt[1]}"
+            lines.append(f"Rows of {where}: {each.rows:,}")
     return lines
 
 
@@ -161,12 +198,14 @@ def examine(task: str, given: Settings, folder: Path) -> Found:
     stored, wrong = stored_as(folder, made.counts)
     problems += [f"Task {task}: {each}; delete {folder} and run again." for each in wrong]
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    counts = [f"{found[key]}/{expected.get(key, '–')}" for key in [*SPLITS, "classes"]]
-    counts[-1] = "scores" if definition.has_scores else counts[-1]
+    if definition.has_scores:
+        del found["classes"]
     repeated = sum(made.repeated_within_split.values())
     commit = ((made.source or {}).get("commit") or "local")[:7]
-    numbers = [str(sum(shared.values())), str(repeated), stored, megabytes(size)]
-    return Found([task, commit, *counts, names, *numbers], problems, size, tuple(made.notes))
+    rows = sum(shared.values()), repeated
+    return Found(
+        task, commit, problems, found, expected, names, *rows, stored, size, tuple(made.notes)
+    )
 
 
 def own_names(

@@ -8,9 +8,10 @@ import os
 import shutil
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from ..answer import answer
 from ..config.definitions import Task
 from ..config.experiment import Experiment
 from ..config.geometries import Geometry, geometries_of
@@ -36,7 +37,95 @@ ACTIONS = {
 }
 
 
-def plan(*paths: PathLike, device: str | None = None, basedir: PathLike = ROOT) -> None:
+class Amount(NamedTuple):
+    """A sum of what is known; None: of nothing. complete: everything is known."""
+
+    known: float | None
+    complete: bool
+
+    def text(self, form: Callable[[float], str]) -> str:
+        """ "unknown" if nothing is known, "≥" if not everything is."""
+        if self.known is None:
+            return "–" if self.complete else "unknown"
+        return ("" if self.complete else "≥ ") + form(self.known)
+
+
+def amount(values: Sequence[float | None]) -> Amount:
+    """The sum of values, of which some may not be known."""
+    known = [value for value in values if value is not None]
+    return Amount(sum(known) if known else None, len(known) == len(values))
+
+
+class Unit(NamedTuple):
+    """What times are told in: GPU-hours, CPU-minutes …"""
+
+    name: str
+
+    def text(self, seconds: float) -> str:
+        """Seconds in this unit."""
+        return three_digits(seconds / (3600 if self.name.endswith("hours") else 60))
+
+
+class Cost(NamedTuple):
+    """What a stage takes: its jobs, those that are done, bytes that are downloaded, there already
+    and added, files that are added, and seconds on one device."""
+
+    stage: str
+    jobs: int
+    done: int
+    download_bytes: Amount
+    there_bytes: Amount
+    disk_bytes: Amount
+    files: int
+    seconds: Amount
+
+    def cells(self, unit: Unit) -> list[str]:
+        """The row as text."""
+        sizes = (self.download_bytes, self.there_bytes, self.disk_bytes)
+        texts = [size.text(human_bytes) for size in sizes]
+        counts = [self.stage, f"{self.jobs:,}", f"{self.done:,}"]
+        return [*counts, *texts, f"{self.files:,}", self.seconds.text(unit.text)]
+
+
+class Speed(NamedTuple):
+    """How fast an encoder is at something (`what`), and how long all of it takes."""
+
+    encoder: str
+    what: str
+    precision: str
+    batch: int
+    examples_per_second: float
+    tflops: float
+    seconds: Amount
+
+    def cells(self, unit: Unit) -> list[str]:
+        """The row as text."""
+        rate, examples = self.tflops, three_digits(self.examples_per_second)
+        shown = f"{rate:,.3f}" if rate < 1 else three_digits(rate)
+        words = [self.encoder, self.what, self.precision]
+        return [*words, examples, shown, self.seconds.text(unit.text)]
+
+
+class Costs(NamedTuple):
+    """What a run takes.
+
+    Attributes:
+        held: what the run holds, in words. unit: what times are printed in. stages: the last row
+            is of all. about: sentences on how speeds are known. notes: on what numbers mean.
+    """
+
+    run: str
+    held: str
+    unit: str
+    stages: list[Cost]
+    speeds: list[Speed]
+    about: list[str]
+    notes: list[str]
+
+
+def plan(
+    *paths: PathLike, device: str | None = None, basedir: PathLike = ROOT, as_json: bool = False
+) -> None:
     """Print what a run of a configuration takes, stage by stage.
 
     Args:
@@ -73,11 +162,31 @@ def plan(*paths: PathLike, device: str | None = None, basedir: PathLike = ROOT) 
     unit = Unit(f"{'GPU' if kind == 'cuda' else 'CPU'}-{'hours' if total >= 3600 else 'minutes'}")
     notes = [*_notes(experiment, kind, geometries, unit.text(total / _share(kind))), *notes]
     notes += _room([job for own in stages.values() for job in own])
-    print(f"{experiment.run}: {_held(experiment)}\n")
-    print(_stage_table(stages, taken, unit), end="\n\n")
-    print(_speed_table(planned, keys, speeds, experiment, geometries, unit), end="\n\n")
-    for sentence in [*about, "", *notes]:
-        print(textwrap.fill(sentence, 100, subsequent_indent="  "))
+    costs = Costs(
+        experiment.run,
+        _held(experiment),
+        unit.name,
+        _stages(stages, taken),
+        _speeds(planned, keys, speeds, experiment, geometries),
+        about,
+        notes,
+    )
+    answer(costs, _lines(costs), as_json)
+
+
+def _lines(costs: Costs) -> Iterator[str]:
+    unit = Unit(costs.unit)
+    yield f"{costs.run}: {costs.held}"
+    yield ""
+    names = ["stage", "jobs", "done", "download", "there", "disk", "files", unit.name]
+    head, *lines, last = aligned([names, *(row.cells(unit) for row in costs.stages)], left=1)
+    rule = "─" * max(map(len, [head, *lines, last]))
+    yield from [head, rule, *lines, rule, last, ""]
+    names = ["encoder", "what", "precision", "examples/s", "TFLOP/s", unit.name]
+    head, *lines = aligned([names, *(row.cells(unit) for row in costs.speeds)], left=3)
+    yield from [head, "─" * max(map(len, [head, *lines])), *lines, ""]
+    for sentence in [*costs.about, "", *costs.notes]:
+        yield textwrap.fill(sentence, 100, subsequent_indent="  ")
 
 
 def _seconds(own: list[Job], speeds: dict[Key, float], starting: float) -> list[float | None]:
@@ -96,16 +205,6 @@ def _share(kind: str) -> int:
 # --- Tables --------------------------------------------------------------------------------------
 
 
-class Unit(NamedTuple):
-    """What times are told in: GPU-hours, CPU-minutes …"""
-
-    name: str
-
-    def text(self, seconds: float) -> str:
-        """Seconds in this unit."""
-        return three_digits(seconds / (3600 if self.name.endswith("hours") else 60))
-
-
 def _held(experiment: Experiment) -> str:
     def counted(names: Sequence[object], word: str) -> str:
         return f"{len(names)} {word}{'s' * (len(names) != 1)}"
@@ -120,8 +219,7 @@ def _held(experiment: Experiment) -> str:
 
 
 class Row(NamedTuple):
-    """A stage: its jobs, those that are done, and of each job bytes that are downloaded, there and
-    added, files that are added, and seconds."""
+    """A stage's Cost, job by job."""
 
     jobs: int
     done: int
@@ -131,16 +229,14 @@ class Row(NamedTuple):
     files: int
     taken: list[float | None]
 
-    def cells(self, unit: Unit) -> list[str]:
-        """The row as text."""
-        sizes = [_amount(each, human_bytes) for each in (self.fetched, self.there, self.added)]
-        counts = [f"{self.jobs:,}", f"{self.done:,}"]
-        return [*counts, *sizes, f"{self.files:,}", _amount(self.taken, unit.text)]
+    def cost(self, stage: str) -> Cost:
+        """The sums of the row."""
+        fetched, there, added = map(amount, (self.fetched, self.there, self.added))
+        sizes = fetched, there, added, self.files
+        return Cost(stage, self.jobs, self.done, *sizes, amount(self.taken))
 
 
-def _stage_table(
-    stages: dict[str, list[Job]], taken: dict[str, list[float | None]], unit: Unit
-) -> str:
+def _stages(stages: dict[str, list[Job]], taken: dict[str, list[float | None]]) -> list[Cost]:
     rows = {}
     for stage, own in stages.items():
         done: list[Job] = []
@@ -154,12 +250,9 @@ def _stage_table(
         fetched = added if stage == "download" else []
         files = sum(job.files for job in new)
         rows[stage] = Row(len(own), len(done), fetched, there, added, files, taken[stage])
-    head = ["stage", "jobs", "done", "download", "there", "disk", "files", unit.name]
     total = Row(*(sum(column[1:], column[0]) for column in zip(*rows.values(), strict=True)))
-    cells = [[stage, *row.cells(unit)] for stage, row in rows.items() if row.jobs]
-    head_, *lines, last = aligned([head, *cells, ["total", *total.cells(unit)]], left=1)
-    rule = "─" * max(map(len, [head_, *lines, last]))
-    return "\n".join([head_, rule, *lines, rule, last])
+    each = [row.cost(stage) for stage, row in rows.items() if row.jobs]
+    return [*each, total.cost("total")]
 
 
 def _place(experiment: Experiment) -> Callable[[Key], tuple[int, int, int, str, int]]:
@@ -176,15 +269,14 @@ def _place(experiment: Experiment) -> Callable[[Key], tuple[int, int, int, str, 
     )
 
 
-def _speed_table(
+def _speeds(
     planned: list[Job],
     keys: list[Key],
     speeds: dict[Key, float],
     experiment: Experiment,
     geometries: dict[str, Geometry],
-    unit: Unit,
-) -> str:
-    rows = [["encoder", "what", "precision", "examples/s", "TFLOP/s", unit.name]]
+) -> list[Speed]:
+    rows = []
     steps = Counter((key.encoder, key.mode) for key in keys if key.kind == "step")
     work = [each for job in planned for each in job.work]
     for key in keys:
@@ -195,19 +287,9 @@ def _speed_table(
         several = key.kind == "step" and steps[key.encoder, key.mode] > 1
         size = f"of {key.batch} at a time" if several else None
         what = " ".join(filter(None, [ACTIONS[key.kind], key.mode, size]))
-        shown = f"{rate:,.3f}" if rate < 1 else three_digits(rate)
-        examples = three_digits(key.batch / speeds[key])
-        rows.append([key.encoder, what, key.precision, examples, shown, _amount(taken, unit.text)])
-    head, *lines = aligned(rows, left=3)
-    return "\n".join([head, "─" * max(map(len, [head, *lines])), *lines])
-
-
-def _amount(values: Sequence[float | None], form: Callable[[float], str]) -> str:
-    """The sum of what is known: "unknown" if nothing is, "≥" if not everything is."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "unknown" if values else "–"
-    return ("≥ " if len(known) < len(values) else "") + form(sum(known))
+        named = key.encoder, what, key.precision, key.batch
+        rows.append(Speed(*named, key.batch / speeds[key], rate, amount(taken)))
+    return rows
 
 
 # --- Sentences -----------------------------------------------------------------------------------

@@ -244,7 +244,9 @@ def work_of(experiment: Experiment, known: Known, job: Job, auto: str = "bf16") 
     if stage == "merge":
         return ()
     if stage == "merge_on_data" and merger:
-        steps, batch, evaluations = merger.method.cost(merger.options, len(names))
+        steps, batch, evaluations, tangents = merger.method.cost(merger.options, len(names))
+        if linearized and of_images and tangents is not None:
+            evaluations = tangents
         images = times(evaluations, count("validation", names))
         passes = some("linearized", images, mode) if linearized else some(part.unit, images)
         trained = [some("step", steps, mode, batch * len(names))] if steps else []
@@ -253,9 +255,9 @@ def work_of(experiment: Experiment, known: Known, job: Job, auto: str = "bf16") 
     if stage == "addition" and part.reference_selection:
         walked = add_up([walked, one])  # α is chosen on test, where the grid is walked too
     read = add_up([walked, one])
-    if linearized:  # f_lin gives the whole grid in one pass, but for an offset
+    if linearized:  # f_lin gives the whole grid in one pass, and another one of an offset
         if merger and merger.layer_scaled:
-            read = add_up([times(len(merger.grid), walked), one])
+            read = add_up([times(2, walked), one])
         return (some("linearized", read, "nonlinear" if mode == "posthoc" else mode),)
     alphas = len(alpha_values(**experiment.alphas.given())) if stage in GRIDS else 1
     alphas = len(merger.grid) if merger else alphas

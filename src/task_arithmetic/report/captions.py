@@ -44,9 +44,9 @@ TABLES = {
     "the machine that merged, of RegMean without those of collecting its statistics; the sum has "
     "none (–): it is formed while it is evaluated.{of_texts}{published}",
     "targets": "Published accuracies. Test accuracy of the pre-trained encoder and of the "
-    "individual models beside that which two public implementations of the same experiment print, "
-    "to a tenth of a percent, with recipes that differ in details from this run's. A difference of "
-    "more than {tolerance} points is flagged.",
+    "individual models beside that which public implementations of the same experiment print, with "
+    "recipes that differ in details from this run's. The average is that of the tasks shown above "
+    "it. A difference of more than {tolerance} points is flagged.",
 }
 
 FIGURES = {
@@ -90,7 +90,7 @@ NORMALIZABLE = (
     "above 0."
 )
 MERGING_PUBLISHED = (
-    " Published: means over the same eight tasks as others print them, for non-linear fine-tuning "
+    " Published: means over the same {} tasks as others print them, for non-linear fine-tuning "
     "with each method's own options. They are of other checkpoints, which the last column names, "
     "one set for each number, and are not comparable digit by digit, neither with this run nor "
     "between sets."
@@ -164,7 +164,7 @@ def table_caption(name: str, view: View) -> str:
         "tasks": len(part.tasks),
         "part_selection": SELECTION[part.reference_selection],
         "of_texts": NORMALIZABLE * part.of_texts + of_scores(part),
-        "published": MERGING_PUBLISHED * has_published_merging(part),
+        "published": MERGING_PUBLISHED.format(len(part.tasks)) * has_published_merging(part),
     }
     spread = f"Mean ± sample standard deviation over {n} seeds." if n > 1 else ""
     beside = {"table1": [view.focus], "table2": [*view.encoders], "table5": [view.focus]}

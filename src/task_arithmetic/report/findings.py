@@ -42,10 +42,11 @@ def listed(values: Values, part: Part, digits: int = 1, unit: str = " %") -> str
 
 
 def sentences(metrics: pd.DataFrame, view: View) -> list[str]:
-    """Headlines: unified accuracy, the best mode and its lead, negation, the chosen α, modes under
-    other merging methods."""
+    """Headlines: zero-shot accuracies near chance, unified accuracy, the best mode and its lead,
+    negation, the chosen α, modes under other merging methods."""
     parts = [Measured(metrics, part) for part in view.parts]
-    found = [sentence_on_addition(run, encoder) for run in parts for encoder in run.part.encoders]
+    found = sentence_on_chance(metrics, view)
+    found += [sentence_on_addition(run, encoder) for run in parts for encoder in run.part.encoders]
     if view.control:
         images = Measured(metrics, view)
         found += [sentence_on_negation(images, encoder) for encoder in view.encoders]
@@ -54,6 +55,21 @@ def sentences(metrics: pd.DataFrame, view: View) -> list[str]:
     found += [*sentence_on_cut_texts(metrics, view.language), sentence_on_alpha(parts, view)]
     shown = [Measured(metrics, part_of(name, view)) for name in MERGING if has(name, view)]
     return found + [sentence for run in shown for sentence in merging.sentences(run)]
+
+
+def sentence_on_chance(metrics: pd.DataFrame, view: View) -> list[str]:
+    """Of which tasks of images a pretrained encoder knows no more than chance, as it does if class
+    names stand in another order than the labels: its accuracy on test is below 2/K of K classes or,
+    of at most three, where that is much to ask, below 1/K."""
+    run, near = Measured(metrics, view), []
+    for encoder, (task, classes) in product(view.encoders, view.classes.items()):
+        accuracy = run.pretrained(encoder, [task])
+        if accuracy.mean() < (2 if classes > 3 else 1) / classes:
+            near.append(f"{task} ({encoder}, {shown(percent(accuracy))} of {classes} classes)")
+    if not near:
+        return []
+    say = "check the class names and their order, unless it is a task that no CLIP knows"
+    return [f"Zero-shot accuracy is near chance for {'; '.join(near)}: {say}."]
 
 
 def sentence_on_addition(run: Measured, encoder: str) -> str:

@@ -74,15 +74,15 @@ def rows(run: Measured) -> Iterator[dict[str, str | np.ndarray]]:
 
 
 def beside(
-    published: pd.DataFrame, encoder: str | None, mode: str, method: str
+    published: pd.DataFrame, tasks: int, encoder: str | None, mode: str, method: str
 ) -> dict[str, object]:
     """What is published of a row, in PUBLISHED, if anything is.
 
     Args:
-        published: what reference.read_merging returns. encoder: the paper's.
+        published: what reference.read_merging returns. tasks: how many. encoder: the paper's.
     """
-    same = (published["encoder"] == encoder) & (published["mode"] == mode)
-    found = published[same & (published["method"] == method)]
+    where = {"tasks": tasks, "encoder": encoder, "mode": mode, "method": method}
+    found = published[(published[list(where)] == pd.Series(where)).all(axis=1)]
     values = found[["absolute", "normalized", "checkpoints"]]
     return dict(zip(PUBLISHED, values.iloc[0], strict=True)) if len(found) else {}
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ..config.published import TASKS
+from ..config.published import MORE, MOST, TASKS
 from ..errors import UserError
 from ..files.paths import PathLike
 
@@ -17,15 +17,15 @@ def read_reference(path: PathLike) -> pd.DataFrame:
 
 
 def read_targets(path: PathLike) -> pd.DataFrame:
-    """Published accuracies of every task, in the columns of read_reference.
+    """Published accuracies of every task, each from one source, in the columns of read_reference.
 
     Raises:
         UserError: the file or a column is missing.
     """
-    columns = ["encoder", "mode", "source", *TASKS, "average"]
+    columns = ["encoder", "mode", "source", *TASKS, "average", *MORE, *MOST]
     wide = _read(path, columns, "the published accuracies")
     wide["mode"] = wide["mode"].replace("zeroshot", "pretrained")
-    long = wide.melt(["encoder", "mode"], columns[3:], var_name="column")
+    long = wide.melt(["encoder", "mode"], columns[3:], var_name="column").dropna(subset="value")
     return long.assign(table="targets")[["table", "encoder", "mode", "column", "value"]]
 
 
@@ -34,15 +34,16 @@ def read_merging(path: PathLike) -> pd.DataFrame:
     first in the file. Numbers of different sets do not belong into one table.
 
     Returns:
-        table ("merging"), encoder, mode, method, absolute and normalized (percent; NaN where there
-        is none), checkpoints.
+        table ("merging"), tasks (how many were merged), encoder, mode, method, absolute and
+        normalized (percent; NaN where there is none), checkpoints.
     Raises:
         UserError: the file or a column is missing.
     """
-    columns = ["checkpoints", "method", "encoder", "mode", "absolute", "normalized", "source"]
+    columns = ["checkpoints", "tasks", "method", "encoder", "mode", "absolute", "normalized"]
+    columns += ["source"]
     found = _read(path, columns, "the published numbers of merging methods")
     first = found[found["checkpoints"] == found["checkpoints"].iloc[0]]
-    kept = ["encoder", "mode", "method", "absolute", "normalized", "checkpoints"]
+    kept = ["tasks", "encoder", "mode", "method", "absolute", "normalized", "checkpoints"]
     return first[kept].assign(table="merging")[["table", *kept]]
 
 

@@ -21,7 +21,6 @@ from ..config.published import (
     MODES,
     TASKS,
     TOLERANCE,
-    encoders_with_targets,
     has_published_merging,
     tasks_with_targets,
 )
@@ -209,9 +208,11 @@ for each in MERGING:
 def targets(run: Measured) -> Rows:
     """Zero-shot and single-task accuracies that have a published number, and their average; what is
     published follows in make_table."""
-    tasks = tasks_with_targets(run.part)
     modes = [mode for mode in MODES if mode == "pretrained" or mode in run.part.modes]
-    for encoder, mode in product(encoders_with_targets(run.part), modes):
+    for encoder, mode in product(run.part.encoders, modes):
+        tasks = tasks_with_targets(run.part, run.part.encoders[encoder], mode)
+        if not tasks:
+            continue
         if mode == "pretrained":
             measured = 100 * run.pretrained(encoder, tasks)
         else:
@@ -265,7 +266,9 @@ def make_table(
             if name == "targets":
                 row |= _compared(row, encoder, numbers, view)
             if beside_merging:
-                row |= merging.beside(published, encoder, row["mode"], row["method"])
+                row |= merging.beside(
+                    published, len(part.tasks), encoder, row["mode"], row["method"]
+                )
             found.append(row)
     if not found:
         raise UserError(f"{name} would have no row: give the configuration a mode that it shows.")
@@ -286,9 +289,9 @@ def _compared(
     row: dict[str, Any], encoder: str | None, numbers: dict[tuple[str, ...], float], view: View
 ) -> dict[str, Any]:
     """A row's published accuracy, the difference to it in points, and whether that is flagged."""
-    wanted, tasks = [row["task"]], tasks_with_targets(view)
-    if wanted == ["average"] and len(tasks) < len(TASKS):
-        wanted = tasks  # the published average is that of all
+    wanted, tasks = [row["task"]], tasks_with_targets(view, encoder, row["mode"])
+    if wanted == ["average"] and set(tasks) != set(TASKS):
+        wanted = tasks  # the published average is that of the eight
     try:
         value = float(np.mean([numbers[encoder or "", row["mode"], task] for task in wanted]))
     except KeyError as error:

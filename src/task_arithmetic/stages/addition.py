@@ -11,8 +11,7 @@ import torch
 
 from ..core.addition import choose_alpha, normalized
 from ..core.alpha import alpha_values
-from ..core.encoder import CPU, Encoder, Examples
-from ..core.vectors import TaskVector
+from ..core.encoder import CPU
 from ..errors import UserError
 from ..files.metrics import read_rows, write_rows
 from ..files.paths import PathLike, mend
@@ -75,7 +74,7 @@ def addition(
     rows: list[dict[str, Any]] = []
 
     def record(split: str, grid: Sequence[float]) -> np.ndarray:
-        found = _accuracies(model, offset, tau, grid, splits[split], how)
+        found = accuracies(model, tau, grid, splits[split], how, offset)
         for i, alpha in enumerate(grid):
             for task in tasks:
                 at = {"task": task, "split": split, "alpha": alpha}
@@ -88,7 +87,7 @@ def addition(
 
     chosen = choose_alpha(alphas, record("validation", alphas))
     if how.reference_selection:
-        on_test = _accuracies(model, offset, tau, alphas, splits["test"], how)
+        on_test = accuracies(model, tau, alphas, splits["test"], how, offset)
         chosen = choose_alpha(alphas, np.stack([on_test[task] for task in tasks], axis=1))
     record("test", [alphas[chosen]])
     if 0 < chosen == len(alphas) - 1:
@@ -98,22 +97,6 @@ def addition(
             file=sys.stderr,
         )
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, method=method)
-
-
-def _accuracies(
-    model: Encoder,
-    offset: TaskVector | None,
-    tau: TaskVector,
-    alphas: Sequence[float],
-    splits: Mapping[str, Examples],
-    how: AdditionSettings,
-) -> dict[str, np.ndarray]:
-    """task → accuracies (alphas,) of θ0 + A + α B: with an offset A by a pass for each α, of f_lin
-    too; without, as the modality has it, by one pass of f_lin."""
-    if offset is None:
-        return accuracies(model, tau, alphas, splits, how)
-    each = [accuracies(model, offset + alpha * tau, [1.0], splits, how) for alpha in alphas]
-    return {task: np.concatenate([found[task] for found in each]) for task in splits}
 
 
 def _own_accuracy(

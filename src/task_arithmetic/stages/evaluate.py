@@ -1,5 +1,5 @@
 """What all evaluations share: reading an encoder, vectors and examples, and one computation: the
-accuracy of θ0 + α·τ, for each α of a grid, on one or more splits, through f or through f_lin."""
+accuracy of θ0 + A + α·τ, for each α of a grid, on one or more splits, through f or f_lin."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,9 +57,12 @@ def accuracies(
     alphas: Sequence[float],
     splits: Mapping[str, Examples],
     settings: EvaluationSettings,
+    offset: TaskVector | None = None,
 ) -> dict[str, np.ndarray]:
     """The modality's `accuracies` as a stage's settings say."""
-    how = settings.linearized, settings.precision
+    if offset is not None and len(alphas) == 1:  # one vector, and one pass of f_lin
+        tau, alphas, offset = offset + alphas[0] * tau, [1.0], None
+    how = settings.linearized, settings.precision, offset
     return encoder.modality.accuracies(encoder.theta0, tau, alphas, splits, *how)
 
 

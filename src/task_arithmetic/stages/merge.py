@@ -17,7 +17,7 @@ from ..files.paths import PathLike, mend
 from ..files.tensors import open_tensors
 from ..merging.coefficients import Coefficients
 from ..merging.merge import merge_parts, prepared, scaled
-from ..merging.method import Data, Merged, Part, options_of
+from ..merging.method import Data, Merged, Method, Options, Part, options_of
 from ..merging.methods import find
 from ..progress import SILENT, Progress
 from . import modalities
@@ -35,20 +35,27 @@ class MergeSettings(EncoderSettings):
     options: Mapping[str, Any] = field(default_factory=dict)
     layer_scaled: bool = False
 
+    def read(self) -> tuple[Method, Options]:
+        """The method of this name, and all of its options."""
+        found = find(self.method)
+        return found, options_of(found, self.options)
+
 
 @dataclass(frozen=True)
 class Sources:
-    """What is merged: of an encoder, mode and seed the tasks, and of each its vector's file."""
+    """What is merged: of an encoder ("": no run's, and tasks are any names), mode and seed the
+    tasks, of each its vector's file, and what it is multiplied by first; no weights: all are 1."""
 
     encoder: str
     mode: str
     seed: int
     tasks: list[str]
     vectors: list[PathLike]
+    weights: Sequence[float] = ()
 
-    def check(self) -> list[TaskVector]:
-        """What the files say of themselves. Raises UserError: a task that is there twice, or a file
-        of another task, mode or encoder."""
+    def check(self) -> TaskVector:
+        """What the first file says of itself. Raises UserError: a task that is there twice, or a
+        file of another task (of an encoder's run), mode or encoder."""
         tasks, vectors = self.tasks, self.vectors
         if len(tasks) != len(vectors) or len(set(tasks)) != len(tasks):
             raise UserError(
@@ -59,7 +66,8 @@ class Sources:
         first = headers[0]
         for path, task, header in zip(vectors, tasks, headers, strict=True):
             check_base(first, header)
-            if header.task not in ("", task) or header.mode not in ("", self.mode):
+            of = header.task if self.encoder else task
+            if of not in ("", task) or header.mode not in ("", self.mode):
                 raise UserError(
                     f"{path} is of {header.task}, {header.mode}, where the vector of {task}, "
                     f"{self.mode} is needed: give each task its own."
@@ -69,7 +77,7 @@ class Sources:
                     f"{path} and {vectors[0]} are not both linearized, or both not: merge vectors "
                     "of one mode."
                 )
-        return headers
+        return first
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class VectorFiles:
     tasks: Sequence[str]
     seed: int
     device: torch.device
+    weights: Sequence[float] = ()
 
     @property
     def names(self) -> list[str]:
@@ -99,8 +108,11 @@ class VectorFiles:
             for name in self.names:
                 held = [file.get_tensor(name) if name in file.keys() else None for file in opened]  # noqa: SIM118
                 like = next(tensor for tensor in held if tensor is not None)
-                deltas = [torch.zeros_like(like) if t is None else t for t in held]
-                yield Part(name, [delta.float() for delta in deltas], self.tasks, self.seed)
+                deltas = [(torch.zeros_like(like) if t is None else t).float() for t in held]
+                if self.weights:
+                    pairs = zip(self.weights, deltas, strict=True)
+                    deltas = [weight * delta for weight, delta in pairs]
+                yield Part(name, deltas, self.tasks, self.seed)
 
 
 def merge(
@@ -136,7 +148,8 @@ def merge(
             that needs more, values that are not finite.
     """
     how = MergeSettings.of(settings)
-    if (needs := find(how.method).needs) != "vectors" and not statistics:
+    found, options = how.read()
+    if (needs := found.needs_of(options)) != "vectors" and not statistics:
         raise UserError(
             f"The merging method {how.method} needs {needs} examples of every task: give what "
             "`statistics` collected (regmean), or use `merge-on-data` (the others)."
@@ -153,7 +166,7 @@ def merge(
     named = {"encoder": encoder, "mode": mode, "seed": seed, "method": method or how.method}
     with _logged(device, log, named):
         sources = Sources(encoder, mode, seed, tasks, vectors)
-        _merge(sources, how, state, output, device, progress, names_of(geometry))
+        merge_files(sources, how, state, output, device, progress, names_of(geometry))
 
 
 def merge_on_data(
@@ -180,10 +193,9 @@ def merge_on_data(
         single_task: metrics of each individual model's own accuracy.
     """
     how = MergeSettings.of(settings)
-    found = find(how.method)
-    if found.learn is None:
+    found, options = how.read()
+    if found.learn is None or found.needs_of(options) == "vectors":
         raise UserError(f"The merging method {found.name} needs vectors alone: use `merge`.")
-    options = options_of(found, how.options)
     named = {"encoder": encoder, "mode": mode, "seed": seed, "method": method or how.method}
     with _logged(device, log, named):
         model = modalities.read_encoder(encoder_dir, how.modality, device)
@@ -199,7 +211,7 @@ def merge_on_data(
         data = Data(model, taus, tasks, examples, own, how.precision, seed)
         state = found.learn(data, options, progress)
         sources = Sources(encoder, mode, seed, tasks, vectors)
-        _merge(sources, how, state, output, device, SILENT, model.theta0)
+        merge_files(sources, how, state, output, device, SILENT, model.theta0)
 
 
 def names_of(geometry: PathLike | None) -> list[str]:
@@ -217,19 +229,24 @@ def _validation_accuracy(path: PathLike, task: str) -> float:
     return found[0]
 
 
-def _merge(
+def merge_files(
     sources: Sources,
     how: MergeSettings,
     state: Any,
     output: PathLike,
-    device: torch.device,
-    progress: Progress,
-    names: Iterable[str],
-) -> None:
-    first = sources.check()[0]
-    method = find(how.method)
-    options = options_of(method, how.options)
-    parts = VectorFiles(sources.vectors, sources.tasks, sources.seed, device)
+    device: torch.device = CPU,
+    progress: Progress = SILENT,
+    names: Iterable[str] = (),
+) -> dict[str, Merged]:
+    """Merge vectors' files into one, a tensor of each in memory at a time; what was written.
+
+    Args:
+        state: what the method needs of data; None: what its first pass over the vectors gives.
+        names: of the encoder's tensors, for what is scaled by depth.
+    """
+    first = sources.check()
+    method, options = how.read()
+    parts = VectorFiles(sources.vectors, sources.tasks, sources.seed, device, sources.weights)
     merged: dict[str, Merged] = {}
     count = len(parts.names)
     for name, each in merge_parts(parts, method, options, state):
@@ -243,6 +260,7 @@ def _merge(
     if isinstance(state, Coefficients):
         made_by["merging"]["coefficients"] = state.as_rows()
     write_merged(output, offsets, directions, made_by)
+    return merged
 
 
 @contextmanager
@@ -269,5 +287,6 @@ def _made_by(sources: Sources, how: MergeSettings, like: TaskVector) -> dict[str
             "options": dict(how.options),
             "layer_scaled": how.layer_scaled,
             "sources": {task: sha256_of_file(path) for task, path in files},
+            **({"weights": list(sources.weights)} if sources.weights else {}),
         },
     }

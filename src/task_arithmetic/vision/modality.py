@@ -169,16 +169,19 @@ class Vision:
         splits: Mapping[Any, Images],
         linearized: bool,
         precision: str = "float32",
+        offset: TaskVector | None = None,
     ) -> dict[Any, np.ndarray]:
-        """Top-1 accuracy of θ0 + α·τ for each α on each split.
+        """Top-1 accuracy of θ0 + A + α·τ for each α on each split.
 
-        f_lin is affine in τ, so a linearized grid costs one pass; otherwise each α is merged once
-        per chunk of images that fits in memory.
+        f_lin is affine in τ and A, so a linearized grid costs one pass for each of them; otherwise
+        each α is merged once per chunk of images that fits in memory.
 
         Args:
-            theta0, tau: on one device. alphas: the grid, any floats.
-            linearized: evaluate f_lin(x; θ0 + ατ) = f(x; θ0) + α ∇f(x; θ0)·τ instead of f.
+            theta0, tau, offset: on one device. alphas: the grid, any floats.
+            linearized: evaluate f_lin(x; θ0 + A + ατ) = f(x; θ0) + ∇f(x; θ0)·A + α ∇f(x; θ0)·τ
+                instead of f.
             precision: auto, bf16 or float32, see precision.autocast.
+            offset: A; None: zero.
         Returns:
             key of a split → fractions (alphas,).
         Raises:
@@ -188,17 +191,21 @@ class Vision:
         device = theta0["proj"].device
         norms = torch.zeros(len(alphas), device=device)
         hits = {key: torch.zeros(len(alphas), dtype=torch.int64, device=device) for key in splits}
+        start = theta0 if offset is None else offset.apply(theta0)
         for chunk in self._chunks(splits):
             if linearized:
                 for key, pixels, labels, head in chunk:
                     value, tangent = self.features_linearized(theta0, tau, pixels, precision)
+                    if offset is not None:
+                        _, moved = self.features_linearized(theta0, offset, pixels, precision)
+                        value = value + moved
                     for i, alpha in enumerate(alphas):
                         found = value + alpha * tangent
                         hits[key][i] += _hits(found, head, labels)
                         norms[i] += found.norm(dim=-1).sum()
             else:
                 for i, alpha in enumerate(alphas):
-                    theta = tau.apply(theta0, alpha)
+                    theta = tau.apply(start, alpha)
                     for key, pixels, labels, head in chunk:
                         found = self.features(theta, pixels, precision)
                         hits[key][i] += _hits(found, head, labels)
