@@ -1,9 +1,11 @@
 """What a notebook uses gives the numbers of the pipeline, and refuses what does not fit."""
 
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import tiny_texts
 import torch
 
 import task_arithmetic as ta
+from task_arithmetic import embedded
 from task_arithmetic.core.addition import choose_alpha
 from task_arithmetic.library.cache import is_path
 from task_arithmetic.merging.merge import merge_vectors
@@ -410,3 +413,11 @@ def test_texts_are_merged_as_images_are(tmp_path, monkeypatch):
     assert set(found) == {"sentiment", "paraphrase"} and all(0 <= v <= 1 for v in found.values())
     with pytest.raises(ta.UserError, match="encoder of images"):
         ta.disentanglement(t5, taus, tasks)
+
+
+@pytest.mark.parametrize("name", ["embedded-small", "embedded-t5"])
+def test_an_encoder_is_the_same_wherever_its_checkpoint_lies(name, tmp_path):
+    """Vectors go with it: their base is a hash of θ0 alone."""
+    copied = shutil.copytree(Path(embedded.__file__).parent / "encoders" / name, tmp_path / "mine")
+    here, there = ta.load_encoder(name), ta.load_encoder(copied)
+    assert here.base == there.base

@@ -16,7 +16,9 @@ from task_arithmetic.config.kinds import Section
 from task_arithmetic.files.records import Attempt
 
 NANO = ["--config", "config/nano.yaml"]
-TELLING = "check plan doctor audit status why verify gc merge evaluate export compare show".split()
+TELLING = (
+    "check plan doctor audit status why verify gc merge evaluate export vector compare show".split()
+)
 QUICK = "check plan doctor audit status why verify gc show compare".split()  # without torch
 
 
@@ -127,6 +129,7 @@ def test_mistakes_are_said_on_stderr_in_json_too(fails, make_run, tmp_path, comm
         "gc": ["--keep-gb", 1],
         "merge": ["--out", "x"],
         "evaluate": ["./none", "--tasks", "x"],
+        "vector": ["--from", "none", "--base", "embedded-small", "--task", "a", "--output", "y"],
         "compare": ["mine", "none"],
         "show": ["none"],
     }[command]

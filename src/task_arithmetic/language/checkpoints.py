@@ -47,7 +47,7 @@ def import_t5(
     tokenizer = _tokenizer(encoder, folder, geometry)
     with atomic_path(output) as written:
         written.mkdir()
-        write_tensors(written / WEIGHTS, tensors, {"encoder": encoder, "definition": settings})
+        write_tensors(written / WEIGHTS, tensors, {})  # its hash is θ0's, wherever it came from
         tokenizer.save(str(written / TOKENIZER))
         about = {
             "name": encoder,

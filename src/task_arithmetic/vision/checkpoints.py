@@ -150,9 +150,9 @@ def import_encoder(
     sizes = asdict(geometry)
     with atomic_path(output) as folder:
         folder.mkdir()
-        made_by = {"encoder": name, "definition": definition}
-        write_tensors(folder / IMAGE_TOWER, image, made_by)
-        write_tensors(folder / TEXT_TOWER, words, made_by)
+        # Their hashes say which θ0 it is, wherever it came from: what made it is in encoder.json.
+        write_tensors(folder / IMAGE_TOWER, image, {})
+        write_tensors(folder / TEXT_TOWER, words, {})
         if merges is not None:
             (folder / MERGES).write_bytes(merges.read_bytes())
         about = {
