@@ -129,7 +129,7 @@ def test_mistakes_are_said_on_stderr_in_json_too(fails, make_run, tmp_path, comm
         "gc": ["--keep-gb", 1],
         "merge": ["--out", "x"],
         "evaluate": ["./none", "--tasks", "x"],
-        "vector": ["--from", "none", "--base", "embedded-small", "--task", "a", "--output", "y"],
+        "vector": ["--from", "none", "--base", "embedded-small", "--task", "a", "--out", "y"],
         "compare": ["mine", "none"],
         "show": ["none"],
     }[command]

@@ -153,7 +153,6 @@ def test_statistics_are_of_as_many_images_as_the_methods_ask_for():
             {"methods": {"consensus": {"select": "validation", "thresholds": {"dtd": 0.2}}}},
             "consensus has `thresholds`, and `select: validation`",
         ),
-        ({"methods": {"regmean": {"forward": True}}}, "regmean has forward, but ntk is linearized"),
         ({"methods": {"tsv": {"qkv": "splt"}}}, r"must be fused or split; found 'splt' \(did"),
         ({"methods": {"ties": {"alphas": 3}}}, "ties.alphas must be a mapping of start, stop"),
         ({"methods": {"ties": {"alphas": {"start": 1, "stop": 4, "step": 1}}}}, "stop <= 3"),

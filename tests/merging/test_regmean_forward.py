@@ -115,9 +115,17 @@ def test_of_one_task_or_the_same_vector_twice_it_is_regmean():
         assert max(tiny.close(ours[name], plain[name]) for name in plain.keys()) < 1e-4
 
 
+def test_in_f_lin_it_is_regmean():
+    """There a layer reads what it reads at θ0, whatever is merged below it."""
+    given = data("ntk")
+    grams = METHOD.learn(given, options_of(METHOD, {}), SILENT)
+    _, plain = merge_vectors(given.vectors, METHOD, tasks=given.tasks, state=grams)
+    ours = learnt(given)
+    assert ours.keys() == plain.keys()
+    assert all(torch.equal(ours[name], plain[name]) for name in plain.keys())
+
+
 def test_what_it_refuses_is_a_sentence():
-    with pytest.raises(UserError, match="equals regmean there; leave `forward` out"):
-        learnt(data("ntk"))
     given = data("attention")
     grams = METHOD.learn(given, options_of(METHOD, {}), SILENT)
     for state in (None, {}, grams):

@@ -361,7 +361,7 @@ def test_the_command_writes_a_vector_that_stands_beside_the_pipelines(
     clip, whole, tmp_path, capsys
 ):
     place = with_projection(trained(clip, "attention"), clip, whole, tmp_path / "x")
-    words = ["vector", "--from", place, "--base", clip.folder, "--task", "one", "--output"]
+    words = ["vector", "--from", place, "--base", clip.folder, "--task", "one", "--out"]
     words = [str(word) for word in [*words, tmp_path / "one.safetensors", "--json"]]
     assert main(words) == 0
     said = json.loads(capsys.readouterr().out)
@@ -377,7 +377,7 @@ def test_the_command_writes_a_vector_that_stands_beside_the_pipelines(
 
 
 def test_a_failed_command_writes_nothing(clip, tmp_path, capsys):
-    words = ["vector", "--from", tmp_path, "--base", clip.folder, "--task", "one", "--output"]
+    words = ["vector", "--from", tmp_path, "--base", clip.folder, "--task", "one", "--out"]
     assert main([str(word) for word in [*words, tmp_path / "one.safetensors"]]) == 1
     assert capsys.readouterr().err.startswith("task-arithmetic vector: ")
     assert not list(tmp_path.iterdir())

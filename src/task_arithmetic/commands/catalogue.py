@@ -131,7 +131,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "task": {"help": "what the vector is of"},
     "mode": {"default": None, "help": "of config/modes; without it, by what moved"},
     "revision": {"default": None, "help": "of a hub's repository; without it, main"},
-    "output": {"file": True, "metavar": "FILE", "help": "the file to write, which must be new"},
     "encoder": {
         "place": True,
         "file": True,
@@ -234,10 +233,10 @@ FOR_PEOPLE = {
     ),
     "vector": ForPeople(
         "commands.vector.vector",
-        ["from", "base", "task", "mode", "revision", "output", "json"],
+        ["from", "base", "task", "mode", "revision", "out", "json"],
         "take the task vector of weights that somebody else has fine-tuned",
         "--from tanganke/clip-vit-base-patch32_sun397 --base ViT-B-32 --task sun397 "
-        "--output sun397.safetensors",
+        "--out sun397.safetensors",
     ),
     "merge": ForPeople(
         "commands.merge.merge",

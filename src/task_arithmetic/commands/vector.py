@@ -11,7 +11,7 @@ def vector(
     source: str,
     base: str,
     task: str,
-    output: PathLike,
+    out: PathLike,
     mode: str | None = None,
     revision: str | None = None,
     as_json: bool = False,
@@ -22,23 +22,23 @@ def vector(
         source: a folder, a file, or a hub's owner/name.
         base: the encoder that was fine-tuned, see load_encoder. task: a name for the vector.
         mode, revision: see import_vector.
-        output: a safetensors file, which must not be there.
+        out: a safetensors file, which must not be there.
         as_json: print JSON.
     Raises:
-        UserError: output is there; as import_vector.
+        UserError: out is there; as import_vector.
     """
     from ..files.fine_tuned import write
     from ..library.encoders import load_encoder
     from ..library.imports import read_published
 
-    if os.path.exists(output):
-        raise UserError(f"{output} is there already: give another name.")
+    if os.path.exists(out):
+        raise UserError(f"{out} is there already: give another name.")
     encoder = load_encoder(base)
     read = read_published(source, encoder, task, mode, revision)
-    write(read.imported, read.source, read.patterns, encoder.name, output)
+    write(read.imported, read.source, read.patterns, encoder.name, out)
     found = read.imported.vector
     said = {
-        "output": str(output),
+        "out": str(out),
         "task": task,
         "encoder": encoder.name,
         "mode": found.mode,
@@ -49,7 +49,7 @@ def vector(
         "source": read.source,
     }
     line = (
-        f"{output}: the task vector of {task}, {encoder.name}, {found.mode}: "
+        f"{out}: the task vector of {task}, {encoder.name}, {found.mode}: "
         f"{said['parameters']:,} numbers in {said['tensors']} tensors, norm {said['norm']:.4g}."
     )
     answer(said, [line], as_json)

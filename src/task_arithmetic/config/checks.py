@@ -314,14 +314,6 @@ def _in_names(experiment: Experiment) -> Iterator[str]:
             "The configuration names tasks but no encoder for them: add one to encoders, or make "
             "tasks empty too"
         )
-    for part in parts.values():
-        in_f_lin = [mode for mode in part.modes if experiment.linearized(mode)]
-        for merger in [merger for merger in part.mergers if merger.forward and in_f_lin]:
-            yield (
-                f"merging.methods.{merger.label} has forward, but {in_f_lin[0]} is linearized: "
-                "there each layer reads what it reads at θ0, whatever is merged below it, so that "
-                "forward changes nothing; leave it out, or the mode"
-            )
     images, texts = experiment.part("vision"), experiment.part("language")
     yield from _in_pairs(experiment, images)
     for kind, others, names in (

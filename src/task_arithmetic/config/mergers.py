@@ -81,11 +81,6 @@ class Merger:
         return self.options.images if isinstance(self.options, RegmeanOptions) else 0
 
     @property
-    def forward(self) -> bool:
-        """Whether it is regmean with `forward`, which no linearized mode has."""
-        return isinstance(self.options, RegmeanOptions) and self.options.forward
-
-    @property
     def learns(self) -> bool:
         """Whether it passes examples through the encoder while it merges."""
         return self.needs != "vectors" and not self.collects

@@ -34,7 +34,7 @@ class RegmeanOptions(MatrixOptions):
     )
     images: int = option(256, "how many examples of each task the inputs are of", low=1)
     forward: bool = option(
-        False, "RegMean++: each block's inputs come from the merged blocks below; not in f_lin"
+        False, "RegMean++: each block's inputs come from the merged blocks below"
     )
 
 
@@ -121,24 +121,24 @@ def _grams(
 
 def _forward(data: Data, options: RegmeanOptions, progress: Progress) -> Mapping[str, Tensor]:
     """Name → M of RegMean++ (arXiv 2508.03121): block after block, where the G_t of a block are of
-    the task's own model with all that lies below the block merged, at α = 1."""
+    the task's own model with all that lies below the block merged, at α = 1. In f_lin every layer
+    reads what it reads at θ0, whatever is merged below it: there it is RegMean."""
     from ..core.vectors import TaskVector  # beside torch
 
-    if is_linearized(data):
-        raise UserError(
-            "In a linearized mode each layer reads what it reads at θ0, whatever is merged below "
-            "it: regmean with `forward` equals regmean there; leave `forward` out."
-        )
     examples = check_data(data, "regmean", "train")
     data = replace(data, examples=lambda split: examples)  # read once
     deltas, plain = deltas_of(data, options), replace(options, forward=False)
     layers = [list(names) for _, names in groupby(sorted(deltas, key=_depth), _depth)]
+    layers = [list(deltas)] if is_linearized(data) else layers
     params, found = data.encoder.theta0, dict[str, "Tensor"]()
 
     def model(tau: TaskVector, at: int) -> tuple[Encoder, TaskVector]:
         """The task's model from a layer on, and of its vector that layer alone."""
         own, above = (
-            TaskVector({n: tau[n] for names in some for n in names if n in tau.keys()})
+            TaskVector(
+                {n: tau[n] for names in some for n in names if n in tau.keys()},
+                linearized=tau.linearized,
+            )
             for some in (layers[at : at + 1], layers[at + 1 :])
         )
         return replace(data.encoder, theta0=above.apply(params)), own
