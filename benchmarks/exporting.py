@@ -39,8 +39,8 @@ def write_encoder(folder: Path, geometry: ViT) -> Path:
 
 def exported(paths: list[Path], encoder: Path, out: Path) -> None:
     """The command, without its start."""
-    given = {"method": None, "option": [], "seed": 0, "alpha": 0.3, "chosen": "", "tasks": []}
-    given |= {"license": "", "evaluate": False, "as_nonlinear": False, "json": False}
+    given = {"method": None, "options": [], "seed": None, "alpha": 0.3, "chosen": "", "tasks": []}
+    given |= {"license": "", "evaluate": False, "as_nonlinear": False}
     given |= {"keep_base_projection": False, "base": str(encoder), "to": "transformers"}
     export(vectors=[str(path) for path in paths], out=str(out), **given)
 

@@ -20,7 +20,7 @@ from test_cli import one_sentence, run
 
 import task_arithmetic as ta
 from task_arithmetic.files.hashes import sha256_of_file
-from task_arithmetic.files.tensors import read_tensors
+from task_arithmetic.files.tensors import read_made_by, read_tensors, write_tensors
 from task_arithmetic.library import card
 from task_arithmetic.merging.merge import merge_vectors
 from task_arithmetic.stages.evaluate import write_merged
@@ -81,6 +81,46 @@ def test_the_command_gives_the_library_model_bit_for_bit(encoder, tmp_path, meth
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_merged_file_says_how_it_was_merged(tmp_path):
+    """Its weights, its seed and what data taught stand in the card, as in its header."""
+    one, two = paths()
+    merged, base = tmp_path / "merged", ["--base", tiny.shared_suite()["encoder_dir"]]
+    how = ["--method", "dare", "--option", "drop=0.5", "--seed", 3, "--weights", 1, -2]
+    assert run("merge", one, two, *how, "--out", merged) == 0
+    given = [*base, "--alpha", 0.3, "--to", "vector", "--out"]
+    assert run("export", merged, *given, tmp_path / "out") == 0
+    said = yaml.safe_load((tmp_path / "out/merge.yaml").read_text())
+    assert said["options"] == {
+        "draw": 0,
+        "drop": 0.5,
+        "keep": 0.2,
+        "normalize": False,
+        "seed": 3,
+        "then": "sum",
+    }
+    assert [each["weight"] for each in said["vectors"]] == [1.0, -2.0]
+    text = matter_of(tmp_path / "out")[1]
+    assert "| -2 |" in text and "`seed: 3`" in text and "multiplied by its weight first" in text
+    about = {**read_made_by(merged), "seed": 0}
+    about["merging"] = {**about["merging"], "method": "per_task", "options": {}, "weights": []}
+    about["merging"]["coefficients"] = [["one", "", 0.25], ["two", "", 0.5]]
+    write_tensors(tmp_path / "taught", read_tensors(merged), about)
+    assert run("export", tmp_path / "taught", *given, tmp_path / "other") == 0
+    assert "Learnt from data: λ of one = 0.25, λ of two = 0.5." in matter_of(tmp_path / "other")[1]
+    said = yaml.safe_load((tmp_path / "other/merge.yaml").read_text())
+    assert said["merged"]["coefficients"] == [["one", "", 0.25], ["two", "", 0.5]]
+
+
+def test_a_merged_file_is_not_merged_again(tmp_path, capsys):
+    one, two = paths()
+    assert run("merge", one, two, "--method", "ties", "--out", tmp_path / "merged") == 0
+    base = ["--base", tiny.shared_suite()["encoder_dir"], "--to", "vector", "--alpha", 1]
+    words = [tmp_path / "merged", *base, "--method", "ties", "--out", tmp_path / "out"]
+    capsys.readouterr()
+    assert run("export", *words) == 1
+    assert "is merged already, by ties: leave out --method" in capsys.readouterr().err
+
+
 def test_one_vector_and_merged_files_are_exported_as_they_are(encoder, tmp_path):
     base = ["--base", tiny.shared_suite()["encoder_dir"], "--to", "vector"]
     tau = taus()[0]
@@ -135,12 +175,12 @@ def test_the_scores_are_those_of_evaluate(encoder, tasks, tmp_path):
     }
     assert said == {name: round(value, 4) for name, value in merged.items()}
     rows = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
-    table = {row[0]: row[1:] for row in rows if len(row) == 5 and re.match(r"\d", row[1])}
+    table = {row[0]: row[1:] for row in rows if len(row) == 6 and re.match(r"\d|$", row[1])}
     for score in done.scores:
         shares = (score.zero_shot, score.individual, score.merged, score.normalized)
-        assert table[score.task] == [f"{100 * x:.2f}" for x in shares]
+        assert table[score.task] == [str(score.examples), *(f"{100 * x:.2f}" for x in shares)]
     mean = sum(score.normalized for score in done.scores) / 2
-    assert table["mean"][3] == f"{100 * mean:.2f}"
+    assert table["mean"][4] == f"{100 * mean:.2f}"
 
 
 def test_a_linearized_mode_is_exported_and_scored_non_linearly(encoder, tasks, tmp_path):

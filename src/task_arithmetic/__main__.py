@@ -65,7 +65,8 @@ def set_threads() -> None:
     """Let torch take the threads that it would take if it started in this environment."""
     import torch
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    if (asked := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        torch.set_num_threads(int(asked))
 
 
 if __name__ == "__main__":

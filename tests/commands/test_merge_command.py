@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import tiny
@@ -62,6 +63,54 @@ def test_weights_multiply_first_and_may_be_negative(says, out):
     assert found["alphas"] == pytest.approx([0.1, 1.6, 0.1])
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--method", "sum", "--option", "normalize=true"], "would be lost: leave out"),
+        (["--method", "per_task"], "individual models, whose vectors have no weights: leave"),
+    ],
+)
+def test_weights_that_would_not_be_what_they_say_are_refused(fails, out, words, said):
+    encoder = tiny.shared_suite()["encoder_dir"]
+    more = ["--base", encoder, "--tasks", "numbers", "shapes", "--weights", 1, 2, "--out", out]
+    assert said in fails("merge", *paths(), *words, *more) and not out.exists()
+
+
+def test_a_method_may_need_data_by_its_options(fails, out):
+    words = ["--method", "consensus", "--option", "select=validation", "--out", out]
+    assert "consensus needs labelled data" in fails("merge", *paths(), *words)
+
+
+def test_each_vector_stands_beside_its_own_task(fails, out, monkeypatch):
+    suite = tiny.shared_suite()
+    clip = ta.load_encoder(suite["encoder_dir"])
+    files = zip(suite["tasks"], suite["data_dirs"], suite["heads"], strict=True)
+    known = {name: ta.Task(name, clip, data, head) for name, data, head in files}
+    monkeypatch.setattr(module, "load_task", lambda source, encoder: known[source])
+    words = ["--method", "regmean", "--base", suite["encoder_dir"], "--tasks", "two", "one"]
+    said = fails("merge", *paths(), *words, "--out", out)
+    assert "of task one stands beside task two" in said and not out.exists()
+
+
+@pytest.mark.skipif(not Path("/sys").is_mount(), reason="no place that nobody may write to")
+def test_a_place_that_cannot_be_written_to_is_one_sentence(fails):
+    assert "cannot be" in fails("merge", *paths(), "--out", "/sys/merged.safetensors")
+
+
+def test_draws_do_not_depend_on_how_a_path_is_written(says, tmp_path, monkeypatch):
+    """Of vectors whose tasks are not known, the library's too."""
+    nameless = []
+    for i, tau in enumerate(taus()):
+        ta.TaskVector(tau.tensors, tau.mode, tau.linearized, tau.base).save(tmp_path / f"v{i}")
+        nameless.append(ta.TaskVector.load(tmp_path / f"v{i}"))
+    monkeypatch.chdir(tmp_path)
+    dare = ["--method", "dare", "--seed", 5]
+    assert says("merge", "v0", "v1", *dare, "--out", "a")[0] == 0
+    assert says("merge", tmp_path / "v0", tmp_path / "v1", *dare, "--out", "b")[0] == 0
+    expected = ta.merge(nameless, "dare", seed=5)
+    assert all(alike(ta.TaskVector.load(x), expected) for x in "ab")
+
+
 def test_weights_of_one_are_as_good_as_none(says, out, tmp_path):
     says("merge", *paths(), "--out", out)
     says("merge", *paths(), "--weights", 1, 1, "--out", tmp_path / "other.safetensors")
@@ -97,11 +146,12 @@ def test_what_is_scaled_by_depth_has_an_offset(says, out):
     assert found["alphas"] == pytest.approx([0.1, 1.0, 0.1])
 
 
-def test_several_vectors_of_one_task_are_told_apart_by_their_files(says, out, tmp_path):
+def test_several_vectors_of_one_task_are_told_apart_by_their_places(says, out, tmp_path):
     again = tmp_path / "again.safetensors"
     ta.TaskVector.load(paths()[0]).save(again)
-    assert says("merge", paths()[0], again, "--method", "mean", "--out", out)[0] == 0
-    assert list(read_made_by(out)["merging"]["sources"]) == sorted([str(paths()[0]), str(again)])
+    status, text, _ = says("merge", paths()[0], again, "--method", "mean", "--out", out)
+    assert status == 0 and f"mean of {paths()[0]}, {again}" in text
+    assert list(read_made_by(out)["merging"]["sources"]) == ["1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +166,8 @@ def test_methods_that_need_data_are_given_them(says, out, monkeypatch, words):
     known = {name: ta.Task(name, clip, data, head) for name, data, head in files}
     monkeypatch.setattr(module, "load_task", lambda source, encoder: known[source])
     given = [word for option in options for word in ("--option", option)]
-    words = ["--base", suite["encoder_dir"], "--tasks", *TASKS, "--weights", 1, -1, "--seed", 1]
+    weights = [1, 1 if method == "per_task" else -1]
+    words = ["--base", suite["encoder_dir"], "--tasks", *TASKS, "--weights", *weights, "--seed", 1]
     status, text, error = says(
         "merge", *paths(), "--method", method, *given, *words, "--out", out, "--json"
     )
@@ -124,7 +175,9 @@ def test_methods_that_need_data_are_given_them(says, out, monkeypatch, words):
     chosen = {key: int(value) for key, value in (option.split("=") for option in options)}
     one, two = taus()
     some = {"encoder": clip, "tasks": [known[task] for task in TASKS], "seed": 1}
-    assert alike(ta.TaskVector.load(out), ta.merge([one, -two], method, **some, **chosen))
+    assert alike(
+        ta.TaskVector.load(out), ta.merge([one, weights[1] * two], method, **some, **chosen)
+    )
     assert bool(json.loads(text)["coefficients"]) == (method != "regmean")
 
 
@@ -158,7 +211,7 @@ def test_mistakes_are_one_sentence_and_write_nothing(fails, out, tmp_path):
         (fails("merge", one, tmp_path / "none", "--out", out), "There is no file"),
         (fails("merge", one, other, "--out", out), "of different encoders"),
         (fails("merge", one, paths("ntk")[1], "--out", out), "ntk"),
-        (fails("merge", one, one, "--out", out), "2 vectors and 1 different tasks"),
+        (fails("merge", one, one, "--out", out), "are one file: give each vector once"),
         (fails("merge", one, two, "--method", "regmean", "--out", out), "needs unlabelled data"),
         (fails("merge", other, "--base", tiny.shared_suite()["encoder_dir"], "--out", out),
          "is of another encoder"),

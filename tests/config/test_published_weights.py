@@ -1,13 +1,17 @@
 """Which weights a configuration takes instead of fine-tuning them, and mistakes in saying so."""
 
+import json
+
 import pytest
 import yaml
 
 from task_arithmetic.config import settings
 from task_arithmetic.config.reading import ROOT, read_config
 from task_arithmetic.config.recipes import recipes_of
+from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
 from task_arithmetic.planning.work import jobs
+from task_arithmetic.report.page import about
 
 SMALL = "embedded-small"
 
@@ -95,6 +99,26 @@ def test_a_mistake_is_one_sentence(text, words):
         experiment(text)
     assert all(word in str(error.value) for word in words), error.value
     assert str(error.value).endswith(".")
+
+
+def test_a_hubs_name_that_lies_here_too_is_asked_about(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me/model").mkdir(parents=True)
+    found = {"published": {SMALL: {"nonlinear": {"textures": "me/model"}}}}
+    with pytest.raises(UserError, match="lies here as well: write {path: me/model} or {hub:"):
+        read_config(ROOT / "config/nano.yaml", found, basedir=ROOT)
+
+
+def test_the_report_says_who_fine_tuned():
+    """What stands in for fine-tuning, and that modes may differ by how they were trained."""
+    own = experiment("{embedded-small: {nonlinear: {textures: {hub: me/a, revision: b}}}}")
+    (note,) = [
+        note for note in about(view_of(json.loads(settings.report_settings(own)))).notes
+        if "published" in note
+    ]  # fmt: skip
+    assert "embedded-small: others have fine-tuned" in note and "textures (me/a@b)" in note
+    plain = about(view_of(json.loads(settings.report_settings(experiment()))))
+    assert not any("others have" in note for note in plain.notes)
 
 
 def test_published_weights_have_no_seeds():

@@ -760,7 +760,7 @@ def test_the_vector_of_a_hubs_checkpoint(user, hub, tmp_path):
         )
         made.append(load_file(tiny.shared_vector("attention", task)))
     env = {"TASK_ARITHMETIC_CACHE": str(tmp_path / "cache")}
-    words = ["vector", "--from", "me/tuned", "--base", encoder, "--task", "any", "--output"]
+    words = ["vector", "--from", "me/tuned", "--base", encoder, "--task", "any", "--out"]
     for name, options, expected in (
         ("new", [], made[1]),
         ("old", ["--revision", shas[0]], made[0]),

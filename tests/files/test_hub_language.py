@@ -32,7 +32,7 @@ class Reader(User):
     """A user who keeps a record of each download; of a command, the sentence in which it failed."""
 
     def says(self, stage: str, settings: dict, output, **options) -> str | None:
-        words = [stage, "--settings", json.dumps(settings), "--output", output]
+        words = ["stage", stage, "--settings", json.dumps(settings), "--output", output]
         for name, value in options.items():
             words += [f"--{name.replace('_', '-')}", value]
         done = self.run(words)

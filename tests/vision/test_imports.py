@@ -150,7 +150,9 @@ def test_every_form_is_the_pipelines_vector_bit_for_bit(form, mode, clip, whole,
         absent = form is without_prefix and name == "proj"
         expected = torch.zeros_like(made[name]) if absent else made[name]
         assert torch.equal(vector[name], expected), name
-    assert "largest difference 0.0e+00" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    none_left = "so that none is left to hold to" if mode == "nonlinear" else ""
+    assert (none_left or "largest difference 0.0e+00") in said
 
 
 @pytest.mark.parametrize("mode", ["nonlinear", "ntk", "attention"])
@@ -205,7 +207,47 @@ def test_half_precision_is_widened_and_said(dtype, clip, whole, tmp_path, capsys
     assert vector.mode == "attention" and str(dtype).removeprefix("torch.") in said
     for name, tensor in vector.tensors.items():
         assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, theta[name].float() - clip.theta0[name])
+        same = theta[name] == clip.theta0[name].to(dtype)
+        moved = theta[name].float() - clip.theta0[name]
+        assert torch.equal(tensor, torch.where(same, 0.0, moved))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_did_not_move_is_zero_in_half_precision_too(dtype, clip, whole, tmp_path):
+    """Rounding θ0 is no fine-tuning."""
+    theta = {k: v.to(dtype) for k, v in clip.theta0.items()}
+    theta["ln_post.bias"] = (clip.theta0["ln_post.bias"] + 0.25).to(dtype)
+    place = state_dict(theta, clip, whole, tmp_path / "x")
+    vector = ta.import_vector(place, clip, mode="nonlinear")
+    assert [name for name, t in vector.tensors.items() if t.any()] == ["ln_post.bias"]
+
+
+def test_a_mode_that_says_otherwise_of_f_lin_than_our_file_is_refused(clip):
+    with pytest.raises(UserError, match="was fine-tuned in f, and ntk is linearized: name a mode"):
+        ta.import_vector(tiny.shared_finetuned("attention", "one"), clip, mode="ntk")
+
+
+def test_weights_that_do_not_say_so_are_read_as_f_lins_with_a_word(clip, whole, tmp_path, capsys):
+    place = state_dict(trained(clip, "attention"), clip, whole, tmp_path / "x")
+    assert ta.import_vector(place, clip, mode="ntk").linearized
+    assert "does not say that it was fine-tuned in f_lin: as ntk it is read as" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_name_below_a_folder_that_is_here_is_no_hubs(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(UserError, match="There is no models/textuers: give a folder"):
+        ta.import_vector("models/textuers", clip)
+
+
+def test_a_tensor_under_two_names_is_refused(clip, whole, tmp_path):
+    theta = to_transformers(trained(clip, "attention"))
+    name = "embeddings.class_embedding"
+    theta[name] = theta[f"vision_model.{name}"] + 5
+    with pytest.raises(UserError, match="with and without 'vision_model.'"):
+        ta.import_vector(folder(tmp_path / "x", theta), clip)
 
 
 # --- What is refused ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The accuracy of any encoder, with any task vectors added, on any tasks."""
 
+import math
 import statistics
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from ..library import evaluate as accuracies
 from ..library.vectors import check_file
 from ..planning.text import aligned
 from ..stages.evaluate import MERGED
+from .words import check_once
 
 
 class Accuracy(NamedTuple):
@@ -71,6 +73,9 @@ def evaluate(
     """
     if alpha is not None and not vectors:
         raise UserError("--alpha multiplies vectors: give some by --vectors, or leave it out.")
+    if alpha is not None and not math.isfinite(alpha):
+        raise UserError(f"--alpha must be a number; found {alpha}.")
+    check_once(vectors)
     own: dict[str, Any] = {"templates": templates, **_classes(classes or [])}
     model = load_encoder(encoder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     scale = 1.0 if alpha is None else alpha

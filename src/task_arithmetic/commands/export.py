@@ -19,13 +19,13 @@ from ..library.encoders import Encoder, load_encoder
 from ..library.export import Exported, check_known, check_place
 from ..library.export import export as write
 from ..library.tasks import load_task
-from ..library.vectors import MergedVector, TaskVector
-from ..merging.merge import merge_parts
+from ..library.vectors import MergedVector, TaskVector, check_file
+from ..merging.merge import labels_of, merge_parts
 from ..merging.method import options_of
 from ..merging.methods import find
 from ..stages.evaluate import MERGED, read_vector_header
 from ..stages.merge import VectorFiles
-from .words import read_options
+from .words import check_once, read_options
 
 
 def export(
@@ -63,20 +63,32 @@ def export(
             "Give --alpha, a number: the one that was best on validation, which a run's "
             "results/<run>/tables name for each method, and choose_alpha of the library finds."
         )
+    for path in vectors:
+        check_file(path)
+    check_once(vectors)
+    if method and len(vectors) == 1 and (before := read_made_by(vectors[0]).get("merging")):
+        raise UserError(
+            f"{vectors[0]} is merged already, by {before['method']}: leave out --method."
+        )
     given: dict[str, Any] = {**read_options(options), **({"seed": seed} if seed else {})}
     merging = method or ("sum" if len(vectors) > 1 else "")
     if given and not merging:
         raise UserError("One vector is exported as it is: --option and --seed need --method.")
     flags = {"evaluate": evaluate, "as-nonlinear": as_nonlinear}
     flags |= {"keep-base-projection": keep_base_projection}
-    near = not (os.path.isabs(base) or base.startswith(".."))
+    near, near_out = (not (os.path.isabs(x) or x.startswith("..")) for x in (base, out))
     words = {
         "base": base if near else Path(base).name,
         "method": method,
         "option": options,
         "seed": seed or None,
     }
-    words |= {"alpha": str(alpha), "chosen": chosen, "to": to, "out": Path(out).name}
+    words |= {
+        "alpha": str(alpha),
+        "chosen": chosen,
+        "to": to,
+        "out": out if near_out else Path(out).name,
+    }
     words |= {"tasks": tasks, "license": license}
     encoder = load_encoder(base)
     model = encoder + alpha * _merged(vectors, merging, given, encoder)
@@ -133,15 +145,14 @@ def _merged(
 
 
 def _labels(paths: Sequence[str], tasks: Sequence[str]) -> list[str]:
-    """What the vectors are called: by their tasks; one that says none, by its file."""
-    labels = [task or Path(path).stem for path, task in zip(paths, tasks, strict=True)]
-    for i, label in enumerate(labels):
-        if label in labels[:i]:
+    """What the vectors are called: see labels_of. Raises UserError: two are of one task."""
+    for i, task in enumerate(tasks):
+        if task and task in tasks[:i]:
             raise UserError(
-                f"{paths[labels.index(label)]} and {paths[i]} are both of {label}: give one vector "
-                "of each task."
+                f"{paths[tasks.index(task)]} and {paths[i]} are both of {task}: give one vector of "
+                "each task."
             )
-    return labels
+    return labels_of(tasks)
 
 
 def _told(
@@ -157,9 +168,16 @@ def _told(
     if found[0].task:
         return found, "", {}, None
     said = read_made_by(paths[0]).get("merging", {"method": "", "options": {}, "sources": {}})
-    own = [Source(task, found[0].mode, sha256) for task, sha256 in said["sources"].items()]
-    scaled = {"layer_scale": True} if said.get("layer_scaled") else {}
-    return own, said["method"], {**said["options"], **scaled}, found[0]
+    weights = said.get("weights") or [None] * len(said["sources"])
+    own = [
+        Source(task, found[0].mode, sha256, weight=weight)
+        for (task, sha256), weight in zip(said["sources"].items(), weights, strict=True)
+    ]
+    more: dict[str, Any] = {"layer_scale": True} if said.get("layer_scaled") else {}
+    if said["method"] and found[0].seed is not None:
+        more["seed"] = found[0].seed
+    merged = replace(found[0], coefficients=said.get("coefficients", []))
+    return own, said["method"], {**said["options"], **more}, merged
 
 
 def _public(paths: Sequence[str]) -> list[str]:
@@ -187,4 +205,8 @@ def _lines(done: Exported) -> Iterator[str]:
     size = sum(file.stat().st_size for file in done.folder.iterdir())
     yield f"{done.folder}: {done.to}, {human_bytes(size)}; README.md is its card."
     for score in done.scores:
-        yield f"{score.task}: zero-shot {score.zero_shot:.4f}, merged {score.merged:.4f}"
+        own = score.individual, score.normalized
+        more = f", individual {own[0]:.4f}, normalized {own[1]:.4f}" if all(own) else ""
+        yield f"{score.task}: zero-shot {score.zero_shot:.4f}, merged {score.merged:.4f}{more}"
+    if any(score.individual is None for score in done.scores):
+        yield "No individual accuracy where the task's own vector is not among those exported."

@@ -16,13 +16,15 @@ from ..config.sentences import hold
 from ..errors import UserError
 from ..files.paths import PathLike
 from ..library import TaskVector, load_encoder, load_task
+from ..library.checks import check_own
 from ..library.merging import learnt
 from ..merging.coefficients import Coefficients
 from ..merging.layer_scale import GRID
+from ..merging.merge import labels_of
 from ..merging.method import options_of
 from ..merging.methods import find
 from ..stages.merge import MergeSettings, Sources, merge_files
-from .words import read_options
+from .words import check_once, read_options
 
 
 class Weighted(Section):
@@ -133,24 +135,36 @@ def merge_recipe(how: Recipe, out: PathLike) -> Wrote:
     options = options_of(method, how.parameters)
     paths: list[PathLike] = [each.vector for each in how.models]
     weights = [float(each.weight) for each in how.models]
+    check_once(paths)
     headers = [_header(path) for path in paths]
     encoder = load_encoder(how.base) if how.base else None
     for header in headers:
         if encoder:
             encoder.check(header)
     started = time.perf_counter()
-    names, state = _names(how, headers), None
-    if method.needs != "vectors":
+    names, state = how.tasks or labels_of([header.task for header in headers]), None
+    some = weights if set(weights) != {1.0} else []
+    if options.normalize and {abs(weight) for weight in weights} != {1.0}:
+        raise UserError(
+            "normalize gives all vectors one norm, so that their weights would be lost: leave out "
+            "normalize or the weights."
+        )
+    if (needs := method.needs_of(options)) != "vectors":
         if encoder is None or how.tasks is None:
             raise UserError(
-                f"The merging method {method.name} needs {method.needs} data of every task beside "
+                f"The merging method {method.name} needs {needs} data of every task beside "
                 "the vectors: give their encoder (base) and the tasks of the vectors (tasks)."
+            )
+        if some and needs == "labelled":
+            raise UserError(
+                f"The merging method {method.name} measures the individual models, whose vectors "
+                "have no weights: leave them out."
             )
         loaded = [load_task(task, encoder) for task in how.tasks]
         names = [task.name for task in loaded]
-        taus = [w * TaskVector.load(path) for w, path in zip(weights, paths, strict=False)]
+        check_own(loaded, headers)
+        taus = [w * TaskVector.load(path) for w, path in zip(weights, paths, strict=True)]
         state = learnt(method, how.parameters, taus, encoder, loaded, how.seed)
-    some = weights if set(weights) != {1.0} else []
     sources = Sources("", headers[0].mode, how.seed, names, paths, some)
     scaled = how.layer_scale
     settings = MergeSettings(method=method.name, options=how.parameters, layer_scaled=scaled)
@@ -176,21 +190,15 @@ def _header(path: PathLike) -> TaskVector:
     return TaskVector({}, of.mode, of.linearized, of.base, of.task)
 
 
-def _names(how: Recipe, headers: list[TaskVector]) -> list[str]:
-    """What the vectors are called: as given, or by their tasks, or by their files if these do not
-    tell them apart."""
-    if how.tasks is not None:
-        return list(how.tasks)
-    own = [header.task for header in headers]
-    return own if all(own) and len(set(own)) == len(own) else [each.vector for each in how.models]
-
-
 def _norm(tensors: list[Tensor]) -> float:
     return math.sqrt(math.fsum(float(tensor.double().square().sum()) for tensor in tensors))
 
 
 def _lines(wrote: Wrote) -> Iterator[str]:
-    of = [f"{w:g} · {name}" if w != 1 else name for name, _, w in wrote.sources]
+    of = [
+        f"{weight:g} · " * (weight != 1) + (file if name.isdecimal() else name)
+        for name, file, weight in wrote.sources
+    ]
     yield f"{wrote.file}: {wrote.method} of {', '.join(of)} (mode {wrote.mode or 'unknown'})"
     offset = "" if wrote.offset_norm is None else f", of its offset {wrote.offset_norm:.4g}"
     yield f"{wrote.tensors} tensors, norm {wrote.norm:.4g}{offset}; {wrote.seconds:.1f} s"

@@ -100,6 +100,11 @@ def check_published(published: Checkpoints, where: str) -> None:
             if given is None:
                 continue
             checkpoint, key = checkpoint_of(given), f"{where}.{mode}.{task}"
+            if isinstance(given, str) and os.path.exists(given):
+                raise UserError(
+                    f"{key} is {given!r}, which is a hub's name and lies here as well: write "
+                    f"{{path: {given}}} or {{hub: {given}}}."
+                )
             if (checkpoint.hub is None) == (checkpoint.path is None):
                 raise UserError(f"{key} must have exactly one of hub and path.")
             if checkpoint.revision is not None and checkpoint.hub is None:

@@ -118,6 +118,11 @@ class Checkpoint(Section):
     path: Maybe[a.Text] = key("a folder of transformers or open_clip, or a file, see README", None)
 
     @property
+    def source(self) -> str:
+        """Where people find them."""
+        return self.path or "@".join(filter(None, [self.hub, self.revision]))
+
+    @property
     def name(self) -> str:
         """What the record of its download is called."""
         return "@".join(filter(None, [self.hub, self.revision])).replace("/", "--")

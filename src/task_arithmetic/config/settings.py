@@ -302,7 +302,8 @@ def view(experiment: Experiment) -> View:
 
 def report_settings(experiment: Experiment) -> str:
     """What the report depends on, besides the metrics and the other views: theirs, the recipes of
-    each part, and how many classes tasks of images have, where their `expected` says it."""
+    each part, how many classes tasks of images have, where their `expected` says it, and what
+    published weights are taken."""
     recipes = {
         modality: [
             {**row._asdict(), "recipe": row.recipe.given()}
@@ -315,7 +316,11 @@ def report_settings(experiment: Experiment) -> str:
         for name, task in experiment.definitions.tasks.items()
         if isinstance(task, Task) and task.expected and task.expected.classes
     }
-    own = {"recipes": recipes, "classes": classes}
+    checkpoints = [
+        {"encoder": encoder, "mode": mode, "task": task, "source": of.source}
+        for (encoder, mode, task), of in experiment.checkpoints.items()
+    ]
+    own = {"recipes": recipes, "classes": classes, "checkpoints": checkpoints}
     return json.dumps({**_view(experiment), **own}, separators=(",", ":"))
 
 

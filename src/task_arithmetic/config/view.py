@@ -21,6 +21,15 @@ class Use(TypedDict):
     recipe: dict[str, Any]
 
 
+class Taken(TypedDict):
+    """Published weights that are taken in place of fine-tuning, and where people find them."""
+
+    encoder: str
+    mode: str
+    task: str
+    source: str
+
+
 class MethodShown(NamedTuple):
     """A merging method of a run, with its options.
 
@@ -115,12 +124,13 @@ class View(Part):
 
     Attributes:
         recipes: modality → its recipes, as recipes.recipes_of gives them; classes: task of images →
-            how many it has, if it is known. Both are for the report alone.
+            how many it has, if it is known; checkpoints: published weights. All for the report.
     """
 
     language: Part
     recipes: dict[str, list[Use]] = field(default_factory=dict)
     classes: dict[str, int] = field(default_factory=dict)
+    checkpoints: list[Taken] = field(default_factory=list)
 
     @property
     def parts(self) -> list[Part]:
@@ -132,7 +142,7 @@ def view_of(settings: Mapping[str, Any]) -> View:
     """The view that settings.view_settings or settings.report_settings describe, parsed."""
     of_texts = {**settings, "merging": {}, **settings["language"]}  # the rest is what images have
     language = Part(**_typed(of_texts, of_texts["modes"], of_texts=True))
-    own = {key: settings[key] for key in ("recipes", "classes") if key in settings}
+    own = {key: settings[key] for key in ("recipes", "classes", "checkpoints") if key in settings}
     return View(**_typed(settings, of_texts["modes"]), language=language, **own)
 
 

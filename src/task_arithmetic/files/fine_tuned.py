@@ -1,9 +1,8 @@
 """From fine-tuned weights to a task vector: the base is θ0's, and a mode moved what differs."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -73,7 +72,7 @@ def task_vector(
     """τ = θ_t − θ0 (paper, Definition 1) of the tensors that a mode moves, float32.
 
     What is not moved must equal θ0, to 1e-6; of weights in half precision θ0 is rounded as they
-    are before it is compared.
+    are before it is compared, and an entry that is equal then did not move.
 
     Args:
         encoder: θ0. modes: the known ones.
@@ -95,9 +94,11 @@ def task_vector(
         raise checkpoint.error(f"is {encoder.name} itself: none of its tensors was fine-tuned.")
     chosen = mode or _recognised(checkpoint, found, encoder, modes, moved)
     moves = modes[chosen]
-    if found.linearized and not moves.linearized:
+    if found.linearized != moves.linearized and (found.linearized or checkpoint.made_by):
+        own, other = ("f_lin", "not") if found.linearized else ("f", "")
         raise checkpoint.error(
-            f"was fine-tuned in f_lin, and {chosen} is not linearized: name a linearized mode."
+            f"was fine-tuned in {own}, and {chosen} is {other} linearized: name a mode that is as "
+            "it was fine-tuned.".replace("  ", " ")
         )
     names = moved_names(theta0, moves.patterns, chosen)
     rest = {name: value for name, value in distance.items() if name not in names}
@@ -108,11 +109,21 @@ def task_vector(
             "fine-tuned from another base or in another mode; name its own."
         )
     tau = {name: _moved(found, theta0, name) for name in names}
-    _check_near(checkpoint, encoder, tau)
+    share = _distance_share(checkpoint, encoder, tau)
+    held = (
+        f"all others equal those of {encoder.name} (largest difference {max(rest.values()):.1e})"
+        if rest
+        else f"it moves all that is there, so that none is left to hold to {encoder.name}"
+    )
     notes = [
-        f"{len(moved)} of {len(names)} tensors of {chosen} moved; all others equal those of "
-        f"{encoder.name} (largest difference {max(rest.values(), default=0.0):.1e})."
+        f"{len(moved)} of {len(names)} tensors of {chosen} moved; {held}; ‖τ‖ is {share:.2g} of "
+        "‖θ0‖, of matrices."
     ]
+    if moves.linearized and not found.linearized:
+        notes.append(
+            f"{checkpoint.place} does not say that it was fine-tuned in f_lin: as {chosen} it is "
+            "read as if it were."
+        )
     kinds = {str(t.dtype).removeprefix("torch.") for t in found.tensors.values()} - {"float32"}
     if kinds:
         notes.append(
@@ -142,8 +153,11 @@ def _moved(found: FineTuned, theta0: Tensors, name: str) -> Tensor:
     """τ of one tensor; zero of one that the checkpoint lacks."""
     if name not in found.tensors:
         return torch.zeros_like(theta0[name])
-    tensor = found.tensors[name].float()
-    return tensor if found.is_tau else tensor - theta0[name]
+    tensor, base = found.tensors[name], theta0[name]
+    if found.is_tau:
+        return tensor.float()
+    tau = tensor.float() - base
+    return tau if tensor.dtype == base.dtype else tau.where(tensor != base.to(tensor.dtype), 0.0)
 
 
 def _recognised(
@@ -170,57 +184,61 @@ def _recognised(
     return min(fits)[1]
 
 
-def _check_near(checkpoint: Checkpoint, encoder: Encoder, tau: Tensors) -> None:
-    """Fine-tuning does not go as far as the weights are long; weights that were trained apart are
-    farther than that from each other. Of matrices: norms' weights are alike in all models."""
+def _distance_share(checkpoint: Checkpoint, encoder: Encoder, tau: Tensors) -> float:
+    """‖τ‖ / ‖θ0‖ of matrices; norms' weights are alike in all models. Raises UserError: it is 1 or
+    more. Fine-tuning does not go as far as the weights are long; weights that were trained apart
+    are farther than that from each other."""
 
     def length(tensors: Tensors) -> float:
         matrices = (t.double().square().sum() for t in tensors.values() if t.dim() > 1)
         return float(sum(matrices)) ** 0.5
 
-    own = length({name: encoder.theta0[name] for name in tau})
-    if length(tau) >= own > 0:
+    own, moved = length({name: encoder.theta0[name] for name in tau}), length(tau)
+    if moved >= own > 0:
         raise checkpoint.error(
-            f"is farther from {encoder.name} than {encoder.name} from 0 (‖τ‖ = {length(tau):.3g}, "
+            f"is farther from {encoder.name} than {encoder.name} from 0 (‖τ‖ = {moved:.3g}, "
             f"‖θ0‖ = {own:.3g}): it was fine-tuned from another base; name that encoder."
         )
+    return moved / own if own else 0.0
 
 
 # --- Files ---------------------------------------------------------------------------------------
 
 
+def published(files: Sequence[PathLike] | None, download: PathLike | None, task: str) -> Published:
+    """The checkpoint of a task.
+
+    Args:
+        files: of a local checkpoint, see checkpoint_files. download: of a hub's: its record.
+    Raises:
+        UserError: neither is given; as read_files and read_download.
+    """
+    if files:
+        return read_files(files)
+    if download is not None:
+        return read_download(Download.read(download))
+    raise UserError(f"The checkpoint of {task} is missing: give --files or --download.")
+
+
 def write_published(
+    found: Published,
+    tensors: FineTuned,
     model: Encoder,
-    read: Callable[[Checkpoint, Encoder, Path], FineTuned],
-    encoder_dir: PathLike,
-    *,
     encoder: str,
     mode: str,
     task: str,
     settings: dict[str, Any],
     output: PathLike,
-    files: Sequence[PathLike] | None = None,
-    download: PathLike | None = None,
 ) -> None:
     """Write the task vector of published weights, as the vector stage does of fine-tuned ones.
 
     Args:
-        model: θ0. read: its modality's read_fine_tuned. encoder_dir: the encoder stage's folder.
-        encoder, mode, task: names.
-        settings: modality; mode: `train`, its patterns, and `linearized`.
-        files: of a local checkpoint, see checkpoint_files. download: of a hub's: its record.
+        tensors: of the checkpoint, under θ0's names. model: θ0. encoder, mode, task: names.
+        settings: mode: `train`, its patterns, and `linearized`.
     Raises:
-        UserError: as read_files, read_download, read and task_vector.
+        UserError: as task_vector.
     """
-    if files:
-        found = read_files(files)
-    elif download is not None:
-        found = read_download(Download.read(download))
-    else:
-        raise UserError(f"The checkpoint of {task} is missing: give --files or --download.")
-    how = settings["mode"]
-    modes = {mode: Moves(how["train"], how["linearized"])}
-    tensors = read(found.checkpoint, model, Path(encoder_dir))
+    modes = {mode: Moves(settings["mode"]["train"], settings["mode"]["linearized"])}
     vector = task_vector(found.checkpoint, tensors, model, modes, task, mode)
     write(vector, found.source, modes[mode].patterns, encoder, output)
 

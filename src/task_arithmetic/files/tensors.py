@@ -1,6 +1,8 @@
 """Named tensors with provenance, as safetensors."""
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +22,18 @@ def write_tensors(path: PathLike, tensors: dict[str, Any], made_by: dict[str, An
         tensors: name → tensor, any shape and dtype; stored contiguous, on the CPU.
         made_by: anything JSON can hold: recipe, data hash, seed, device …
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(plain, temporary, header(made_by))
+        try:
+            save_file(plain, temporary, header(made_by))
+        except SafetensorError as error:  # which hides the system's own
+            if (number := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            code = int(number[1])
+            raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def header(made_by: dict[str, Any]) -> dict[str, str]:

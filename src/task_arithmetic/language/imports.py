@@ -1,5 +1,6 @@
 """Fine-tuned T5s of transformers, under our names, which are its own."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,22 @@ from .modality import Language, read_encoder
 COPIES = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]  # of shared.weight
 
 
-def write_published(encoder_dir: PathLike, **call: Any) -> None:
+def write_published(
+    encoder_dir: PathLike,
+    *,
+    encoder: str,
+    mode: str,
+    task: str,
+    settings: dict[str, Any],
+    output: PathLike,
+    files: Sequence[PathLike] | None = None,
+    download: PathLike | None = None,
+) -> None:
     """The published stage, of a T5: see files.fine_tuned.write_published."""
     model = read_encoder(encoder_dir)
-    fine_tuned.write_published(model, read_fine_tuned, encoder_dir, **call)
+    found = fine_tuned.published(files, download, task)
+    tensors = read_fine_tuned(found.checkpoint, model, Path(encoder_dir))
+    fine_tuned.write_published(found, tensors, model, encoder, mode, task, settings, output)
 
 
 def read_fine_tuned(checkpoint: Checkpoint, encoder: Encoder, encoder_dir: Path) -> FineTuned:

@@ -15,7 +15,7 @@ import yaml
 
 from ..files.hashes import read_sha256, sha256_of_file, versions
 from ..files.manifest import read_manifest
-from ..files.paths import PathLike
+from ..files.paths import PathLike, read_json
 from ..files.tensors import open_tensors, read_made_by
 from ..merging.method import Method, options_of
 from ..merging.methods import find
@@ -39,7 +39,8 @@ class Source:
 
     Attributes:
         sha256: of its file, or of its numbers. norm: ‖τ‖, and seed: of its fine-tuning; None: not
-            known. file: where it lies.
+            known. file: where it lies. weight: what the vector was multiplied by first; None: 1.
+        coefficients: of a merged vector, what data taught: task, tensor or "", value.
         load: gives it, to evaluate the individual model; None: it is not at hand.
     """
 
@@ -50,6 +51,8 @@ class Source:
     seed: int | None = None
     file: str = ""
     load: Callable[[], TaskVector] | None = field(default=None, repr=False)
+    weight: float | None = None
+    coefficients: Sequence[Sequence[Any]] = ()
 
     @classmethod
     def of(cls, vector: TaskVector) -> "Source":
@@ -88,11 +91,14 @@ class Score:
     """What an exported model reaches on a task's test split; fractions.
 
     Attributes:
-        metric: accuracy, or spearmanr. zero_shot: of θ0. individual: of the task's own model, as
+        examples: how many of the split. whole: whether these are all. metric: accuracy, or
+            spearmanr. zero_shot: of θ0. individual: of the task's own model, as
             its mode has it; None: its vector is not at hand. merged: of the exported model.
     """
 
     task: str
+    examples: int
+    whole: bool
     metric: str
     zero_shot: float
     individual: float | None
@@ -118,7 +124,10 @@ def measure(
             alone = evaluate(pretrained + load(), [task], precision=precision)[task.name]
         metric = read_made_by(task.head).get("metric")
         kind = "spearmanr" if metric == "spearman" else "accuracy"
-        scores.append(Score(task.name, kind, zero[task.name], alone, merged[task.name]))
+        count = read_manifest(task.data_dir).counts["test"]
+        used = min(count, (task.limit or {}).get("test", count))
+        about = task.name, used, used == count, kind
+        scores.append(Score(*about, zero[task.name], alone, merged[task.name]))
     return scores
 
 
@@ -194,12 +203,19 @@ def write_card(
         data=[each for each in data if each["repo"]],
         recipe=(folder / "merge.yaml").read_text("utf-8"),
         hashes=hashes,
+        context=_context_length(folder),
         versions={k: v for k, v in versions().items() if k in ("task_arithmetic", "torch")},
     )
     from huggingface_hub import ModelCard
 
     matter = _front_matter(name, encoder, made, data, scores)
     ModelCard(f"---\n{matter}\n---\n{body}").save(folder / "README.md")
+
+
+def _context_length(folder: Path) -> int | None:
+    """Of an exported text tower, if there is one."""
+    path = folder / "open_clip_config.json"
+    return read_json(path)["model_cfg"]["text_cfg"]["context_length"] if path.is_file() else None
 
 
 def _front_matter(
@@ -223,6 +239,7 @@ def _front_matter(
             metric_value=round(score.merged, 4),
         )
         for of, score in zip(data, scores, strict=False)
+        if score.whole
     ]
     about = ModelCardData(
         base_model=[base] if base else None,
@@ -272,7 +289,7 @@ def _recipe(encoder: Encoder, made: Made, scores: Sequence[Score]) -> dict[str, 
 
 def _told(source: Source) -> dict[str, Any]:
     every = asdict(replace(source, load=None))
-    return {key: value for key, value in every.items() if value not in (None, "")}
+    return {key: value for key, value in every.items() if value not in (None, "", (), [])}
 
 
 def _yaml(content: Mapping[str, Any]) -> str:

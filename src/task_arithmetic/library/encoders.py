@@ -16,7 +16,7 @@ from ..config.settings import encoder_settings
 from ..core import encoder
 from ..errors import UserError
 from ..files.hashes import read_sealed
-from ..files.paths import PathLike
+from ..files.paths import PathLike, read_json
 from ..stages import modalities
 from .cache import cached, defined, downloaded, is_path, run_stage
 from .vectors import MergedVector, TaskVector, torch_device
@@ -110,6 +110,12 @@ def load_encoder(name: PathLike, device: torch.device | str = "cpu") -> Encoder:
     if found:
         where, given = f"The checkpoint {name}", {"path": str(name)}
         definition: AnyEncoder
+        kind = str(read_json(Path(name) / found[0]).get("model_type", ""))
+        if kind.startswith("clip"):
+            raise UserError(
+                f"{name} is a CLIP in the form of transformers, which has no text tower for heads: "
+                "give it in open_clip's form, or take its task vector by `task-arithmetic vector`."
+            )
         if FILES[found[0]] == "language":
             definition = hold(TextEncoder, {**given, "prompts": "any"}, where)
         else:

@@ -102,7 +102,8 @@ def _found(source: PathLike, revision: str | None) -> Published:
         if revision is not None:
             raise UserError(f"{source} lies here and has no revision: leave it out.")
         return read_files(checkpoint_files(source))
-    if str(source).count("/") != 1 or str(source).startswith((".", "/")):
+    name = str(source)
+    if name.count("/") != 1 or name.startswith((".", "/")) or Path(name).parent.is_dir():
         raise UserError(
             f"There is no {source}: give a folder or a file of fine-tuned weights, or owner/name "
             "of a hub's repository."

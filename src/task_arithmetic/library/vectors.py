@@ -113,6 +113,8 @@ def _named(offset: vectors.TaskVector, direction: vectors.TaskVector) -> dict[st
 
 def check_file(path: PathLike) -> None:
     if not isinstance(path, str | os.PathLike) or not os.path.isfile(path):
+        if isinstance(path, str | os.PathLike) and os.path.isdir(path):
+            raise UserError(f"{path} is a folder: give the task vector's file in it.")
         raise UserError(f"There is no file {path!r} of a task vector: give the path of one.")
 
 

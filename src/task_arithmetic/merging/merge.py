@@ -53,9 +53,7 @@ def merge_vectors(
         raise UserError("There is no task vector to merge: give at least one.")
     for a, b in combinations(vectors, 2):
         check_alike(a, b)
-    own = [vector.task for vector in vectors]
-    numbers = [str(t + 1) for t in range(len(vectors))]
-    labels = list(tasks) or (own if all(own) and len(set(own)) == len(own) else numbers)
+    labels = list(tasks) or labels_of([vector.task for vector in vectors])
     if len(labels) != len(vectors) or len(set(labels)) != len(labels):
         raise UserError(
             f"Each task vector needs a name of its own: there are {len(vectors)} vectors and "
@@ -73,6 +71,13 @@ def merge_vectors(
     offsets = {name: each.offset for name, each in merged.items() if each.offset is not None}
     directions = {name: each.direction for name, each in merged.items()}
     return _like(vectors, offsets) if offsets else None, _like(vectors, directions)
+
+
+def labels_of(tasks: Sequence[str]) -> list[str]:
+    """The names of vectors, on which what is drawn depends: of their tasks, or "1", "2", … where
+    these are not known or not all different."""
+    named = all(tasks) and len(set(tasks)) == len(tasks)
+    return list(tasks) if named else [str(t + 1) for t in range(len(tasks))]
 
 
 def scaled(

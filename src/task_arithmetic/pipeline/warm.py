@@ -150,8 +150,10 @@ def _become(request: bytes, streams: list[int]) -> list[str]:
     for own, stream in enumerate(streams):
         os.dup2(stream, own)
         os.close(stream)
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
-    sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)
+    encoding = sys.stdout.encoding
+    sys.stdin = open(0, encoding=encoding, closefd=False)
+    sys.stdout = open(1, "w", encoding=encoding, closefd=False)
+    sys.stderr = open(2, "w", 1, encoding=encoding, errors="backslashreplace", closefd=False)
     words, folder, environment = json.loads(request)
     os.chdir(folder)
     os.environ.clear()

@@ -88,6 +88,16 @@ def about(view: View) -> About:
             ablations = "; ".join(map(part.label, part.ablations)) or "none"
             facts["Ablations"] = f"{ablations} (encoder {part.focus})"
         notes += [suite_note(part, part.encoders)] * (part.suite == "embedded")
+    for encoder, mode in dict.fromkeys(
+        (each["encoder"], each["mode"]) for each in view.checkpoints
+    ):
+        taken = [x for x in view.checkpoints if (x["encoder"], x["mode"]) == (encoder, mode)]
+        listed = ", ".join(f"{each['task']} ({each['source']})" for each in taken)
+        notes.append(
+            f"{view.label(mode)}, {encoder}: others have fine-tuned and published the weights of "
+            f"{listed}. How they were trained is not known here; where modes differ, this may be "
+            "why."
+        )
     several = ": numbers are mean ± sample standard deviation" * (len(view.seeds) > 1)
     return About(facts | {"Seeds": ", ".join(view.seeds) + several}, notes)
 

@@ -55,6 +55,12 @@ def preprocessor_config(size: int, mean: tuple[float, ...], std: tuple[float, ..
     }
 
 
+def ratio(mlp_width: int, width: int) -> float:
+    """What open_clip multiplies a width by, and rounds down, to get the MLP's."""
+    exact = mlp_width / width
+    return exact if int(width * exact) == mlp_width else (mlp_width + 0.5) / width
+
+
 def open_clip_config(
     geometry: ViT, text: TextTower, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def open_clip_config(
             "layers": geometry.layers,
             "width": geometry.width,
             "head_width": geometry.width // geometry.heads,
-            "mlp_ratio": geometry.mlp_width / geometry.width,
+            "mlp_ratio": ratio(geometry.mlp_width, geometry.width),
         },
         "text_cfg": {
             "context_length": text.context_length,
@@ -74,7 +80,7 @@ def open_clip_config(
             "layers": text.layers,
             "width": text.width,
             "heads": text.heads,
-            "mlp_ratio": text.mlp_width / text.width,
+            "mlp_ratio": ratio(text.mlp_width, text.width),
         },
     }
     quick = geometry.activation == "quick_gelu"

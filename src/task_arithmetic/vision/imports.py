@@ -6,6 +6,7 @@ masks); the tensors by number of tangent_task_arithmetic's linearized models; an
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from ..core.encoder import Encoder
+from ..errors import first
 from ..files import fine_tuned
 from ..files.checkpoint import Checkpoint
 from ..files.fine_tuned import FineTuned
@@ -21,7 +23,7 @@ from ..files.paths import PathLike
 from ..files.tensors import check_tensors, read_tensors
 from .geometry import ViT, clip_geometry
 from .modality import TEXT_TOWER, Tensors, Vision, read_encoder
-from .names import from_transformers, text_from_transformers
+from .names import PREFIX, from_transformers, text_from_transformers
 
 FORMS = {  # whose names → how some of them begin
     "transformers": r"vision_model\.|embeddings\.|encoder\.layers\.|(pre|post)_lay|visual_pro",
@@ -40,10 +42,22 @@ KEYS = {  # of transformers' configuration → ours, and its default
 NO_WEIGHTS = r"(model\.)?attn_mask|(text_model\.)?embeddings\.position_ids|model\.buffers0?\.\d+"
 
 
-def write_published(encoder_dir: PathLike, **call: Any) -> None:
+def write_published(
+    encoder_dir: PathLike,
+    *,
+    encoder: str,
+    mode: str,
+    task: str,
+    settings: dict[str, Any],
+    output: PathLike,
+    files: Sequence[PathLike] | None = None,
+    download: PathLike | None = None,
+) -> None:
     """The published stage, of an image tower: see files.fine_tuned.write_published."""
     model = read_encoder(encoder_dir)
-    fine_tuned.write_published(model, read_fine_tuned, encoder_dir, **call)
+    found = fine_tuned.published(files, download, task)
+    tensors = read_fine_tuned(found.checkpoint, model, Path(encoder_dir))
+    fine_tuned.write_published(found, tensors, model, encoder, mode, task, settings, output)
 
 
 def read_fine_tuned(checkpoint: Checkpoint, encoder: Encoder, encoder_dir: Path) -> FineTuned:
@@ -57,6 +71,12 @@ def read_fine_tuned(checkpoint: Checkpoint, encoder: Encoder, encoder_dir: Path)
     """
     assert isinstance(encoder.modality, Vision)
     tensors = {n: t for n, t in checkpoint.tensors.items() if not re.fullmatch(NO_WEIGHTS, n)}
+    bare = [name.removeprefix(PREFIX) for name in tensors]
+    if twice := sorted(name for name in set(bare) if bare.count(name) > 1):
+        raise checkpoint.error(
+            f"has {first(twice, 3)} with and without {PREFIX!r}: which of them count cannot be "
+            "told; remove the others."
+        )
     forms = [form for form, start in FORMS.items() if any(re.match(start, n) for n in tensors)]
     if len(forms) > 1:
         raise checkpoint.error(
