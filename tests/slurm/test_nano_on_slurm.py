@@ -26,9 +26,9 @@ class Finder:
         return spec
 
 def disturb(module):
-    if sys.argv[1] != "finetune":
+    if sys.argv[1:3] != ["stage", "finetune"]:
         return
-    given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+    given = dict(zip(sys.argv[3::2], sys.argv[4::2]))
     fault = json.loads(os.environ["FAULTS"]).get(given["--mode"] + "/" + given["--task"], {})
     original, held = module.Training.gradient, []
 
