@@ -86,7 +86,7 @@ def test_a_merged_file_says_how_it_was_merged(tmp_path):
     one, two = paths()
     merged, base = tmp_path / "merged", ["--base", tiny.shared_suite()["encoder_dir"]]
     how = ["--method", "dare", "--option", "drop=0.5", "--seed", 3, "--weights", 1, -2]
-    assert run("merge", one, two, *how, "--out", merged) == 0
+    assert run("merge", two, one, *how, "--out", merged) == 0  # not in the order of their names
     given = [*base, "--alpha", 0.3, "--to", "vector", "--out"]
     assert run("export", merged, *given, tmp_path / "out") == 0
     said = yaml.safe_load((tmp_path / "out/merge.yaml").read_text())
@@ -98,11 +98,12 @@ def test_a_merged_file_says_how_it_was_merged(tmp_path):
         "seed": 3,
         "then": "sum",
     }
-    assert [each["weight"] for each in said["vectors"]] == [1.0, -2.0]
+    assert {each["task"]: each["weight"] for each in said["vectors"]} == {"two": 1.0, "one": -2.0}
     text = matter_of(tmp_path / "out")[1]
-    assert "| -2 |" in text and "`seed: 3`" in text and "multiplied by its weight first" in text
+    assert re.search(r"\| one \|.*\| -2 \|", text) and re.search(r"\| two \|.*\| 1 \|", text)
+    assert "`seed: 3`" in text and "multiplied by its weight first" in text
     about = {**read_made_by(merged), "seed": 0}
-    about["merging"] = {**about["merging"], "method": "per_task", "options": {}, "weights": []}
+    about["merging"] = {**about["merging"], "method": "per_task", "options": {}, "weights": {}}
     about["merging"]["coefficients"] = [["one", "", 0.25], ["two", "", 0.5]]
     write_tensors(tmp_path / "taught", read_tensors(merged), about)
     assert run("export", tmp_path / "taught", *given, tmp_path / "other") == 0

@@ -15,7 +15,7 @@ KEEP_FREED = {-1: 2**31 - 1, -3: 2**25}
 def run(words: list[str]) -> int:
     """Run a command, a stage's in a process that is warm where there is one; returns the exit
     status."""
-    if words[:1] == [warm.WARM]:
+    if words[:1] == [warm.WARM] and len(words) == 2:
         import_stages()
         asked = warm.serve(words[1])
         if asked is None:

@@ -51,7 +51,7 @@ def test_weights_multiply_first_and_may_be_negative(says, out):
     one, two = taus()
     assert alike(ta.TaskVector.load(out), ta.merge([-one, 0.5 * two], "ties", keep=0.5))
     said, found = read_made_by(out)["merging"], json.loads(text)
-    assert said["weights"] == [-1.0, 0.5] and said["options"] == {"keep": 0.5}
+    assert said["weights"] == {"one": -1.0, "two": 0.5} and said["options"] == {"keep": 0.5}
     assert said["sources"] == {t: sha256_of_file(p) for t, p in zip(TASKS, paths(), strict=True)}
     assert [(each["name"], each["weight"]) for each in found["sources"]] == [
         ("one", -1.0), ("two", 0.5)

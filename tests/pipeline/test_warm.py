@@ -108,6 +108,7 @@ def test_a_job_has_the_folder_streams_environment_and_status_that_it_would_have(
 def test_it_hands_on_one_thread_and_no_cuda(process):
     status = Path(f"/proc/{process.pid}/status").read_text()
     assert status.split("Threads:")[1].split()[0] == "1"
+    assert "libcuda.so" not in Path(f"/proc/{process.pid}/maps").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

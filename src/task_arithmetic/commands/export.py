@@ -168,10 +168,10 @@ def _told(
     if found[0].task:
         return found, "", {}, None
     said = read_made_by(paths[0]).get("merging", {"method": "", "options": {}, "sources": {}})
-    weights = said.get("weights") or [None] * len(said["sources"])
+    weights = said.get("weights", {})
     own = [
-        Source(task, found[0].mode, sha256, weight=weight)
-        for (task, sha256), weight in zip(said["sources"].items(), weights, strict=True)
+        Source(task, found[0].mode, sha256, weight=weights.get(task))
+        for task, sha256 in said["sources"].items()
     ]
     more: dict[str, Any] = {"layer_scale": True} if said.get("layer_scaled") else {}
     if said["method"] and found[0].seed is not None:

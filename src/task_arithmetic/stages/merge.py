@@ -276,6 +276,7 @@ def _logged(device: torch.device, log: PathLike | None, named: dict[str, Any]) -
 def _made_by(sources: Sources, how: MergeSettings, like: TaskVector) -> dict[str, Any]:
     """The header of a vector that was merged: what makes it one, and what it was made of."""
     files = zip(sources.tasks, sources.vectors, strict=True)
+    weights = zip(sources.tasks, sources.weights, strict=False)  # all, or none
     return {
         "encoder": sources.encoder,
         "mode": like.mode,
@@ -287,6 +288,7 @@ def _made_by(sources: Sources, how: MergeSettings, like: TaskVector) -> dict[str
             "options": dict(how.options),
             "layer_scaled": how.layer_scaled,
             "sources": {task: sha256_of_file(path) for task, path in files},
-            **({"weights": list(sources.weights)} if sources.weights else {}),
+            # By name, as the sources: a header's keys are sorted.
+            **({"weights": dict(weights)} if sources.weights else {}),
         },
     }
