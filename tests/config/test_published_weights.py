@@ -11,7 +11,7 @@ from task_arithmetic.config.recipes import recipes_of
 from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
 from task_arithmetic.planning.work import jobs
-from task_arithmetic.report.page import about
+from task_arithmetic.report.page import about, recipes
 
 SMALL = "embedded-small"
 
@@ -119,6 +119,11 @@ def test_the_report_says_who_fine_tuned():
     assert "embedded-small: others have fine-tuned" in note and "textures (me/a@b)" in note
     plain = about(view_of(json.loads(settings.report_settings(experiment()))))
     assert not any("others have" in note for note in plain.notes)
+
+
+def test_the_report_of_a_run_that_trained_nothing_has_no_recipes():
+    shipped = read_config("config/published.yaml")
+    assert recipes(view_of(json.loads(settings.report_settings(shipped)))) == {}
 
 
 def test_published_weights_have_no_seeds():

@@ -106,6 +106,8 @@ def recipes(view: View) -> dict[str, Grid]:
     """Of each kind of data the recipes of fine-tuning, and what each was used for."""
     found = {}
     for modality, uses in view.recipes.items():
+        if not uses:  # all was published by others
+            continue
         part, title = (view, "images") if modality == "vision" else (view.language, "texts")
         keys, rows = list(dict.fromkeys(key for use in uses for key in use["recipe"])), []
         for use in uses:
