@@ -38,6 +38,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/learning.smk"
 include: "workflow/rules/measuring.smk"
 include: "workflow/rules/merging.smk"
+include: "workflow/rules/analysing.smk"
 include: "workflow/rules/presenting.smk"
 
 

@@ -52,6 +52,7 @@ rule metrics:
             name="{seed}/{pair}",
         ),
         cosine=of_stage("cosine", *COMPARED),
+        analyses=ANALYSED,
         efficiency=[
             expand(
                 "results/{run}/metrics/efficiency/{encoder}/{mode}.csv",

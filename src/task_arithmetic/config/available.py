@@ -15,8 +15,10 @@ TABLES += [*MERGING, "targets"]
 OWN_FIGURES = ["fig3", "fig5", "fig7", "fig9", "fig10"]  # the others are of pairs of tasks
 PAPER_PAIRS = {"fig6", "fig8"}  # those of the paper
 TEXT_FIGURES = ["fig7_language", "fig9_language", "fig10_language"]
+ANALYSES: list[str] = []  # figures that have the name of the analysis that they show
 PAPER_FIGURES = {*OWN_FIGURES, *TEXT_FIGURES, *PAPER_PAIRS}
-RESERVED_PAIRS = {*OWN_FIGURES, *TABLES, "fig1", "fig2", "fig4", "timeline"}  # other views' names
+RESERVED_PAIRS = {*OWN_FIGURES, *TABLES, *ANALYSES}  # names of other views
+RESERVED_PAIRS |= {"fig1", "fig2", "fig4", "timeline"}
 
 
 def table_names(view: View) -> list[str]:
@@ -36,6 +38,8 @@ def figure_names(view: View) -> list[str]:
     texts = [name for name in TEXT_FIGURES if has(name, view)]
     numbered = sorted([*images, *(PAPER_PAIRS & set(pairs))], key=lambda name: int(name[3:]))
     others = [name for name in pairs if name not in PAPER_PAIRS]
+    others += [name for name in ANALYSES if has(name, view)]
+    texts += [f"{name}_language" for name in ANALYSES if has(f"{name}_language", view)]
     merging = [name for name in MERGING if has(name, view)]
     of_images = [name for name in merging if part_of(name, view) is view]
     return [*numbered, *others, *of_images, *texts, *merging[len(of_images) :]]
@@ -44,7 +48,7 @@ def figure_names(view: View) -> list[str]:
 def left_out(view: View) -> list[str]:
     """Sentences on the paper's tables and figures that a run has not, and what they would need."""
     found: dict[str, list[str]] = {}
-    for name in [*TABLES, *OWN_FIGURES, "posthoc", "claims", "pairs", *TEXT_FIGURES]:
+    for name in [*TABLES, *OWN_FIGURES, "posthoc", "claims", "heatmaps", *TEXT_FIGURES, *ANALYSES]:
         if why := _lacks(name, view):
             found.setdefault(why, []).append(title_of(name))
     return [f"{', '.join(titles)}: {why}." for why, titles in found.items()]
@@ -52,7 +56,7 @@ def left_out(view: View) -> list[str]:
 
 def _lacks(name: str, view: View) -> str | None:
     """What a run lacks that a table or figure needs, in words; None: nothing."""
-    part = part_of(name, view)
+    part, base = part_of(name, view), name.removesuffix("_language")
     modes = part.modes
     if name == "targets":
         there = has_targets(view)
@@ -76,7 +80,9 @@ def _lacks(name: str, view: View) -> str | None:
         there, needed = "nonlinear" in modes, "the mode nonlinear"
     elif name == "claims":
         there, needed = set(PAPER_MODES) <= set(modes), f"the modes {', '.join(PAPER_MODES)}"
-    elif name == "pairs":
+    elif base in ANALYSES:
+        there, needed = base in part.analyses, f"analyses.{base}, and what it is of"
+    elif name == "heatmaps":
         there, needed = bool(view.pairs), "pairs of tasks (disentanglement.pairs)"
     elif name.startswith("fig10"):
         there, needed = len(part.tasks) > 1, "two tasks"
@@ -90,10 +96,11 @@ def title_of(name: str) -> str:
     known = {
         "posthoc": "Post-hoc linearization",
         "claims": "Claims of the paper",
-        "pairs": "Heatmaps (Figures 6 and 8)",
+        "heatmaps": "Heatmaps (Figures 6 and 8)",
         "merging": "Merging methods",
     }
     base, texts = name.removesuffix("_language"), " on texts" * name.endswith("_language")
+    known |= {each: f"Figure {each.replace('_', ' ')}" for each in ANALYSES}
     if base in known:
         return known[base] + texts
     if found := re.fullmatch(r"(table|fig)(\d+)", base):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SkipValidation
 
 from . import kinds as a  # a.Share
+from .analyses import OF_TEXTS, Analyses
 from .definitions import Checkpoint, Checkpoints, Definitions, checkpoint_of
 from .kinds import Maybe, Section, key, partly
 from .mergers import Alphas, Merger, Merging, check_tasks, mergers_of
@@ -146,6 +147,7 @@ class Configuration(Section):
     negation: Negation | None = key("null, or a control of null: none")
     disentanglement: Disentanglement | None = key("null, or no pairs: no heatmaps")
     merging: Merging | None = key("methods beside the sum; null: none", None)
+    analyses: Analyses | None = key("what is shown beside the paper's; null: nothing", None)
     efficiency: Efficiency = key("the measurement of training steps")
     limit: Limit | None = key("random examples that are kept of each split; null: all", None)
     precision: Literal["auto", "bf16", "float32"] = key(
@@ -174,6 +176,7 @@ class Part:
         pairs: heatmap → its two tasks.
         reference_selection: whether α is chosen on test, as in the published code.
         merged: encoders whose vectors are merged by more methods than the sum: by `mergers`.
+        analyses: names of those that are made of the encoder `focus`.
     """
 
     modality: str
@@ -188,6 +191,7 @@ class Part:
     reference_selection: bool = False
     merged: list[str] = field(default_factory=list)
     mergers: tuple[Merger, ...] = ()
+    analyses: tuple[str, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -294,7 +298,8 @@ def parts_of(configuration: Configuration) -> dict[str, Part]:
         own = texts.tasks, texts.encoders, texts.modes, list[str](), focus, texts.finetune
         found.append(Part("language", *own, reference_selection=texts.reference_selection))
     mergers = mergers_of(c.merging)
-    return {part.modality: _merging(part, c.merging, mergers) for part in found if part.encoders}
+    merging = (_merging(part, c.merging, mergers) for part in found if part.encoders)
+    return {part.modality: _analysing(part, c.analyses) for part in merging}
 
 
 def _merging(part: Part, merging: Merging | None, mergers: tuple[Merger, ...]) -> Part:
@@ -304,3 +309,18 @@ def _merging(part: Part, merging: Merging | None, mergers: tuple[Merger, ...]) -
     focus = merging is not None and merging.encoders == "focus"
     merged = [part.focus or ""] if focus else part.encoders
     return replace(part, merged=merged if mergers else [], mergers=mergers)
+
+
+def _analysing(part: Part, analyses: Analyses | None) -> Part:
+    """The part with those of the analyses that it can have."""
+    lacks = {
+        "loss_plane": not part.pairs,
+        "retention": not part.control,
+        "alignment": len(part.tasks) < 2,
+        "pairs": len(part.tasks) < 2,
+        "interference": len(part.tasks) < 2,
+        "number_of_tasks": len(part.tasks) < 3,
+    }
+    asked = [name for name, of in analyses or () if of is not None and not lacks.get(name)]
+    of_images = part.modality == "vision"
+    return replace(part, analyses=tuple(n for n in asked if of_images or n in OF_TEXTS))

@@ -252,6 +252,7 @@ def _shown(experiment: Experiment, part: Part) -> dict[str, Any]:
         "modes": {name: modes[name].label for name in part.modes},
         "ablations": {name: modes[name].label for name in part.ablations},
         "focus": part.focus,
+        "analyses": part.analyses,
         "merging": {
             "encoders": part.merged,
             "methods": {

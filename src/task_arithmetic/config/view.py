@@ -70,6 +70,7 @@ class Part:
         scores: tasks of texts whose "accuracy" is Spearman's ρ.
         methods: label → what it is, of all merging methods but the sum, in the configuration's
             order. merged_encoders: those whose task vectors they merge, in the order of rows.
+        analyses: names of those that are shown, of the encoder `focus`.
     """
 
     run: str
@@ -92,6 +93,7 @@ class Part:
     scores: tuple[str, ...] = ()
     methods: dict[str, MethodShown] = field(default_factory=dict)
     merged_encoders: tuple[str, ...] = ()
+    analyses: tuple[str, ...] = ()
     of_texts: bool = False
 
     @property
@@ -140,7 +142,8 @@ class View(Part):
 
 def view_of(settings: Mapping[str, Any]) -> View:
     """The view that settings.view_settings or settings.report_settings describe, parsed."""
-    of_texts = {**settings, "merging": {}, **settings["language"]}  # the rest is what images have
+    of_texts = {"merging": {}, "analyses": (), **settings["language"]}
+    of_texts = {**settings, **of_texts}  # the rest is what images have
     language = Part(**_typed(of_texts, of_texts["modes"], of_texts=True))
     own = {key: settings[key] for key in ("recipes", "classes", "checkpoints") if key in settings}
     return View(**_typed(settings, of_texts["modes"]), language=language, **own)
@@ -164,6 +167,7 @@ def _typed(
         "pairs": {name: tuple(pair) for name, pair in settings["pairs"].items()},
         "kernel_modes": tuple(tested),
         "scores": tuple(settings.get("scores", ())),
+        "analyses": tuple(settings.get("analyses", ())),
         "methods": {label: MethodShown(**each) for label, each in merging["methods"].items()},
         "merged_encoders": tuple(name for name in found["encoders"] if name in merging["encoders"]),
         "of_texts": of_texts,

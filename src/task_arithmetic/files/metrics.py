@@ -26,6 +26,7 @@ class Row(NamedTuple):
     other_task: str
     other_alpha: float
     method: str = ""  # of merging; empty: the sum, or nothing is merged
+    layer: str = ""  # block and kind of its matrices ("3.qkv"); empty: the whole
 
 
 COLUMNS = list(Row._fields)
@@ -75,7 +76,7 @@ def gather(inputs: Iterable[PathLike], output: PathLike) -> None:
 
 
 def _row(line: list[str]) -> Row:
-    encoder, mode, seed, task, split, metric, alpha, value, other_task, other_alpha, method = line
+    encoder, mode, seed, task, split, metric, alpha, value, other, other_alpha, method, layer = line
     number, first, second = (float(x) if x else math.nan for x in (value, alpha, other_alpha))
-    whole = int(seed) if seed else None
-    return Row(encoder, mode, whole, task, split, metric, first, number, other_task, second, method)
+    where = encoder, mode, int(seed) if seed else None, task, split, metric
+    return Row(*where, first, number, other, second, method, layer)

@@ -24,7 +24,7 @@ Names = Sequence[str]
 Axes = Mapping[str, Names | np.ndarray]  # column → its keys along an axis
 NUMBERS = ["alpha", "value", "other_alpha"]
 KEYS = ["encoder", "mode", "seed", "method", "task", "split", "metric", "other_task"]
-KEYS += ["alpha", "other_alpha"]
+KEYS += ["alpha", "other_alpha", "layer"]
 
 
 def load_metrics(path: PathLike) -> pd.DataFrame:
@@ -41,6 +41,8 @@ def load_metrics(path: PathLike) -> pd.DataFrame:
             keep_default_na=False,
             na_values={key: [""] for key in NUMBERS},
         )
+        if "layer" not in metrics:  # of an older version
+            metrics["layer"] = ""
         if lacking := [key for key in [*KEYS, "value"] if key not in metrics]:
             raise UserError(f"{path} lacks the column {lacking[0]}: make it again.")
         metrics[NUMBERS] = metrics[NUMBERS].astype(float).round(9)
@@ -92,7 +94,9 @@ class Measured:
     part: Part
 
     def _rows(self, method: str = "", **keys: str | None) -> pd.DataFrame:
-        """All rows of a method that have a value, with these keys; None: any."""
+        """All rows of a method that have a value, with these keys; None: any. Of a layer only if
+        one is asked for, by `layer` or along an axis."""
+        keys = {"layer": "", **keys}
         chosen = np.isfinite(self.metrics["value"]) & (self.metrics["method"] == method)
         for key, value in keys.items():
             if value is not None:
@@ -104,7 +108,8 @@ class Measured:
     ) -> np.ndarray:
         """The cells with these keys along axes. Raises UserError if one has not exactly one row."""
         cells = pd.MultiIndex.from_product(axes.values(), names=list(axes))
-        rows = self._rows(method, **keys).set_index(list(axes))
+        any_layer = {"layer": None} if "layer" in axes else {}
+        rows = self._rows(method, **any_layer, **keys).set_index(list(axes))
         rows = rows[rows.index.isin(cells)]
         counts = rows.index.value_counts().reindex(cells, fill_value=0)
         wrong = counts[counts != 1]
