@@ -216,6 +216,10 @@ OPTIONS = {
 }
 
 
+# Those of a stage that evaluates.
+EVALUATED = {"output": "{output.rows:q}", "outcomes": "{output.outcomes:q}"}
+
+
 def call(stage, **given):
     """The shell command of a stage, from its declaration: each option as `given`, or as OPTIONS has
     it. One that may be left out is a parameter that holds the option itself, or nothing."""

@@ -8,7 +8,8 @@ rule pretrained:
         head=HEAD,
         data=DATA,
     output:
-        PRETRAINED,
+        rows=PRETRAINED,
+        outcomes=PRETRAINED.replace(".csv", ".safetensors"),
     log:
         "results/{run}/logs/pretrained/{encoder}/{task}.log",
     priority: longest_first("pretrained")
@@ -23,7 +24,7 @@ rule pretrained:
     message:
         "Evaluate {wildcards.encoder} on {wildcards.task}, as it was pretrained"
     shell:
-        call("pretrained")
+        call("pretrained", **EVALUATED)
 
 
 # Accuracy of one individual model, theta_0 + tau_t, on its own task (Figures 5 and 7). Each task is a
@@ -35,7 +36,8 @@ rule single_task:
         data=DATA,
         vector=VECTOR_SHA256,
     output:
-        "results/{run}/metrics/single_task/{encoder}/{mode}/{task}/{seed}.csv",
+        rows="results/{run}/metrics/single_task/{encoder}/{mode}/{task}/{seed}.csv",
+        outcomes="results/{run}/metrics/single_task/{encoder}/{mode}/{task}/{seed}.safetensors",
     log:
         "results/{run}/logs/single_task/{encoder}/{mode}/{task}/{seed}.log",
     priority: longest_first("single_task")
@@ -53,7 +55,7 @@ rule single_task:
     message:
         "Evaluate {wildcards.encoder} fine-tuned on {wildcards.task}: {wildcards.mode}, seed {wildcards.seed}"
     shell:
-        call("single-task")
+        call("single-task", **EVALUATED)
 
 
 # What layers read in an individual model: the Gram matrices of their inputs, for RegMean.
@@ -94,7 +96,8 @@ rule kernel:
         data=DATA,
         vector=VECTOR_SHA256,
     output:
-        "results/{run}/metrics/kernel/{encoder}/{mode}/{task}/{seed}.csv",
+        rows="results/{run}/metrics/kernel/{encoder}/{mode}/{task}/{seed}.csv",
+        outcomes="results/{run}/metrics/kernel/{encoder}/{mode}/{task}/{seed}.safetensors",
     log:
         "results/{run}/logs/kernel/{encoder}/{mode}/{task}/{seed}.log",
     priority: longest_first("kernel")
@@ -110,7 +113,7 @@ rule kernel:
     message:
         "Test kernel behaviour of {wildcards.encoder} on {wildcards.task}: {wildcards.mode}, seed {wildcards.seed}"
     shell:
-        call("kernel")
+        call("kernel", **EVALUATED)
 
 
 # Disentanglement error (Equation 2) of two tasks on a grid of coefficients, of the representation

@@ -10,7 +10,8 @@ rule addition:
         vectors=of_tasks(VECTOR_SHA256),
         single_task=of_tasks(SINGLE_TASK),
     output:
-        "results/{run}/metrics/addition/{encoder}/{mode}/{seed}.csv",
+        rows="results/{run}/metrics/addition/{encoder}/{mode}/{seed}.csv",
+        outcomes="results/{run}/metrics/addition/{encoder}/{mode}/{seed}.safetensors",
     log:
         "results/{run}/logs/addition/{encoder}/{mode}/{seed}.log",
     priority: longest_first("addition")
@@ -31,7 +32,7 @@ rule addition:
     message:
         "Add the task vectors: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
-        call("addition")
+        call("addition", **EVALUATED)
 
 
 # Post-hoc linearization: nonlinear's task vectors through f_lin, normalized by their own accuracy
@@ -138,7 +139,8 @@ use rule addition as merged with:
         vectors=MERGED_SHA256,
         single_task=of_tasks(SINGLE_TASK),
     output:
-        "results/{run}/metrics/addition/{encoder}/{mode}/{method}/{seed}.csv",
+        rows="results/{run}/metrics/addition/{encoder}/{mode}/{method}/{seed}.csv",
+        outcomes="results/{run}/metrics/addition/{encoder}/{mode}/{method}/{seed}.safetensors",
     log:
         "results/{run}/logs/addition/{encoder}/{mode}/{method}/{seed}.log",
     priority: longest_first("merged")
@@ -168,7 +170,8 @@ rule negation:
         control_head=expand(HEAD, task=CONTROL, allow_missing=True),
         control_data=expand(DATA, task=CONTROL),
     output:
-        "results/{run}/metrics/negation/{encoder}/{mode}/{task}/{seed}.csv",
+        rows="results/{run}/metrics/negation/{encoder}/{mode}/{task}/{seed}.csv",
+        outcomes="results/{run}/metrics/negation/{encoder}/{mode}/{task}/{seed}.safetensors",
     log:
         "results/{run}/logs/negation/{encoder}/{mode}/{task}/{seed}.log",
     priority: longest_first("negation")
@@ -187,4 +190,4 @@ rule negation:
     message:
         "Negate the task vector of {wildcards.task}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
-        call("negation", control_data_dir="results/shared/data/{params.control:q}")
+        call("negation", **EVALUATED, control_data_dir="results/shared/data/{params.control:q}")

@@ -34,18 +34,24 @@ POSTHOC = ["posthoc"] * ("nonlinear" in VISION.modes)
 COMPARED = [each for each in (OF_IMAGES, OF_TEXTS) if len(each["task"]) > 1]
 
 
+# What has the answers to single examples beside its metrics.
+ANSWERED = [
+    *(
+        expand(PRETRAINED, encoder=part.encoders, task=part.read, allow_missing=True)
+        for part in (VISION, LANGUAGE)
+    ),
+    *of_stage("single_task", *FINETUNED, name="{task}/{seed}"),
+    *of_stage("kernel", {**OF_IMAGES, "mode": KERNEL_MODES}, name="{task}/{seed}"),
+    *of_stage("addition", *FINETUNED, {**OF_IMAGES, "mode": POSTHOC}),
+    *of_stage("addition", *MERGED, name="{method}/{seed}"),
+    *of_stage("negation", *[OF_IMAGES] * bool(CONTROL), name="{task}/{seed}"),
+]
+
+
 rule metrics:
     input:
-        pretrained=[
-            expand(PRETRAINED, encoder=part.encoders, task=part.read, allow_missing=True)
-            for part in (VISION, LANGUAGE)
-        ],
-        single_task=of_stage("single_task", *FINETUNED, name="{task}/{seed}"),
-        kernel=of_stage("kernel", {**OF_IMAGES, "mode": KERNEL_MODES}, name="{task}/{seed}"),
-        addition=of_stage("addition", *FINETUNED, {**OF_IMAGES, "mode": POSTHOC}),
-        merged=of_stage("addition", *MERGED, name="{method}/{seed}"),
+        answered=ANSWERED,
         merge=[expand(MERGED_LOG, **each, allow_missing=True) for each in MERGED],
-        negation=of_stage("negation", *[OF_IMAGES] * bool(CONTROL), name="{task}/{seed}"),
         disentanglement=of_stage(
             "disentanglement",
             {**OF_IMAGES, "encoder": VISION.focus or [], "pair": PAIRS},
@@ -79,6 +85,35 @@ rule metrics:
         "Gather the metrics"
     shell:
         call("metrics")
+
+
+# How sure accuracies are, and comparisons of modes and methods, from the answers to single examples.
+rule intervals:
+    input:
+        answers=[[path.replace(".csv", ".safetensors") for path in each] for each in ANSWERED],
+        metrics="results/{run}/metrics.csv",
+    output:
+        rows="results/{run}/intervals.csv",
+        comparisons="results/{run}/comparisons.csv",
+        draws="results/{run}/draws.safetensors",
+    log:
+        "results/{run}/logs/intervals/intervals.log",
+    localrule: True
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        code=stage_code("intervals"),
+        settings=settings.view_settings(experiment),
+    message:
+        "Find the intervals of accuracies"
+    shell:
+        call(
+            "intervals",
+            answers="{input.answers:q}",
+            output="{output.rows:q}",
+            comparisons="{output.comparisons:q}",
+            draws="{output.draws:q}",
+        )
 
 
 # The paper's tables, and ours beside them, as CSV, Markdown and LaTeX: one rule for each, because
@@ -169,6 +204,7 @@ rule report:
     input:
         VIEWS,
         metrics="results/{run}/metrics.csv",
+        draws="results/{run}/draws.safetensors",
         paper=f"{REFERENCE}/paper.csv",
         targets=f"{REFERENCE}/targets.csv",
         merging=f"{REFERENCE}/merging.csv",

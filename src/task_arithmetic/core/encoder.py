@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .inputs import Visit
+from .outcomes import Outcomes
 from .schedule import Recipe
 from .vectors import TaskVector
 
@@ -83,6 +84,18 @@ class Modality(Protocol):
     ) -> dict[Any, np.ndarray]:
         """Key of a split → accuracies (alphas,) of θ0 + A + α·τ on it, A the offset, if there is
         one; through f_lin if linearized."""
+
+    def outcomes(
+        self,
+        theta0: Tensors,
+        tau: TaskVector,
+        alphas: Sequence[float],
+        splits: Mapping[Any, Examples],
+        linearized: bool,
+        precision: str,
+        offset: TaskVector | None = None,
+    ) -> dict[Any, Outcomes]:
+        """The same example by example."""
 
     def count(self, examples: Examples) -> int:
         """How many examples these are."""

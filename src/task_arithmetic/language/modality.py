@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..core.encoder import Encoder
 from ..core.inputs import LayerInputs, Visit
+from ..core.outcomes import Outcomes
 from ..core.precision import autocast, in_parts
 from ..core.schedule import Recipe, batch_indices
 from ..core.vectors import TaskVector
@@ -155,7 +156,6 @@ class Language:
 
     # --- Evaluation ------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def accuracies(
         self,
         theta0: Tensors,
@@ -166,7 +166,22 @@ class Language:
         precision: str = "float32",
         offset: TaskVector | None = None,
     ) -> dict[Any, np.ndarray]:
-        """Exact match, or Spearman's ρ, of what θ0 + A + α·τ generates, for each α on each split.
+        """Exact match, or Spearman's ρ, of what `outcomes` gives: key of a split → (alphas,)."""
+        found = self.outcomes(theta0, tau, alphas, splits, linearized, precision, offset)
+        return {key: each.accuracy() for key, each in found.items()}
+
+    @torch.inference_mode()
+    def outcomes(
+        self,
+        theta0: Tensors,
+        tau: TaskVector,
+        alphas: Sequence[float],
+        splits: Mapping[Any, Examples],
+        linearized: bool,
+        precision: str = "float32",
+        offset: TaskVector | None = None,
+    ) -> dict[Any, Outcomes]:
+        """What θ0 + A + α·τ generates for each text, for each α on each split.
 
         Args:
             theta0, tau, offset: on one device. alphas: the grid, any floats.
@@ -175,22 +190,22 @@ class Language:
             precision: auto, bf16 or float32, see precision.autocast.
             offset: A; None: zero.
         Returns:
-            key of a split → shares of exact matches, or ρ (alphas,).
+            key of a split → exact matches, or the numbers of a task of scores: (alphas, N).
         Raises:
             UserError: logits that are not finite, as of a vector or an α that is far too large.
         """
         decode = self.decoder()
-        found = {key: np.zeros(len(alphas)) for key in splits}
+        found = {}
         start = theta0 if offset is None else offset.apply(theta0)
         moved = None if offset is None else offset.tensors
         for key, (texts, _) in splits.items():
             if linearized:
                 answers = self.answered(theta0, texts, precision, tau.tensors, alphas, moved)
-                found[key][:] = [measured(each, texts, decode) for each in answers]
             else:
-                for i, alpha in enumerate(alphas):
-                    (answer,) = self.answered(tau.apply(start, alpha), texts, precision)
-                    found[key][i] = measured(answer, texts, decode)
+                models = (tau.apply(start, alpha) for alpha in alphas)
+                answers = np.concatenate([self.answered(m, texts, precision) for m in models])
+            said = np.stack([measured(each, texts, decode) for each in answers])
+            found[key] = Outcomes(said, texts.score)
         return found
 
     def answered(
@@ -280,18 +295,20 @@ def padded(texts: Texts, chosen: np.ndarray) -> np.ndarray:
     return tokens
 
 
-def measured(answers: np.ndarray, texts: Texts, decode: Callable[[tuple[int, ...]], str]) -> float:
-    """Exact match of answers (N, T) with the targets, both as decoded texts; or, of a task of
-    scores, Spearman's ρ with the true ones, where no number counts as 0.
+def measured(
+    answers: np.ndarray, texts: Texts, decode: Callable[[tuple[int, ...]], str]
+) -> np.ndarray:
+    """Whether answers (N, T) match the targets, both as decoded texts: bool (N,); or, of a task of
+    scores, the numbers that they are, where what is no number counts as 0: float64 (N,).
 
     Args:
         decode: tuple of tokens → text, see Language.decoder.
     """
     said = [decode(tuple(row.tolist())) for row in answers]
     if texts.score is not None:
-        return spearman(np.array([as_number(text) for text in said]), texts.score)
+        return np.array([as_number(text) for text in said])
     words = [decode(tuple(row.tolist())) for row in texts.words]
-    return float(np.mean([text == words[t] for text, t in zip(said, texts.target, strict=True)]))
+    return np.array([text == words[t] for text, t in zip(said, texts.target, strict=True)])
 
 
 def as_number(text: str) -> float:
@@ -301,16 +318,3 @@ def as_number(text: str) -> float:
     except ValueError:
         return 0.0
     return value if np.isfinite(value) else 0.0
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's ρ: the correlation of ranks, ties by their mean; 0 where one side is constant."""
-
-    def ranks(values: np.ndarray) -> np.ndarray:
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-    a, b = ranks(a), ranks(b)
-    a, b = a - a.mean(), b - b.mean()
-    length = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / length) if length > 0 else 0.0

@@ -26,7 +26,7 @@ from ..files.hashes import canonical, read_sha256, sha256_of_file, versions, wri
 from ..files.paths import node, place_of_log, remove_partial, remove_temporaries
 from ..files.records import Attempt, Made, Record, Steps, as_json, name_of, read_record
 from ..progress import Progress
-from ..stages.declaration import Declared
+from ..stages.declaration import Declared, Output
 from . import gpu, store
 from .identity import device, fingerprint_of, identities, packages
 from .locks import locked
@@ -71,7 +71,11 @@ class Job(Progress):
     def __init__(self, stage: Declared, arguments: dict[str, Any], log: str | None) -> None:
         self.stage, self.arguments = stage, arguments
         self.path = Path(log).with_suffix(".json") if log else None  # of the record
-        self.files = [Path(arguments[key]) for key in ("output", "log") if arguments.get(key)]
+        self.files = [
+            Path(arguments[key])
+            for key in stage.of_kind(Output)
+            if arguments.get(key) and key != "output_dir"
+        ]
         self.record: Record | None = None  # with earlier attempts, while its file is kept
         self.attempt = Attempt()
         self.steps: Steps | None = None

@@ -13,11 +13,13 @@ from ..core.addition import choose_alpha, normalized
 from ..core.alpha import alpha_values
 from ..core.encoder import CPU
 from ..errors import UserError
-from ..files.metrics import read_rows, write_rows
+from ..files.metrics import read_rows
+from ..files.outcomes import Answers
 from ..files.paths import PathLike, mend
 from ..merging.sum import total
 from ..progress import SILENT, Progress
 from .evaluate import EvaluationSettings, Splits, accuracies, load, merged_of, vector_of
+from .evaluate import outcomes as evaluated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ def addition(
     single_task: list[PathLike],
     settings: dict[str, Any],
     output: PathLike,
+    outcomes: PathLike | None = None,
     method: str | None = None,
     device: torch.device = CPU,
     progress: Progress = SILENT,
@@ -59,6 +62,7 @@ def addition(
         single_task: metrics of the mode's own single-task accuracy, one file for each task, which
             normalize.
         vectors: of each task its vector; or the merged one alone.
+        outcomes: where the answers to single examples are written, see files.outcomes; None: not.
         method: what merged them, in the rows' column `method`; None: they are summed.
         settings: see AdditionSettings.
     """
@@ -71,19 +75,19 @@ def addition(
         offset, tau = merged_of(vectors[0], model)
     else:
         offset, tau = None, total(vector_of(path, model) for path in vectors)
-    rows: list[dict[str, Any]] = []
+    answers = Answers(dict(zip(tasks, data_dirs, strict=True)), how.limit)
 
     def record(split: str, grid: Sequence[float]) -> np.ndarray:
-        found = accuracies(model, tau, grid, splits[split], how, offset)
-        for i, alpha in enumerate(grid):
-            for task in tasks:
-                at = {"task": task, "split": split, "alpha": alpha}
-                value = found[task][i]
-                rows.append({**at, "metric": "unified_accuracy", "value": value})
-                if own[split][task] > 0:
-                    value /= own[split][task]
-                    rows.append({**at, "metric": "normalized_accuracy", "value": value})
-        return normalized([found[task] for task in tasks], [own[split][task] for task in tasks])
+        found = evaluated(model, tau, grid, splits[split], how, offset)
+        for task in tasks:
+            answers.add(found[task], "unified_accuracy", split, task, grid)
+            if own[split][task] > 0:
+                at = {"metric": "normalized_accuracy", "task": task, "split": split}
+                values = found[task].accuracy() / own[split][task]
+                pairs = zip(grid, values, strict=True)
+                answers.rows += [{**at, "alpha": alpha, "value": value} for alpha, value in pairs]
+        every = [found[task].accuracy() for task in tasks]
+        return normalized(every, [own[split][task] for task in tasks])
 
     chosen = choose_alpha(alphas, record("validation", alphas))
     if how.reference_selection:
@@ -96,7 +100,7 @@ def addition(
             "`alphas` go on.",
             file=sys.stderr,
         )
-    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, method=method)
+    answers.write(output, outcomes, encoder=encoder, mode=mode, seed=seed, method=method)
 
 
 def _own_accuracy(

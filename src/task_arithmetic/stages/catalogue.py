@@ -132,16 +132,21 @@ class Pretrained:
     task: Name
     settings: Settings
     output: Output
+    outcomes: Output | None = None
 
 
 @stage("stages.single_task.single_task", on_device=True, stored=True, hashed=True, modal=True)
 class SingleTask(OfOneTask):
     """accuracy of an individual model"""
 
+    outcomes: Output | None = None
+
 
 @stage("stages.single_task.kernel", on_device=True, stored=True, hashed=True, modal=True)
 class Kernel(OfOneTask):
     """kernel behaviour test: post-hoc linearized accuracy"""
+
+    outcomes: Output | None = None
 
 
 class OfVectors:
@@ -203,6 +208,7 @@ class Addition(OfManyTasks):
     """task addition"""
 
     single_task: list[Input]
+    outcomes: Output | None = None
     method: Name | None = None
 
 
@@ -214,6 +220,7 @@ class Negation(OfOneTask):
     control: Name
     control_head: Input
     control_data_dir: Input
+    outcomes: Output | None = None
 
 
 @stage(
@@ -255,6 +262,18 @@ class Metrics:
 
     inputs: list[Input]
     output: Output
+
+
+@stage("report.comparisons.write")
+class Intervals:
+    """intervals of accuracies, and comparisons of modes and methods"""
+
+    answers: list[Input]
+    metrics: Input
+    settings: Settings
+    output: Output
+    comparisons: Output
+    draws: Output
 
 
 @stage("report.tables.write")

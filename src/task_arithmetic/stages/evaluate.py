@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.encoder import Encoder, Examples
+from ..core.outcomes import Outcomes
 from ..core.vectors import TaskVector
 from ..errors import UserError
 from ..files.paths import PathLike
@@ -59,11 +60,24 @@ def accuracies(
     settings: EvaluationSettings,
     offset: TaskVector | None = None,
 ) -> dict[str, np.ndarray]:
-    """The modality's `accuracies` as a stage's settings say."""
+    """Key of a split → accuracies (alphas,), as `outcomes` gives them."""
+    found = outcomes(encoder, tau, alphas, splits, settings, offset)
+    return {key: each.accuracy() for key, each in found.items()}
+
+
+def outcomes(
+    encoder: Encoder,
+    tau: TaskVector,
+    alphas: Sequence[float],
+    splits: Mapping[str, Examples],
+    settings: EvaluationSettings,
+    offset: TaskVector | None = None,
+) -> dict[str, Outcomes]:
+    """The modality's `outcomes` as a stage's settings say."""
     if offset is not None and len(alphas) == 1:  # one vector, and one pass of f_lin
         tau, alphas, offset = offset + alphas[0] * tau, [1.0], None
     how = settings.linearized, settings.precision, offset
-    return encoder.modality.accuracies(encoder.theta0, tau, alphas, splits, *how)
+    return encoder.modality.outcomes(encoder.theta0, tau, alphas, splits, *how)
 
 
 def read_vector(path: PathLike, device: torch.device | str = "cpu") -> TaskVector:

@@ -11,10 +11,12 @@ from ..core.alpha import alpha_values
 from ..core.encoder import CPU
 from ..core.negation import choose_negation
 from ..errors import UserError
-from ..files.metrics import read_rows, write_rows
+from ..files.metrics import read_rows
+from ..files.outcomes import Answers
 from ..files.paths import PathLike
 from ..progress import SILENT, Progress
-from .evaluate import EvaluationSettings, accuracies, load, vector_of
+from .evaluate import EvaluationSettings, load, vector_of
+from .evaluate import outcomes as evaluated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ def negation(
     control_data_dir: PathLike,
     settings: dict[str, Any],
     output: PathLike,
+    outcomes: PathLike | None = None,
     device: torch.device = CPU,
     progress: Progress = SILENT,
 ) -> None:
@@ -66,18 +69,15 @@ def negation(
     if len(before) != 1:
         raise UserError(f"{pretrained} has no validation accuracy of {control}: make it again.")
     tau = -vector_of(vector, model)
-    rows: list[dict[str, Any]] = []
+    answers = Answers({task: data_dir, control: control_data_dir}, how.limit)
 
     def record(split: str, grid: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        found = accuracies(model, tau, grid, splits[split], how)
-        for i, alpha in enumerate(grid):
-            at = {"split": split, "alpha": alpha}
-            rows.append({**at, "metric": "negated_accuracy", "value": found[task][i]})
-            rows.append({**at, "metric": "control_accuracy", "value": found[control][i]})
-        return found[task], found[control]
+        found = evaluated(model, tau, grid, splits[split], how)
+        for metric, of in (("negated_accuracy", task), ("control_accuracy", control)):
+            answers.add(found[of], metric, split, task, grid, of, other_task=control)
+        return found[task].accuracy(), found[control].accuracy()
 
     target, kept = record("validation", alphas)
     chosen = choose_negation(target, kept, before[0], how.keep)
     record("test", [alphas[chosen]])
-    shared = {"encoder": encoder, "mode": mode, "seed": seed, "task": task}
-    write_rows(output, rows, **shared, other_task=control)
+    answers.write(output, outcomes, encoder=encoder, mode=mode, seed=seed)

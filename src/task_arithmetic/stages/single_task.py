@@ -6,12 +6,14 @@ from typing import Any
 import torch
 
 from ..core.encoder import CPU, Encoder
+from ..core.outcomes import Outcomes
 from ..core.vectors import TaskVector
 from ..files.leaks import leak
-from ..files.metrics import write_rows
+from ..files.outcomes import Answers
 from ..files.paths import PathLike
 from ..progress import SILENT, Progress
-from .evaluate import EvaluationSettings, Splits, accuracies, load, vector_of
+from .evaluate import EvaluationSettings, Splits, load, vector_of
+from .evaluate import outcomes as evaluated
 
 
 def pretrained(
@@ -23,6 +25,7 @@ def pretrained(
     task: str,
     settings: dict[str, Any],
     output: PathLike,
+    outcomes: PathLike | None = None,
     device: torch.device = CPU,
     progress: Progress = SILENT,
 ) -> None:
@@ -30,11 +33,11 @@ def pretrained(
     the modality has to say of the task's examples."""
     how = EvaluationSettings.of(settings)
     model, splits = load(encoder_dir, {task: (head, data_dir)}, how, device)
-    rows = model.modality.remarks(head)
-    for split, value in _on_both(model, TaskVector({}), splits, how).items():
-        rows.append({"split": split, "value": value})
-    shared = {"encoder": encoder, "mode": "pretrained", "task": task}
-    write_rows(output, rows, **shared, metric="pretrained_accuracy")
+    answers = Answers({task: data_dir}, how.limit)
+    answers.rows += [{**row, "task": task} for row in model.modality.remarks(head)]
+    for split, found in _on_both(model, TaskVector({}), splits, how).items():
+        answers.add(found, "pretrained_accuracy", split, task, [None])
+    answers.write(output, outcomes, encoder=encoder, mode="pretrained")
 
 
 def single_task(
@@ -49,6 +52,7 @@ def single_task(
     vector: PathLike,
     settings: dict[str, Any],
     output: PathLike,
+    outcomes: PathLike | None = None,
     device: torch.device = CPU,
     progress: Progress = SILENT,
     metric: str = "single_task_accuracy",
@@ -61,11 +65,13 @@ def single_task(
     how = EvaluationSettings.of(settings)
     model, splits = load(encoder_dir, {task: (head, data_dir)}, how, device)
     found = _on_both(model, vector_of(vector, model), splits, how)
-    said = leak(task, found["test"], f"{mode}, {encoder},")
+    said = leak(task, float(found["test"].accuracy()[0]), f"{mode}, {encoder},")
     if said and metric == "single_task_accuracy":
         print(said, file=sys.stderr)
-    rows = [{"split": split, "alpha": 1.0, "value": value} for split, value in found.items()]
-    write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, task=task, metric=metric)
+    answers = Answers({task: data_dir}, how.limit)
+    for split, each in found.items():
+        answers.add(each, metric, split, task, [1.0])
+    answers.write(output, outcomes, encoder=encoder, mode=mode, seed=seed)
 
 
 def kernel(
@@ -84,8 +90,7 @@ def kernel(
 
 def _on_both(
     model: Encoder, tau: TaskVector, splits: Splits, settings: EvaluationSettings
-) -> dict[str, float]:
-    """split → accuracy of θ0 + τ on the one task that was loaded."""
+) -> dict[str, Outcomes]:
+    """split → outcomes of θ0 + τ on the one task that was loaded."""
     parts = {split: examples for split, each in splits.items() for examples in each.values()}
-    found = accuracies(model, tau, [1.0], parts, settings)
-    return {split: values[0] for split, values in found.items()}
+    return evaluated(model, tau, [1.0], parts, settings)

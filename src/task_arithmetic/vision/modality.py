@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.encoder import Encoder
 from ..core.inputs import LayerInputs, Visit
+from ..core.outcomes import Outcomes
 from ..core.precision import autocast, check_finite, in_parts
 from ..core.schedule import Recipe, batch_indices
 from ..core.vectors import TaskVector
@@ -39,9 +40,10 @@ class Images(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch of one of several splits: pixels (B, 3, S, S), labels (B,), head."""
+    """A batch of one of several splits: its rows there, pixels (B, 3, S, S), labels (B,), head."""
 
     split: Any
+    rows: slice
     pixels: Tensor
     labels: Tensor
     head: Tensor
@@ -160,7 +162,6 @@ class Vision:
 
     # --- Evaluation ------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def accuracies(
         self,
         theta0: Tensors,
@@ -171,7 +172,22 @@ class Vision:
         precision: str = "float32",
         offset: TaskVector | None = None,
     ) -> dict[Any, np.ndarray]:
-        """Top-1 accuracy of θ0 + A + α·τ for each α on each split.
+        """Top-1 accuracy by what `outcomes` gives: key of a split → fractions (alphas,)."""
+        found = self.outcomes(theta0, tau, alphas, splits, linearized, precision, offset)
+        return {key: each.accuracy() for key, each in found.items()}
+
+    @torch.inference_mode()
+    def outcomes(
+        self,
+        theta0: Tensors,
+        tau: TaskVector,
+        alphas: Sequence[float],
+        splits: Mapping[Any, Images],
+        linearized: bool,
+        precision: str = "float32",
+        offset: TaskVector | None = None,
+    ) -> dict[Any, Outcomes]:
+        """Whether θ0 + A + α·τ gives each image its class the largest logit, for each α.
 
         f_lin is affine in τ and A, so a linearized grid costs one pass for each of them; otherwise
         each α is merged once per chunk of images that fits in memory.
@@ -183,35 +199,36 @@ class Vision:
             precision: auto, bf16 or float32, see precision.autocast.
             offset: A; None: zero.
         Returns:
-            key of a split → fractions (alphas,).
+            key of a split → bool (alphas, N).
         Raises:
             UserError: features whose norm is not finite, as of a vector or an α that is far too
                 large: divided by it, all of them would be of class 0.
         """
         device = theta0["proj"].device
         norms = torch.zeros(len(alphas), device=device)
-        hits = {key: torch.zeros(len(alphas), dtype=torch.int64, device=device) for key in splits}
+        sizes = {key: (len(alphas), len(each.labels)) for key, each in splits.items()}
+        hits = {k: torch.zeros(size, dtype=torch.bool, device=device) for k, size in sizes.items()}
         start = theta0 if offset is None else offset.apply(theta0)
         for chunk in self._chunks(splits):
             if linearized:
-                for key, pixels, labels, head in chunk:
+                for key, rows, pixels, labels, head in chunk:
                     value, tangent = self.features_linearized(theta0, tau, pixels, precision)
                     if offset is not None:
                         _, moved = self.features_linearized(theta0, offset, pixels, precision)
                         value = value + moved
                     for i, alpha in enumerate(alphas):
                         found = value + alpha * tangent
-                        hits[key][i] += _hits(found, head, labels)
+                        hits[key][i, rows] = _hits(found, head, labels)
                         norms[i] += found.norm(dim=-1).sum()
             else:
                 for i, alpha in enumerate(alphas):
                     theta = tau.apply(start, alpha)
-                    for key, pixels, labels, head in chunk:
+                    for key, rows, pixels, labels, head in chunk:
                         found = self.features(theta, pixels, precision)
-                        hits[key][i] += _hits(found, head, labels)
+                        hits[key][i, rows] = _hits(found, head, labels)
                         norms[i] += found.norm(dim=-1).sum()
         check_finite(norms, alphas)
-        return {key: hits[key].cpu().numpy() / len(splits[key].labels) for key in splits}
+        return {key: Outcomes(each.cpu().numpy()) for key, each in hits.items()}
 
     # --- What layers read ------------------------------------------------------------------------
 
@@ -302,11 +319,11 @@ class Vision:
                 if chunk and size + pixels.nbytes > CHUNK_BYTES:
                     yield chunk
                     chunk, size = [], 0
-                chunk.append(Batch(key, pixels, truth, head))
+                chunk.append(Batch(key, slice(i, i + len(truth)), pixels, truth, head))
                 size += pixels.nbytes
         if chunk:
             yield chunk
 
 
 def _hits(features: Tensor, head: Tensor, labels: Tensor) -> Tensor:
-    return (classify(features, head).argmax(-1) == labels).sum()
+    return classify(features, head).argmax(-1) == labels
