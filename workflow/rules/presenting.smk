@@ -130,6 +130,7 @@ for table in TABLES:
             table if table.startswith("table") else f"table_{table}"
         input:
             metrics="results/{run}/metrics.csv",
+            draws="results/{run}/draws.safetensors",
             reference=f"{REFERENCE}/{reference_of(table)}.csv",
         output:
             report(
@@ -153,7 +154,7 @@ for table in TABLES:
         message:
             f"Make table {table}"
         shell:
-            call("table", output_dir="results/{wildcards.run:q}/tables")
+            call("table", draws="{input.draws:q}", output_dir="results/{wildcards.run:q}/tables")
 
 
 # The paper's figures as PNG and PDF: one rule for each, because each has its own caption in
@@ -233,6 +234,7 @@ rule report:
             paper="{input.paper:q}",
             targets="{input.targets:q}",
             merging="{input.merging:q}",
+            draws="{input.draws:q}",
             figures_dir="results/{wildcards.run:q}/figures",
             run_dir="results/{wildcards.run:q}",
             output="{output.page:q}",

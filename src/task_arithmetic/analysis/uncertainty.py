@@ -94,6 +94,16 @@ def sign_test(differences: np.ndarray) -> tuple[int, int, float]:
     return above, below, min(1.0, 2 * tail)
 
 
+def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """An interval of the median between two of the values, as narrow as one may be that has the
+    chance `level` or more; of fewer than six values between the smallest and the largest.
+    """
+    n, ordered = len(values), sorted(values)
+    chances = np.cumsum([math.comb(n, k) / 2**n for k in range(n)])  # of at most k below the median
+    outside = max(int((chances <= (1 - level) / 2).sum()) - 1, 0)
+    return ordered[outside], ordered[-1 - outside]
+
+
 def task_draws(tasks: int, draws: int = DRAWS) -> np.ndarray:
     """How often each of a draw's tasks, drawn with replacement, is there: int64 (draws, tasks)."""
     drawn = np.random.default_rng(1).integers(0, tasks, (draws, tasks))

@@ -82,6 +82,15 @@ class OverGrid(NamedTuple):
     values: np.ndarray
 
 
+class Region(NamedTuple):
+    """Of the disentanglement error of a module (representation or classification) and a pair of
+    tasks: its cells in [0, 1]², or the whole grid."""
+
+    module: str
+    pair: tuple[str, str]
+    inside: bool
+
+
 @dataclass(frozen=True)
 class Measured:
     """The cells of a part of a run. Every method raises UserError where a cell is missing.
@@ -231,7 +240,36 @@ class Measured:
         axes: Axes = {"seed": self.part.seeds, "alpha": grid, "other_alpha": grid}
         return OverGrid(grid, self._array(axes, **keys))
 
+    def cells_inside(self, pair: tuple[str, str]) -> int:
+        """How many cells of a pair's grid are in [0, 1]²."""
+        grid, _ = self.surface("representation", next(iter(self.part.modes)), pair)
+        return int(_inside(grid).sum()) ** 2
+
+    def mean_error(self, mode: str, of: Region) -> np.ndarray:
+        """The mean disentanglement error (S,) over a region."""
+        grid, errors = self.surface(of.module, mode, of.pair)
+        chosen = np.flatnonzero(_inside(grid) | (not of.inside))
+        return errors[:, chosen][:, :, chosen].mean(axis=(1, 2))
+
+    def step_ratio(self, encoder: str, mode: str, other: str) -> tuple[float, float] | None:
+        """Between which ratios the medians of both modes' steps are, by their 95 % intervals; None:
+        these were not measured."""
+        ends = [f"step_seconds_{end}" for end in ("low", "high")]
+        if not set(ends) <= set(self._rows(encoder=encoder)["metric"]):
+            return None
+        (low, high), (other_low, other_high) = (
+            [float(self.cells(end, encoder, m, [""], "", seeds=[""])[0, 0]) for end in ends]
+            for m in (mode, other)
+        )
+        return low / other_high, high / other_low
+
     def cosines(self, mode: str) -> np.ndarray:
         """Cosine similarities (S, T, T) of the task vectors of a mode of the encoder `focus`."""
         axes = {"seed": self.part.seeds, "task": self.part.tasks, "other_task": self.part.tasks}
         return self._array(axes, metric="cosine_similarity", encoder=self.part.focus, mode=mode)
+
+
+def _inside(grid: np.ndarray) -> np.ndarray:
+    """Which coefficients are in [0, 1]."""
+    inside: np.ndarray = (grid >= -1e-9) & (grid <= 1 + 1e-9)
+    return inside

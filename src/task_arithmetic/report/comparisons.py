@@ -1,6 +1,7 @@
 """Intervals of a run's accuracies, and comparisons of its modes and merging methods."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -9,10 +10,10 @@ import pandas as pd
 
 from ..analysis.uncertainty import interval, sign_test
 from ..config.view import SUM, Part, view_of
-from ..core.outcomes import Outcomes
-from ..files.outcomes import Answered, read_outcomes
+from ..errors import UserError
+from ..files.outcomes import Answered, Named, read_outcomes
 from ..files.paths import PathLike, atomic_path
-from .cells import Measured, Names, load_metrics
+from .cells import Measured, load_metrics
 from .resampled import Draws, Key, Resampled, draws_of, key_of, normalized_of, write_draws
 
 OF_MERGED = ("unified_accuracy", "normalized_accuracy")
@@ -42,18 +43,35 @@ def models_of(part: Part, encoder: str, metric: str) -> list[Model]:
     return [*(Model(mode) for mode in [*part.unified_modes, *ablations]), *merged]
 
 
-def cells_of(
-    run: Measured, metric: str, encoder: str, model: Model, tasks: Names | None = None
-) -> np.ndarray:
-    """A metric (S, T), of Resampled (draws, T); normalized accuracy only of `tasks`."""
-    mode, method = model
-    if metric in NEGATED:
-        return run.negated(encoder, mode, metric)
-    if metric == "normalized_accuracy":
-        return run.normalized(encoder, mode, tasks, method)
-    if metric == "unified_accuracy":
-        return run.unified(encoder, mode, method)
-    return run.individual(encoder, mode)
+class Cells:
+    """The metrics of a part's models: each is read once.
+
+    Args:
+        run: as measured, or Resampled.
+    """
+
+    def __init__(self, run: Measured) -> None:
+        self.run, self.part = run, run.part
+        self.cells = cache(self._cells)
+
+    def _cells(self, metric: str, encoder: str, model: Model, tasks: tuple[str, ...]) -> np.ndarray:
+        """A metric (S, T), of Resampled (draws, T); all have it of all tasks but normalized
+        accuracy."""
+        run, (mode, method) = self.run, model
+        if metric in NEGATED:
+            return run.negated(encoder, mode, metric)
+        if metric == "normalized_accuracy":
+            return run.normalized(encoder, mode, tasks, method)
+        if metric == "unified_accuracy":
+            return run.unified(encoder, mode, method)
+        return run.individual(encoder, mode)
+
+    def tasks(self, metric: str, encoder: str, *models: Model) -> tuple[str, ...]:
+        """The tasks of which all models have a metric."""
+        if metric != "normalized_accuracy":
+            return self.part.tasks
+        have = [self.run.normalizable(encoder, model.mode) for model in models]
+        return tuple(task for task in self.part.tasks if all(task in each for each in have))
 
 
 def write(
@@ -81,10 +99,11 @@ def write(
     found = {key_of(cell): (cell, each) for cell, each in every if _is_shown(cell, focus)}
     drawn = draws_of(found.values())
     write_draws(draws, drawn)
-    test = {key: each for key, (cell, each) in found.items() if cell.split == "test"}
+    test = {key: named for key, named in found.items() if key.split == "test"}
     rows, lines = list(_of_cells(test, drawn)), list[dict[str, Any]]()
     for part in view.parts:
-        run, samples = Measured(measured, part), Resampled(measured, part, drawn)
+        run = Cells(Measured(measured, part))
+        samples = Cells(Resampled(measured, part, draws=drawn))
         for encoder in part.encoders:
             for metric in ("single_task_accuracy", *OF_MERGED, *NEGATED):
                 models = models_of(part, encoder, metric)
@@ -92,9 +111,12 @@ def write(
                     rows += _mean(run, samples, metric, encoder, model)
                 for pair in pairs_of(models):
                     lines += compared(run, samples, test, metric, encoder, *pair)
-    for path, made in ((output, rows), (comparisons, lines)):
+    for path, written in ((output, rows), (comparisons, lines)):
         with atomic_path(path) as temporary:
-            pd.DataFrame(made).to_csv(temporary, index=False, lineterminator="\n")
+            made = pd.DataFrame(
+                written
+            ).convert_dtypes()  # counts are whole, also where some have none
+            made.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def _is_shown(cell: Answered, focus: set[str]) -> bool:
@@ -103,8 +125,8 @@ def _is_shown(cell: Answered, focus: set[str]) -> bool:
     return cell.split == "test" or curve
 
 
-def _of_cells(test: dict[Key, Outcomes], drawn: Draws) -> Iterator[dict[str, Any]]:
-    values = {key: each.accuracy()[0] for key, each in test.items()}
+def _of_cells(test: dict[Key, Named], drawn: Draws) -> Iterator[dict[str, Any]]:
+    values = {key: each.accuracy()[0] for key, (_, each) in test.items()}
     for key, value in (values | normalized_of(values)).items():
         if np.isfinite(value):
             low, high = interval(drawn[key])
@@ -112,22 +134,14 @@ def _of_cells(test: dict[Key, Outcomes], drawn: Draws) -> Iterator[dict[str, Any
 
 
 def _mean(
-    run: Measured, samples: Measured, metric: str, encoder: str, model: Model
+    run: Cells, samples: Cells, metric: str, encoder: str, model: Model
 ) -> Iterator[dict[str, Any]]:
-    if tasks := tasks_of(run, metric, encoder, model):
-        value = cells_of(run, metric, encoder, model, tasks).mean()
-        low, high = interval(cells_of(samples, metric, encoder, model, tasks).mean(axis=1))
+    if tasks := run.tasks(metric, encoder, model):
+        of = metric, encoder, model, tasks
+        low, high = interval(samples.cells(*of).mean(axis=1))
         method = "" if model.method == SUM else model.method
         key = Key(metric, encoder, model.mode, method, "", "", "test", "")
-        yield {**key._asdict(), "value": value, "low": low, "high": high}
-
-
-def tasks_of(run: Measured, metric: str, encoder: str, *models: Model) -> list[str]:
-    """The tasks of which all models have a metric."""
-    if metric != "normalized_accuracy":
-        return list(run.part.tasks)
-    have = [run.normalizable(encoder, model.mode) for model in models]
-    return [task for task in run.part.tasks if all(task in each for each in have)]
+        yield {**key._asdict(), "value": run.cells(*of).mean(), "low": low, "high": high}
 
 
 def pairs_of(models: list[Model]) -> Iterator[tuple[Model, Model]]:
@@ -140,9 +154,9 @@ def pairs_of(models: list[Model]) -> Iterator[tuple[Model, Model]]:
 
 
 def compared(
-    run: Measured,
-    samples: Measured,
-    test: dict[Key, Outcomes],
+    run: Cells,
+    samples: Cells,
+    test: dict[Key, Named],
     metric: str,
     encoder: str,
     first: Model,
@@ -156,17 +170,18 @@ def compared(
     exact sign test. Scores and normalized accuracies have no right answers to count.
     """
     models = first, second
-    if not (tasks := tasks_of(run, metric, encoder, *models)):
+    if not (tasks := run.tasks(metric, encoder, *models)):
         return
-    found = [cells_of(run, metric, encoder, model, tasks) for model in models]
-    drawn = [cells_of(samples, metric, encoder, model, tasks).mean(axis=1) for model in models]
-    difference, (low, high) = found[0] - found[1], interval(drawn[0] - drawn[1])
+    found, drawn = (
+        [table.cells(metric, encoder, model, tasks) for model in models] for table in (run, samples)
+    )
+    difference, gap = found[0] - found[1], (drawn[0] - drawn[1]).mean(axis=1)
     row: dict[str, Any] = {"encoder": encoder, "metric": metric}
-    row |= {"first": first.label, "second": second.label}
-    row |= {"difference": difference.mean(), "low": low, "high": high}
+    row |= {"first": first.label, "second": second.label, "difference": difference.mean()}
+    row |= dict(zip(("low", "high"), interval(gap), strict=True))
     counted = {"tasks": difference.mean(axis=0), "seeds": difference.mean(axis=1)}
     if metric != "normalized_accuracy":
-        counted = {"images": _of_images(run.part, test, metric, encoder, first, second), **counted}
+        counted = {"images": _of_images(run.part, test, metric, encoder, models), **counted}
     for what, differences in counted.items():
         counts = sign_test(np.round(differences, 12))
         names = (f"{what}_for", f"{what}_against", f"{what}_p")
@@ -175,18 +190,24 @@ def compared(
 
 
 def _of_images(
-    part: Part, test: dict[Key, Outcomes], metric: str, encoder: str, *models: Model
+    part: Part, test: dict[Key, Named], metric: str, encoder: str, models: Iterable[Model]
 ) -> np.ndarray:
-    """Right answers of the first less those of the second model to each example of all tasks,
-    summed over seeds (N,)."""
-    other = str(part.control) if metric in NEGATED else ""
-    found = []
-    for task in part.tasks:
-        totals = []
+    """Right answers of the first less those of the second model to each example, summed over seeds
+    and, of the control task's, over the models that forget each task: (N,)."""
+    other, found = str(part.control) if metric in NEGATED else "", []
+    for task in [task for task in part.tasks if task not in part.scores]:
+        totals, samples = [], set()
         for mode, method in models:
             whose = metric, encoder, mode, "" if method == SUM else method, task, other, "test"
-            outcomes = [test[Key(*whose, seed)] for seed in part.seeds]
-            totals.append(sum(each.found[0].astype(int) for each in outcomes))
-        if task not in part.scores:
-            found.append(totals[0] - totals[1])
+            named = [test[Key(*whose, seed)] for seed in part.seeds]
+            totals.append(sum(each.found[0].astype(int) for _, each in named))
+            samples |= {cell.sample for cell, _ in named}
+        if len(samples) > 1:
+            raise UserError(
+                f"The answers to {task} of {' and '.join(m.label for m in models)} ({encoder}) are "
+                "to different examples: run the same snakemake command again."
+            )
+        found.append(totals[0] - totals[1])
+    if metric == "control_accuracy":
+        return np.sum(found, axis=0)
     return np.concatenate(found) if found else np.zeros(0)

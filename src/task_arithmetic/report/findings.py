@@ -1,52 +1,33 @@
-"""What a run says about the paper's claims: neutral sentences and one row per claim, with numbers.
+"""What a run says: neutral sentences with numbers, and intervals where it has them."""
 
-A claim holds if the means over seeds are in the claimed order; with several seeds it is also said
-in how many of them the order holds. Nothing here is tested for significance.
-"""
-
-from collections.abc import Callable, Iterator
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from ..analysis.uncertainty import DRAWS, interval
 from ..config.available import MERGING, has, part_of
 from ..config.published import TOLERANCE
 from ..config.view import Part, View
 from ..files.leaks import leak
 from . import merging
 from .cells import Measured, percent
-
-PAPER_ORDER = ["attention", "ntk", "nonlinear"]  # of accuracy in task addition, high to low
-
-Values = dict[str, np.ndarray]  # mode → (S,)
+from .claims import Runs, listed, shown, within
+from .resampled import Draws, Resampled
 
 
-def shown(values: np.ndarray, digits: int = 1, unit: str = " %") -> str:
-    """Mean over seeds, ± sample standard deviation if there are several."""
-    text = f"{values.mean():.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {values.std(ddof=1):.{digits}f}"
-    return (text + unit).replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def listed(values: Values, part: Part, digits: int = 1, unit: str = " %") -> str:
-    """Label and number of every mode."""
-    return "; ".join(
-        f"{part.label(mode)} {shown(numbers, digits, unit)}" for mode, numbers in values.items()
-    )
-
-
-# ---------------------------------------------------------------- sentences
-
-
-def sentences(metrics: pd.DataFrame, view: View) -> list[str]:
+def sentences(metrics: pd.DataFrame, view: View, draws: Draws | None = None) -> list[str]:
     """Headlines: zero-shot accuracies near chance, unified accuracy, the best mode and its lead,
-    negation, the chosen α, modes under other merging methods."""
+    negation, the chosen α, modes under other merging methods.
+
+    Args:
+        draws: what read_draws returns; without them there are no intervals.
+    """
     parts = [Measured(metrics, part) for part in view.parts]
     found = sentence_on_chance(metrics, view)
-    found += [sentence_on_addition(run, encoder) for run in parts for encoder in run.part.encoders]
+    for run in parts:
+        runs = Runs(run, Resampled(metrics, run.part, draws=draws or {}))
+        found += [sentence_on_addition(runs, encoder) for encoder in run.part.encoders]
     if view.control:
         images = Measured(metrics, view)
         found += [sentence_on_negation(images, encoder) for encoder in view.encoders]
@@ -72,19 +53,24 @@ def sentence_on_chance(metrics: pd.DataFrame, view: View) -> list[str]:
     return [f"Zero-shot accuracy is near chance for {'; '.join(near)}: {say}."]
 
 
-def sentence_on_addition(run: Measured, encoder: str) -> str:
+def sentence_on_addition(runs: Runs, encoder: str) -> str:
     """The unified models of an encoder, the best of them and its lead."""
-    part = run.part
-    values = {mode: percent(run.unified(encoder, mode)) for mode in part.unified_modes}
+    part = runs.part
+
+    def of_modes(run: Measured) -> dict[str, np.ndarray]:
+        return {mode: percent(run.unified(encoder, mode)) for mode in part.unified_modes}
+
+    values, drawn = of_modes(runs.measured), of_modes(runs.samples)
     best, *others = sorted(values, key=lambda mode: -values[mode].mean())
     text = (
         f"Task addition, {encoder}: the unified model of {part.label(best)} has the "
         f"highest mean accuracy on test, {shown(values[best])}"
     )
     if others:
-        lead = values[best].mean() - values[others[0]].mean()
-        text += f", {lead:.1f} points above {part.label(others[0])}, the next one"
-    zero_shot = shown(percent(run.pretrained(encoder)))
+        lead, gap = values[best].mean() - values[others[0]].mean(), drawn[best] - drawn[others[0]]
+        spread = f" {within(interval(gap))}" if len(gap) == DRAWS else ""
+        text += f", {lead:.1f}{spread} points above {part.label(others[0])}, the next one"
+    zero_shot = shown(percent(runs.measured.pretrained(encoder)))
     return f"{text} ({listed(values, part)}; pre-trained {zero_shot})."
 
 
@@ -157,176 +143,3 @@ def sentence_on_published(table: pd.DataFrame, view: View) -> str:
     distance = f"{differences[far.name]:+.1f}".replace("-", "−")
     place = f"{far['encoder']}, {view.label(far['mode'])}, {far['task']}"
     return f"{text}; the largest difference is {distance} points ({place})."
-
-
-# ---------------------------------------------------------------- claims
-
-
-class Claim(NamedTuple):
-    """A claim of the paper: for which encoder …, the numbers of this run, whether it holds."""
-
-    claim: str
-    where: str
-    numbers: str
-    holds: str
-
-
-Claims = Iterator[Claim]
-Holds = Callable[[dict[str, float]], bool]  # whether a claim holds of one number per mode
-
-
-def claims(metrics: pd.DataFrame, view: View, table4: pd.DataFrame) -> list[Claim]:
-    """The paper's claims on this run.
-
-    Args:
-        table4: the efficiency table, with the paper's columns.
-    """
-    parts = [part for part in (view, view.language) if set(PAPER_ORDER) <= set(part.modes)]
-    found: list[Claim] = []
-    for part in parts:
-        for claim_on in (_claim_on_addition,) if part.of_texts else CLAIMS:
-            found += claim_on(Measured(metrics, part))
-    return found + [claim for part in parts for claim in _claim_on_efficiency(part, table4)]
-
-
-def judged(
-    claim: str,
-    where: str,
-    values: Values,
-    part: Part,
-    holds: Holds,
-    digits: int = 1,
-    unit: str = " %",
-) -> Claim:
-    """A claim on one number per mode: whether it holds on the mean, and in how many seeds."""
-    seeds = len(next(iter(values.values())))
-    answer = "yes" if holds({mode: v.mean() for mode, v in values.items()}) else "no"
-    count = sum(holds({mode: v[s] for mode, v in values.items()}) for s in range(seeds))
-    answer += f" ({count} of {seeds} seeds)" if seeds > 1 else ""
-    return Claim(claim, where, listed(values, part, digits, unit), answer)
-
-
-def falling(numbers: dict[str, float]) -> bool:
-    """Each number is above the next."""
-    return bool((np.diff(list(numbers.values())) < 0).all())
-
-
-def attention_lowest(numbers: dict[str, float]) -> bool:
-    """Attention's number is below all others."""
-    return all(numbers["attention"] < v for mode, v in numbers.items() if mode != "attention")
-
-
-def attention_highest(numbers: dict[str, float]) -> bool:
-    """Attention's number is above all others."""
-    return all(numbers["attention"] > v for mode, v in numbers.items() if mode != "attention")
-
-
-def _claim_on_addition(run: Measured) -> Claims:
-    part, table = run.part, "Table 3" if run.part.of_texts else "Table 2"
-    order = " > ".join(part.label(mode) for mode in PAPER_ORDER)
-    kinds = {"absolute": run.unified} | ({} if part.of_texts else {"normalized": run.normalized})
-    for (kind, accuracy), encoder in product(kinds.items(), part.encoders):
-        values = {mode: percent(accuracy(encoder, mode)) for mode in PAPER_ORDER}
-        claim = f"Task addition, {kind} accuracy: {order} ({table})"
-        yield judged(claim, encoder, values, part, falling)
-
-
-def _claim_on_kernel_behaviour(run: Measured) -> Claims:
-    claim = "Kernel behaviour: attention is closer to the line of equal accuracy (Figure 3)"
-    part = run.part
-    modes = [mode for mode in part.kernel_modes if mode in ("nonlinear", "attention")]
-    for encoder in part.encoders if len(modes) == 2 else []:
-        distance = {
-            mode: percent(np.abs(run.individual(encoder, mode) - run.through_f_lin(encoder, mode)))
-            for mode in modes
-        }
-        found = judged(claim, encoder, distance, part, attention_lowest, unit=" points")
-        yield found._replace(numbers=f"mean distance: {found.numbers}")
-
-
-def _claim_on_nonlinear_advantage(run: Measured) -> Claims:
-    claim = "Non-linear advantage: smaller for attention than for NTK (Figure 5)"
-    for encoder in run.part.encoders:
-        alone = {mode: run.individual(encoder, mode).mean(axis=1) for mode in PAPER_ORDER}
-        gap = {mode: 100 * (alone["nonlinear"] - alone[mode]) for mode in ("ntk", "attention")}
-        yield judged(claim, encoder, gap, run.part, attention_lowest, unit=" points")
-
-
-def _claim_on_disentanglement(run: Measured) -> Claims:
-    part, modules = run.part, ["representation", "classification"]
-    regions = {"[0, 1]²": (0, 1), "the whole grid": (-np.inf, np.inf)}
-    for region, pair, module in product(regions, part.pairs.values(), modules):
-        low, high = regions[region]
-        values = {}
-        for mode in part.modes:
-            grid, errors = run.surface(module, mode, pair)
-            inside = np.flatnonzero((grid >= low - 1e-9) & (grid <= high + 1e-9))
-            values[mode] = errors[:, inside][:, :, inside]
-        if len(inside) > 1:  # the origin says nothing
-            values = {mode: errors.mean(axis=(1, 2)) for mode, errors in values.items()}
-            claim = f"Mean disentanglement error over {region}: smallest for attention"
-            where = f"{part.focus}, {' – '.join(pair)}, {module}"
-            yield judged(f"{claim} (Figures 6, 8)", where, values, part, attention_lowest, 4, "")
-
-
-def _claim_on_alpha(run: Measured) -> Claims:
-    focus = run.part.focus
-    curves = {mode: run.curve("unified_accuracy", focus, mode).values for mode in run.part.modes}
-    means = {mode: values.mean(axis=(0, 1)) for mode, values in curves.items()}
-    best = np.max([values for mode, values in means.items() if mode != "attention"], axis=0)
-    count = f"at {int((means['attention'] > best).sum())} of {len(best)} α"
-    claim = "Sensitivity to α: attention is ahead over a wide range of α (Figure 9)"
-    yield Claim(claim, focus, "attention is highest on validation " + count, count)
-
-
-def _claim_on_cosines(run: Measured) -> Claims:
-    part, off = run.part, ~np.eye(len(run.part.tasks), dtype=bool)
-    if off.any():
-        values = {m: np.abs(run.cosines(m)[:, off]).mean(axis=1) for m in part.modes}
-        claim = "Mean |cosine| between different task vectors: smallest for attention (Figure 10)"
-        yield judged(claim, part.focus, values, part, attention_lowest, 4, "")
-
-
-def _claim_on_ablation(run: Measured) -> Claims:
-    part, modes = run.part, ["attention", *run.part.ablations]
-    if not part.ablations:
-        return
-    values = {mode: percent(run.unified(part.focus, mode)) for mode in [*modes, "ntk"]}
-    claim = "Ablation: every paradigm is above NTK in absolute accuracy (Table 5)"
-    yield judged(claim, part.focus, values, part, lambda v: min(v[m] for m in modes) > v["ntk"])
-    del values["ntk"]
-    claim = "Ablation: attention weights alone have the highest absolute accuracy (Table 5)"
-    yield judged(claim, part.focus, values, part, attention_highest)
-
-
-def _claim_on_efficiency(part: Part, table4: pd.DataFrame) -> Claims:
-    ratios = {
-        "time of a step": ("step_seconds", "training_minutes"),
-        "parameters held": ("held_parameters", "held_parameters"),
-        "parameters trained": ("trained_parameters", "trained_parameters"),
-    }
-    for (mode, word), encoder in product((("ntk", "more"), ("attention", "less")), part.encoders):
-        rows = table4[table4["encoder"] == encoder].set_index("mode").drop(columns="encoder")
-        ratio = rows.loc[mode] / rows.loc["nonlinear"]
-        texts = []
-        for name, (ours, paper) in ratios.items():
-            published = ratio[f"paper_{paper}"]
-            beside = "" if np.isnan(published) else f" (paper {published:.2f} ×)"
-            texts.append(f"{name} {ratio[ours]:.2f} ×{beside}")
-        claim = (
-            f"Efficiency: a step of {part.label(mode)} takes {word} time than one of "
-            f"{part.label('nonlinear')} (Table 4)"
-        )
-        holds = (ratio["step_seconds"] > 1) == (word == "more")
-        yield Claim(claim, encoder, "; ".join(texts), "yes" if holds else "no")
-
-
-CLAIMS = (  # of images; of texts _claim_on_addition alone
-    _claim_on_addition,
-    _claim_on_kernel_behaviour,
-    _claim_on_nonlinear_advantage,
-    _claim_on_disentanglement,
-    _claim_on_alpha,
-    _claim_on_cosines,
-    _claim_on_ablation,
-)

@@ -20,10 +20,12 @@ from ..files.hashes import versions
 from ..files.paths import PathLike, atomic_path
 from .captions import figure_caption, suite_note, table_caption
 from .cells import load_metrics
+from .claims import claims
 from .drawing import save
-from .findings import claims, sentence_on_published, sentences
+from .findings import sentence_on_published, sentences
 from .printing import printed
 from .reference import read_merging, read_reference, read_targets
+from .resampled import Draws, read_draws
 from .tables import make_table
 from .timeline import timeline
 
@@ -129,7 +131,7 @@ def _listed(value: Any) -> str:
 
 def grid_of(name: str, table: pd.DataFrame, view: View) -> Grid:
     """A table of tables.make_table, as it is printed."""
-    headings, rows, words = printed(name, table, view)
+    headings, rows, words = printed(name, table, view, intervals=True)
     kinds = [
         "text" if word else "paper" * heading.startswith(("Paper", "Published"))
         for heading, word in zip(headings, words, strict=True)
@@ -182,6 +184,7 @@ def page(
     config_text: str,
     rows: list[records.Row],
     merging: pd.DataFrame | None = None,
+    draws: Draws | None = None,
 ) -> str:
     """The whole page as HTML; writes timeline.png and .pdf beside the other figures.
 
@@ -189,6 +192,7 @@ def page(
         metrics, paper, targets: what load_metrics, read_reference and read_targets return.
         rows: what records.rows returns. figures_dir, config_text: as for write.
         merging: what read_merging returns; for a run beside which these numbers stand.
+        draws: what read_draws returns; None: there are no intervals.
     Raises:
         UserError: a figure is not there, or a cell of the metrics, or `merging`, which is needed.
     """
@@ -199,17 +203,18 @@ def page(
     beside = {"targets": targets}
     beside |= {} if merging is None else dict.fromkeys(MERGING, merging)
     tables = {
-        name: make_table(name, metrics, beside.get(name, paper), view) for name in table_names(view)
+        name: make_table(name, metrics, beside.get(name, paper), view, draws)
+        for name in table_names(view)
     }
     grids = {name: grid_of(name, table, view) for name, table in tables.items()}
-    published, flagged, found = grids.pop("targets", None), None, sentences(metrics, view)
+    published, flagged, found = grids.pop("targets", None), None, sentences(metrics, view, draws)
     if published:
         found.append(sentence_on_published(tables["targets"], view))
         task = published.headings.index("Task")
         chosen = [row for row in published.rows if row[task] == "average" or row[-1] == "yes"]
         flagged = published._replace(rows=chosen)
     headings = ["Claim of the paper", "Where", "This run", "Holds here"]
-    judged = claims(metrics, view, tables["table4"])
+    judged = claims(metrics, view, tables["table4"], draws)
     if rows:
         save(timeline(rows), figures_dir, "timeline")
     environment = jinja2.Environment(
@@ -254,6 +259,7 @@ def write(
     run_dir: PathLike | None,
     output: PathLike,
     merging: PathLike | None = None,
+    draws: PathLike | None = None,
 ) -> None:
     """Write the report, and beside it the configuration (config.yaml) and the trace of the run's
     jobs (trace.csv); timeline.png and .pdf beside the other figures.
@@ -261,7 +267,7 @@ def write(
     Args:
         metrics: the run's metrics.csv. paper, targets, merging: the files of published numbers;
             merging's only for a run that merges with other methods than the sum.
-        figures_dir: what figures.write made.
+        draws: the run's draws.safetensors. figures_dir: what figures.write made.
         settings: what settings.report_settings gives.
         config_text: the resolved configuration.
         run_dir: results/NAME; None, or without run.json: no jobs are shown.
@@ -275,7 +281,8 @@ def write(
     of_merging = read_merging(merging) if merging else None
     view = view_of(settings)
     measured = load_metrics(metrics)
-    text = page(measured, *published, figures_dir, view, config_text, rows, of_merging)
+    drawn = read_draws(draws) if draws else None
+    text = page(measured, *published, figures_dir, view, config_text, rows, of_merging, drawn)
     with atomic_path(Path(output).with_name("config.yaml")) as temporary:
         temporary.write_text(config_text, encoding="utf-8")
     if run_dir:

@@ -4,6 +4,7 @@ LaTeX; the report shows the same cells."""
 import re
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ..config.available import part_of, title_of
@@ -97,7 +98,16 @@ def kind_of(name: str, column: str) -> str:
     """The kind of the numbers of a table's column; of Table 3 each task has a column."""
     if name == "table3":
         return "text" if column == "mode" else "percent"
-    return COLUMNS[column.removeprefix("paper_").removesuffix("_std")].kind
+    return COLUMNS[own(column).removeprefix("paper_")].kind
+
+
+BESIDE = ("_std", "_low", "_high")  # what stands beside a column: its spread, its 95 % interval
+
+
+def own(column: str) -> str:
+    """The column that another one stands beside; of others themselves."""
+    ends = [end for end in BESIDE if column.endswith(end)]
+    return column.removesuffix(ends[0]) if ends else column
 
 
 def has_paper(name: str, view: View) -> bool:
@@ -106,16 +116,16 @@ def has_paper(name: str, view: View) -> bool:
     return view.suite in ("paper", "embedded") if name == "table4" else view.paper_beside
 
 
-def printed(name: str, table: pd.DataFrame, view: View) -> Printed:
+def printed(name: str, table: pd.DataFrame, view: View, intervals: bool = False) -> Printed:
     """A table of tables.make_table as text: modes by their labels, merging methods by their titles,
-    spreads as ±, the paper's columns where they belong."""
+    spreads as ±, the paper's columns where they belong; with or without intervals."""
     table = table.assign(mode=table["mode"].map(view.label))
     if "method" in table:
         table = table.assign(method=table["method"].map(part_of(name, view).method_title))
     rows = table.to_dict("records")
     if name == "table3":
-        return _printed_table3(rows, view)
-    columns = [column for column in table if not column.endswith("_std")]
+        return _printed_table3(rows, view, intervals)
+    columns = [column for column in table if own(column) == column]
     if not has_paper(name, view):
         columns = [column for column in columns if not column.startswith("paper_")]
     kinds = {column: kind_of(name, column) for column in columns}
@@ -124,22 +134,30 @@ def printed(name: str, table: pd.DataFrame, view: View) -> Printed:
         heading = COLUMNS[column.removeprefix("paper_")].heading
         paper = column.startswith("paper_")
         headings.append(f"Paper: {heading[0].lower()}{heading[1:]}" if paper else heading)
-    texts = [[number(row[c], kinds[c], row.get(f"{c}_std")) for c in columns] for row in rows]
+    texts = [[_with_ends(row, c, kinds[c], intervals) for c in columns] for row in rows]
     return Printed(headings, texts, [kind == "text" for kind in kinds.values()])
 
 
-def _printed_table3(rows: list[dict[str, Any]], view: View) -> Printed:
+def _with_ends(row: dict[str, Any], column: str, kind: str, intervals: bool) -> str:
+    """A number with its spread and, if asked for and there is one, its interval."""
+    text = number(row[column], kind, row.get(f"{column}_std"))
+    low, high = (row.get(f"{column}_{end}", np.nan) for end in ("low", "high"))
+    if not intervals or pd.isna(low):
+        return text
+    return f"{text} [{number(low, kind)}, {number(high, kind)}]"
+
+
+def _printed_table3(rows: list[dict[str, Any]], view: View, intervals: bool) -> Printed:
     """Of each mode a row of this run and, if the paper has any of its numbers, one of the paper."""
-    own = [c for c in rows[0] if c != "mode" and not c.startswith("paper_") and c[-4:] != "_std"]
+    tasks = [c for c in rows[0] if c != "mode" and not c.startswith("paper_") and own(c) == c]
     found = []
     for row in rows:
         for source, prefix in (("this run", ""), ("paper", "paper_")):
-            if any(pd.notna(row[prefix + c]) for c in own):
-                numbers = [number(row[prefix + c], "percent", row.get(f"{prefix}{c}_std"))
-                           for c in own]  # fmt: skip
+            if any(pd.notna(row[prefix + c]) for c in tasks):
+                numbers = [_with_ends(row, prefix + c, "percent", intervals) for c in tasks]
                 found.append([row["mode"], source, *numbers])
     headings = ["Mode", "", *view.language.tasks, "average"]
-    return Printed(headings, found, [True, True, *[False] * len(own)])
+    return Printed(headings, found, [True, True, *[False] * len(tasks)])
 
 
 def to_csv(table: pd.DataFrame, name: str) -> str:

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..files.outcomes import Answered, Named
 from ..files.paths import PathLike, atomic_path, mend
 from ..files.tensors import header, read_made_by, read_tensors
-from .cells import Measured, Names, OverGrid
+from .cells import Measured, Names, OverGrid, Region
 
 
 class Key(NamedTuple):
@@ -115,6 +115,19 @@ class Resampled(Measured):
         of, names = (metric, encoder, mode, ""), tasks or self.part.tasks
         found = self._drawn(of, names, "", "validation", self.part.seeds)
         return OverGrid(grid, measured if found is None else found)
+
+    def mean_error(self, mode: str, of: Region) -> np.ndarray:
+        """The mean disentanglement error (draws,) over a region, as measured where it has none."""
+        (a, b), where = of.pair, (self.part.focus, mode, "")
+        metric = f"{of.module}_disentanglement{'_inside' * of.inside}"
+        parts = [
+            self._drawn((metric, *where), [task], other, "test", self.part.seeds)
+            for task, other in ((a, b), (b, a))
+        ]
+        if any(part is None for part in parts):
+            return super().mean_error(mode, of)
+        total: np.ndarray = sum(parts)[:, 0]
+        return total
 
 
 # ---------------------------------------------------------------- files

@@ -9,13 +9,14 @@ printing.COLUMNS; its caption is in captions.TABLES.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import product, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from ..analysis.uncertainty import DRAWS, interval
 from ..config.available import MERGING, part_of
 from ..config.published import (
     MODES,
@@ -29,10 +30,12 @@ from ..errors import UserError
 from ..files.paths import PathLike, atomic_path
 from . import merging
 from .cells import Measured, load_metrics, percent
-from .printing import has_paper, to_csv, to_latex, to_markdown
+from .printing import BESIDE, has_paper, to_csv, to_latex, to_markdown
 from .reference import read_merging, read_reference, read_targets
+from .resampled import Draws, Resampled, read_draws
 
-Row = dict[str, str | np.ndarray]  # column → text, or numbers (S,), one a seed; (1,): no seed
+Row = dict[str, str | np.ndarray]  # column → text, or numbers (S,), one a seed; (1,): no seed;
+# of Resampled (draws,)
 Rows = Iterator[Row]
 RowsOf = Callable[[Measured], Rows]
 
@@ -185,13 +188,14 @@ def every_task(run: Measured) -> Rows:
 def _of_tasks(run: Measured, encoder: str, mode: str) -> dict[str, np.ndarray]:
     """Column → its numbers (S, T) of each task."""
     part = run.part
-    normalized = np.full((len(part.seeds), len(part.tasks)), np.nan)
+    unified = run.unified(encoder, mode)
+    normalized = np.full(unified.shape, np.nan)
     if tasks := run.normalizable(encoder, mode):
         normalized[:, np.isin(part.tasks, tasks)] = 100 * run.normalized(encoder, mode, tasks)
     numbers = {
         "pretrained": 100 * run.pretrained(encoder),
         "single_task": 100 * run.individual(encoder, mode),
-        "unified": 100 * run.unified(encoder, mode),
+        "unified": 100 * unified,
         "normalized": normalized,
         "alpha": run.cells("unified_accuracy", encoder, mode, column="alpha"),
     }
@@ -229,7 +233,11 @@ ENCODERS = {"table3": "Flan-T5-base", "table4": "T5-base"}  # the one encoder of
 
 
 def make_table(
-    name: str, metrics: pd.DataFrame, reference: pd.DataFrame, view: View
+    name: str,
+    metrics: pd.DataFrame,
+    reference: pd.DataFrame,
+    view: View,
+    draws: Draws | None = None,
 ) -> pd.DataFrame:
     """One table, unrounded.
 
@@ -237,9 +245,10 @@ def make_table(
         name: a key of TABLES.
         metrics: what load_metrics returns.
         reference: what reader_of(name) reads: published numbers.
+        draws: what read_draws returns.
     Returns:
-        its columns, `paper_…` for each that the paper has too, and with several seeds `…_std` for
-        each that varies.
+        its columns, `paper_…` for each that the paper has too, with several seeds `…_std` for each
+        that varies and, of what comes from single examples, the 95 % interval `…_low`, `…_high`.
     Raises:
         UserError: unknown table, a cell that is missing or not unique, a table without a row.
     """
@@ -258,8 +267,9 @@ def make_table(
         beside += ["average"] * ({*paper} == {*published["column"]})  # its average is that of all
     found = []
     for part in view.parts if name == "table4" else [part_of(name, view)]:
-        for measured in rows(Measured(metrics, part)):
-            row = _over_seeds(measured)
+        drawn = rows(Resampled(metrics, part, draws=draws)) if draws else repeat(Row())
+        for measured, samples in zip(rows(Measured(metrics, part)), drawn, strict=False):
+            row = _over_seeds(measured) | _ends(samples)
             encoder = ENCODERS.get(name) or view.encoders.get(row.get("encoder", ""))
             for column in beside:
                 row[f"paper_{column}"] = numbers.get((encoder, row["mode"], column), np.nan)
@@ -274,7 +284,17 @@ def make_table(
         raise UserError(f"{name} would have no row: give the configuration a mode that it shows.")
     made = pd.DataFrame(found)
     columns = [*columns, *(f"paper_{column}" for column in paper)]
-    return made.reindex(columns=columns + [f"{c}_std" for c in columns if f"{c}_std" in made])
+    beside = [f"{c}{end}" for c in columns for end in BESIDE if f"{c}{end}" in made]
+    return made.reindex(columns=columns + sorted(beside, key=lambda c: not c.endswith("_std")))
+
+
+def _ends(samples: Row) -> dict[str, float]:
+    """The ends of the intervals of what was resampled."""
+    found = {}
+    for column, each in samples.items():
+        if not isinstance(each, str) and len(each) == DRAWS and np.isfinite(each).any():
+            found[f"{column}_low"], found[f"{column}_high"] = interval(each)
+    return found
 
 
 def _over_seeds(row: Row) -> dict[str, Any]:
@@ -318,17 +338,20 @@ def write(
     reference: PathLike,
     settings: dict[str, Any],
     output_dir: PathLike,
+    draws: PathLike | None = None,
 ) -> None:
     """Write output_dir/NAME.csv, .md and .tex.
 
     Args:
         metrics: the run's metrics.csv. settings: what settings.view_settings gives.
+        draws: the run's draws.safetensors; None: no intervals beside the numbers of the CSV.
         reference: paper.csv; targets.csv for `targets`; merging.csv for MERGING.
     Raises:
         UserError: as make_table does.
     """
     view = view_of(settings)
-    made = make_table(name, load_metrics(metrics), reader_of(name)(reference), view)
+    drawn = read_draws(draws) if draws else None
+    made = make_table(name, load_metrics(metrics), reader_of(name)(reference), view, drawn)
     contents = {
         "csv": to_csv(made, name),
         "md": to_markdown(name, made, view),

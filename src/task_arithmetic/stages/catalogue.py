@@ -283,6 +283,7 @@ class Table:
     name: Name
     metrics: Input
     reference: Input
+    draws: Input | None = None
     settings: Settings
     output_dir: Output
 
@@ -305,6 +306,7 @@ class Report:
     paper: Input
     targets: Input
     merging: Input
+    draws: Input | None = None
     figures_dir: Input
     settings: Settings
     config_text: Shown

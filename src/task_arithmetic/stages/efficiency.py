@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..analysis.uncertainty import median_interval
 from ..core.encoder import CPU
 from ..core.schedule import learning_rate_at
 from ..core.training import batches
@@ -42,7 +43,8 @@ def efficiency(
 ) -> None:
     """Run real training steps alone on the machine and write what they cost.
 
-    Rows: `step_seconds` (median, of the training step), `training_seconds` (the whole run: the
+    Rows: `step_seconds` (median, of the training step; `step_seconds_low` and `_high`: its 95 %
+    interval), `training_seconds` (the whole run: the
     median with reading the batch, × finetune.steps), `peak_memory_bytes` (CUDA:
     allocated; CPU: resident memory, without what was there before and what is mapped from files),
     `trained_parameters`, `held_parameters` (all tensors that training needs; a linearized mode
@@ -71,8 +73,11 @@ def efficiency(
         alone.append(time.perf_counter() - ready)
         whole.append(time.perf_counter() - began)
     seconds = statistics.median(whole[WARM_UP:]) * run.recipe.steps
+    low, high = median_interval(alone[WARM_UP:])
     measured = {
         "step_seconds": statistics.median(alone[WARM_UP:]),
+        "step_seconds_low": low,
+        "step_seconds_high": high,
         "training_seconds": seconds,
         "peak_memory_bytes": peak_memory(device) - before,
         "trained_parameters": _count(run.theta),
