@@ -270,7 +270,7 @@ def near_published(rows, settings, published) -> list[dict]:
     known = published.set_index(["encoder", "mode", "column"])["value"] / 100
     moved = []
     for row in rows:
-        key = settings["encoders"][row["encoder"]], row["mode"], row["task"]
+        key = settings["encoders"].get(row["encoder"]), row["mode"], row["task"]
         alone = row["metric"] in ("pretrained_accuracy", "single_task_accuracy")
         if alone and row["split"] == "test" and key in known.index:
             row = row | {"value": known[key] + draw(*key, row["seed"], low=-0.03, high=0.03)}

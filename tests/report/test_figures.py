@@ -127,8 +127,9 @@ def test_the_task_of_every_mark_can_be_told(name, three):
     figure = figures.draw(name, load_metrics(path), view_of(settings))
     figure.canvas.draw()
     key = figure.legends[-1]
-    tasks = [text.get_text() for text in key.get_texts()]
-    assert tasks == settings["tasks"]
+    tasks = settings["tasks"]
+    numbered = [f"{i}  {task}" for i, task in enumerate(tasks, 1)]
+    assert [text.get_text() for text in key.get_texts()] == numbered
     run = Measured(load_metrics(path), view_of(settings))
     for panel, encoder in zip(figure.axes, settings["encoders"], strict=False):
         assert panel.get_title() == encoder

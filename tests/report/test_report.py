@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jinja2
-import matplotlib.image
 import pandas as pd
 import pytest
 import views
@@ -21,13 +20,14 @@ from task_arithmetic.config.available import figure_names, table_names
 from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
 from task_arithmetic.pipeline.locks import node
-from task_arithmetic.report import findings, page, tables
+from task_arithmetic.report import drawing, findings, page, tables
 from task_arithmetic.report.captions import figure_caption, table_caption
 from task_arithmetic.report.cells import load_metrics
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "workflow/reference/paper.csv"
 TARGETS = ROOT / "workflow/reference/targets.csv"
+MERGING = ROOT / "workflow/reference/merging.csv"
 
 
 def make_run(folder, settings, **sizes):
@@ -37,10 +37,11 @@ def make_run(folder, settings, **sizes):
         rows = views.near_published(rows, settings, tables.read_targets(TARGETS))
     path = views.write_metrics(folder / "metrics.csv", rows)
     for name in available.table_names(view_of(settings)):
-        reference = TARGETS if name == "targets" else REFERENCE
-        tables.write(name, path, reference, settings, folder)
-    for name in available.figure_names(view_of(settings)):  # a pixel: the report only embeds them
-        matplotlib.image.imsave(folder / f"{name}.png", [[[0.5, 0.5, 0.5]]])
+        reference = {"targets": TARGETS}.get(name, MERGING if "merging" in name else REFERENCE)
+        tables.write(name, path, reference, settings, folder / "tables")
+    figure, _ = drawing.new_figure(2, 1)  # for all: the report only embeds them
+    for name in available.figure_names(view_of(settings)):
+        drawing.save(figure, folder / "figures", name)
     write_records(folder / "results/synthetic")
     return folder
 
@@ -73,8 +74,8 @@ def write_records(run_dir):
 
 def write(folder, settings, run_dir="results/synthetic", paper=REFERENCE):
     run_dir = run_dir and folder / run_dir
-    page.write(folder / "metrics.csv", paper, TARGETS, folder, settings, "run: synthetic  # <&>\n",
-                 run_dir, folder / "report.html")  # fmt: skip
+    page.write(folder / "metrics.csv", paper, TARGETS, folder / "figures", settings, "run: synthetic  # <&>\n",
+                 run_dir, folder / "report.html", MERGING)  # fmt: skip
     return (folder / "report.html").read_text()
 
 
@@ -140,7 +141,7 @@ def test_the_page_shows_when_the_jobs_ran(run, text):
         ["finetune", "finetune/small/ntk/mnist/0", "1"],
         ["finetune", "finetune/small/ntk/mnist/0", "2"],
     ]
-    assert b"CreationDate" not in (folder / "timeline.pdf").read_bytes()
+    assert b"CreationDate" not in (folder / "figures/timeline.pdf").read_bytes()
 
 
 def test_a_report_by_hand_has_no_timings(run):
@@ -152,7 +153,7 @@ def test_a_report_by_hand_has_no_timings(run):
 def test_the_page_prints_the_tables_numbers(run, text):
     folder, settings = run
     for name in available.table_names(view_of(settings)):
-        _, rows, _ = views.read_markdown(folder / f"{name}.md")
+        _, rows, _ = views.read_markdown(folder / f"tables/{name}.md")
         assert all(f">{cell}</td>" in text for row in rows for cell in row)
 
 
@@ -160,7 +161,7 @@ def test_the_page_has_equal_bytes_twice(run, text):
     assert write(*run) == text
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "fig9.png"])
+@pytest.mark.parametrize("name", ["metrics.csv", "figures/fig9.svg"])
 def test_a_missing_part_is_an_error(name, run):
     folder, settings = run
     content = (folder / name).read_bytes()
@@ -177,7 +178,7 @@ def test_a_missing_part_is_an_error(name, run):
 def test_findings_say_which_mode_leads_and_by_how_much(run):
     folder, settings = run
     metrics = load_metrics(folder / "metrics.csv")
-    table = pd.read_csv(folder / "table2.csv").query("encoder == 'base'")
+    table = pd.read_csv(folder / "tables/table2.csv").query("encoder == 'base'")
     ranked = table[table["mode"] != "pretrained"].sort_values("absolute", ascending=False)
     lead = ranked["absolute"].iloc[0] - ranked["absolute"].iloc[1]
     sentence = findings.sentences(metrics, view_of(settings))[1]
@@ -236,7 +237,7 @@ def beside_published(tmp_path_factory):
 
 def test_published_accuracies_have_a_section_that_counts_the_flagged(beside_published):
     folder, settings, text = beside_published
-    table = pd.read_csv(folder / "targets.csv")
+    table = pd.read_csv(folder / "tables/targets.csv")
     tasks = table[table["task"] != "average"]
     flagged = tasks[tasks["flag"] == "yes"]
     assert 0 < len(flagged) < len(tasks) == 2 * 4 * 3
@@ -262,7 +263,7 @@ def test_published_accuracies_have_a_section_that_counts_the_flagged(beside_publ
 
 def test_published_accuracies_that_are_all_met_are_said_to_be(beside_published):
     folder, settings, _ = beside_published
-    table = pd.read_csv(folder / "targets.csv").assign(difference=-1.25, flag="no")
+    table = pd.read_csv(folder / "tables/targets.csv").assign(difference=-1.25, flag="no")
     sentence = findings.sentence_on_published(table, view_of(settings))
     assert sentence.startswith("All 24 zero-shot and single-task accuracies that have a ")
     assert "number are within 2 points of it;" in sentence
