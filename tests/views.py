@@ -286,6 +286,15 @@ def read_markdown(path) -> tuple[list[str], list[list[str]], int]:
     return headings, rows, ruler.count(":--")
 
 
+def write_pictures(folder, names):
+    """Stand-ins for figures: the report only embeds them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / f"{name}.svg").write_text(
+            '<svg width="9pt" height="9pt" viewBox="0 0 9 9"></svg>'
+        )
+
+
 def write_metrics(path, rows):
     """Write rows as metrics.csv."""
     with open(path, "w", newline="") as file:

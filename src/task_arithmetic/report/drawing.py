@@ -1,9 +1,9 @@
 """What all figures share: the style of each mode, legends, numbered marks, files.
 
 A mode has one colour, marker, line style and hatch in all figures, and the colours differ in
-lightness, so that the figures can be read in grey. Where a mark is a task, its number stands beside
-it. Files have reproducible bytes. Labels are plain Unicode (α₁, not mathtext), whose text in SVG can
-be selected and searched for as it is read.
+lightness, so that the figures can be read in grey. Where a mark is a task, its number stands
+beside it. Files have reproducible bytes. Labels are plain Unicode (α₁, not mathtext), whose text in
+SVG can be selected and searched for as it is read.
 """
 
 import textwrap

@@ -1,5 +1,5 @@
-"""The paper's figures as views of metrics.csv: PNG, PDF and SVG with reproducible bytes, and the rows
-of the metrics that each shows as CSV.
+"""The paper's figures as views of metrics.csv: PNG, PDF and SVG with reproducible bytes, and the
+rows of the metrics that each shows as CSV.
 
 With several seeds: mean and sample standard deviation over seeds (ddof=1).
 """

@@ -37,9 +37,9 @@ def inline(text: str, name: str) -> Inline:
     body = re.sub(r"<style.*?</style>", "", body, count=1, flags=re.DOTALL)
     body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r"\s*\n\s*", "\n", body)
-    body = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", body)
-    body = re.sub(r'(fill|stroke)="(#[0-9a-f]{6})"', r'style="\1: \2"', body)  # attributes know none
-    kept = rf'(<g id="{name}-{ON_MAP}.*?</g>)'
+    body = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}:", body)  # no name has a colon
+    body = re.sub(r'(fill|stroke)="(#[0-9a-f]{6})"', r'style="\1: \2"', body)
+    kept = rf'(<g id="{re.escape(name)}:{ON_MAP}.*?</g>)'
     pieces = re.split(kept, body, flags=re.DOTALL)  # every second one keeps its colours
     found = frozenset(color for piece in pieces[::2] for _, color in COLOR.findall(piece))
     pieces[::2] = [COLOR.sub(_variable, piece) for piece in pieces[::2]]
@@ -57,11 +57,11 @@ def on_dark(color: str) -> str:
     the same hue. Contrast is WCAG's (L₁ + 0.05) / (L₂ + 0.05)."""
     rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
     if np.ptp(rgb) > 0.05 and luminance + 0.05 >= 3 * (DARK + 0.05):
         return color
     wanted = min(LARGEST, 1.05 / (luminance + 0.05) * (DARK + 0.05) - 0.05)
-    factor = min(wanted / max(luminance, 1e-9), 1 / max(linear.max(), 1e-9))
+    factor = min(wanted / max(luminance, 1e-9), 1 / max(float(linear.max()), 1e-9))
     linear, luminance = factor * linear, factor * luminance
     if wanted > luminance + 1e-9:  # the rest of the way with white
         linear = linear + (wanted - luminance) / (1 - luminance) * (1 - linear)
@@ -71,7 +71,9 @@ def on_dark(color: str) -> str:
 
 def variables(colors: frozenset[str]) -> Markup:
     """CSS declarations of the variables of these colours, and of black."""
-    return Markup(" ").join(  # digits alone
+    return Markup(
+        " "
+    ).join(  # digits alone
         Markup("--c{}: light-dark({}, {});").format(color[1:], color, on_dark(color))
         for color in sorted(colors | {"#000000"})
     )

@@ -235,11 +235,12 @@ def page(
         for name in names
     }
     first = next((name for name in (*SHOWN_FIRST, *names) if name in figures), None)
-    summary = first and picture(
-        figures_dir, first, title_of(first), figure_caption(first, view), "summary"
-    )
+    summary = None
+    if first:
+        about_first = title_of(first), figure_caption(first, view)
+        summary = picture(figures_dir, first, *about_first, "summary")
     of_jobs = picture(figures_dir, "timeline", "Timeline", TIMELINE) if rows else None
-    every = [*figures.values(), *[of_jobs] * bool(rows)]
+    every = [*figures.values(), *([of_jobs] if of_jobs else [])]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

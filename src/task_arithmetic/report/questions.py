@@ -1,5 +1,5 @@
-"""The questions that a report asks of a run: each with the tables, figures and claims that answer it
-and its answer in a sentence, computed from them.
+"""The questions that a report asks of a run: each with the tables, figures and claims that answer
+it and its answer in a sentence, computed from them.
 
 QUESTIONS stand from the most general one down. A table or figure belongs to the first question that
 names it, of images and texts alike; what none names is More.
@@ -33,7 +33,7 @@ class Question(NamedTuple):
     Attributes:
         name: of its place on the page.
         tables, figures: regular expressions of whole names, without `_language`.
-        claims: a regular expression that is found in the claims that answer it.
+        claims: a regular expression that is found in the claims that answer it, in lower case.
         otherwise: the answer where no claim does; "" if it has none.
     """
 
@@ -62,9 +62,7 @@ class Asked(NamedTuple):
     answer: Answer | None
 
 
-def asked(
-    view: View, claims: Iterable[Claim], tables: Mapping[str, pd.DataFrame]
-) -> list[Asked]:
+def asked(view: View, claims: Iterable[Claim], tables: Mapping[str, pd.DataFrame]) -> list[Asked]:
     """The questions on which a run has a table, a figure or a claim.
 
     Args:
@@ -73,16 +71,22 @@ def asked(
     own: dict[Question, tuple[list[str], list[str], list[Claim]]]
     own = {question: ([], [], []) for question in (*QUESTIONS, MORE)}
     for name in table_names(view):
-        own[_first(lambda q: re.fullmatch(q.tables, _base(name)))][0].append(name)
-    for name in figure_names(view):
-        own[_of_figure(name, view)][1].append(name)
+        own[_first("tables", re.fullmatch, _base(name))][0].append(name)
+    for name in figure_names(view):  # heatmaps of pairs have names of the user's own
+        pair = name in view.pairs or name in view.language.pairs
+        base = "heatmap" if pair else _base(name)
+        own[_first("figures", re.fullmatch, base)][1].append(name)
     for claim in claims:
-        own[_first(lambda q: re.search(q.claims, claim[0], re.IGNORECASE))][2].append(claim)
+        own[_first("claims", re.search, claim[0].lower())][2].append(claim)
+    answer: Answer | None
     found = []
     for question, parts in own.items():
         if any(parts):
-            text = question.otherwise(Evidence(view, tables))
-            answer = judged(parts[2]) if parts[2] else Answer("", text) if text else None
+            if parts[2]:
+                answer = judged(parts[2])
+            else:
+                text = question.otherwise(Evidence(view, tables))
+                answer = Answer("", text) if text else None
             found.append(Asked(question, *parts, answer))
     return found
 
@@ -91,15 +95,9 @@ def _base(name: str) -> str:
     return name.removesuffix("_language")
 
 
-def _first(fits: Callable[[Question], object]) -> Question:
-    return next((question for question in QUESTIONS if fits(question)), MORE)
-
-
-def _of_figure(name: str, view: View) -> Question:
-    """The question of a figure; heatmaps of pairs have names of the user's own."""
-    pair = name in view.pairs or name in view.language.pairs
-    base = "heatmap" if pair else _base(name)
-    return _first(lambda question: re.fullmatch(question.figures, base))
+def _first(which: str, fits: Callable[[str, str], object], text: str) -> Question:
+    """The first question one of whose expressions, `which`, fits a text."""
+    return next((each for each in QUESTIONS if fits(getattr(each, which), text)), MORE)
 
 
 # ---------------------------------------------------------------- answers
@@ -207,15 +205,17 @@ def on_negation(evidence: Evidence) -> str:
     row = table[table["mode"] != "pretrained"].sort_values("target", kind="stable").iloc[0]
     same = table[(table["mode"] == "pretrained") & (table["encoder"] == row["encoder"])].iloc[0]
     return (
-        f"{evidence.view.label(row['mode'])} of {row['encoder']} forgets most: mean accuracy on the "
-        f"forgotten task falls from {same['target']:.1f} % to {row['target']:.1f} %, and "
+        f"{evidence.view.label(row['mode'])} of {row['encoder']} forgets most: mean accuracy on "
+        f"the forgotten task falls from {same['target']:.1f} % to {row['target']:.1f} %, and "
         f"{row['control_kept']:.1f} % of the accuracy on {evidence.view.control} is kept."
     )
 
 
 def on_cost(evidence: Evidence) -> str:
     """The mode with the shortest training step."""
-    row = evidence.tables["table4"].sort_values("step_seconds", kind="stable").iloc[0]
+    if (table := evidence.tables.get("table4")) is None:
+        return ""
+    row = table.sort_values("step_seconds", kind="stable").iloc[0]
     return (
         f"The shortest training step is that of {evidence.view.label(row['mode'])} "
         f"({row['encoder']}), {number(row['step_seconds'], 'seconds')} s."
@@ -224,7 +224,8 @@ def on_cost(evidence: Evidence) -> str:
 
 def on_published(evidence: Evidence) -> str:
     """How many accuracies are far from the published ones."""
-    return sentence_on_published(evidence.tables["targets"], evidence.view)
+    table = evidence.tables.get("targets")
+    return "" if table is None else sentence_on_published(table, evidence.view)
 
 
 NONE = r"(?!)"
@@ -235,8 +236,8 @@ QUESTIONS = (
              "alone (disentanglement)?", NONE, r"heatmap|pairs|plane_.*", r"disentangle"),
     Question("linear", "Does the model stay closer to linear while it is fine-tuned?",
              NONE, r"fig3", r"kernel"),
-    Question("single", "Is it as good as non-linear fine-tuning on a task by itself?", r"tasks", r"fig[57]",
-             r"non-?linear advantage|single.task", on_single_tasks),
+    Question("single", "Is it as good as non-linear fine-tuning on a task by itself?",
+             r"tasks", r"fig[57]", r"non-?linear advantage|single.task", on_single_tasks),
     Question("alpha", "Is its accuracy robust to α, the factor of the task vectors?",
              NONE, r"fig9|robustness", r"sensitiv|robust|α", on_alpha),
     Question("merging", "Does it also help other methods of merging?",
@@ -245,7 +246,8 @@ QUESTIONS = (
              NONE, r"fig10", r"cosine|orthogonal"),
     Question("negation", "Can a task be forgotten without loss elsewhere?",
              r"negation", NONE, r"negat|forget", on_negation),
-    Question("parts", "Are the attention weights alone the best choice?", r"table5", NONE, r"ablation",
+    Question("parts", "Are the attention weights alone the best choice?",
+             r"table5", NONE, r"ablation",
              lambda evidence: best(evidence, "table5", "absolute", "accuracy of a unified model")),
     Question("cost", "Does it cost less?", r"table4", NONE, r"efficien|cost", on_cost),
     Question("interference", "What does one task's vector do to other tasks?",
@@ -256,7 +258,8 @@ QUESTIONS = (
              r"retention", r"retention", r"retention|control"),
     Question("layers", "Where in depth do task vectors agree, and where are they large?",
              r"layers", r"layers", r"depth|layer"),
-    Question("spectra", "How low is the rank of task vectors?", r"spectra", r"spectra", r"rank|spectr"),
+    Question("spectra", "How low is the rank of task vectors?",
+             r"spectra", r"spectra", r"rank|spectr"),
     Question("alignment", "Does the alignment of subspaces explain how well merging works?",
              r"alignment", r"alignment", r"align"),
     Question("linearity", "Where in depth is the model linear?",
