@@ -7,14 +7,15 @@ import views
 from task_arithmetic.config import available
 from task_arithmetic.config.view import view_of
 from task_arithmetic.report import questions
-from task_arithmetic.report.questions import MORE, QUESTIONS, asked, counted, judged, verdict
+from task_arithmetic.report.claims import Claim
+from task_arithmetic.report.questions import MORE, QUESTIONS, asked, counted, judged
 
 SOON = ["plane_fig6", "robustness", "interference", "layers", "spectra", "alignment", "pairs"]
 SOON += ["linearity", "number_of_tasks", "retention"]
 
 
 def claim(holds, what="Task addition: A > B (Table 2)"):
-    return (what, "small", "A 70.0 %; B 60.0 %", holds)
+    return Claim(what, "small", "A 70.0 %; B 60.0 %", holds)
 
 
 @pytest.mark.parametrize("suffix", ["", "_language"])
@@ -35,16 +36,13 @@ def test_what_belongs_to_no_question_is_more_and_nothing_is_twice(monkeypatch, s
 
 
 def test_a_verdict_is_what_all_claims_say():
-    said = ("yes (3 of 3 seeds)", "holds", "no", "does not hold", "at 3 α")
-    meant = ["holds", "holds", "does not hold", "does not hold", "cannot be told"]
-    assert [*map(verdict, said)] == meant
-    assert judged([claim("holds"), claim("yes")]).verdict == "Yes (2 hold of 2 comparisons)."
-    assert judged([claim("no")]).verdict == "No."
+    assert judged([claim("holds"), claim("holds")]).verdict == "Yes (2 hold of 2 comparisons)."
+    assert judged([claim("does not hold")]).verdict == "No."
     assert judged([claim("cannot be told")]).verdict == "This run cannot tell."
     both = judged([claim("does not hold"), claim("holds"), claim("cannot be told")])
     assert both.verdict.startswith("In part (1 hold, 1 do not hold, 1 cannot be told")
     assert both.text == "The paper's claim: Task addition: A > B. Here (small): A 70.0 %; B 60.0 %."
-    assert counted([claim("no"), claim("no")]) == "2 do not hold"
+    assert counted([claim("does not hold"), claim("does not hold")]) == "2 do not hold"
 
 
 def test_a_claim_answers_the_question_that_it_is_about():
@@ -52,7 +50,7 @@ def test_a_claim_answers_the_question_that_it_is_about():
     about = {"Kernel behaviour: closer (Figure 3)": "linear", "Task addition, absolute": "unified",
              "Mean |cosine| is smallest": "similarity", "Something else": "more",
              "Sensitivity to α: ahead": "alpha", "Efficiency: less time": "cost"}  # fmt: skip
-    found = asked(view, [claim("yes", what) for what in about], {})
+    found = asked(view, [claim("holds", what) for what in about], {})
     where = {each[0]: asked.question.name for asked in found for each in asked.claims}
     assert where == about
 
@@ -80,6 +78,6 @@ def test_without_claims_the_tables_answer():
     said = questions.on_negation(evidence)
     assert said.startswith("Attention modules only of small") and "60.0 % to 12.5 %" in said
     said = questions.on_merging(evidence)
-    assert "76.5 %, is that of TIES (Attention modules only, small), +6.5 points to" in said
+    assert "76.5 %, is that of TIES (Attention modules only, small), 6.5 points above" in said
     assert said.endswith("ahead of Non-linear fine-tuning under 1 of 2 methods.")
     assert "Attention modules only (small), 0.125 s" in questions.on_cost(evidence)

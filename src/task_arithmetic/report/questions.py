@@ -8,16 +8,22 @@ names it, of images and texts alike; what none names is More.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ..config.available import figure_names, table_names
 from ..config.view import SUM, View
-from .findings import Claim, sentence_on_published
+from .claims import Claim, Verdict, signed, within
+from .findings import sentence_on_published
 from .printing import number
 
-VERDICTS = ("holds", "does not hold", "cannot be told")
+VERDICTS: dict[Verdict, tuple[str, str]] = {  # what a claim is, in an answer and of several
+    "holds": ("Yes", "hold"),
+    "does not hold": ("No", "do not hold"),
+    "cannot be told": ("This run cannot tell", "cannot be told"),
+}
 
 
 class Evidence(NamedTuple):
@@ -66,7 +72,7 @@ def asked(view: View, claims: Iterable[Claim], tables: Mapping[str, pd.DataFrame
     """The questions on which a run has a table, a figure or a claim.
 
     Args:
-        claims: what findings.claims returns. tables: name → what tables.make_table returns.
+        claims: what claims.claims returns. tables: name → what tables.make_table returns.
     """
     own: dict[Question, tuple[list[str], list[str], list[Claim]]]
     own = {question: ([], [], []) for question in (*QUESTIONS, MORE)}
@@ -77,7 +83,7 @@ def asked(view: View, claims: Iterable[Claim], tables: Mapping[str, pd.DataFrame
         base = "heatmap" if pair else _base(name)
         own[_first("figures", re.fullmatch, base)][1].append(name)
     for claim in claims:
-        own[_first("claims", re.search, claim[0].lower())][2].append(claim)
+        own[_first("claims", re.search, claim.claim.lower())][2].append(claim)
     answer: Answer | None
     found = []
     for question, parts in own.items():
@@ -103,29 +109,21 @@ def _first(which: str, fits: Callable[[str, str], object], text: str) -> Questio
 # ---------------------------------------------------------------- answers
 
 
-def verdict(holds: str) -> str:
-    """One of VERDICTS, of a claim's last word."""
-    if holds.startswith(("yes", "holds")):
-        return VERDICTS[0]
-    return VERDICTS[1] if holds.startswith(("no", "does not")) else VERDICTS[2]
-
-
 def counted(claims: Sequence[Claim]) -> str:
     """How many claims hold, do not, and cannot be told."""
-    counts = Counter(verdict(claim[3]) for claim in claims)
-    words = {"holds": "hold", "does not hold": "do not hold", "cannot be told": "cannot be told"}
-    return ", ".join(f"{counts[each]} {words[each]}" for each in VERDICTS if counts[each])
+    counts = Counter(claim.holds for claim in claims)
+    return ", ".join(f"{counts[each]} {VERDICTS[each][1]}" for each in VERDICTS if counts[each])
 
 
 def judged(claims: Sequence[Claim]) -> Answer:
     """Whether what the paper claims here holds, with the numbers of the first of several claims."""
-    found = {verdict(claim[3]) for claim in claims}
-    leads = dict(zip(VERDICTS, ("Yes", "No", "This run cannot tell"), strict=True))
-    lead = leads[found.pop()] if len(found) == 1 else "In part"
+    found = {claim.holds for claim in claims}
+    lead = VERDICTS[found.pop()][0] if len(found) == 1 else "In part"
     several = f" ({counted(claims)} of {len(claims)} comparisons)" if len(claims) > 1 else ""
-    claim, where, numbers, _ = claims[0]
-    plain = re.sub(r" \([^()]*(Table|Figure)[^()]*\)$", "", claim)
-    return Answer(f"{lead}{several}.", f"The paper's claim: {plain}. Here ({where}): {numbers}.")
+    first = claims[0]
+    plain = re.sub(r" \([^()]*(Table|Figure)[^()]*\)$", "", first.claim)
+    text = f"The paper's claim: {plain}. Here ({first.where}): {first.numbers}."
+    return Answer(f"{lead}{several}.", text)
 
 
 def best(evidence: Evidence, name: str, column: str, what: str, lowest: bool = False) -> str:
@@ -137,11 +135,18 @@ def best(evidence: Evidence, name: str, column: str, what: str, lowest: bool = F
     texts = []
     for row in ranked.head(2).to_dict("records"):
         value = number(row[column], "percent", row.get(f"{column}_std"))
+        value += _ends(row, column)
         place = evidence.view.label(row["mode"])
         place += f", {row['encoder']}" if "encoder" in row else ""
         texts.append(f"{value} % ({place})")
     after = f", before {texts[1]}" if len(texts) > 1 else ""
     return f"The {'lowest' if lowest else 'highest'} {what} is {texts[0]}{after}."
+
+
+def _ends(row: Mapping[str, Any], column: str) -> str:
+    """The 95 % interval of a number in percent, where there is one."""
+    ends = row.get(f"{column}_low", np.nan), row.get(f"{column}_high", np.nan)
+    return "" if pd.isna(ends[0]) else f" {within(ends)}"
 
 
 def on_unified(evidence: Evidence) -> str:
@@ -181,14 +186,14 @@ def on_merging(evidence: Evidence) -> str:
         return ""
     table, view = evidence.tables[name], evidence.view
     part = view if name == "merging" else view.language
-    row = table.loc[table["absolute"].idxmax()]
+    row = table.loc[table["absolute"].idxmax()].to_dict()
     where = f"{part.label(row['mode'])}, {row['encoder']}"
-    text = f"The highest accuracy, {row['absolute']:.1f} %, is that of "
+    text = f"The highest accuracy, {row['absolute']:.1f}{_ends(row, 'absolute')} %, is that of "
     if row["method"] == SUM:
         text += f"{part.method_title(SUM)} itself, the plain sum ({where})"
     else:
-        lead = f"{row['delta']:+.1f}".replace("-", "−")
-        text += f"{part.method_title(row['method'])} ({where}), {lead} points to the plain sum"
+        lead = f"{signed(row['delta'])}{_ends(row, 'delta')}"
+        text += f"{part.method_title(row['method'])} ({where}), {lead} points above the plain sum"
     wide = table.pivot_table("absolute", ["encoder", "method"], "mode")
     if {"attention", "nonlinear"} <= {*wide}:
         ahead = int((wide["attention"] > wide["nonlinear"] + 1e-9).sum())
