@@ -137,8 +137,7 @@ def test_what_is_planned_is_shown_and_no_more(project, tmp_path, monkeypatch, se
         if seed < DRAWN_FIGURES:
             figures.write(name, metrics, settings, tmp_path / "figures")
         else:
-            (tmp_path / "figures").mkdir(exist_ok=True)
-            (tmp_path / f"figures/{name}.png").write_bytes(b"\x89PNG" + bytes(20))
+            views.write_pictures(tmp_path / "figures", [name])
     own, reference = view_of(json.loads(report_settings(config))), project / "workflow/reference"
     published = tables.read_reference(reference / "paper.csv")
     published = published, tables.read_targets(reference / "targets.csv")
@@ -146,6 +145,9 @@ def test_what_is_planned_is_shown_and_no_more(project, tmp_path, monkeypatch, se
     merging = tables.read_merging(reference / "merging.csv")
     shown = page.page(measured, *published, tmp_path / "figures", own, text, [], merging)
     assert all(line.split(":")[0] in shown for line in left_out(view))
+    assert all(shown.count(f'<h3 id="{name}">') == 1 for name in table_names(view))
+    assert all(shown.count(f'<figure id="figure-{name}">') == 1 for name in figure_names(view))
+    assert '<section id="q-more">' not in shown  # each has a question
     assert ("embedded suite" in shown) == (config.suite == "embedded")
     assert "Paper:" not in shown or settings["paper_beside"] or "table4" in shown
     again = merge(read_yaml("config.yaml"), yaml.safe_load(as_yaml(config)))

@@ -4,6 +4,7 @@ import itertools
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 import views
 from matplotlib.text import Text
@@ -39,11 +40,32 @@ def test_every_figure_has_equal_bytes_twice_and_no_date(name, small, tmp_path):
     assert NAMES == figure_names(view_of(settings))
     for folder in ("first", "second"):
         figures.write(name, path, settings, tmp_path / folder)
-    for suffix in ("png", "pdf"):
+    for suffix in ("png", "pdf", "svg", "csv"):
         first, second = (tmp_path / f / f"{name}.{suffix}" for f in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
-        assert b"CreationDate" not in first.read_bytes()
+        assert b"Date" not in first.read_bytes() and b"dc:date" not in first.read_bytes()
     assert (tmp_path / "first" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert b"<text" in (tmp_path / "first" / f"{name}.svg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics", "encoders"),
+    [
+        ("fig9", {"unified_accuracy", "normalized_accuracy"}, {"small"}),
+        ("fig10", {"cosine_similarity"}, {"small"}),
+        ("fig5", {"single_task_accuracy"}, {"small", "base", "large"}),
+    ],
+)
+def test_the_data_of_a_figure_are_the_rows_that_it_shows(name, metrics, encoders, three, tmp_path):
+    settings, path = three
+    figures.write(name, path, settings, tmp_path)
+    shown, every = load_metrics(tmp_path / f"{name}.csv"), load_metrics(path)
+    assert {*shown["metric"]} == metrics and {*shown["encoder"]} == encoders
+    where = every["metric"].isin(metrics) & every["encoder"].isin(encoders)
+    where &= every["mode"].isin([*settings["modes"], *["posthoc"] * (name == "fig9")])
+    if name == "fig5":
+        where &= every["split"] == "test"
+    pd.testing.assert_frame_equal(shown, every[where].reset_index(drop=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,8 +149,9 @@ def test_the_task_of_every_mark_can_be_told(name, three):
     figure = figures.draw(name, load_metrics(path), view_of(settings))
     figure.canvas.draw()
     key = figure.legends[-1]
-    tasks = [text.get_text() for text in key.get_texts()]
-    assert tasks == settings["tasks"]
+    tasks = settings["tasks"]
+    numbered = [f"{i}  {task}" for i, task in enumerate(tasks, 1)]
+    assert [text.get_text() for text in key.get_texts()] == numbered
     run = Measured(load_metrics(path), view_of(settings))
     for panel, encoder in zip(figure.axes, settings["encoders"], strict=False):
         assert panel.get_title() == encoder

@@ -198,8 +198,7 @@ def test_one_task_is_not_merged():
 def test_the_page_shows_table_figure_and_sentences(tmp_path):
     settings, rows = paper_run()
     view, metrics = view_of(settings), measured(rows, tmp_path)
-    for name in available.figure_names(view):
-        (tmp_path / f"{name}.png").write_bytes(b"\x89PNG" + bytes(20))
+    views.write_pictures(tmp_path, available.figure_names(view))
     given = (metrics, tables.read_reference(REFERENCE), tables.read_targets(TARGETS), tmp_path,
              view, "", [])  # fmt: skip
     text = page.page(*given, tables.read_merging(MERGING))

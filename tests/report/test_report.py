@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jinja2
-import matplotlib.image
 import pandas as pd
 import pytest
 import views
@@ -28,6 +27,7 @@ from task_arithmetic.report.cells import load_metrics
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "workflow/reference/paper.csv"
 TARGETS = ROOT / "workflow/reference/targets.csv"
+MERGING = ROOT / "workflow/reference/merging.csv"
 
 
 def make_run(folder, settings, **sizes):
@@ -37,10 +37,9 @@ def make_run(folder, settings, **sizes):
         rows = views.near_published(rows, settings, tables.read_targets(TARGETS))
     path = views.write_metrics(folder / "metrics.csv", rows)
     for name in available.table_names(view_of(settings)):
-        reference = TARGETS if name == "targets" else REFERENCE
-        tables.write(name, path, reference, settings, folder)
-    for name in available.figure_names(view_of(settings)):  # a pixel: the report only embeds them
-        matplotlib.image.imsave(folder / f"{name}.png", [[[0.5, 0.5, 0.5]]])
+        reference = {"targets": TARGETS}.get(name, MERGING if "merging" in name else REFERENCE)
+        tables.write(name, path, reference, settings, folder / "tables")
+    views.write_pictures(folder / "figures", available.figure_names(view_of(settings)))
     write_records(folder / "results/synthetic")
     return folder
 
@@ -73,8 +72,8 @@ def write_records(run_dir):
 
 def write(folder, settings, run_dir="results/synthetic", paper=REFERENCE):
     run_dir = run_dir and folder / run_dir
-    page.write(folder / "metrics.csv", paper, TARGETS, folder, settings, "run: synthetic  # <&>\n",
-                 run_dir, folder / "report.html")  # fmt: skip
+    page.write(folder / "metrics.csv", paper, TARGETS, folder / "figures", settings,
+               "run: synthetic  # <&>\n", run_dir, folder / "report.html", MERGING)  # fmt: skip
     return (folder / "report.html").read_text()
 
 
@@ -94,29 +93,48 @@ def test_the_page_is_self_contained(text):
 
     class Parser(HTMLParser):
         def handle_starttag(self, tag, attributes):
-            assert tag not in ("script", "link", "iframe", "object", "embed")
+            assert tag not in ("link", "iframe", "object", "embed", "img")
+            assert tag != "script" or not attributes
             sources.extend(v for k, v in attributes if k in ("src", "href", "srcset", "data"))
 
     Parser().feed(text)
-    images = [source for source in sources if source.startswith("data:image/png;base64,")]
-    assert len(images) == 8
-    anchors = set(sources) - set(images)
-    assert all(source.startswith("#") for source in anchors)
-    assert all(f'id="{anchor[1:]}"' in text for anchor in anchors)
-    rest = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
+    anchors = {source for source in sources if source.startswith("#")}
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(anchors) > 15 and {anchor[1:] for anchor in anchors} <= {*ids}
+    assert len({*ids}) == len(ids)
+    rest = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=\s]+", "", text)
     assert "http:" not in rest and "https:" not in rest
-    assert "url(" not in rest and "@import" not in rest
+    assert "@import" not in rest and re.findall(r"url\((?!#)", rest) == []
+
+
+def test_every_file_beside_a_table_or_figure_is_one_that_its_rule_makes(run, text):
+    folder, settings = run
+    files = {*re.findall(r'href="((?:tables|figures)/[^"]+)"', text)}
+    for name in available.table_names(view_of(settings)):
+        made = {f"tables/{name}.{kind}" for kind in ("csv", "md", "tex")}
+        assert made <= files and all((folder / path).is_file() for path in made)
+    rules = (ROOT / "workflow/rules/presenting.smk").read_text()
+    for kind in ("png", "svg", "pdf", "csv"):
+        assert kind in rules
+        names = [*available.figure_names(view_of(settings)), *["timeline"] * (kind != "csv")]
+        assert {f"figures/{name}.{kind}" for name in names} <= files
+    command = "snakemake --cores 1 --configfile results/synthetic/config.yaml results/synthetic/"
+    for name in ("tables/table2.csv", "figures/fig9.svg", "report.html"):
+        assert f"<code>{command}{name}</code>" in text
 
 
 def test_the_page_holds_all_parts(run, text):
     folder, settings = run
-    for title in ("What this run is", "Findings", "Tables", "Figures", "Configuration"):
+    for title in ("Summary", "All findings", "Words", "What this run is", "Configuration"):
         assert f"<h2>{title}</h2>" in text
-    for name in [
-        *available.table_names(view_of(settings)),
-        *available.figure_names(view_of(settings)),
-    ]:
-        assert f'id="{name}"' in text
+    for name in available.table_names(view_of(settings)):
+        assert text.count(f'<h3 id="{name}">') == 1
+    for name in available.figure_names(view_of(settings)):
+        assert text.count(f'<figure id="figure-{name}">') == 1
+    summary = text[text.index('<section id="summary">') : text.index("</section>")]
+    assert summary.count("<li>") == 5 and summary.count("<figure") == 1
+    assert "2 pretrained encoders (small, base) were each fine-tuned on 3 tasks" in summary
+    assert "<b>Figure 9.</b>" in summary
     assert "run: synthetic  # &lt;&amp;&gt;" in text
     for package in ("python", "torch", "open_clip_torch", "snakemake", "datasets", "pandas"):
         assert f'<td class="text">{package}</td>' in text
@@ -126,7 +144,7 @@ def test_the_page_holds_all_parts(run, text):
 def test_the_page_shows_when_the_jobs_ran(run, text):
     folder, settings = run
     section = text[text.index('<section id="timings">') :]
-    assert re.search(r'<figure id="timeline"><img width="\d{3}"', section)
+    assert '<figure id="figure-timeline">' in section and "failed or killed</text>" in section
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in section.split("<tr")]
     assert [row for row in cells if row] == [
         ["data", "1", "1", "12.5", "310"],
@@ -140,7 +158,7 @@ def test_the_page_shows_when_the_jobs_ran(run, text):
         ["finetune", "finetune/small/ntk/mnist/0", "1"],
         ["finetune", "finetune/small/ntk/mnist/0", "2"],
     ]
-    assert b"CreationDate" not in (folder / "timeline.pdf").read_bytes()
+    assert b"CreationDate" not in (folder / "figures/timeline.pdf").read_bytes()
 
 
 def test_a_report_by_hand_has_no_timings(run):
@@ -152,7 +170,7 @@ def test_a_report_by_hand_has_no_timings(run):
 def test_the_page_prints_the_tables_numbers(run, text):
     folder, settings = run
     for name in available.table_names(view_of(settings)):
-        _, rows, _ = views.read_markdown(folder / f"{name}.md")
+        _, rows, _ = views.read_markdown(folder / f"tables/{name}.md")
         assert all(f">{cell}</td>" in text for row in rows for cell in row)
 
 
@@ -160,7 +178,7 @@ def test_the_page_has_equal_bytes_twice(run, text):
     assert write(*run) == text
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "fig9.png"])
+@pytest.mark.parametrize("name", ["metrics.csv", "figures/fig9.svg"])
 def test_a_missing_part_is_an_error(name, run):
     folder, settings = run
     content = (folder / name).read_bytes()
@@ -177,7 +195,7 @@ def test_a_missing_part_is_an_error(name, run):
 def test_findings_say_which_mode_leads_and_by_how_much(run):
     folder, settings = run
     metrics = load_metrics(folder / "metrics.csv")
-    table = pd.read_csv(folder / "table2.csv").query("encoder == 'base'")
+    table = pd.read_csv(folder / "tables/table2.csv").query("encoder == 'base'")
     ranked = table[table["mode"] != "pretrained"].sort_values("absolute", ascending=False)
     lead = ranked["absolute"].iloc[0] - ranked["absolute"].iloc[1]
     sentence = findings.sentences(metrics, view_of(settings))[1]
@@ -236,7 +254,7 @@ def beside_published(tmp_path_factory):
 
 def test_published_accuracies_have_a_section_that_counts_the_flagged(beside_published):
     folder, settings, text = beside_published
-    table = pd.read_csv(folder / "targets.csv")
+    table = pd.read_csv(folder / "tables/targets.csv")
     tasks = table[table["task"] != "average"]
     flagged = tasks[tasks["flag"] == "yes"]
     assert 0 < len(flagged) < len(tasks) == 2 * 4 * 3
@@ -250,19 +268,17 @@ def test_published_accuracies_have_a_section_that_counts_the_flagged(beside_publ
     )
     said = findings.sentence_on_published(table, view_of(settings))
     assert said.startswith(sentence) and said.endswith(f", {farthest['task']}).")
-    section = text[text.index('<section id="published">') : text.index('<section id="figures">')]
+    section = text[text.index('<section id="q-published">') :].split("</section>")[0]
     assert sentence in section and "All 32 rows" in section
     shown, folded = section.split("<details>")
     chosen = len(table[(table["flag"] == "yes") | (table["task"] == "average")])
     assert (shown.count("<tr"), folded.count("<tr")) == (1 + chosen, 1 + len(table))
-    found = text[text.index('<section id="findings">') : text.index('<section id="tables">')]
-    assert sentence in found
-    assert '<a href="#published">Published accuracies</a>' in text
+    assert '<a href="#q-published">' in text
 
 
 def test_published_accuracies_that_are_all_met_are_said_to_be(beside_published):
     folder, settings, _ = beside_published
-    table = pd.read_csv(folder / "targets.csv").assign(difference=-1.25, flag="no")
+    table = pd.read_csv(folder / "tables/targets.csv").assign(difference=-1.25, flag="no")
     sentence = findings.sentence_on_published(table, view_of(settings))
     assert sentence.startswith("All 24 zero-shot and single-task accuracies that have a ")
     assert "number are within 2 points of it;" in sentence
@@ -270,7 +286,7 @@ def test_published_accuracies_that_are_all_met_are_said_to_be(beside_published):
 
 
 def test_a_run_of_other_tasks_has_no_section_of_published_accuracies(text):
-    assert "Published accuracies" not in text and 'id="published"' not in text
+    assert "Published accuracies" not in text and 'id="q-published"' not in text
 
 
 def test_claims_are_judged_by_the_numbers_alone(tmp_path):

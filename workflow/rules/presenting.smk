@@ -157,8 +157,8 @@ for table in TABLES:
             call("table", draws="{input.draws:q}", output_dir="results/{wildcards.run:q}/tables")
 
 
-# The paper's figures as PNG and PDF: one rule for each, because each has its own caption in
-# Snakemake's report.
+# Figures as PNG, PDF and SVG, and their data as CSV: one rule for each, because each has its own
+# caption in Snakemake's report.
 
 FIGURES = figure_names(VIEW)
 
@@ -177,7 +177,7 @@ for figure in FIGURES:
                 category="Figures",
                 labels={"figure": figure, "format": "PNG"},
             ),
-            f"results/{{run}}/figures/{figure}.pdf",
+            [f"results/{{run}}/figures/{figure}.{kind}" for kind in ("pdf", "svg", "csv")],
         log:
             f"results/{{run}}/logs/figures/{figure}.log",
         localrule: True
@@ -197,7 +197,7 @@ for figure in FIGURES:
 # The report: one HTML page of tables, figures, configuration and timings.
 VIEWS = [
     expand("results/{run}/tables/{name}.csv", name=TABLES, allow_missing=True),
-    expand("results/{run}/figures/{name}.png", name=FIGURES, allow_missing=True),
+    expand("results/{run}/figures/{name}.svg", name=FIGURES, allow_missing=True),
 ]
 
 

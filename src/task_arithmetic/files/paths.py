@@ -78,7 +78,7 @@ def remove_partial(output: PathLike) -> None:
     for who holds the lock on it."""
     output = Path(output)
     # Not those of an output whose name only begins like this one's: v1.5 and v1.6, a and a.b.
-    beside = "csv|md|tex|png|pdf|html|json|sha256|safetensors|[0-9a-f]+.state"
+    beside = "csv|md|tex|png|pdf|svg|html|json|sha256|safetensors|[0-9a-f]+.state"
     names = f"{re.escape(output.name)}|{re.escape(output.stem)}.({beside})"
     for name in os.listdir(output.parent) if output.parent.is_dir() else []:
         if re.fullmatch(rf"\.+({names})(\.\d+\.partial)+", name):

@@ -9,7 +9,7 @@ and of what is not merged, have none: nothing here mixes them with another metho
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,10 +97,16 @@ class Measured:
 
     Attributes:
         metrics: what load_metrics returns.
+        taken: labels of the rows whose cells were asked for.
     """
 
     metrics: pd.DataFrame
     part: Part
+    taken: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    def rows_taken(self) -> pd.DataFrame:
+        """The rows of the metrics whose cells were asked for until now, in their order."""
+        return self.metrics[self.metrics.index.isin(list(self.taken))]
 
     def _rows(self, method: str = "", **keys: str | None) -> pd.DataFrame:
         """All rows of a method that have a value, with these keys; None: any. Of a layer only if
@@ -118,16 +124,19 @@ class Measured:
         """The cells with these keys along axes. Raises UserError if one has not exactly one row."""
         cells = pd.MultiIndex.from_product(axes.values(), names=list(axes))
         any_layer = {"layer": None} if "layer" in axes else {}
-        rows = self._rows(method, **any_layer, **keys).set_index(list(axes))
-        rows = rows[rows.index.isin(cells)]
+        found = self._rows(method, **any_layer, **keys)
+        rows = found.set_index(list(axes))
+        inside = rows.index.isin(cells)
+        self.taken.update(found.index[inside])
+        rows = rows[inside]
         counts = rows.index.value_counts().reindex(cells, fill_value=0)
         wrong = counts[counts != 1]
         if len(wrong) or not len(cells):
             cell, count = (wrong.index[0], wrong.iloc[0]) if len(wrong) else ([], 0)
-            found = dict(zip(axes, cell, strict=False))
+            of = dict(zip(axes, cell, strict=False))
             raise UserError(
                 f"The metrics hold {f'{count} values of' if count else 'no'} {keys.pop('metric')} "
-                f"for {_in_words(keys | {'method': method} | found)}, where one is "
+                f"for {_in_words(keys | {'method': method} | of)}, where one is "
                 "expected: run the stage that measures it, or take what it belongs to out of the "
                 "configuration."
             )

@@ -1,8 +1,9 @@
 """What all figures share: the style of each mode, legends, numbered marks, files.
 
 A mode has one colour, marker, line style and hatch in all figures, and the colours differ in
-lightness, so that the figures can be read in grey. Where a mark is a task, its number stands beside
-it. Files have reproducible bytes.
+lightness, so that the figures can be read in grey. Where a mark is a task, its number stands
+beside it. Files have reproducible bytes. Labels are plain Unicode (α₁, not mathtext), whose text in
+SVG can be selected and searched for as it is read.
 """
 
 import textwrap
@@ -16,9 +17,11 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ..config.view import Part
@@ -42,7 +45,17 @@ STYLE = {
     "lines.linewidth": 1.4,
     "hatch.linewidth": 0.6,
     "pdf.fonttype": 42,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "task arithmetic",  # ids that do not change
 }
+FORMATS: dict[str, dict[str, None]] = {  # what is left out of each: dates, versions, addresses
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None},
+    "svg": dict.fromkeys(["Creator", "Date", "Format", "Type"]),
+}
+HEAT = "magma_r"  # perceptually uniform; little is light
+SIGNED = "PuOr_r"  # of −x to x: 0 is light; told apart without red and green
+ON_MAP = "on-map"  # begins the id, in SVG, of what is drawn on colours that are data
 
 
 class ModeStyle(NamedTuple):
@@ -57,7 +70,7 @@ class ModeStyle(NamedTuple):
 MODE_STYLES = {
     "nonlinear": ModeStyle("#2288c9", "o", "-", ""),
     "ntk": ModeStyle("#e69f00", "^", "--", "////"),
-    "attention": ModeStyle("#003d33", "s", "-.", "...."),
+    "attention": ModeStyle("#003d33", "s", "-.", ".."),
     "posthoc": ModeStyle("#cc79a7", "D", ":", "xxxx"),
 }
 OTHER_STYLES = [
@@ -107,13 +120,34 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def placed(figure: Figure) -> Figure:
+    """The same figure, everything in its place, once for all formats."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
 def save(figure: Figure, folder: PathLike, name: str) -> None:
-    """Write folder/NAME.png (200 dpi) and .pdf, without a date."""
+    """Write folder/NAME.png (200 dpi), .pdf and .svg of a placed figure, without a date."""
+    _name_maps(figure)
     with styled():
-        for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        box = figure.get_tightbbox().padded(0.04)  # once for all formats; inches
+        for suffix, metadata in FORMATS.items():
             with atomic_path(Path(folder) / f"{name}.{suffix}") as temporary:
-                figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata,
-                               bbox_inches="tight", pad_inches=0.04)  # fmt: skip
+                figure.savefig(
+                    temporary, format=suffix, dpi=200, metadata=metadata, bbox_inches=box
+                )
+
+
+def _name_maps(figure: Figure) -> None:
+    """Give ids to what has colours of data, and to all that lies on an image or a filled contour:
+    elsewhere a page may exchange colours for those of a dark one."""
+    for axes in figure.axes:
+        drawn = [*axes.collections, *axes.images, *axes.texts, *axes.lines, *axes.patches]
+        maps = any(isinstance(each, (AxesImage, QuadMesh, ContourSet)) for each in drawn)
+        for i, artist in enumerate([*drawn, axes.patch]):
+            if maps or getattr(artist, "get_array", lambda: None)() is not None:
+                artist.set_gid(f"{ON_MAP}-{figure.axes.index(axes)}-{i}")
 
 
 def legend_entries(part: Part, modes: Iterable[str]) -> list[Line2D]:
@@ -165,12 +199,12 @@ def number_tasks(figure: Figure, panels: list[Panel], tasks: Sequence[str]) -> N
     """The number of its task beside each mark of each panel, where nothing else is, and below all
     panels what the numbers stand for."""
     numbers = [str(i + 1) for i in range(len(tasks))]
-    handles = [
-        Line2D([], [], linestyle="", marker=f"${n}$", color="0.2", markersize=5, markeredgewidth=0)
-        for n in numbers
-    ]
-    legend_above(figure, handles, tasks, "outside lower center", handletextpad=0.2)
+    labels = [f"{number}  {task}" for number, task in zip(numbers, tasks, strict=True)]
+    nothing = Line2D([], [], linestyle="")
+    below = "outside lower center"
+    legend_above(figure, [nothing] * len(tasks), labels, below, handlelength=0, handletextpad=0)
     figure.draw_without_rendering()  # where the marks are, in points, is known from here
+    behind = dict(boxstyle="round,pad=0.05", facecolor="white", edgecolor="none", alpha=0.7)
     turns = np.linspace(0, 2 * np.pi, 16, endpoint=False) + np.pi / 4
     circle = np.column_stack([np.cos(turns), np.sin(turns)])
     ways = np.concatenate([radius * circle for radius in (6.5, 9, 12, 16, 21)])
@@ -193,8 +227,8 @@ def number_tasks(figure: Figure, panels: list[Panel], tasks: Sequence[str]) -> N
                 arrow = dict(arrowstyle="-", color=color, linewidth=0.4, shrinkA=2.4, shrinkB=2.4)
                 label = axes.annotate(number, (x[i], y[i]), way, textcoords="offset points",
                                       ha="center", va="center_baseline", fontsize=5.5, zorder=6,
-                                      arrowprops=arrow if np.hypot(*way) > 8 else None)  # fmt: skip
-                label.set_path_effects([withStroke(linewidth=1.2, foreground="white")])
+                                      arrowprops=arrow if np.hypot(*way) > 8 else None,
+                                      bbox=behind)  # fmt: skip
                 label.set_in_layout(False)
                 taken, sizes = np.vstack([taken, at[i] + way]), np.vstack([sizes, own])
 

@@ -1,9 +1,11 @@
-"""The paper's figures as views of metrics.csv: PNG and PDF with reproducible bytes.
+"""The paper's figures as views of metrics.csv: PNG, PDF and SVG with reproducible bytes, and the
+rows of the metrics that each shows as CSV.
 
 With several seeds: mean and sample standard deviation over seeds (ddof=1).
 """
 
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,10 +18,12 @@ from matplotlib.patches import Rectangle
 from ..config.available import OWN_FIGURES, part_of
 from ..config.view import View, view_of
 from ..errors import UserError
-from ..files.paths import PathLike
+from ..files.paths import PathLike, atomic_path
 from . import merging_figure
 from .cells import Measured, OverGrid, load_metrics, percent
 from .drawing import (
+    HEAT,
+    SIGNED,
     Marks,
     Panel,
     center,
@@ -28,15 +32,13 @@ from .drawing import (
     legend_entries,
     new_figure,
     number_tasks,
+    placed,
     points,
     save,
     spread,
     style_of,
     styled,
 )
-
-HEAT = "magma_r"  # perceptually uniform; little is light
-SIGNED = "PuOr_r"  # 0 is light; told apart without red and green
 
 
 def fig3(run: Measured) -> Figure:
@@ -58,9 +60,9 @@ def fig3(run: Measured) -> Figure:
         panels.append(Panel(panel, marks, []))
     for panel in axes.flat[len(part.encoders) :]:
         panel.remove()
-    equal_axes(panels, low, "Non-linear accuracy of $f$ (%)")
+    equal_axes(panels, low, "Non-linear accuracy of f (%)")
     for panel in axes[:, 0]:
-        panel.set_ylabel(r"Post-hoc linearized accuracy of $f_\mathrm{lin}$ (%)")
+        panel.set_ylabel("Post-hoc linearized accuracy of f_lin (%)")
     line = Line2D([], [], color="0.4", linestyle="--", linewidth=0.9, label="Equal accuracy")
     legend_above(figure, [*legend_entries(part, part.kernel_modes), line])
     number_tasks(figure, panels, part.tasks)
@@ -159,10 +161,10 @@ def draw_heatmaps(
             if name == next(iter(maps)):
                 cell.set_title(textwrap.fill(label, 26))
             else:
-                cell.set_xlabel(rf"$\alpha_1$ ({pair[0]})")
-        row[0].set_ylabel(f"{name.capitalize()}\n" rf"$\alpha_2$ ({pair[1]})")
+                cell.set_xlabel(f"α₁ ({pair[0]})")
+        row[0].set_ylabel(f"{name.capitalize()}\nα₂ ({pair[1]})")
         bar = figure.colorbar(image, ax=list(row), extend="max" if over else "neither", pad=0.015)
-        bar.set_label(rf"$\xi$: {unit}", fontsize=7)
+        bar.set_label(f"ξ: {unit}", fontsize=7)
     return figure
 
 
@@ -225,11 +227,11 @@ def fig9(run: Measured) -> Figure:
             panel.errorbar(center(x), center(y), xerr=spread(x), yerr=spread(y), color=color,
                            marker="*", markersize=11, markeredgecolor="black",
                            markeredgewidth=0.6, elinewidth=0.8, zorder=5)  # fmt: skip
-        panel.set(xlabel=r"$\alpha$", ylabel=f"{name}, mean over tasks (%)")
+        panel.set(xlabel="α", ylabel=f"{name}, mean over tasks (%)")
     handles, labels = left.get_legend_handles_labels()
     star = Line2D([], [], color="0.7", marker="*", markersize=9, markeredgecolor="black",
                   linestyle="", markeredgewidth=0.6)  # fmt: skip
-    legend_above(figure, [*handles, star], [*labels, r"chosen $\alpha$, on test"])
+    legend_above(figure, [*handles, star], [*labels, "chosen α, on test"])
     return figure
 
 
@@ -281,25 +283,26 @@ def draw(name: str, metrics: pd.DataFrame, view: View) -> Figure:
     Raises:
         UserError: unknown figure, a cell that is missing or not unique.
     """
-    part, base = part_of(name, view), name.removesuffix("_language")
+    return _drawn(name, Measured(metrics, part_of(name, view)))
+
+
+def _drawn(name: str, run: Measured) -> Figure:
+    part, base = run.part, name.removesuffix("_language")
     if base not in DRAWN and base not in part.pairs:
         known = [*OWN_FIGURES, *part.pairs]
         raise UserError(f"There is no figure {name}: take one of {', '.join(known)}.")
-    run = Measured(metrics, part)
     with styled():
-        if base in DRAWN:
-            figure = DRAWN[base](run)
-        else:
-            figure = heatmaps(run, part.pairs[base])
-        figure.draw_without_rendering()  # places everything, once for all formats
-        figure.set_layout_engine("none")
-        return figure
+        return placed(DRAWN[base](run) if base in DRAWN else heatmaps(run, part.pairs[base]))
 
 
 def write(name: str, metrics: PathLike, settings: dict[str, Any], output_dir: PathLike) -> None:
-    """Write output_dir/NAME.png and .pdf. Raises UserError as draw.
+    """Write output_dir/NAME.png, .pdf and .svg, and as NAME.csv the rows of the metrics that the
+    figure shows. Raises UserError as draw.
 
     Args:
         metrics: the run's metrics.csv. settings: what settings.view_settings gives.
     """
-    save(draw(name, load_metrics(metrics), view_of(settings)), output_dir, name)
+    run = Measured(load_metrics(metrics), part_of(name, view_of(settings)))
+    save(_drawn(name, run), output_dir, name)
+    with atomic_path(Path(output_dir) / f"{name}.csv") as temporary:
+        run.rows_taken().to_csv(temporary, index=False, lineterminator="\n")

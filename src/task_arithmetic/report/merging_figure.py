@@ -85,5 +85,5 @@ def _norms(panel: Axes, run: Measured, encoder: str) -> None:
     panel.set_xticks([])
     panel.set(xlim=(-0.7, len(run.part.modes) - 0.3), xlabel="Mode")
     panel.set_ylim(bottom=0)
-    panel.set_ylabel(r"$\Vert\tau_t\Vert$")
+    panel.set_ylabel("‖τₜ‖")
     panel.set_title("Norms: one task (small), mean", fontsize=6.5)

@@ -1,15 +1,16 @@
-"""One self-contained HTML page of a run: findings, tables, figures, configuration, versions.
+"""One self-contained HTML page of a run: a summary, then questions with the tables and figures that
+answer them, all findings, configuration, versions.
 
-page.html says how it looks; here is what it shows.
+page.html says how it looks, and questions.py what is asked; here is what it shows.
 """
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from ..config.available import MERGING, figure_names, left_out, table_names, title_of
 from ..config.published import has_published_merging
@@ -22,13 +23,18 @@ from .captions import figure_caption, suite_note, table_caption
 from .cells import load_metrics
 from .claims import claims
 from .drawing import save
-from .findings import sentence_on_published, sentences
+from .findings import sentences
+from .inline import inline, variables
 from .printing import printed
+from .questions import asked, counted
 from .reference import read_merging, read_reference, read_targets
 from .resampled import Draws, read_draws
 from .tables import make_table
 from .timeline import timeline
 
+SCALE = 1.72  # pixels on the page for each point of a figure: text of 8 points becomes 14 pixels
+FINDINGS = 5  # in the summary
+SHOWN_FIRST = ("fig9", "fig9_language")  # in the summary, where it is there; else the first figure
 TIMELINE = (
     "Every attempt of every job, on the GPU that it held or, without one, beside the other jobs of "
     "its node; what this run found finished is where it ran before. Hatched: failed or killed."
@@ -52,13 +58,14 @@ class Grid(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure as PNG in base64, with its width on the page in pixels."""
+    """A figure as an <svg> element, its width on the page in pixels, and its exchanged colours."""
 
     name: str
     title: str
     caption: str
     width: int
-    png: str
+    svg: Markup
+    colors: frozenset[str]
 
 
 class About(NamedTuple):
@@ -142,15 +149,20 @@ def grid_of(name: str, table: pd.DataFrame, view: View) -> Grid:
     return Grid(headings, kinds, rows, group)
 
 
-def picture(figures_dir: PathLike, name: str, title: str, caption: str) -> Picture:
-    """One figure, embedded as PNG, with its caption. Raises UserError if it is not there."""
-    path = Path(figures_dir) / f"{name}.png"
+def picture(figures_dir: PathLike, name: str, title: str, caption: str, id: str = "") -> Picture:
+    """One figure, with its caption.
+
+    Args:
+        id: on the page; the name by default.
+    Raises:
+        UserError: it is not there.
+    """
+    path = Path(figures_dir) / f"{name}.svg"
     try:
-        png = path.read_bytes()
+        svg, points, colors = inline(path.read_text(encoding="utf-8"), id or f"figure-{name}")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: make the figures first.") from None
-    pixels = int.from_bytes(png[16:20], "big")  # width, in the header of a PNG
-    return Picture(name, title, caption, round(pixels * 0.62), base64.b64encode(png).decode())
+    return Picture(name, title, caption, round(points * SCALE), svg, colors)
 
 
 def timings(rows: list[records.Row]) -> Grid:
@@ -186,7 +198,7 @@ def page(
     merging: pd.DataFrame | None = None,
     draws: Draws | None = None,
 ) -> str:
-    """The whole page as HTML; writes timeline.png and .pdf beside the other figures.
+    """The whole page as HTML; writes timeline.png, .pdf and .svg beside the other figures.
 
     Args:
         metrics, paper, targets: what load_metrics, read_reference and read_targets return.
@@ -207,16 +219,28 @@ def page(
         for name in table_names(view)
     }
     grids = {name: grid_of(name, table, view) for name, table in tables.items()}
-    published, flagged, found = grids.pop("targets", None), None, sentences(metrics, view, draws)
-    if published:
-        found.append(sentence_on_published(tables["targets"], view))
+    flagged, judged = None, claims(metrics, view, tables["table4"], draws)
+    if published := grids.get("targets"):
         task = published.headings.index("Task")
         chosen = [row for row in published.rows if row[task] == "average" or row[-1] == "yes"]
         flagged = published._replace(rows=chosen)
-    headings = ["Claim of the paper", "Where", "This run", "Holds here"]
-    judged = claims(metrics, view, tables["table4"], draws)
+    found = sentences(metrics, view, draws)
+    questions = asked(view, judged, tables)
+    findings = [each for each in questions if each.answer][:FINDINGS]
+    names = figure_names(view)
     if rows:
         save(timeline(rows), figures_dir, "timeline")
+    figures = {
+        name: picture(figures_dir, name, title_of(name), figure_caption(name, view))
+        for name in names
+    }
+    first = next((name for name in (*SHOWN_FIRST, *names) if name in figures), None)
+    summary = None
+    if first:
+        about_first = title_of(first), figure_caption(first, view)
+        summary = picture(figures_dir, first, *about_first, "summary")
+    of_jobs = picture(figures_dir, "timeline", "Timeline", TIMELINE) if rows else None
+    every = [*figures.values(), *([of_jobs] if of_jobs else [])]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -230,23 +254,32 @@ def page(
         recipes=recipes(view),
         merges=any(name in tables for name in MERGING),
         paper_beside=any(part.suite in ("paper", "embedded") for part in view.parts),
-        findings=found,
-        claims=Grid(headings, ["prose", "prose", "prose", "answer"], judged, group=0, once=True),
+        findings=findings,
+        more_findings=found[: FINDINGS - len(findings)],
+        sentences=found,
+        counted=counted(judged),
+        judged=judged,
+        questions=questions,
+        claims={each.question.name: claim_grid(each.claims) for each in questions},
         tables=grids,
         title_of=title_of,
         table_caption=table_caption,
-        published=published,
         flagged=flagged,
-        figures=[
-            picture(figures_dir, name, title_of(name), figure_caption(name, view))
-            for name in figure_names(view)
-        ],
+        figures=figures,
+        summary=summary,
+        colors=variables(frozenset().union(*(each.colors for each in every))),
         left_out=left_out(view),
         config_text=config_text,
         versions=Grid(["Package", "Version"], ["text", "text"], [*versions().items()]),
-        timeline=picture(figures_dir, "timeline", "Timeline", TIMELINE) if rows else None,
+        timeline=of_jobs,
         timings=timings(rows) if rows else None,
     )
+
+
+def claim_grid(judged: Sequence[Sequence[str]]) -> Grid:
+    """Claims as a table."""
+    headings = ["Claim of the paper", "Where", "This run", "Holds here"]
+    return Grid(headings, ["prose", "prose", "prose", "answer"], judged, group=0, once=True)
 
 
 def write(
@@ -262,7 +295,7 @@ def write(
     draws: PathLike | None = None,
 ) -> None:
     """Write the report, and beside it the configuration (config.yaml) and the trace of the run's
-    jobs (trace.csv); timeline.png and .pdf beside the other figures.
+    jobs (trace.csv); timeline.png, .pdf and .svg beside the other figures.
 
     Args:
         metrics: the run's metrics.csv. paper, targets, merging: the files of published numbers;

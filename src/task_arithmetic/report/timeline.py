@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..files.records import Row, place
-from .drawing import legend_above, new_figure, styled
+from .drawing import legend_above, new_figure, placed, styled
 
 # Light and dark take turns, so that neighbours differ in grey; the last: a stage of another name.
 COLORS = "#b5793c #4d4d4d #9ecae1 #543005 #fdd870 #2288c9 #b5e0ae #d2649a #7a0177 #f7a3b5".split()
@@ -53,7 +53,7 @@ def timeline(rows: list[Row]) -> Figure:
         if any(row.attempt.exit != 0 for row in rows):
             handles["failed or killed"] = Patch(facecolor="white", **FAILED)
         legend_above(figure, handles.values(), list(handles))
-    return figure
+        return placed(figure)
 
 
 def _lanes(rows: list[Row], starts: np.ndarray, ends: np.ndarray) -> dict[str, list[int]]:
