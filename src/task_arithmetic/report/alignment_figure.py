@@ -46,7 +46,7 @@ def alignment(run: Measured) -> Figure:
     found = {mode: points for mode in part.modes if (points := points_of(run, mode))}
     if not found:
         return empty(NONE)
-    figure, axes = new_figure(0.8 + 2.5 * len(found), 3.9, 1, len(found), sharey=True)
+    figure, axes = new_figure(0.8 + 2.5 * len(found), 3.9, 1, len(found), sharex=True, sharey=True)
     panels = []
     for panel, (mode, points) in zip(axes[0], found.items(), strict=True):
         style = style_of(mode, part)

@@ -84,8 +84,8 @@ FIGURES = {
     "something that does not scale with α, α is the one chosen on {selection}.",
     "alignment": "Alignment of task vectors with what they are merged into, and what merging "
     "leaves of their improvement, of encoder {focus}: of each mode, method and task the mean over "
-    "weight matrices of ‖U_k U_kᵀ τ‖ / ‖τ‖, with the leading left singular vectors of the merged matrix "
-    "that leave 5 % of it (Iso, Equation 5), against (merged − pre-trained) / (individual − "
+    "weight matrices of ‖U_k U_kᵀ τ‖ / ‖τ‖, with the leading left singular vectors of the merged "
+    "matrix that leave 5 % of it (Iso, Equation 5), against (merged − pre-trained) / (individual − "
     "pre-trained) test accuracy. α is chosen on {selection}, for each mode and method by itself. "
     "r: Pearson's correlation over the n small marks.",
     "fig10": "Cosine similarity of task vectors of encoder {focus}. One colour scale for "

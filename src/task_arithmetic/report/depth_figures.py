@@ -22,9 +22,9 @@ KINDS = {  # in the order of the panels
     "mlp": "MLP",
 }
 RANKS = {
-    "stable_rank": r"Stable rank $\Vert\tau\Vert_F^2/\sigma_1^2$",
-    "effective_rank": r"Effective rank $e^{H(\sigma)}$",
-    "top_energy": "Energy in the top $r/T$ values",
+    "stable_rank": "Stable rank\n" r"$\Vert\tau\Vert_F^2\,/\,\sigma_1^2$",
+    "effective_rank": "Effective rank\n" r"$e^{H}$",
+    "top_energy": "Energy in the\ntop $r/T$ values",
 }
 NONE = "No mode of this run moves a weight matrix of a block."
 
@@ -111,6 +111,7 @@ def spectra(run: Measured) -> Figure:
 def _of_methods(panel: Axes, run: Measured, metric: str) -> None:
     """Means over all layers: of the individual vectors, and of what each method makes of them."""
     modes = [mode for mode in run.part.modes if run.layers(metric, mode)]
+    top = 0.0
     for m, mode in enumerate(modes):
         style, own = style_of(mode, run.part), run.layers(metric, mode)
         values = [run.in_layers(metric, mode, own)]
@@ -119,12 +120,14 @@ def _of_methods(panel: Axes, run: Measured, metric: str) -> None:
             for method in run.part.compared_methods
         ]
         at = np.arange(len(values)) + 0.16 * (m - (len(modes) - 1) / 2)
-        panel.plot(at, [each.mean() for each in values], color=style.color, linestyle="",
+        means = [float(each.mean()) for each in values]
+        top = max(top, *means)
+        panel.plot(at, means, color=style.color, linestyle="",
                    marker=style.marker, markersize=4, markeredgecolor="white",
                    markeredgewidth=0.4)  # fmt: skip
     panel.axvline(0.5, color="0.2", linewidth=0.8)
     panel.set_xticks(range(2 + len(run.part.methods)), [])
-    panel.set_ylim(bottom=0)
+    panel.set_ylim(0, 1.1 * top)
     panel.grid(visible=False, axis="x")
 
 

@@ -165,9 +165,9 @@ def number_tasks(figure: Figure, panels: list[Panel], tasks: Sequence[str]) -> N
     """The number of its task beside each mark of each panel, where nothing else is, and below all
     panels what the numbers stand for."""
     numbers = [str(i + 1) for i in range(len(tasks))]
+    style: dict[str, Any] = {"linestyle": "", "color": "0.2", "markeredgewidth": 0}
     handles = [
-        Line2D([], [], linestyle="", marker=f"${n}$", color="0.2", markersize=5, markeredgewidth=0)
-        for n in numbers
+        Line2D([], [], marker=f"${n}$", markersize=3.5 + 1.5 * len(n), **style) for n in numbers
     ]
     legend_above(figure, handles, tasks, "outside lower center", handletextpad=0.2)
     figure.draw_without_rendering()  # where the marks are, in points, is known from here
