@@ -56,9 +56,10 @@ ROW = 2_500  # bytes of a row of texts: Python's objects and its tokens (measure
 # Singular values of an m × n matrix take some 20 m n min(m, n) operations, at this rate of a core
 # (measured: 0.16 s for 768 × 768, 0.37 s for 3,072 × 768); a method has a few more than its tasks.
 DECOMPOSING, SVD_FLOPS, MORE = 20, 5e10, 3
-# Projecting a task's matrix on a subspace takes this part of it; in memory beside the matrices are
-# a merged one's two parts and sum, what it is decomposed into, and what LAPACK works in.
-ALIGNING, WORK = 0.15, 8
+# Values without vectors take this part of it, and a task's matrix projected on a subspace that
+# (measured). In memory beside the tasks' matrices are a merged one's two parts and sum, what it is
+# decomposed into, and what LAPACK works in.
+VALUES, ALIGNING, WORK = 0.35, 0.06, 8
 LONG, ANSWER = 256, 10  # tokens of an input and an answer, in the batch that needs the most memory
 
 # Taken for numbers that neither a definition nor an earlier run tells.
@@ -138,12 +139,18 @@ def requests(experiment: Experiment, basedir: PathLike = ROOT) -> Callable[..., 
             if stage in OF_MATRICES and encoder and mode:
                 part = experiment.part_of(encoder)
                 shapes = moved_shapes(experiment, encoder, mode, geometry(encoder))
+                files, merged = len(tasks), 1 + len(part.mergers)
                 if method:
                     seconds += merging_seconds(part.merger(method), shapes, len(tasks))
                 elif stage != "merge":
-                    merged = 1 + len(part.mergers)
-                    projected = len(tasks) if stage == "spectra" else ALIGNING * merged * len(tasks)
-                    seconds += (merged + projected) * decomposing_seconds(shapes)
+                    files += merged
+                    whole = (
+                        VALUES * files
+                        if stage == "spectra"
+                        else merged * (1 + ALIGNING * len(tasks))
+                    )
+                    seconds += whole * decomposing_seconds(shapes)
+                read = files * FLOAT * parameters(shapes.values())
         if task and stage in ("data", "head"):
             definition, rows = definitions.tasks[task], known(task).rows or 0
             if definition.modality == "language":
