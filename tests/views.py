@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 
 COLUMNS = "encoder mode seed task split metric alpha value other_task other_alpha method".split()
+COLUMNS += ["layer"]
 TASKS = ["mnist", "digits", "svhn", "gtsrb", "resisc45", "landcover", "handwritten", "textures",
          "shapes", "letters"]  # fmt: skip
 PAPER_ENCODERS = {"small": "ViT-B-32", "base": "ViT-B-16", "large": None}
@@ -108,8 +109,8 @@ def make_rows(settings, points=15, alphas=21) -> list[dict]:
     square = [round(a, 4) for a in np.linspace(-2, 2, points)]
 
     def add(metric, encoder, mode, value, seed="", task="", split="", alpha="", other=("", ""),
-            method=""):  # fmt: skip
-        row = [encoder, mode, seed, task, split, metric, alpha, float(value), *other, method]
+            method="", layer=""):  # fmt: skip
+        row = [encoder, mode, seed, task, split, metric, alpha, float(value), *other, method, layer]
         rows.append(dict(zip(COLUMNS, row, strict=True)))
 
     for e, encoder in enumerate(settings["encoders"]):
@@ -168,7 +169,44 @@ def make_rows(settings, points=15, alphas=21) -> list[dict]:
     for part in (settings, settings["language"]):
         if part.get("merging"):
             _merged(add, part, seeds, list(rows))
+        if part["focus"] in part["encoders"]:
+            _of_matrices(add, part, seeds)
     return rows
+
+
+def _of_matrices(add, part, seeds):
+    """Over depth, and the alignment with what is merged; of `attention` no MLP, and of a mode of
+    norms alone no matrix at all."""
+    encoder, analyses, tasks = part["focus"], part.get("analyses", ()), part["tasks"]
+    methods = ["", *(part.get("merging") or {"methods": {}})["methods"]]
+    for mode, seed in product(part["modes"], seeds):
+        kinds = [] if "norm" in mode else ["qkv", "out", *["mlp"] * (mode != "attention")]
+        layers = [f"{block}.{kind}" for block in range(4) for kind in kinds]
+        own = {name: len(layers) for name in ("layer", "spectrum", "alignment")}
+        asked = {"layer": "layers", "spectrum": "spectra"}
+        for name, count in own.items():
+            if asked.get(name, name) in analyses:
+                add(f"{name}_matrices", encoder, mode, count, seed)
+        for layer in layers if "layers" in analyses else []:
+            for t, task in enumerate(tasks):
+                add(
+                    "relative_norm", encoder, mode, draw(mode, layer, task), seed, task, layer=layer
+                )
+                for other in tasks[t + 1 :]:
+                    value = draw(mode, layer, task, other, high=0.2) - 0.02
+                    add("cosine_similarity", encoder, mode, value, seed, task, other=(other, ""),
+                        layer=layer)  # fmt: skip
+        for layer, which in product(layers if "spectra" in analyses else [], [None, *methods]):
+            at = {"method": which or "", "layer": layer}
+            name = "" if which is None else "merged_"
+            stable = draw(mode, which, layer, low=2, high=30)
+            for metric, value in (("stable_rank", stable), ("effective_rank", 2 * stable),
+                                  ("top_energy", 1 / stable)):  # fmt: skip
+                add(name + metric, encoder, mode, value, seed, **at)
+        if layers and "alignment" in analyses:
+            for method, task in product(methods, tasks):
+                value = draw("aligned", mode, method, task, low=0.5)
+                add("subspace_alignment", encoder, mode, value, seed, task, method=method)
 
 
 def _merged(add, part, seeds, rows):

@@ -40,6 +40,7 @@ TEXTS = ["acceptability", "sentiment", "similarity", "questions"]
 NO_PAIRS = {"disentanglement": None}
 RULES = ["finetune", "vector", "pretrained", "single_task", "kernel", "addition", "posthoc"]
 RULES += ["negation", "disentanglement", "cosine", "efficiency", "metrics", "report"]
+RULES += ["layers", "spectra", "alignment"]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,8 @@ def drawn(seed: int) -> dict:
         config["language"] = {**texts, "finetune": recipe}
     if kind == "texts":
         config |= {"tasks": [], "encoders": []}
+    off = chance.choice([[], ["layers"], ["spectra", "alignment"], None])
+    config["analyses"] = off if off is None else dict.fromkeys(off)
     return config
 
 

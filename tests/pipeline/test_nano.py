@@ -24,6 +24,7 @@ TABLES = {
 }
 MODES = ["nonlinear", "ntk", "attention"]
 FIGURES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "merging"]
+FIGURES += ["layers", "spectra", "alignment"]
 METRICS = {
     "pretrained_accuracy",
     "single_task_accuracy",
@@ -43,12 +44,16 @@ METRICS = {
     "vector_norm",
     "merge_seconds",
     "merge_peak_memory_bytes",
+    "relative_norm",
+    "stable_rank",
+    "merged_effective_rank",
+    "subspace_alignment",
 }
 
 
 def test_every_metric_is_measured(nano):
     metrics = pd.read_csv(nano.results / "metrics.csv")
-    columns = "encoder,mode,seed,task,split,metric,alpha,value,other_task,other_alpha,method"
+    columns = "encoder,mode,seed,task,split,metric,alpha,value,other_task,other_alpha,method,layer"
     assert list(metrics.columns) == columns.split(",")
     assert METRICS <= set(metrics.metric)
     assert metrics.value.notna().all()

@@ -24,6 +24,8 @@ def planned(output: str) -> dict[str, int]:
 VIEWS = {"table1", "table2", "table4", "table5", "table_negation", "table_tasks"}
 VIEWS |= {"fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"}
 VIEWS |= {"table_merging", "figure_merging"}
+ANALYSES = ["layers", "spectra", "alignment"]  # a job for each mode and seed of the focus encoder
+VIEWS |= {f"figure_{name}" for name in ANALYSES}
 ONCE = {"metrics", "report", "all"}
 
 
@@ -65,11 +67,13 @@ def crossed(tasks, modes, seeds, methods):
     merge, learn = (modes * seeds * count for count in methods)
     statistics = tasks * modes * seeds
     counts = {"merge": merge, "merge_on_data": learn, "merged": merge + learn}
+    counts |= dict.fromkeys(ANALYSES, modes * seeds)
     return {**counts, "statistics": statistics}
 
 
 OF_TEXTS = {"table3", "table_tasks_language", "fig7_language", "fig9_language", "fig10_language"}
 OF_TEXTS |= {"table_merging_language", "figure_merging_language"}
+OF_TEXTS |= {f"figure_{name}_language" for name in ANALYSES}
 
 
 def with_texts(counts, tasks=7, encoders=1, modes=3, seeds=1, methods=PAPER) -> dict:

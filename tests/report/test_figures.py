@@ -9,7 +9,7 @@ import pytest
 import views
 from matplotlib.text import Text
 
-from task_arithmetic.config.available import figure_names
+from task_arithmetic.config.available import ANALYSES, figure_names
 from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
 from task_arithmetic.report import drawing, figures
@@ -24,7 +24,8 @@ def metrics_of(folder, settings, **sizes):
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
-    settings = views.make_settings(tasks=10, encoders=3, seeds=3)
+    more = {"analyses": ANALYSES, "merging": views.make_merging(*views.METHODS)}
+    settings = views.make_settings(tasks=10, encoders=3, seeds=3, **more)
     return settings, metrics_of(tmp_path_factory.mktemp("three"), settings, points=5, alphas=6)
 
 
@@ -68,7 +69,7 @@ def test_the_data_of_a_figure_are_the_rows_that_it_shows(name, metrics, encoders
     pd.testing.assert_frame_equal(shown, every[where].reset_index(drop=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *ANALYSES])
 def test_every_figure_of_ten_tasks_keeps_its_texts_apart_and_inside(name, three):
     settings, path = three
     figure = figures.draw(name, load_metrics(path), view_of(settings))

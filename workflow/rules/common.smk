@@ -9,7 +9,7 @@ import shlex
 from snakemake.settings.types import DeploymentMethod
 
 from task_arithmetic.config import settings
-from task_arithmetic.config.available import MERGING, PAPER_FIGURES
+from task_arithmetic.config.available import PAPER_FIGURES
 from task_arithmetic.planning import requests as requested
 from task_arithmetic.pipeline.gpu import has_gpu
 from task_arithmetic.pipeline.rerun import stage_code
@@ -35,6 +35,7 @@ VECTOR_SHA256 = VECTOR.replace(".safetensors", ".sha256")
 STATISTICS_SHA256 = "results/{run}/statistics/{encoder}/{mode}/{task}/{seed}.sha256"
 SINGLE_TASK = "results/{run}/metrics/single_task/{encoder}/{mode}/{task}/{seed}.csv"
 MERGED_SHA256 = "results/{run}/merged/{encoder}/{mode}/{method}/{seed}.sha256"
+UNIFIED = "results/{run}/metrics/addition/{encoder}/{mode}/{method}/{seed}.csv"
 MERGED_LOG = MERGED_SHA256.replace(".sha256", ".csv")  # what merging took
 PRETRAINED = "results/{run}/metrics/pretrained/{encoder}/{task}.csv"
 # The manifest and encoder.json name the hashes of what lies beside them: as inputs they say whether
@@ -133,7 +134,7 @@ def rule_of(figure):
     """The name of a figure's rule."""
     if figure in PAPER_FIGURES:
         return figure
-    return f"figure_{figure}" if figure in MERGING else f"heatmap_{figure}"
+    return f"heatmap_{figure}" if figure in PAIRS else f"figure_{figure}"
 
 
 def tasks_of(wildcards):
@@ -150,6 +151,28 @@ def of_stage(stage, *models, name="{seed}"):
     """A stage's metrics for all combinations of what `name` has in each of `models`."""
     path = f"results/{{run}}/metrics/{stage}/{{encoder}}/{{mode}}/{name}.csv"
     return [expand(path, **each, allow_missing=True) for each in models]
+
+
+def of_methods(path):
+    """An input or parameter: `path` for each merging method of the encoder but the sum."""
+    return lambda wildcards: expand(
+        path,
+        method=[merger.label for merger in experiment.part_of(wildcards.encoder).mergers],
+        allow_missing=True,
+    )
+
+
+def analysed(name):
+    """The metrics of an analysis that is a job for each mode and seed, of the encoder `focus` of
+    those parts that have it."""
+    parts = [part for part in (VISION, LANGUAGE) if name in part.analyses]
+    models = [{"encoder": part.focus, "mode": part.modes, "seed": SEEDS} for part in parts]
+    return of_stage(name, *models)
+
+
+def optional(name, values):
+    """A parameter: an option that may be left out, with its values, or nothing."""
+    return [f"--{name}", *values] if values else []
 
 
 def artifacts_of(hashes):

@@ -139,8 +139,8 @@ use rule addition as merged with:
         vectors=MERGED_SHA256,
         single_task=of_tasks(SINGLE_TASK),
     output:
-        rows="results/{run}/metrics/addition/{encoder}/{mode}/{method}/{seed}.csv",
-        outcomes="results/{run}/metrics/addition/{encoder}/{mode}/{method}/{seed}.safetensors",
+        rows=UNIFIED,
+        outcomes=UNIFIED.replace(".csv", ".safetensors"),
     log:
         "results/{run}/logs/addition/{encoder}/{mode}/{method}/{seed}.log",
     priority: longest_first("merged")

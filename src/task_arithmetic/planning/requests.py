@@ -22,6 +22,7 @@ from .devices import read_devices
 from .disk import FLOAT, Counts, Splits, counts_of, data_bytes
 from .work import (
     LEARNING,
+    OF_MATRICES,
     Job,
     Key,
     Shapes,
@@ -55,6 +56,10 @@ ROW = 2_500  # bytes of a row of texts: Python's objects and its tokens (measure
 # Singular values of an m × n matrix take some 20 m n min(m, n) operations, at this rate of a core
 # (measured: 0.16 s for 768 × 768, 0.37 s for 3,072 × 768); a method has a few more than its tasks.
 DECOMPOSING, SVD_FLOPS, MORE = 20, 5e10, 3
+# Values without vectors take this part of it, and a task's matrix projected on a subspace that
+# (measured). In memory beside the tasks' matrices are a merged one's two parts and sum, what it is
+# decomposed into, and what LAPACK works in.
+VALUES, ALIGNING, WORK = 0.35, 0.06, 8
 LONG, ANSWER = 256, 10  # tokens of an input and an answer, in the batch that needs the most memory
 
 # Taken for numbers that neither a definition nor an earlier run tells.
@@ -131,10 +136,21 @@ def requests(experiment: Experiment, basedir: PathLike = ROOT) -> Callable[..., 
             work = [work_of(experiment, known, job) for job in alike]
             taken = (sum(seconds_of(key) * (n or 0) for key, n in each) for each in work)
             seconds = max(taken, default=0.0)
-            if stage == "merge" and encoder and mode and method:
-                merger = experiment.part_of(encoder).merger(method)
+            if stage in OF_MATRICES and encoder and mode:
+                part = experiment.part_of(encoder)
                 shapes = moved_shapes(experiment, encoder, mode, geometry(encoder))
-                seconds += merging_seconds(merger, shapes, len(tasks))
+                files, merged = len(tasks), 1 + len(part.mergers)
+                if method:
+                    seconds += merging_seconds(part.merger(method), shapes, len(tasks))
+                elif stage != "merge":
+                    files += merged
+                    whole = (
+                        VALUES * files
+                        if stage == "spectra"
+                        else merged * (1 + ALIGNING * len(tasks))
+                    )
+                    seconds += whole * decomposing_seconds(shapes)
+                read = files * FLOAT * parameters(shapes.values())
         if task and stage in ("data", "head"):
             definition, rows = definitions.tasks[task], known(task).rows or 0
             if definition.modality == "language":
@@ -158,8 +174,13 @@ def merging_seconds(merger: Merger, shapes: Shapes, tasks: int) -> float:
     nothing that counts."""
     if merger.method.scope == "element":
         return 0.0
+    return (tasks + MORE) * decomposing_seconds(shapes)
+
+
+def decomposing_seconds(shapes: Shapes) -> float:
+    """Of the singular values and vectors of every matrix, once, on one core."""
     operations = sum(DECOMPOSING * m * n * min(m, n) for m, n in matrices_of(shapes).values())
-    return (tasks + MORE) * operations / SVD_FLOPS
+    return operations / SVD_FLOPS
 
 
 def _held(
@@ -176,6 +197,9 @@ def _held(
     if stage in ("merge", "merge_on_data"):
         moved = moved_shapes(experiment, encoder, mode, geometry)
         return _held_by_merging(part.merger(job.method or ""), moved, len(tasks), geometry)
+    if stage in ("spectra", "alignment"):  # of one matrix every task's, and one merged
+        moved = moved_shapes(experiment, encoder, mode, geometry)
+        return FLOAT * (len(tasks) + WORK) * max(map(math.prod, moved.values()))
     if stage not in LEARNING:  # vector: θ0, θ, τ, and τ as it is written; also the text tower twice
         of_published = 4 * weights + 2 * encoder_bytes(geometry) if stage == "published" else 0
         return 4 * weights if stage == "vector" else of_published

@@ -34,10 +34,13 @@ from .operations import SOURCE, Moved, flops
 STAGES = "download embedded data encoder head finetune vector published pretrained".split()
 STAGES += "single_task kernel".split()
 STAGES += "statistics merge merge_on_data addition merged posthoc negation".split()
-STAGES += "disentanglement cosine efficiency metrics tables figures report".split()
+STAGES += "disentanglement cosine layers spectra alignment".split()
+STAGES += "efficiency metrics tables figures report".split()
 # Stages that hold a GPU where there is one.
 LEARNING = "head finetune pretrained single_task kernel addition posthoc negation".split()
 LEARNING += "statistics merge merge_on_data merged disentanglement efficiency".split()
+LEARNING += "spectra alignment".split()
+OF_MATRICES = "merge spectra alignment".split()  # no examples: linear algebra of weight matrices
 OF_MODES = "finetune vector published merge merge_on_data statistics".split()  # write its tensors
 GRIDS = ("addition", "posthoc", "negation")  # these walk the α on validation
 WARM_UP = 3  # steps before `efficiency` starts the clock
@@ -179,6 +182,9 @@ def _listed(experiment: Experiment) -> Iterator[Job]:
                     yield Job("statistics", output, e, m, t, s)
             if main and len(part.tasks) > 1:
                 yield Job("cosine", f"{metrics}/cosine/{e}/{m}/{s}.csv", e, m, seed=s)
+            for name in ("layers", "spectra", "alignment"):
+                if main and e == part.focus and name in part.analyses:
+                    yield Job(name, f"{metrics}/{name}/{e}/{m}/{s}.csv", e, m, seed=s)
             if of_images and main and m == "nonlinear":
                 output = f"{metrics}/addition/{e}/posthoc/{s}.csv"
                 yield Job("posthoc", output, e, "posthoc", seed=s)
@@ -241,7 +247,7 @@ def work_of(experiment: Experiment, known: Known, job: Job, auto: str = "bf16") 
     if stage == "statistics":
         images = count("train", names, part.collected(encoder))
         return (some(part.unit, images),)
-    if stage == "merge":
+    if stage in OF_MATRICES:
         return ()
     if stage == "merge_on_data" and merger:
         steps, batch, evaluations, tangents = merger.method.cost(merger.options, len(names))

@@ -72,6 +72,22 @@ FIGURES = {
     "the mode (middle). A row for each method, the sum at the top, in it a mark for each mode. α "
     "is chosen on {selection}, for each mode and method by itself. Right: norms of the task "
     "vectors that are merged, of each mode a mark for each task and a line for their mean.",
+    "layers": "Task vectors of encoder {focus} over depth: cosine similarity of the {pairs} pairs "
+    "of tasks (top, mean ± sample standard deviation over pairs), and norm relative to the "
+    "pretrained weights (bottom, over tasks). A layer is the weight matrices of one kind in one "
+    "block; a mode that does not move them has no line. Of weights alone: no images, no α.",
+    "spectra": "Rank of the task vectors of encoder {focus} over depth, from the singular values σ "
+    "of each weight matrix: stable rank, effective rank (H: entropy of σ / Σσ), and the share of "
+    "Σσ² in the largest r/T of r values, T = {tasks} tasks. Full marks: individual task vectors, "
+    "mean over tasks and over the matrices of one kind in one block; hollow: their sum.{methods} "
+    "Queries, keys and values are {fused}. Of weights alone: no images; where a method adds "
+    "something that does not scale with α, α is the one chosen on {selection}.",
+    "alignment": "Alignment of task vectors with what they are merged into, and what merging "
+    "leaves of their improvement, of encoder {focus}: of each mode, method and task the mean over "
+    "weight matrices of ‖U_k U_kᵀ τ‖ / ‖τ‖, with the leading left singular vectors of the merged "
+    "matrix that leave 5 % of it (Iso, Equation 5), against (merged − pre-trained) / (individual − "
+    "pre-trained) test accuracy. α is chosen on {selection}, for each mode and method by itself. "
+    "r: Pearson's correlation over the n small marks.",
     "fig10": "Cosine similarity of task vectors of encoder {focus}. One colour scale for "
     "all modes, light at 0, to the largest size of the entries off the diagonal on both sides; the "
     "diagonal is 1 by definition.",
@@ -95,6 +111,7 @@ MERGING_PUBLISHED = (
     "one set for each number, and are not comparable digit by digit, neither with this run nor "
     "between sets."
 )
+METHODS_RANK = " Right: means over all layers, and of what each method makes of the vectors."
 SELECTION = {  # by reference_selection
     False: "on validation",
     True: "on the test scores that are shown, as in published code",
@@ -104,6 +121,9 @@ BANDS = {
     "fig5": "Markers, columns and bars: mean ± sample standard deviation over {n} seeds.",
     "fig7": "Bars: mean ± sample standard deviation over {n} seeds.",
     "merging": "Marks and bars: mean ± sample standard deviation over {n} seeds.",
+    "layers": "First means over {n} seeds.",
+    "spectra": "Means over {n} seeds.",
+    "alignment": "Means over {n} seeds.",
     "fig9": "Lines, bands and bars: mean ± sample standard deviation over {n} seeds.",
 }
 
@@ -191,9 +211,16 @@ def figure_caption(name: str, view: View) -> str:
     kind = "heatmap" if pair else base
     selection = "test" if part.reference_selection else "validation"
     encoders = f" for encoder {', '.join(part.merged_encoders)}"
+    words = {
+        "tasks": len(part.tasks),
+        "pairs": len(part.tasks) * (len(part.tasks) - 1) // 2,
+        "methods": METHODS_RANK * bool(part.methods),
+        "fused": "separate matrices" if part.of_texts else "one matrix",
+    }
+    words |= {"focus": part.focus, "pair": pair, "selection": selection, "encoders": encoders}
     notes = [
-        FIGURES[kind].format(focus=part.focus, pair=pair, selection=selection, encoders=encoders),
-        of_scores(part).strip() * (kind != "fig10"),
+        FIGURES[kind].format(**words),
+        of_scores(part).strip() * (kind not in ("fig10", "layers", "spectra")),
         REFERENCE_SCALING * bool(pair and part.reference_scaling),
         BANDS.get(kind, "Mean over {n} seeds.").format(n=n) * (n > 1),
         suite_note(part, []),

@@ -10,6 +10,7 @@ and of what is not merged, have none: nothing here mixes them with another metho
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -276,6 +277,43 @@ class Measured:
         """Cosine similarities (S, T, T) of the task vectors of a mode of the encoder `focus`."""
         axes = {"seed": self.part.seeds, "task": self.part.tasks, "other_task": self.part.tasks}
         return self._array(axes, metric="cosine_similarity", encoder=self.part.focus, mode=mode)
+
+    def layers(self, metric: str, mode: str) -> list[str]:
+        """The layers in which a metric of a mode of the encoder `focus` stands, block by block."""
+        rows = self._rows(metric=metric, encoder=self.part.focus, mode=mode, layer=None)
+        named = (layer.split(".") for layer in rows["layer"].unique() if layer)
+        return [f"{block}.{kind}" for block, kind in sorted((int(b), k) for b, k in named)]
+
+    def in_layers(
+        self, metric: str, mode: str, layers: Names, tasks: Names = ("",), method: str = SUM
+    ) -> np.ndarray:
+        """A metric (S, L, T) of the encoder `focus` in these layers."""
+        axes = {"seed": self.part.seeds, "layer": layers, "task": tasks}
+        method = "" if method == SUM else method
+        return self._array(axes, method=method, metric=metric, encoder=self.part.focus, mode=mode)
+
+    def layer_cosines(self, mode: str, layers: Names) -> np.ndarray:
+        """Cosine similarities (S, L, P) of all pairs of task vectors of the encoder `focus` in
+        these layers; NaN where one of the two is zero."""
+        tasks, focus = self.part.tasks, self.part.focus
+        rows = self._rows(metric="cosine_similarity", encoder=focus, mode=mode, layer=None)
+        pairs = [*combinations(range(len(tasks)), 2)]
+        cells = [
+            (seed, layer, tasks[i], tasks[j])
+            for seed in self.part.seeds
+            for layer in layers
+            for i, j in pairs
+        ]
+        values = rows.set_index(["seed", "layer", "task", "other_task"])["value"].reindex(cells)
+        norms = self.in_layers("relative_norm", mode, layers, tasks)
+        both = [(norms[..., i] > 0) & (norms[..., j] > 0) for i, j in pairs]
+        lacking = values.index[values.isna() & np.stack(both, axis=-1).ravel()]
+        if len(lacking):
+            raise UserError(
+                f"The metrics hold no cosine similarity of {focus}, {mode}, for "
+                f"{', '.join(lacking[0])}: run the stage that measures it."
+            )
+        return values.to_numpy().reshape(len(self.part.seeds), len(layers), len(pairs))
 
 
 def _inside(grid: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from ..config.available import OWN_FIGURES, part_of
 from ..config.view import View, view_of
 from ..errors import UserError
 from ..files.paths import PathLike, atomic_path
-from . import merging_figure
+from . import alignment_figure, depth_figures, merging_figure
 from .cells import Measured, OverGrid, load_metrics, percent
 from .drawing import (
     HEAT,
@@ -270,15 +270,16 @@ def fig10(run: Measured) -> Figure:
 
 
 DRAWN = {"fig3": fig3, "fig5": fig5, "fig7": fig7, "fig9": fig9, "fig10": fig10}
-DRAWN |= {"merging": merging_figure.merging}
+DRAWN |= {"merging": merging_figure.merging, "alignment": alignment_figure.alignment}
+DRAWN |= {"layers": depth_figures.layers, "spectra": depth_figures.spectra}
 
 
 def draw(name: str, metrics: pd.DataFrame, view: View) -> Figure:
     """One figure.
 
     Args:
-        name: one of available.OWN_FIGURES or MERGING, of which fig7_language is fig7 of the part on
-            texts; or a pair of tasks, whose heatmaps it is.
+        name: one of available.OWN_FIGURES, ANALYSES or MERGING, of which fig7_language is fig7 of
+            the part on texts; or a pair of tasks, whose heatmaps it is.
         metrics: what load_metrics returns.
     Raises:
         UserError: unknown figure, a cell that is missing or not unique.

@@ -242,6 +242,45 @@ class Cosine:
     output: Output
 
 
+@stage("stages.layers.layers", hashed=True)
+class Layers:
+    """cosine similarity and relative norm of task vectors in each layer"""
+
+    encoder_dir: Input
+    encoder: Name
+    mode: Name
+    seed: Seed
+    tasks: list[Name]
+    vectors: list[Input]
+    output: Output
+
+
+class OfMerged:
+    """What compares task vectors with what they were merged into."""
+
+    encoder: Name
+    mode: Name
+    seed: Seed
+    tasks: list[Name]
+    vectors: list[Input]
+    methods: list[Name] | None = None
+    merged: list[Input] | None = None
+    unified: list[Input] | None = None
+    output: Output
+
+
+@stage("stages.spectra.spectra", on_device=True, stored=True, hashed=True)
+class Spectra(OfMerged):
+    """rank of task vectors, and of what they were merged into, in each layer"""
+
+    encoder_dir: Input
+
+
+@stage("stages.alignment.alignment", on_device=True, stored=True, hashed=True)
+class Alignment(OfMerged):
+    """alignment of task vectors with what they were merged into"""
+
+
 # A measurement is made when it is asked for: never stored.
 @stage("stages.efficiency.efficiency", on_device=True, hashed=True, modal=True)
 class Efficiency:

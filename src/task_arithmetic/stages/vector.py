@@ -1,6 +1,6 @@
 """A task vector's file: writing it; comparing many."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def cosine(
     Raises:
         UserError: vectors of different encoders or modes; a vector of zeros, which has none.
     """
-    products = inner_products(vectors)
+    products = np.sum([*inner_products(vectors).values()], axis=0)
     norms = np.sqrt(products.diagonal())
     for task, norm in zip(tasks, norms, strict=True):
         if norm == 0:
@@ -74,9 +74,15 @@ def cosine(
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed)
 
 
-def inner_products(paths: Sequence[PathLike]) -> np.ndarray:
-    """The inner products of all pairs of vector artifacts, float64 (n, n)."""
-    products = np.zeros((len(paths), len(paths)))
+def inner_products(
+    paths: Sequence[PathLike], wanted: Container[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Of each tensor the inner products of all pairs of vector artifacts, float64 (n, n).
+
+    Args:
+        wanted: names of tensors; None: all.
+    """
+    products: dict[str, np.ndarray] = {}
     with ExitStack() as stack:
         files = [stack.enter_context(open_tensors(path)) for path in paths]
         names = [set(file.keys()) for file in files]
@@ -86,15 +92,16 @@ def inner_products(paths: Sequence[PathLike]) -> np.ndarray:
                     f"{path} and {paths[0]} are of different modes or encoders: compare vectors of "
                     "one encoder and one mode."
                 )
-        for name in sorted(names[0]):
+        for name in sorted(name for name in names[0] if wanted is None or name in wanted):
             slices = [file.get_slice(name) for file in files]
             shape = slices[0].get_shape()
             if any(part.get_shape() != shape for part in slices):
                 raise UserError(f"The task vectors differ in the shape of {name}.")
             rows = max(1, SLICE // len(paths) // max(1, int(np.prod(shape[1:]))))
+            products[name] = np.zeros((len(paths), len(paths)))
             for start in range(0, shape[0], rows):
                 end = min(start + rows, shape[0])
                 parts = [part[start:end].ravel() for part in slices]
                 block = np.stack(parts).astype(np.float64)
-                products += block @ block.T
+                products[name] += block @ block.T
     return products
