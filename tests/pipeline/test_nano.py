@@ -1,6 +1,10 @@
 """The whole pipeline at its smallest: every rule, table and figure; a second run does nothing."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -114,6 +118,17 @@ def test_the_report_holds_tables_figures_configuration_and_timings(nano):
     assert page.count("<svg ") == len(FIGURES) + 2  # the timeline, and one in the summary
     assert "http:" not in page.split("</style>")[1] and "@import" not in page
     assert yaml.safe_load((nano.results / "config.yaml").read_text())["run"] == "nano"
+
+
+def test_the_commands_of_the_report_are_those_of_its_run(nano):
+    page = (nano.results / "report.html").read_text()
+    commands = re.findall(r"<code>snakemake (results/nano/(?:\S+)) ([^<]+)</code>", page)
+    assert len(commands) > len(FIGURES)
+    targets, (options,) = [target for target, _ in commands], {other for _, other in commands}
+    command = [sys.executable, "-m", "snakemake", *targets, "--dry-run", *options.split()]
+    env = os.environ | {"PYTHONPATH": str(nano.folder / "src")}
+    done = subprocess.run(command, cwd=nano.folder, env=env, capture_output=True, text=True)
+    assert "Nothing to be done" in done.stdout + done.stderr
 
 
 def test_a_run_has_about_as_many_files_as_planned(nano):
