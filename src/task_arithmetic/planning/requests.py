@@ -22,6 +22,7 @@ from .devices import read_devices
 from .disk import FLOAT, Counts, Splits, counts_of, data_bytes
 from .work import (
     LEARNING,
+    SAMPLED,
     Job,
     Key,
     Shapes,
@@ -192,6 +193,9 @@ def _held(
         collected = sum(3 * FLOAT * columns**2 for _, columns in matrices.values())
     if stage == "disentanglement" and grid:
         drawn = 2 * grid.samples
+    if stage in SAMPLED:  # of one task at a time; of `linearity` θ0, τ and θ also in float64
+        drawn = getattr(experiment.analyses, stage).samples
+        weights *= 1 + (stage == "linearity")
     if part.unit == "image" and (limit := experiment.limit):  # a limit's images are copied
         for each in counts:
             drawn += sum(min(each[s] or 0, getattr(limit, s)) for s in ("validation", "test"))
