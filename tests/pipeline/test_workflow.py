@@ -23,7 +23,9 @@ def planned(output: str) -> dict[str, int]:
 
 VIEWS = {"table1", "table2", "table4", "table5", "table_negation", "table_tasks"}
 VIEWS |= {"fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"}
-VIEWS |= {"table_merging", "figure_merging"}
+VIEWS |= {"table_merging", "figure_merging", "figure_plane_fig6", "figure_plane_fig8"}
+SAMPLED = ["interference", "pairs", "linearity"]  # analyses of some test images
+VIEWS |= {f"figure_{analysis}" for analysis in SAMPLED}
 ONCE = {"metrics", "report", "all"}
 
 
@@ -54,6 +56,7 @@ def expected(
         "disentanglement": modes * seeds * 2,  # two pairs, on the focus encoder
         "cosine": models,
         "efficiency": encoders * modes,
+        **dict.fromkeys(SAMPLED, modes * seeds),
     }
     counts |= crossed(tasks, modes, seeds, methods)
     counts = {rule: count for rule, count in counts.items() if count}

@@ -9,7 +9,7 @@ import shlex
 from snakemake.settings.types import DeploymentMethod
 
 from task_arithmetic.config import settings
-from task_arithmetic.config.available import MERGING, PAPER_FIGURES
+from task_arithmetic.config.available import PAPER_FIGURES
 from task_arithmetic.planning import requests as requested
 from task_arithmetic.pipeline.gpu import has_gpu
 from task_arithmetic.pipeline.rerun import stage_code
@@ -140,7 +140,7 @@ def rule_of(figure):
     """The name of a figure's rule."""
     if figure in PAPER_FIGURES:
         return figure
-    return f"figure_{figure}" if figure in MERGING else f"heatmap_{figure}"
+    return f"heatmap_{figure}" if figure in PAIRS else f"figure_{figure}"
 
 
 def tasks_of(wildcards):

@@ -38,11 +38,10 @@ def read_devices(basedir: PathLike) -> dict[str, Device]:
     found = {}
     with open(Path(basedir) / "workflow/reference/devices.csv", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            kinds = ("bf16", "float32", "float64")
-            bf16, float32, float64 = (float(row[f"{kind}_tflops"]) for kind in kinds)
-            about = float(row["share"]), row["share_is"], row["source"]
-            named = row["device"], row["label"]
-            found[row["device"]] = Device(*named, bf16, float32, float64, *about)
+            numbers = "bf16_tflops float32_tflops float64_tflops share".split()
+            bf16, float32, float64, share = (float(row[key]) for key in numbers)
+            peaks, about = (bf16, float32, float64), (row["share_is"], row["source"])
+            found[row["device"]] = Device(row["device"], row["label"], *peaks, share, *about)
     return found
 
 

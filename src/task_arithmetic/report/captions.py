@@ -73,9 +73,9 @@ FIGURES = {
     "is chosen on {selection}, for each mode and method by itself. Right: norms of the task "
     "vectors that are merged, of each mode a mark for each task and a line for their mean.",
     "plane": "Accuracy (top) and cross-entropy loss (bottom) of {pair}, mean over both tasks, on "
-    "the plane θ₀ + α₁ τ₁ + α₂ τ₂ of encoder {focus}, through f, or f_lin of a linearized mode, in the "
-    "passes of the pair's heatmap: {samples}. One scale for each row; light is good, and losses "
-    "beyond the scale have its last colour. Star: both vectors at the α of the mode's unified "
+    "the plane θ₀ + α₁ τ₁ + α₂ τ₂ of encoder {focus}, through f, or f_lin of a linearized mode, in "
+    "the passes of the pair's heatmap: {samples}. One scale for each row; light is good, and "
+    "losses beyond the scale have its last colour. Star: both at the α of the mode's unified "
     "model of all tasks, chosen on {selection}. {vectors}",
     "pairs": "Disentanglement error of all pairs of tasks for encoder {focus}, through f, or f_lin "
     "of a linearized mode: ξᵢⱼ is half of Equation 2 at α₁ = α₂ = α, the mean over images of i and "

@@ -26,7 +26,7 @@ def pairs(run: Measured) -> Figure:
         for cell, mode, values in zip(row, modes, maps, strict=True):
             image = task_matrix(cell, values, part.tasks, form, cmap=HEAT, vmin=0, vmax=top)
             title = f"mean {np.nanmean(values):.3g}"
-            if row is axes[0]:
+            if module == next(iter(UNITS)):
                 alphas = run.chosen_alpha(part.focus, mode)
                 at = ", ".join(f"{alpha:g}" for alpha in dict.fromkeys(alphas))
                 zero = "\nα = 0: ξ is 0" * bool((alphas == 0).any())

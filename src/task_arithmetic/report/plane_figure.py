@@ -28,11 +28,10 @@ def plane(run: Measured, pair: tuple[str, str]) -> Figure:
         maps = [factor * center(values) for _, values in found]
         low, high = np.min(maps), np.max(maps)
         if extend == "max":  # corners are far above what matters
-            high = np.percentile(maps, 90)
-        levels = MaxNLocator(9).tick_values(low, max(high, low + 1e-3))
+            high = np.percentile(maps, 70)
+        levels = MaxNLocator(14).tick_values(low, max(high, low + 1e-3))
         for cell, mode, (grid, _), values in zip(row, modes, found, maps, strict=True):
-            shown = dict(levels=levels, extend=extend)
-            image = cell.contourf(grid, grid, values.T, cmap=colors, **shown)
+            image = cell.contourf(grid, grid, values.T, levels, cmap=colors, extend=extend)
             cell.contour(grid, grid, values.T, levels=levels, colors="0.35", linewidths=0.4)
             for x, y, marker, side in _marks(run, mode):
                 cell.plot(x, y, marker, color="white", markeredgecolor="black", markersize=side,
