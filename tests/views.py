@@ -165,6 +165,7 @@ def make_rows(settings, points=15, alphas=21) -> list[dict]:
                                   ("peak_memory_bytes", 6e8 + 900 * held), ("step_seconds", step),
                                   ("training_seconds", 100 * step)):  # fmt: skip
                 add(metric, encoder, mode, value)
+    _analyses(add, settings, list(rows))
     _texts(add, settings["language"], seeds, grid)
     for part in (settings, settings["language"]):
         if part.get("merging"):
@@ -297,6 +298,40 @@ def _geometry(add, encoder, mode, seed, settings, square, interference):
         if one != two:
             cosine += draw(mode, encoder, seed, *sorted([one, two]), low=-0.01, high=0.02)
         add("cosine_similarity", encoder, mode, cosine, seed, one, other=(two, ""))
+
+
+def _analyses(add, settings, rows):
+    """What analyses measure of the focus encoder, beside these rows; without ablations."""
+    focus, tasks, analyses = settings["focus"], settings["tasks"], settings.get("analyses", ())
+    test = [row for row in rows if row["split"] == "test" and row["mode"] in settings["modes"]]
+    of_focus = [row for row in test if row["encoder"] == focus]
+    surface = [r for r in of_focus if r["metric"] == "representation_disentanglement"]
+    for row in surface if "loss_plane" in analyses else []:
+        a, b = row["alpha"], row["other_alpha"]
+        bend = (a - 0.6) ** 2 + (b - 0.6) ** 2
+        other = row["other_task"], b
+        where = row["seed"], row["task"], "test", a, other
+        add("plane_accuracy", focus, row["mode"], 0.8 * np.exp(-bend / 3), *where)
+        add("plane_loss", focus, row["mode"], 0.5 + bend**2, *where)
+    of_sum = [row for row in of_focus if row["metric"] == "unified_accuracy"]
+    chosen = {(row["mode"], row["seed"]): row["alpha"] for row in of_sum}
+    for (mode, seed), alpha in chosen.items():
+        of_mode = QUALITY.get(mode, (0.03, 0.2))[1]
+        for i, j in product(range(len(tasks)), repeat=2):
+            one, two, luck = tasks[i], tasks[j], draw(mode, seed, tasks[i], tasks[j])
+            if "interference" in analyses:
+                gain = 0.3 if i == j else 0.02 - of_mode * luck
+                add("interference", focus, mode, gain, seed, one, "test", 1.0, (two, ""))
+            if "pairs" in analyses and i < j:
+                where = seed, one, "test", alpha, (two, alpha)
+                add("representation_pair_error", focus, mode, 0.1 * alpha * of_mode * luck, *where)
+                add("classification_pair_error", focus, mode, alpha * of_mode * luck, *where)
+        kinds = ["attention"] if mode == "attention" else ["attention", "mlp", "block"]
+        layers = [f"{block}.{kind}" for block in range(12) for kind in kinds]
+        layers += ["whole"] if mode == "attention" else ["embedding", "head", "whole"]
+        for task, layer in product(tasks, layers if "linearity" in analyses else []):
+            value = draw(mode, layer) + 0.1 * draw(task, layer, seed)
+            add("linearity_error", focus, mode, value, seed, task, "test", 1.0, layer=layer)
 
 
 def near_published(rows, settings, published) -> list[dict]:

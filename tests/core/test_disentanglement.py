@@ -1,16 +1,26 @@
 """Disentanglement error ξ(α1, α2) of two tasks (paper, Eq. 2)."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tiny
 import torch
 from test_evaluate import images_of, naive_features, summed
 
-from task_arithmetic.core.disentanglement import changed, divergence
+from task_arithmetic.core.disentanglement import (
+    MODULES,
+    Errors,
+    Sample,
+    changed,
+    disentanglement_errors,
+    divergence,
+)
 from task_arithmetic.files.manifest import sample_indices
 from task_arithmetic.files.tensors import read_tensors
 from task_arithmetic.stages import disentanglement as module
 from task_arithmetic.stages.disentanglement import disentanglement, reference_weights
+from task_arithmetic.stages.evaluate import vector_of
 from task_arithmetic.vision import modality as vision
 from task_arithmetic.vision.clip import classify
 
@@ -159,7 +169,7 @@ def test_a_tasks_term_is_exactly_0_where_the_other_coefficient_is_0(mode, t, mon
     original = module.disentanglement_errors
 
     def only(encoder, taus, samples, *rest, **options):
-        empty = [(images[:0], weights[:0], head) for images, weights, head in samples]
+        empty = [Sample(*(rows[:0] for rows in each[:3]), each.head) for each in samples]
         empty[t] = samples[t]
         return original(encoder, taus, empty, *rest, **options)
 
@@ -176,7 +186,7 @@ def test_a_tasks_term_is_exactly_0_where_the_other_coefficient_is_0(mode, t, mon
 
 def test_the_rows_say_what_they_are(ours):
     frame = tiny.frame_of(ours["ntk"])
-    assert len(frame) == 2 * 25
+    assert len(frame) == 4 * 25
     assert set(frame["mode"]) == {"ntk"} and set(frame["split"]) == {"test"}
     assert set(frame["task"]) == {"one"} and set(frame["other_task"]) == {"two"}
     assert sorted(set(frame["alpha"])) == sorted(set(frame["other_alpha"])) == ALPHAS
@@ -187,7 +197,7 @@ def test_the_papers_grid_is_15_equispaced_values_with_an_exact_0(tmp_path, monke
 
     def remember(encoder, taus, samples, alphas, *rest, **options):
         seen.append(alphas)
-        return {"representation": np.zeros((15, 15)), "classification": np.zeros((15, 15))}
+        return Errors(*np.zeros((4, 15, 15)), per_image=[])
 
     monkeypatch.setattr(module, "disentanglement_errors", remember)
     disentanglement(**tiny.common(), settings=settings(points=15), output=tmp_path / "a.csv")
@@ -206,6 +216,57 @@ def test_batches_change_nothing_but_rounding(ours, tmp_path, monkeypatch):
     disentanglement(**tiny.common(mode="attention"), settings=settings(), output=tmp_path / "a.csv")
     for name, grid in grids(tmp_path / "a.csv").items():
         assert np.abs(grid - grids(ours["attention"])[name]).max() < 1e-6, name
+
+
+# --- Accuracy and loss, and each image -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["ntk", "attention"])
+def test_accuracy_and_loss_of_the_plane_are_those_of_each_model(mode, ours):
+    frame = tiny.frame_of(ours[mode]).set_index(["metric", "alpha", "other_alpha"])["value"]
+    for a, b in itertools.product([-1.0, 0.0, 2.0], repeat=2):
+        tau, accuracy, loss = summed(mode, ["one", "two"], [a, b]), [], []
+        for task in ("one", "two"):
+            pixels, labels = images_of(task, "test")
+            path = tiny.workspace() / "suite" / "heads" / f"{task}.safetensors"
+            features = naive_features(tau, 1.0, pixels, tiny.MODES[mode]["linearized"]).double()
+            logits = classify(features, read_tensors(path)["head"].double()).numpy()
+            accuracy.append(np.mean(logits.argmax(1) == labels))
+            wrong = [np.log(np.exp(x - x[y]).sum()) for x, y in zip(logits, labels, strict=True)]
+            loss.append(np.mean(wrong))
+        assert frame["plane_accuracy", a, b] == pytest.approx(np.mean(accuracy), abs=1e-9)
+        assert frame["plane_loss", a, b] == pytest.approx(np.mean(loss), rel=1e-4)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_means_over_images_are_means_over_cells_and_weights_do_not_count(monkeypatch, symmetric):
+    """Of a sample of one image, ξ itself is its distance; over several batches."""
+    monkeypatch.setattr(vision, "BATCH", 3)
+    monkeypatch.setattr(vision, "CHUNK_BYTES", 1)
+    model = vision.read_encoder(tiny.shared_suite()["encoder_dir"])
+    taus = [vector_of(tiny.shared_vector("attention", task), model) for task in ("one", "two")]
+    every = tiny.common()
+    samples = []
+    for head, data_dir in zip(every["heads"], every["data_dirs"], strict=True):
+        images, labels, rows = model.modality.read_examples(head, data_dir, "test")
+        samples.append(Sample(np.array(images[:5]), np.full(5, 0.3), labels[:5], rows))
+    alphas, inside = [-1.0, 0.0, 0.5, 1.0], slice(1, None)
+    found = disentanglement_errors(model, taus, samples, alphas, False, symmetric)
+    of_weights = [each._replace(weights=each.weights / 7) for each in samples]
+    again = disentanglement_errors(model, taus, of_weights, alphas, False, symmetric)
+    assert (again.loss == found.loss).all() and (again.accuracy == found.accuracy).all()
+    for t, n in itertools.product(range(2), [0, 4]):
+        alone = [Sample(*(rows[:0] for rows in each[:3]), each.head) for each in samples]
+        alone[t] = Sample(samples[t].images[[n]], np.ones(1), *samples[t][2:])
+        alone[t] = alone[t]._replace(labels=samples[t].labels[[n]])
+        cells = disentanglement_errors(model, taus, alone, alphas, False, symmetric)
+        for name in MODULES:
+            grid, of = getattr(cells, name), found.per_image[t]
+            assert getattr(of, name).dtype == np.float32 and len(getattr(of, name)) == 5
+            assert getattr(of, name)[n] == pytest.approx(grid.mean(), rel=1e-4, abs=1e-7)
+            within = getattr(of, f"{name}_inside")[n]
+            assert within == pytest.approx(grid[inside, inside].mean(), rel=1e-4, abs=1e-7)
+        assert (again.per_image[t].representation == found.per_image[t].representation).all()
 
 
 # --- The images ----------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from task_arithmetic.stages import (
     finetune,
     merge,
     negation,
+    sampled,
     statistics,
 )
 from task_arithmetic.stages.catalogue import STAGES
@@ -293,6 +294,7 @@ SETTINGS = {
     "addition": addition.AdditionSettings,
     "negation": negation.NegationSettings,
     "disentanglement": disentanglement.DisentanglementSettings,
+    **dict.fromkeys(("interference", "pairs", "linearity"), sampled.SampledSettings),
     "efficiency": efficiency.EfficiencySettings,
     "merge": merge.MergeSettings,
     "merge-on-data": merge.MergeSettings,
@@ -391,7 +393,7 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
     given = {"encoder_dir": made["encoder"], "encoder": "tiny", "mode": mode, "seed": 0, **one}
     given |= {**many, **control, "vectors": [made["vector"]] * 2, "log": tmp_path / "log.csv"}
     given |= {"files": [made["finetune"]], "vector": made["vector"]}
-    given |= {"single_task": [made["single-task"]] * 2}
+    given |= {"single_task": [made["single-task"]] * 2, "addition": made["addition"]}
     given |= {"pretrained": tmp_path / "control.csv"}
     before = [{"task": "b", "split": "validation", "value": 0.5}]
     write_rows(given["pretrained"], before, metric="pretrained_accuracy")
@@ -426,9 +428,8 @@ def test_all_functions_that_a_stage_runs_on_texts_count_as_its_code(tmp_path, mo
     settings["head"] = {key: definition[key] for key in ("prompt", "metric")}
     wanted = ["data", "encoder", "head", "vector", "cosine"]
     wanted += [command for command, stage in STAGES.items() if stage.modal]
-    wanted = [
-        c for c in STAGES if c in wanted and c not in ("kernel", "negation", "disentanglement")
-    ]
+    of_images = "kernel negation disentanglement interference pairs linearity".split()
+    wanted = [command for command in STAGES if command in wanted and command not in of_images]
     made = {command: tmp_path / command for command in wanted}
     one = {"data_dir": made["data"], "head": made["head"], "finetuned": made["finetune"]}
     many = {"data_dirs": [made["data"]] * 2, "heads": [made["head"]] * 2, "tasks": ["mood"] * 2}

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -30,8 +31,10 @@ from task_arithmetic.config.reading import (
     read_yaml,
     validate_config,
 )
-from task_arithmetic.core.disentanglement import disentanglement_errors
+from task_arithmetic.core.disentanglement import Sample, disentanglement_errors
 from task_arithmetic.core.encoder import Encoder
+from task_arithmetic.core.linearity import linearity_errors
+from task_arithmetic.core.pairs import pair_errors
 from task_arithmetic.core.vectors import TaskVector, moved_names
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.paths import write_json
@@ -43,6 +46,7 @@ from task_arithmetic.planning.operations import Moved, flops
 from task_arithmetic.planning.plan import plan
 from task_arithmetic.planning.work import (
     LEARNING,
+    SAMPLED,
     Key,
     Work,
     by_stage,
@@ -53,6 +57,7 @@ from task_arithmetic.stages.finetune import TrainingSettings, start
 from task_arithmetic.vision.clip import encode, encode_linearized
 from task_arithmetic.vision.geometry import ViT, parameters
 from task_arithmetic.vision.modality import Images, Vision
+from task_arithmetic.vision.parts import parts_of
 
 NANO, MINI = ROOT / "config/nano.yaml", ROOT / "config/mini.yaml"
 REAL = ["ViT-B-32", "ViT-B-16", "ViT-L-14"]
@@ -236,6 +241,43 @@ def test_the_arithmetic_of_a_step_is_what_torch_counts(name):
         run.step(*batch, 1e-5)
     ours = 4 * flops("step", geometry, mode(name))
     assert 0.85 * ours < counter.get_total_flops() < ours
+
+
+@pytest.mark.parametrize("name", ["nonlinear", "attention", "attention_mlp_bias"])
+def test_the_arithmetic_of_linearity_is_what_torch_counts(name):
+    """But for the last block, as above, and passes back, which have other kernels in float64."""
+    geometry = ViT(12, 64, 32, 64, 256, 2, 32, "quick_gelu")
+    generator = torch.Generator().manual_seed(0)
+    shapes = geometry.shapes()
+    theta0 = {n: 0.02 * torch.randn(s, generator=generator) for n, s in shapes.items()}
+    encoder = Encoder("tiny", theta0, Vision(geometry, (0.5,) * 3, (0.25,) * 3), "", "")
+    moved = mode(name)
+    tau = TaskVector({n: 0.1 * theta0[n] for n in moved_names(shapes, moved.patterns)})
+    images = torch.zeros(4, 64, 64, 3, dtype=torch.uint8).numpy()
+    with FlopCounterMode(display=False) as counter:
+        linearity_errors(encoder, tau, images, *parts_of(tau.keys()))
+    ours = 4 * flops("linearity", geometry, moved)
+    assert 0.85 * ours < counter.get_total_flops() < 1.02 * ours
+
+
+@pytest.mark.parametrize("linearized", [False, True])
+def test_pairs_pass_no_more_images_than_planned(linearized):
+    geometry = ViT(2, 32, 32, 64, 128, 2, 16, "quick_gelu")
+    generator = torch.Generator().manual_seed(0)
+    theta0 = {n: 0.1 * torch.randn(s, generator=generator) for n, s in geometry.shapes().items()}
+    encoder = Encoder("tiny", theta0, Vision(geometry, (0.5,) * 3, (0.25,) * 3), "", "")
+    tau = TaskVector({n: 0.1 * t.flip(0) for n, t in theta0.items()})
+    sample = Images(np.zeros((5, 64, 64, 3), np.uint8), np.zeros(5), torch.zeros(3, 16))
+    pixels = torch.zeros(5, 3, 64, 64)
+    with FlopCounterMode(display=False) as once, torch.inference_mode():
+        if linearized:
+            encode_linearized(theta0, tau.tensors, pixels, geometry)
+        else:
+            encode(theta0, pixels, geometry)
+    with FlopCounterMode(display=False) as counter:
+        pair_errors(encoder, [lambda: tau] * 4, [lambda: sample] * 4, 0.5, linearized)
+    ratio = counter.get_total_flops() / once.get_total_flops()
+    assert ratio == pytest.approx(4 * 4, rel=0.15)  # and products with the heads
 
 
 def test_an_unknown_model_of_open_clip_is_one_sentence():
@@ -552,8 +594,14 @@ def test_work_is_counted_as_the_stages_do_it():
         (e, "linearized", "ntk"): 2 * 2 * 2 * 32,
     }
     assert amounts(config, "efficiency") == {(e, "step", mode): 3 + 2 for mode in config.modes}
+    # each of two vectors on 16 samples of each of two tasks; `interference` also without a vector
+    passed = {(e, "image", None): 2 * 4 * 16, (e, "read", None): 2 * 4 * 16}
+    passed |= {(e, "linearized", "ntk"): 4 * 16}
+    assert amounts(config, "pairs") == passed
+    assert amounts(config, "interference") == {**passed, (e, "image", None): 2 * (4 + 2) * 16}
+    assert amounts(config, "linearity") == {(e, "linearity", m): 2 * 8 for m in config.modes}
     several = resolved(NANO, {"seeds": [3, 4, 9]})
-    for stage in ("finetune", "addition", "posthoc", "negation", "disentanglement"):
+    for stage in ("finetune", "addition", "posthoc", "negation", "disentanglement", *SAMPLED):
         once = amounts(resolved(NANO), stage)
         assert amounts(several, stage) == {key: 3 * amount for key, amount in once.items()}
 
@@ -580,7 +628,7 @@ def test_work_on_texts_is_counted_as_the_stages_do_it():
             ("text", None): 2 * seeds * (alphas * v + t),
             ("linearized", "ntk"): seeds * (v + t),
         }
-        for stage in ("head", "kernel", "posthoc", "negation", "disentanglement"):
+        for stage in ("head", "kernel", "posthoc", "negation", "disentanglement", *SAMPLED):
             assert not of_texts(stage)
     # the published code's grid is of test; ours of validation is walked beside it
     texts = replace(config.parts["language"], reference_selection=True)
@@ -618,7 +666,7 @@ def test_the_grids_pass_no_more_images_than_planned(linearized):
     once = counted(lambda: encode(theta0, pixels, geometry))
     if linearized:
         once = counted(lambda: encode_linearized(theta0, taus[0].tensors, pixels, geometry))
-    parts = [(images, labels + 0.2, head)] * 2
+    parts = [Sample(images, labels + 0.2, labels, head)] * 2
     for grid in ([-1.0, 0.0, 1.0], [-1.0, 1.0]):
         passes = models_evaluated(
             Disentanglement(pairs={}, low=-1.0, high=1.0, points=len(grid), samples=1)
@@ -695,7 +743,7 @@ def test_a_probe_measures_every_kind_of_work_on_this_machine(capsys, tmp_path, m
         torch.set_num_threads(threads)
     printed = capsys.readouterr().out
     assert "measured now" in printed and "CPU-" in printed
-    rows = re.findall(r"^embedded-small +(.*?) +float32 +([\d,.]+) +([\d.]+) ", printed, re.M)
+    rows = re.findall(r"^embedded-small +(.*?) +float\d+ +([\d,.]+) +([\d.]+) ", printed, re.M)
     assert [what for what, _, _ in rows] == [
         "train nonlinear of 8 at a time",  # by adamerging
         "train nonlinear of 16 at a time",
@@ -708,6 +756,9 @@ def test_a_probe_measures_every_kind_of_work_on_this_machine(capsys, tmp_path, m
         "evaluate f_lin of nonlinear",
         "evaluate f_lin of ntk",
         "evaluate f_lin of attention",
+        "linearity per block of nonlinear",
+        "linearity per block of ntk",
+        "linearity per block of attention",
         "head, prompts",
     ]
     assert all(float(rate.replace(",", "")) > 1 for _, rate, _ in rows)

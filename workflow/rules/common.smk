@@ -119,6 +119,13 @@ def code_of_method(stage):
     return lambda wildcards: stage_code(stage, MERGERS[wildcards.method].method.name)
 
 
+def sampled(analysis):
+    """A parameter: the settings of an analysis of some test images."""
+    return lambda wildcards: settings.sampled_settings(
+        experiment, analysis, wildcards.mode, wildcards.encoder
+    )
+
+
 def source_of(record):
     """What names a download's record: the kind of what was got, and its name."""
     return os.path.relpath(os.path.splitext(record)[0], settings.DOWNLOADS_DIR)

@@ -19,7 +19,11 @@ ANALYSES = [
     "layers",
     "spectra",
     "alignment",
+    "pairs",
+    "interference",
+    "linearity",
 ]  # figures that have the name of the analysis that they show
+PLANE = "plane_"  # and the name of a pair: of the analysis loss_plane
 PAPER_FIGURES = {*OWN_FIGURES, *TEXT_FIGURES, *PAPER_PAIRS}
 RESERVED_PAIRS = {*OWN_FIGURES, *TABLES, *ANALYSES}  # names of other views
 RESERVED_PAIRS |= {"fig1", "fig2", "fig4", "timeline"}
@@ -42,6 +46,7 @@ def figure_names(view: View) -> list[str]:
     texts = [name for name in TEXT_FIGURES if has(name, view)]
     numbered = sorted([*images, *(PAPER_PAIRS & set(pairs))], key=lambda name: int(name[3:]))
     others = [name for name in pairs if name not in PAPER_PAIRS]
+    others += [PLANE + name for name in pairs if has("loss_plane", view)]
     others += [name for name in ANALYSES if has(name, view)]
     texts += [f"{name}_language" for name in ANALYSES if has(f"{name}_language", view)]
     merging = [name for name in MERGING if has(name, view)]
@@ -52,7 +57,16 @@ def figure_names(view: View) -> list[str]:
 def left_out(view: View) -> list[str]:
     """Sentences on the paper's tables and figures that a run has not, and what they would need."""
     found: dict[str, list[str]] = {}
-    for name in [*TABLES, *OWN_FIGURES, "posthoc", "claims", "heatmaps", *TEXT_FIGURES, *ANALYSES]:
+    for name in [
+        *TABLES,
+        *OWN_FIGURES,
+        "posthoc",
+        "claims",
+        "heatmaps",
+        *TEXT_FIGURES,
+        "loss_plane",
+        *ANALYSES,
+    ]:
         if why := _lacks(name, view):
             found.setdefault(why, []).append(title_of(name))
     return [f"{', '.join(titles)}: {why}." for why, titles in found.items()]
@@ -84,7 +98,7 @@ def _lacks(name: str, view: View) -> str | None:
         there, needed = "nonlinear" in modes, "the mode nonlinear"
     elif name == "claims":
         there, needed = set(PAPER_MODES) <= set(modes), f"the modes {', '.join(PAPER_MODES)}"
-    elif base in ANALYSES:
+    elif base in (*ANALYSES, "loss_plane"):
         there, needed = base in part.analyses, f"analyses.{base}, and what it is of"
     elif name == "heatmaps":
         there, needed = bool(view.pairs), "pairs of tasks (disentanglement.pairs)"
@@ -104,7 +118,9 @@ def title_of(name: str) -> str:
         "merging": "Merging methods",
     }
     base, texts = name.removesuffix("_language"), " on texts" * name.endswith("_language")
-    known |= {each: f"Figure {each.replace('_', ' ')}" for each in ANALYSES}
+    known |= {each: f"Figure {each.replace('_', ' ')}" for each in [*ANALYSES, "loss_plane"]}
+    if name.startswith(PLANE):
+        return f"Loss plane of {title_of(name.removeprefix(PLANE))}"
     if base in known:
         return known[base] + texts
     if found := re.fullmatch(r"(table|fig)(\d+)", base):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 
 from ..errors import UserError, nearest
-from .available import RESERVED_PAIRS
+from .available import PLANE, RESERVED_PAIRS
 from .definitions import (
     AnyEncoder,
     AnyTask,
@@ -349,7 +349,7 @@ def _in_pairs(experiment: Experiment, part: Part) -> Iterator[str]:
         yield f"{mode!r} is in modes and in ablations; remove it from one of them"
     for place, (name, pair) in enumerate(pairs.items()):
         key = f"disentanglement.pairs.{name}"
-        if name in RESERVED_PAIRS or name.endswith("_language"):
+        if name in RESERVED_PAIRS or name.endswith("_language") or name.startswith(PLANE):
             yield f"{key} has the name of another figure or table; call the pair otherwise"
         for task in pair:
             if task not in tasks:

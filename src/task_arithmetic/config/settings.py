@@ -16,6 +16,7 @@ from ..files.definition import Definition
 from ..files.hashes import canonical
 from ..files.local import listing
 from ..vision.geometry import OWN_MERGES
+from .analyses import Samples
 from .checks import ENCODER_FILES
 from .definitions import AnyEncoder, AnyTask, Checkpoint, Encoder, Task, TextTask
 from .experiment import Configuration, Experiment, Part
@@ -235,6 +236,18 @@ def disentanglement_settings(experiment: Experiment, mode: str) -> str:
     return canonical({**own, **grid})
 
 
+def sampled_settings(experiment: Experiment, analysis: str, mode: str, encoder: str) -> str:
+    """The slice of the stages of analyses of some test images; of those whose precision is their
+    own, without it."""
+    samples = {"samples": getattr(experiment.analyses, analysis).samples}
+    own = {**_evaluation(experiment, mode, encoder), **samples}
+    if analysis != "interference":
+        del own["precision"]
+    if analysis == "linearity":  # of f, whatever the mode
+        del own["linearized"]
+    return canonical(own)
+
+
 # --- Views ---------------------------------------------------------------------------------------
 
 
@@ -253,6 +266,11 @@ def _shown(experiment: Experiment, part: Part) -> dict[str, Any]:
         "ablations": {name: modes[name].label for name in part.ablations},
         "focus": part.focus,
         "analyses": part.analyses,
+        "samples": {
+            name: of.samples
+            for name, of in experiment.analyses or ()
+            if name in part.analyses and isinstance(of, Samples)
+        },
         "merging": {
             "encoders": part.merged,
             "methods": {
@@ -273,6 +291,7 @@ def _view(experiment: Experiment) -> dict[str, Any]:
     vision |= {
         "control": images.control,
         "pairs": images.pairs,
+        "samples": vision["samples"] | ({"loss_plane": grid.samples} if grid else {}),
         "keep": experiment.negation.keep if experiment.negation else None,
         "reference_scaling": grid.reference_scaling if grid else False,
         "kernel_modes": [mode for mode in images.modes if not experiment.linearized(mode)],

@@ -70,7 +70,8 @@ class Part:
         scores: tasks of texts whose "accuracy" is Spearman's ρ.
         methods: label → what it is, of all merging methods but the sum, in the configuration's
             order. merged_encoders: those whose task vectors they merge, in the order of rows.
-        analyses: names of those that are shown, of the encoder `focus`.
+        analyses: names of those that are shown, of the encoder `focus`. samples: of those that take
+            some test images of each task, how many.
     """
 
     run: str
@@ -94,6 +95,7 @@ class Part:
     methods: dict[str, MethodShown] = field(default_factory=dict)
     merged_encoders: tuple[str, ...] = ()
     analyses: tuple[str, ...] = ()
+    samples: dict[str, int] = field(default_factory=dict)
     of_texts: bool = False
 
     @property

@@ -12,7 +12,7 @@ from ..config.experiment import ImageRecipe, TextRecipe
 from ..config.reading import read_yaml
 from ..config.sentences import hold
 from ..core import addition, negation
-from ..core.disentanglement import Sample, disentanglement_errors
+from ..core.disentanglement import MODULES, Sample, disentanglement_errors
 from ..core.encoder import Examples
 from ..core.schedule import Recipe, learning_rate_at
 from ..core.training import Training, batches
@@ -274,9 +274,6 @@ class Disentanglement:
         return draw_heatmaps(maps, [self.mode], self.tasks)
 
 
-MODULES = ("representation", "classification")
-
-
 def disentanglement(
     encoder: Encoder,
     vectors: Sequence[TaskVector],
@@ -307,10 +304,10 @@ def disentanglement(
     check_pretrained(encoder, vectors[:2])
     check_own(tasks[:2], vectors[:2])
     taus, drawn = [tau.to(encoder.device) for tau in vectors[:2]], []
-    for images, _, head in _of_each(tasks[:2], encoder, "test").values():
+    for images, labels, head in _of_each(tasks[:2], encoder, "test").values():
         chosen = sample_indices(len(images), samples)
         weights = np.full(len(chosen), 1 / len(chosen))
-        drawn.append(Sample(np.array(images[chosen]), weights, head))
+        drawn.append(Sample(np.array(images[chosen]), weights, labels[chosen], head))
     alphas = np.linspace(low, high, points).round(12).tolist()
     found = disentanglement_errors(
         encoder,
@@ -321,4 +318,4 @@ def disentanglement(
         progress=progress or Bar("disentanglement"),
     )
     names = (tasks[0].name, tasks[1].name)
-    return Disentanglement(names, taus[0].mode, alphas, *(found[name] for name in MODULES))
+    return Disentanglement(names, taus[0].mode, alphas, *(getattr(found, name) for name in MODULES))

@@ -22,13 +22,14 @@ class Device(NamedTuple):
     label: str
     bf16_tflops: float
     float32_tflops: float
+    float64_tflops: float
     share: float
     share_is: str
     source: str
 
     def rate(self, precision: str) -> float:
-        """Sustained operations per second in bf16 or float32."""
-        peak = self.bf16_tflops if precision == "bf16" else self.float32_tflops
+        """Sustained operations per second in bf16, float32 or float64."""
+        peak: float = getattr(self, f"{precision}_tflops")
         return 1e12 * self.share * peak
 
 
@@ -37,9 +38,10 @@ def read_devices(basedir: PathLike) -> dict[str, Device]:
     found = {}
     with open(Path(basedir) / "workflow/reference/devices.csv", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            peaks = float(row["bf16_tflops"]), float(row["float32_tflops"]), float(row["share"])
-            about = row["share_is"], row["source"]
-            found[row["device"]] = Device(row["device"], row["label"], *peaks, *about)
+            numbers = "bf16_tflops float32_tflops float64_tflops share".split()
+            bf16, float32, float64, share = (float(row[key]) for key in numbers)
+            peaks, about = (bf16, float32, float64), (row["share_is"], row["source"])
+            found[row["device"]] = Device(row["device"], row["label"], *peaks, share, *about)
     return found
 
 

@@ -7,6 +7,7 @@ from ..config.geometries import Geometry
 from ..core.vectors import moved_names
 from ..language.geometry import T5
 from ..vision.geometry import ViT
+from ..vision.parts import EMBEDDING, parts_of
 
 SOURCE, TARGET = 64, 4  # tokens of an input and of an answer, on average: assumed
 
@@ -34,9 +35,10 @@ def flops(
     Args:
         kind: image or text: f(x; θ), of a text at every target token, given at once or generated
             one by one, which with a cache takes as many operations; linearized: f_lin; step: one
-            example of a training step; prompt: one text through CLIP's text tower; read: no
-            arithmetic to speak of.
-        moved: of `step` and `linearized`.
+            example of a training step; linearity: f at each part of τ, see vision.parts, and f_lin
+            at the single ones; prompt: one text through CLIP's text tower; read: no arithmetic to
+            speak of.
+        moved: of `step`, `linearized` and `linearity`.
         source, target: tokens of a T5's input and answer.
     """
     if kind == "read":
@@ -58,9 +60,21 @@ def flops(
     if kind in ("image", "text") or moved is None:
         return float(forward)
     again = sum(products.values()) - products.get("conv1.weight", 0) + 2 * pairs
-    again += sum(products.get(name, 0) for name in moved_names(shapes, moved.patterns))
+    names = moved_names(shapes, moved.patterns)
+    if kind == "linearity":
+        single, joint = parts_of(names)
+        passed = forward * (1 + 2 * len(single) + len(joint))
+        own = sum(products.get(name, 0) for name in names)
+        return passed + own + again * sum(_above(part, geometry.layers) for part in single)
+    again += sum(products.get(name, 0) for name in names)
     passes = 1 + moved.linearized if kind == "step" else 1
     return float(forward + passes * again)
+
+
+def _above(part: str, layers: int) -> float:
+    """The share of the blocks that a part's tangent passes, its own among them."""
+    block = part.partition(".")[0]
+    return 1 - int(block) / layers if block.isdecimal() else float(part == EMBEDDING)
 
 
 def _pairs(g: Geometry, source: int, target: int) -> int:

@@ -32,6 +32,7 @@ ACTIONS = {
     "image": "evaluate",
     "text": "evaluate",
     "linearized": "evaluate f_lin of",
+    "linearity": "linearity per block of",
     "read": "read and normalise",
     "prompt": "head, prompts",
 }

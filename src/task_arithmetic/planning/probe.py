@@ -154,6 +154,8 @@ def _probe_encoder(
 
     @cache
     def image(precision: str) -> dict[str, float]:
+        if precision == "float64":
+            return {"image": probe.in_float64(count)}
         plain = Key(encoder, "image", None, precision)
         once = another = passes(plain, [1.0])  # on a CPU, reading is nothing beside a pass
         if on_gpu:
@@ -167,7 +169,7 @@ def _probe_encoder(
             run = start(probe.encoder, probe.examples(1), how, key.mode)
             some = few if is_long(key.batch) else None
             return _step_seconds(run, probe.batch, key.batch, some, device)
-        if key.kind == "prompt":  # a text tower is of the same blocks: by the arithmetic
+        if key.kind in ("prompt", "linearity"):  # passes of the same blocks: by the arithmetic
             plain = Key(encoder, "image", None, key.precision)
             mine, other = (operations(each, experiment, geometry) for each in (key, plain))
             return image(key.precision)["image"] * mine / other
@@ -225,6 +227,10 @@ class Probe:
         """What `evaluate` takes."""
         raise NotImplementedError
 
+    def in_float64(self, count: int) -> float:
+        """Seconds of f(x; θ0) of one example."""
+        raise NotImplementedError
+
     def evaluate(
         self, some: Examples, tau: TaskVector, alphas: list[float], linearized: bool, precision: str
     ) -> None:
@@ -250,6 +256,14 @@ class RandomImages(Probe):
         shape = count, self.size, self.size, 3
         images = torch.randint(0, 256, shape, generator=self.generator, dtype=torch.uint8).numpy()
         return vision.Images(images, np.zeros(count, np.int64), self.head)
+
+    @torch.inference_mode()
+    def in_float64(self, count: int) -> float:
+        """Seconds of f(x; θ0) of one image."""
+        theta0 = {name: tensor.double() for name, tensor in self.encoder.theta0.items()}
+        inputs = self.batch(count)[0].double()
+        outputs = self.encoder.modality.outputs
+        return _median(lambda: outputs(theta0, inputs, inputs), self.device) / count
 
 
 class RandomTexts(Probe):
@@ -343,7 +357,8 @@ def _scaled(
         if key.kind == "read":
             found[key] = 0.0
             continue
-        alike = [other for other in speeds if other.encoder == last and other.kind == key.kind]
+        kinds = {key.kind} & {other.kind for other in speeds} or {"image"}
+        alike = [other for other in speeds if other.encoder == last and other.kind in kinds]
         other = min(alike, key=lambda other: _distance(other, key))
         mine, theirs = (operations(k, experiment, geometries[k.encoder]) for k in (key, other))
         found[key] = speeds[other] * mine / theirs

@@ -23,6 +23,7 @@ from .disk import FLOAT, Counts, Splits, counts_of, data_bytes
 from .work import (
     LEARNING,
     OF_MATRICES,
+    SAMPLED,
     Job,
     Key,
     Shapes,
@@ -216,6 +217,9 @@ def _held(
         collected = sum(3 * FLOAT * columns**2 for _, columns in matrices.values())
     if stage == "disentanglement" and grid:
         drawn = 2 * grid.samples
+    if stage in SAMPLED:  # of one task at a time; of `linearity` θ0, τ and θ also in float64
+        drawn = getattr(experiment.analyses, stage).samples
+        weights *= 1 + (stage == "linearity")
     if part.unit == "image" and (limit := experiment.limit):  # a limit's images are copied
         for each in counts:
             drawn += sum(min(each[s] or 0, getattr(limit, s)) for s in ("validation", "test"))

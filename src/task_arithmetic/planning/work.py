@@ -34,12 +34,13 @@ from .operations import SOURCE, Moved, flops
 STAGES = "download embedded data encoder head finetune vector published pretrained".split()
 STAGES += "single_task kernel".split()
 STAGES += "statistics merge merge_on_data addition merged posthoc negation".split()
-STAGES += "disentanglement cosine layers spectra alignment".split()
-STAGES += "efficiency metrics tables figures report".split()
+STAGES += "disentanglement interference pairs linearity".split()
+STAGES += "cosine layers spectra alignment efficiency metrics tables figures report".split()
 # Stages that hold a GPU where there is one.
 LEARNING = "head finetune pretrained single_task kernel addition posthoc negation".split()
 LEARNING += "statistics merge merge_on_data merged disentanglement efficiency".split()
-LEARNING += "spectra alignment".split()
+SAMPLED = "interference pairs linearity".split()  # analyses of some test images
+LEARNING += ["spectra", "alignment", *SAMPLED]
 OF_MATRICES = "merge spectra alignment".split()  # no examples: linear algebra of weight matrices
 OF_MODES = "finetune vector published merge merge_on_data statistics".split()  # write its tensors
 GRIDS = ("addition", "posthoc", "negation")  # these walk the α on validation
@@ -60,7 +61,8 @@ Known = Callable[[str], Counts]  # a task's
 class Key(NamedTuple):
     """Something whose speed counts, in a precision: a training step of a mode (kind `step`), one
     image or text through f (`image`, `text`) or through f_lin (`linearized`), an image that is read
-    and normalised for any number of passes through f (`read`), a text of a head (`prompt`); of a
+    and normalised for any number of passes through f (`read`), a text of a head (`prompt`), an
+    image through f and f_lin at each part of a mode's τ (`linearity`, always in float64); of a
     step, `batch` examples."""
 
     encoder: str
@@ -191,6 +193,9 @@ def _listed(experiment: Experiment) -> Iterator[Job]:
             for p in part.pairs if main and e == part.focus else ():
                 output = f"{metrics}/disentanglement/{e}/{m}/{s}/{p}.csv"
                 yield Job("disentanglement", output, e, m, seed=s, pair=p)
+            for name in SAMPLED if main and e == part.focus else ():
+                if name in part.analyses:
+                    yield Job(name, f"{metrics}/{name}/{e}/{m}/{s}.csv", e, m, seed=s)
         for e, m in part.main:
             yield Job("efficiency", f"{metrics}/efficiency/{e}/{m}.csv", e, m)
     yield Job("metrics", f"{run}/metrics.csv")
@@ -214,7 +219,7 @@ def work_of(experiment: Experiment, known: Known, job: Job, auto: str = "bf16") 
         return ()
     part, grid = experiment.part_of(encoder), experiment.disentanglement
     of_images = part.unit == "image"
-    full = stage in ("head", "disentanglement")
+    full = stage in ("head", "disentanglement", "pairs")
     precision = "float32" if full else experiment.precision.replace("auto", auto)
 
     def some(kind: str, amount: int | None, of: str | None = None, batch: int = 1) -> Work:
@@ -243,6 +248,16 @@ def work_of(experiment: Experiment, known: Known, job: Job, auto: str = "bf16") 
             return (some("linearized", times(2, sample), mode),)
         return some("image", times(models_evaluated(grid), sample)), some("read", sample)
     names = tasks_read(part, stage, job.task)
+    if stage in SAMPLED:
+        sample = count("test", names, getattr(experiment.analyses, stage).samples)
+        if stage == "linearity":
+            return (Work(Key(encoder, "linearity", mode, "float64"), sample),)
+        read = times(len(names), sample)
+        if linearized:
+            return (some("linearized", read, mode),)
+        # in `interference` also the pretrained model
+        passed = add_up([read, sample]) if stage == "interference" else read
+        return some("image", passed), some("read", read)
     merger = part.merger(job.method) if job.method else None
     if stage == "statistics":
         images = count("train", names, part.collected(encoder))

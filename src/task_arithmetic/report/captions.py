@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ..config.available import part_of
+from ..config.available import PLANE, part_of
 from ..config.published import TOLERANCE, has_published_merging
 from ..config.view import Part, View
 
@@ -88,6 +88,31 @@ FIGURES = {
     "matrix that leave 5 % of it (Iso, Equation 5), against (merged − pre-trained) / (individual − "
     "pre-trained) test accuracy. α is chosen on {selection}, for each mode and method by itself. "
     "r: Pearson's correlation over the n small marks.",
+    "plane": "Accuracy (top) and cross-entropy loss (bottom) of {pair}, mean over both tasks, on "
+    "the plane θ₀ + α₁ τ₁ + α₂ τ₂ of encoder {focus}, through f, or f_lin of a linearized mode, in "
+    "the passes of the pair's heatmap: {samples}. One scale for each row; light is good, and "
+    "losses beyond the scale have its last colour. Star: both at the α of the mode's unified "
+    "model of all tasks, chosen on {selection}. {vectors}",
+    "pairs": "Disentanglement error of all pairs of tasks for encoder {focus}, through f, or f_lin "
+    "of a linearized mode: ξᵢⱼ is half of Equation 2 at α₁ = α₂ = α, the mean over images of i and "
+    "over those of j of the distance from their individual model to θ₀ + α (τᵢ + τⱼ), of the "
+    "representation module (top, KL divergence) and of representation and head (bottom, fraction "
+    "of changed predictions). α is that of the mode's unified model of all tasks, chosen on "
+    "{selection}; the error falls with α by itself. {samples}. One colour scale for each row. "
+    "{vectors}",
+    "interference": "What task vectors do to other tasks, encoder {focus}, through f, or f_lin of "
+    "a linearized mode. Top: D_st, by how many points θ₀ + τ_s (row) changes the accuracy of the "
+    "pre-trained encoder on task t (column), on the same images: {samples}. On the framed diagonal "
+    "a vector is on its own task; the scale is set by the other values, with zero light. Bottom: "
+    "I_t, accuracy of the unified model of all tasks minus that of the individual model on the "
+    "whole test split, α chosen on {selection}. {vectors}",
+    "linearity": "How linear encoder {focus} is in each part of a task vector: E‖f(θ₀ + τˡ) − "
+    "f_lin(θ₀ + τˡ)‖ / E‖f(θ₀ + τˡ) − f(θ₀)‖ of raw features, in float64, where τˡ has only the "
+    "tensors of a block's attention, of its MLP (each with the layer norm before it), or of both, "
+    "of what lies before or after the blocks, or all. 0: linear as far as τˡ goes; the farther it "
+    "goes, the larger the error by itself. It is f that is measured, of a linearized mode too, "
+    "whose vectors were trained for f_lin. {samples}, here of the vector's own. Marks and bars: "
+    "mean ± sample standard deviation over {tasks} tasks. {vectors}",
     "fig10": "Cosine similarity of task vectors of encoder {focus}. One colour scale for "
     "all modes, light at 0, to the largest size of the entries off the diagonal on both sides; the "
     "diagonal is 1 by definition.",
@@ -120,6 +145,8 @@ BANDS = {
     "fig3": "Markers and bars: mean ± sample standard deviation over {n} seeds.",
     "fig5": "Markers, columns and bars: mean ± sample standard deviation over {n} seeds.",
     "fig7": "Bars: mean ± sample standard deviation over {n} seeds.",
+    "interference": "Top: mean, bottom: mean ± sample standard deviation over {n} seeds.",
+    "linearity": "Of each task the mean over {n} seeds.",
     "merging": "Marks and bars: mean ± sample standard deviation over {n} seeds.",
     "layers": "First means over {n} seeds.",
     "spectra": "Means over {n} seeds.",
@@ -207,8 +234,9 @@ def figure_caption(name: str, view: View) -> str:
     """A figure's caption; `name` is fig3, fig5, fig7, fig9, fig10, merging, a pair's, or
     fig7_language …"""
     part, base, n = part_of(name, view), name.removesuffix("_language"), len(view.seeds)
-    pair = " – ".join(part.pairs.get(base, ()))
+    pair = " – ".join(part.pairs.get(base.removeprefix(PLANE), ()))
     kind = "heatmap" if pair else base
+    kind = "plane" if pair and base.startswith(PLANE) else kind
     selection = "test" if part.reference_selection else "validation"
     encoders = f" for encoder {', '.join(part.merged_encoders)}"
     words = {
@@ -216,13 +244,23 @@ def figure_caption(name: str, view: View) -> str:
         "pairs": len(part.tasks) * (len(part.tasks) - 1) // 2,
         "methods": METHODS_RANK * bool(part.methods),
         "fused": "separate matrices" if part.of_texts else "one matrix",
+        "samples": _samples(kind, part),
+        "vectors": f"Task vectors of this run, seed{'s' * (n > 1)} {', '.join(part.seeds)}.",
     }
     words |= {"focus": part.focus, "pair": pair, "selection": selection, "encoders": encoders}
     notes = [
         FIGURES[kind].format(**words),
         of_scores(part).strip() * (kind not in ("fig10", "layers", "spectra")),
-        REFERENCE_SCALING * bool(pair and part.reference_scaling),
+        REFERENCE_SCALING * (kind == "heatmap" and part.reference_scaling),
         BANDS.get(kind, "Mean over {n} seeds.").format(n=n) * (n > 1),
         suite_note(part, []),
     ]
     return " ".join(note for note in notes if note)
+
+
+def _samples(kind: str, part: Part) -> str:
+    """How many images of each task an analysis has, in words."""
+    if kind == "plane" and part.reference_scaling:
+        return "the first 2,048 test images of each task, or all it has"
+    name = "loss_plane" if kind == "plane" else kind
+    return f"{part.samples.get(name, 0):,} random test images of each task, or all it has"

@@ -238,13 +238,17 @@ class Measured:
         return OverGrid(grid, self._array(axes, **keys, mode=mode))
 
     def surface(self, module: str, mode: str, pair: tuple[str, str]) -> OverGrid:
-        """The disentanglement error ξ(α₁, α₂), Equation 2, of a pair of tasks and the encoder
-        `focus`: (S, A, A), the first index after the seed α₁, the second α₂.
+        """The disentanglement error ξ(α₁, α₂), Equation 2, of a pair of tasks, as `plane` gives it.
 
         Args:
             module: representation or classification.
         """
-        keys = {"metric": f"{module}_disentanglement", "encoder": self.part.focus, "mode": mode}
+        return self.plane(f"{module}_disentanglement", mode, pair)
+
+    def plane(self, metric: str, mode: str, pair: tuple[str, str]) -> OverGrid:
+        """A metric of θ0 + α₁τ₁ + α₂τ₂ of a pair of tasks and the encoder `focus`: (S, A, A), the
+        first index after the seed α₁, the second α₂."""
+        keys = {"metric": metric, "encoder": self.part.focus, "mode": mode}
         keys |= {"task": pair[0], "split": "test", "other_task": pair[1]}
         grid = np.unique(self._rows(**keys)[["alpha", "other_alpha"]])
         axes: Axes = {"seed": self.part.seeds, "alpha": grid, "other_alpha": grid}
@@ -314,6 +318,32 @@ class Measured:
                 f"{', '.join(lacking[0])}: run the stage that measures it."
             )
         return values.to_numpy().reshape(len(self.part.seeds), len(layers), len(pairs))
+
+    def pair_errors(self, module: str, mode: str) -> np.ndarray:
+        """ξ_ij (S, T, T) of every two tasks at the chosen α, symmetric; NaN on the diagonal.
+
+        Args:
+            module: representation or classification.
+        """
+        tasks, metric = self.part.tasks, f"{module}_pair_error"
+        found = np.full((len(self.part.seeds), len(tasks), len(tasks)), np.nan)
+        for j in range(1, len(tasks)):
+            column = self.cells(metric, self.part.focus, mode, tasks[:j], other_task=tasks[j])
+            found[:, :j, j] = found[:, j, :j] = column
+        return found
+
+    def interference(self, mode: str) -> np.ndarray:
+        """What τ_s does to the accuracy on task t (S, T, T): the first index after the seed s."""
+        axes = {"seed": self.part.seeds, "other_task": self.part.tasks, "task": self.part.tasks}
+        return self._array(axes, metric="interference", encoder=self.part.focus, mode=mode)
+
+    def linearity(self, mode: str) -> dict[str, np.ndarray]:
+        """Layer → how far f is from f_lin in this part of τ (S, T)."""
+        keys = {"metric": "linearity_error", "encoder": self.part.focus, "mode": mode}
+        layers = sorted(set(self._rows(**keys, layer=None)["layer"]))
+        axes = {"seed": self.part.seeds, "task": self.part.tasks, "layer": layers}
+        found = self._array(axes, **keys)
+        return {layer: found[:, :, i] for i, layer in enumerate(layers)}
 
 
 def _inside(grid: np.ndarray) -> np.ndarray:

@@ -27,6 +27,8 @@ from matplotlib.ticker import MaxNLocator
 from ..config.view import Part
 from ..files.paths import PathLike, atomic_path
 
+HEAT = "magma_r"  # perceptually uniform; little is light
+SIGNED = "PuOr_r"  # 0 is light; told apart without red and green
 STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: equal bytes on every machine
     "font.size": 8,
@@ -252,3 +254,30 @@ def points(
                   linestyle="", color=style.color, marker=style.marker, markersize=size,
                   markeredgewidth=0.9, **options)  # fmt: skip
     return Marks(center(x), center(y), style.color)
+
+
+def task_matrix(
+    axes: Axes, values: np.ndarray, tasks: Sequence[str], form: str, **options: Any
+) -> AxesImage:
+    """An image of values (T, T) of two tasks each, rows from the top, and the numbers in it.
+
+    Args:
+        values: NaN: grey, without a number. form: of the numbers, as "{:.2f}".
+        options: of imshow.
+    """
+    image = axes.imshow(np.ma.masked_invalid(values), interpolation="nearest", **options)
+    axes.set_facecolor("0.8")
+    for i, j in np.argwhere(np.isfinite(values)):
+        color = np.array(image.cmap(image.norm(values[i, j]))[:3])
+        dark = color**2.2 @ [0.2126, 0.7152, 0.0722] < 0.179  # equal contrast to black, white
+        text = form.format(values[i, j])
+        text = text.replace("-", "−") if float(text) else text.replace("-", "")
+        axes.text(j, i, text, ha="center", va="center", fontsize=5.6,
+                  color="white" if dark else "black")  # fmt: skip
+    places = range(len(tasks))
+    axes.set_xticks(places, tasks, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(places, tasks)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    return image

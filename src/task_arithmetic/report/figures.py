@@ -8,18 +8,25 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from ..config.available import OWN_FIGURES, part_of
+from ..config.available import OWN_FIGURES, PLANE, part_of
 from ..config.view import View, view_of
 from ..errors import UserError
 from ..files.paths import PathLike, atomic_path
-from . import alignment_figure, depth_figures, merging_figure
+from . import (
+    alignment_figure,
+    depth_figures,
+    interference_figure,
+    linearity_figure,
+    merging_figure,
+    pairs_figure,
+    plane_figure,
+)
 from .cells import Measured, OverGrid, load_metrics, percent
 from .drawing import (
     HEAT,
@@ -38,6 +45,7 @@ from .drawing import (
     spread,
     style_of,
     styled,
+    task_matrix,
 )
 
 
@@ -245,33 +253,26 @@ def fig10(run: Measured) -> Figure:
     maps = [center(run.cosines(mode)) for mode in part.modes]
     off = ~np.eye(n, dtype=bool)
     most = max(0.01, *(np.abs(values[off]).max(initial=0) for values in maps))
-    colors = matplotlib.colormaps[SIGNED]
     for cell, mode, values in zip(axes[0], part.modes, maps, strict=True):
-        shown = np.ma.masked_array(values, ~off)
-        cell.set_facecolor("0.8")  # the diagonal
-        image = cell.imshow(shown, cmap=colors, vmin=-most, vmax=most, interpolation="nearest")
-        for i, j in np.ndindex(n, n):
-            if i == j:
-                cell.text(j, i, "1", ha="center", va="center", fontsize=6, color="0.3")
-                continue
-            color = np.array(colors((values[i, j] / most + 1) / 2)[:3])
-            dark = color**2.2 @ [0.2126, 0.7152, 0.0722] < 0.179  # equal contrast to black, white
-            text = f"{values[i, j]:.2f}".replace("-0.00", "0.00").replace("-", "−")
-            cell.text(j, i, text, ha="center", va="center", fontsize=5.6,
-                      color="white" if dark else "black")  # fmt: skip
+        shown, scale = np.where(off, values, np.nan), dict(cmap=SIGNED, vmin=-most, vmax=most)
+        image = task_matrix(cell, shown, part.tasks, "{:.2f}", **scale)
+        for i in range(n):
+            cell.text(i, i, "1", ha="center", va="center", fontsize=6, color="0.3")
         cell.set_title(textwrap.fill(part.label(mode), 26))
-        cell.set_xticks(range(n), part.tasks, rotation=45, ha="right", rotation_mode="anchor")
-        cell.set_yticks(range(n), part.tasks)
-        cell.tick_params(length=0)
-        cell.grid(visible=False)
-        cell.spines[:].set_visible(False)
     figure.colorbar(image, ax=list(axes[0]), pad=0.01, label="Cosine similarity", aspect=30)
     return figure
 
 
 DRAWN = {"fig3": fig3, "fig5": fig5, "fig7": fig7, "fig9": fig9, "fig10": fig10}
-DRAWN |= {"merging": merging_figure.merging, "alignment": alignment_figure.alignment}
-DRAWN |= {"layers": depth_figures.layers, "spectra": depth_figures.spectra}
+DRAWN |= {
+    "merging": merging_figure.merging,
+    "layers": depth_figures.layers,
+    "spectra": depth_figures.spectra,
+    "alignment": alignment_figure.alignment,
+    "interference": interference_figure.interference,
+    "pairs": pairs_figure.pairs,
+    "linearity": linearity_figure.linearity,
+}
 
 
 def draw(name: str, metrics: pd.DataFrame, view: View) -> Figure:
@@ -289,11 +290,14 @@ def draw(name: str, metrics: pd.DataFrame, view: View) -> Figure:
 
 def _drawn(name: str, run: Measured) -> Figure:
     part, base = run.part, name.removesuffix("_language")
-    if base not in DRAWN and base not in part.pairs:
+    pair = part.pairs.get(base.removeprefix(PLANE))
+    if base not in DRAWN and pair is None:
         known = [*OWN_FIGURES, *part.pairs]
         raise UserError(f"There is no figure {name}: take one of {', '.join(known)}.")
     with styled():
-        return placed(DRAWN[base](run) if base in DRAWN else heatmaps(run, part.pairs[base]))
+        if pair is None:
+            return placed(DRAWN[base](run))
+        return placed((plane_figure.plane if base.startswith(PLANE) else heatmaps)(run, pair))
 
 
 def write(name: str, metrics: PathLike, settings: dict[str, Any], output_dir: PathLike) -> None:

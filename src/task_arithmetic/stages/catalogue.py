@@ -230,6 +230,23 @@ class Disentanglement(OfManyTasks):
     """disentanglement error of two tasks on a grid"""
 
 
+@stage("stages.interference.interference", on_device=True, stored=True, hashed=True, modal=True)
+class Interference(OfManyTasks):
+    """what each task vector does to the accuracies of all tasks"""
+
+
+@stage("stages.pairs.pairs", on_device=True, stored=True, hashed=True, modal=True)
+class Pairs(OfManyTasks):
+    """disentanglement error of all pairs of tasks at the chosen α"""
+
+    addition: Input
+
+
+@stage("stages.linearity.linearity", on_device=True, stored=True, hashed=True, modal=True)
+class Linearity(OfManyTasks):
+    """how linear an encoder is in each part of its task vectors"""
+
+
 @stage("stages.vector.cosine", hashed=True)
 class Cosine:
     """cosine similarity of task vectors"""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.disentanglement import Sample, disentanglement_errors
+from ..core.disentanglement import MODULES, Sample, disentanglement_errors
 from ..core.encoder import CPU
 from ..files.manifest import sample_indices
 from ..files.metrics import write_rows
@@ -53,6 +53,8 @@ def disentanglement(
 
     Writes `representation_disentanglement` and `classification_disentanglement` rows: alpha = α1,
     other_alpha = α2, on `samples` random test images of each task (all of them if there are fewer).
+    In the same passes `plane_accuracy` and `plane_loss` of θ0 + α1 τ1 + α2 τ2: means over the
+    images of each task that are read, whatever their weights in ξ, and then over the tasks.
     Always in float32: ξ is a difference of features that are close to each other.
 
     Args:
@@ -63,17 +65,19 @@ def disentanglement(
     model = modalities.read_encoder(encoder_dir, device=device)
     samples = []
     for head, data_dir in zip(heads, data_dirs, strict=True):
-        images, _, classes = model.modality.read_examples(head, data_dir, "test", how.limit, device)
+        images, labels, classes = model.modality.read_examples(
+            head, data_dir, "test", how.limit, device
+        )
         if how.reference_scaling:
             weights = reference_weights(len(images))
             chosen = np.arange(len(weights))
         else:
             chosen = sample_indices(len(images), how.samples)
             weights = np.full(len(chosen), 1 / len(chosen))
-        samples.append(Sample(np.array(images[chosen]), weights, classes))
+        samples.append(Sample(np.array(images[chosen]), weights, labels[chosen], classes))
     taus = [vector_of(path, model) for path in vectors]
     alphas = np.linspace(how.low, how.high, how.points).round(12).tolist()
-    errors = disentanglement_errors(
+    found = disentanglement_errors(
         model,
         taus,
         samples,
@@ -82,9 +86,11 @@ def disentanglement(
         symmetric=how.reference_scaling,
         progress=progress,
     )
+    metrics = {f"{module}_disentanglement": getattr(found, module) for module in MODULES}
+    metrics |= {"plane_accuracy": found.accuracy, "plane_loss": found.loss}
     rows = [
-        {"metric": f"{module}_disentanglement", "alpha": a, "other_alpha": b, "value": grid[i, j]}
-        for module, grid in errors.items()
+        {"metric": metric, "alpha": a, "other_alpha": b, "value": grid[i, j]}
+        for metric, grid in metrics.items()
         for i, a in enumerate(alphas)
         for j, b in enumerate(alphas)
     ]
