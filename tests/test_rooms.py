@@ -10,7 +10,7 @@ import task_arithmetic
 PACKAGE = Path(task_arithmetic.__file__).parent
 # From the ground up; a room may import those before it.
 FLOORS = [
-    "errors", "answer", "progress", "core", "merging", "files", "vision", "language", "embedded",
+    "errors", "answer", "progress", "core", "merging", "analysis", "files", "vision", "language", "embedded",
     "config", "report", "stages", "pipeline", "planning", "library", "commands", "cli", "__init__",
     "__main__",
 ]  # fmt: skip
@@ -51,5 +51,5 @@ def test_every_room_says_what_belongs_there():
 def test_the_paper_stands_in_torch_alone():
     """core and merging know no file, no configuration and no job."""
     for path in MODULES:
-        if room(path) in ("core", "merging"):
-            assert imported(path) <= {"errors", "progress", "core", "merging"}, path
+        if room(path) in ("core", "merging", "analysis"):
+            assert imported(path) <= {"errors", "progress", "core", "merging", "analysis"}, path

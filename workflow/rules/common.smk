@@ -9,7 +9,8 @@ import shlex
 from snakemake.settings.types import DeploymentMethod
 
 from task_arithmetic.config import settings
-from task_arithmetic.config.available import MERGING, PAPER_FIGURES
+from task_arithmetic.config.available import ANALYSES, MERGING, PAPER_FIGURES
+from task_arithmetic.config.view import SUM
 from task_arithmetic.planning import requests as requested
 from task_arithmetic.pipeline.gpu import has_gpu
 from task_arithmetic.pipeline.rerun import stage_code
@@ -133,7 +134,8 @@ def rule_of(figure):
     """The name of a figure's rule."""
     if figure in PAPER_FIGURES:
         return figure
-    return f"figure_{figure}" if figure in MERGING else f"heatmap_{figure}"
+    of_ours = figure.removesuffix("_language") in (*MERGING, *ANALYSES)
+    return f"figure_{figure}" if of_ours else f"heatmap_{figure}"
 
 
 def tasks_of(wildcards):
@@ -152,8 +154,14 @@ def of_stage(stage, *models, name="{seed}"):
     return [expand(path, **each, allow_missing=True) for each in models]
 
 
+def of_method(wildcards):
+    """A parameter: what rows call the merging method; of the sum nothing."""
+    return [] if wildcards.method == SUM else ["--method", wildcards.method]
+
+
 def artifacts_of(hashes):
     """The tensors that files of hashes belong to."""
+    hashes = [hashes] if isinstance(hashes, str) else hashes
     return [path.replace(".sha256", ".safetensors") for path in hashes]
 
 

@@ -17,7 +17,7 @@ from ..config.available import OWN_FIGURES, part_of
 from ..config.view import View, view_of
 from ..errors import UserError
 from ..files.paths import PathLike
-from . import merging_figure
+from . import merging_figure, number_of_tasks_figure, retention_figure, robustness_figure
 from .cells import Measured, OverGrid, load_metrics, percent
 from .drawing import (
     Marks,
@@ -268,7 +268,9 @@ def fig10(run: Measured) -> Figure:
 
 
 DRAWN = {"fig3": fig3, "fig5": fig5, "fig7": fig7, "fig9": fig9, "fig10": fig10}
-DRAWN |= {"merging": merging_figure.merging}
+DRAWN |= {"merging": merging_figure.merging, "robustness": robustness_figure.robustness}
+DRAWN |= {"number_of_tasks": number_of_tasks_figure.number_of_tasks}
+DRAWN |= {"retention": retention_figure.retention}
 
 
 def draw(name: str, metrics: pd.DataFrame, view: View) -> Figure:
