@@ -10,9 +10,9 @@ import task_arithmetic
 PACKAGE = Path(task_arithmetic.__file__).parent
 # From the ground up; a room may import those before it.
 FLOORS = [
-    "errors", "answer", "progress", "core", "merging", "analysis", "files", "vision", "language", "embedded",
-    "config", "report", "stages", "pipeline", "planning", "library", "commands", "cli", "__init__",
-    "__main__",
+    "errors", "answer", "progress", "core", "merging", "analysis", "files", "vision", "language",
+    "embedded", "config", "report", "stages", "pipeline", "planning", "library", "commands", "cli",
+    "__init__", "__main__",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -53,7 +53,9 @@ def test_points_are_means_over_draws_and_bars_their_deviation(seeds, tmp_path):
 def test_a_draw_that_lacks_is_an_error(tmp_path):
     lost = "+".join(views.TASKS[:8])
     view, metrics = made(tmp_path, lambda row: row if row["task"] != lost else None)
-    with pytest.raises(UserError, match=r"no subset_normalized_accuracy for .*seed 0, task mnist\+"):
+    with pytest.raises(
+        UserError, match=r"no subset_normalized_accuracy for .*seed 0, task mnist\+"
+    ):
         figures.draw("number_of_tasks", metrics, view)
 
 

@@ -33,8 +33,7 @@ def plateau(
     if np.interp(chosen, alphas, values) < least:
         return None
     low, high = (
-        _crossing(alphas[side], values[side], chosen, least)
-        for side in (np.s_[::-1], np.s_[::1])
+        _crossing(alphas[side], values[side], chosen, least) for side in (np.s_[::-1], np.s_[::1])
     )
     edges = alphas[0], alphas[-1]
     return Plateau(
@@ -44,9 +43,7 @@ def plateau(
     )
 
 
-def _crossing(
-    alphas: np.ndarray, values: np.ndarray, chosen: float, least: float
-) -> float | None:
+def _crossing(alphas: np.ndarray, values: np.ndarray, chosen: float, least: float) -> float | None:
     """The first α beyond the chosen one, in the order of the grid, where values fall below `least`;
     None: they do not."""
     beyond = (alphas - chosen) * (alphas[-1] - alphas[0]) > 0

@@ -15,7 +15,11 @@ TABLES += [*MERGING, "targets"]
 OWN_FIGURES = ["fig3", "fig5", "fig7", "fig9", "fig10"]  # the others are of pairs of tasks
 PAPER_PAIRS = {"fig6", "fig8"}  # those of the paper
 TEXT_FIGURES = ["fig7_language", "fig9_language", "fig10_language"]
-ANALYSES = ["robustness", "number_of_tasks", "retention"]  # figures that have the name of the analysis that they show
+ANALYSES = [
+    "robustness",
+    "number_of_tasks",
+    "retention",
+]  # figures that have the name of the analysis that they show
 PAPER_FIGURES = {*OWN_FIGURES, *TEXT_FIGURES, *PAPER_PAIRS}
 RESERVED_PAIRS = {*OWN_FIGURES, *TABLES, *ANALYSES}  # names of other views
 RESERVED_PAIRS |= {"fig1", "fig2", "fig4", "timeline"}

@@ -257,8 +257,8 @@ def work_of(experiment: Experiment, known: Known, job: Job, auto: str = "bf16") 
         if linearized:  # and the offset of what is scaled by depth
             passed = add_up([times(1 + own.layer_scaled, walked), tested])
             return (some("linearized", passed, mode),)
-        images = some(part.unit, add_up([times(len(own.grid), walked), tested]))
-        return images, some("read", add_up([walked, tested]))
+        models = add_up([times(len(own.grid), walked), tested])
+        return some(part.unit, models), some("read", add_up([walked, tested]))
     if stage == "retention":
         tested = count("test", names)
         if linearized:

@@ -67,16 +67,15 @@ def robustness(run: Measured) -> Figure:
     if methods:
         right, shades = axes[0, 1], matplotlib.colormaps["viridis"]
         for m, method in enumerate(methods):
-            color, marker = shades(0.9 * m / len(methods)), MARKERS[m % len(MARKERS)]
-            style = {"color": color, "marker": marker, "linestyle": "-"}
+            style = {"color": shades(0.9 * m / len(methods)), "marker": MARKERS[m % len(MARKERS)]}
             _draw(right, curve_of(run, mode, method), part.method_title(method), style)
         right.set_title(part.label(mode), loc="left")
-    places = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.16)}, {"loc": "center left"}
-    for panel, place in zip(axes[0], places, strict=False):
+    below, beside = ("upper center", (0.45, -0.16)), ("center left", (1, 0.5))
+    for panel, (loc, place) in zip(axes[0], (below, beside), strict=False):
         panel.axvline(1, color="0.4", linewidth=0.8, linestyle="--", zorder=1)
         panel.set_xlabel(r"$\alpha / \alpha^*$")
-        place = {"bbox_to_anchor": (1, 0.5), "fontsize": 6.5, "title_fontsize": 6.5} | place
-        panel.legend(title=f"Width of the {100 * SHARE:g} % plateau", **place)
+        panel.legend(title=f"Width of the {100 * SHARE:g} % plateau", loc=loc,
+                     bbox_to_anchor=place, fontsize=6.5, title_fontsize=6.5)  # fmt: skip
     return figure
 
 

@@ -12,12 +12,12 @@ from ..analysis.subsets import label_of, subsets_of
 from ..core.encoder import CPU
 from ..core.vectors import TaskVector
 from ..files.metrics import write_rows
+from ..files.outcomes import Answers
 from ..files.paths import PathLike
 from ..progress import SILENT, Progress
 from .addition import AdditionSettings, add, own_accuracy
 from .evaluate import load
 from .merge import MergeSettings, Sources, merge_tensors, offsets_and_directions
-
 
 METRICS = {  # of a subset → of each of its tasks
     "subset_accuracy": "unified_accuracy",
@@ -68,6 +68,7 @@ def number_of_tasks(
     files = dict(zip(tasks, zip(heads, data_dirs, strict=True), strict=True))
     model, splits = load(encoder_dir, files, how, device)
     own = own_accuracy(single_task, tasks, splits, model.modality.may_fail)
+    folders = dict(zip(tasks, data_dirs, strict=True))
     of_task = dict(zip(tasks, vectors, strict=True))
     first = Sources(encoder, mode, seed, tasks, vectors).check()
     subsets = [each for size in how.sizes for each in subsets_of(tasks, size, how.draws)]
@@ -80,18 +81,19 @@ def number_of_tasks(
             for tensors in offsets_and_directions(merged)
         )
         part = {split: {task: each[task] for task in subset} for split, each in splits.items()}
-        added = add(model, tau, offset if offset.tensors else None, part, own, how)
+        answers = Answers(folders, how.limit)
+        added = add(model, tau, offset if offset.tensors else None, part, own, how, answers)
         at_end += added.at_end
         for metric, of_tasks in METRICS.items():
-            test = (row for row in added.rows if row["split"] == "test")
+            test = (row for row in answers.rows if row["split"] == "test")
             found = [row["value"] for row in test if row["metric"] == of_tasks]
             at = {"task": label_of(subset), "split": "test", "alpha": added.alpha}
             rows.append({**at, "metric": metric, "value": np.mean(found)})
         progress.at(number + 1, len(subsets), "subset")
     if at_end:
         print(
-            f"α is the largest of the grid for {at_end} of {len(subsets)} subsets: a larger one may "
-            "be better; let `alphas` go on.",
+            f"α is the largest of the grid for {at_end} of {len(subsets)} subsets: a larger one "
+            "may be better; let `alphas` go on.",
             file=sys.stderr,
         )
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, method=method)

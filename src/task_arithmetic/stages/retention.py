@@ -43,7 +43,9 @@ def retention(
     how = EvaluationSettings.of(settings)
     chosen = {row.alpha for row in read_rows(addition) if row.split == "test"}
     if len(chosen) != 1:
-        raise UserError(f"{addition} has {len(chosen)} α on test where one is chosen: {mend(addition)}.")
+        raise UserError(
+            f"{addition} has {len(chosen)} α on test where one is chosen: {mend(addition)}."
+        )
     (alpha,) = chosen
     model = modalities.read_encoder(encoder_dir, how.modality, device)
     if method:
