@@ -11,6 +11,8 @@ from itertools import product
 
 import numpy as np
 
+from task_arithmetic.analysis.subsets import label_of, subsets_of
+
 COLUMNS = "encoder mode seed task split metric alpha value other_task other_alpha method".split()
 COLUMNS += ["layer"]
 TASKS = ["mnist", "digits", "svhn", "gtsrb", "resisc45", "landcover", "handwritten", "textures",
@@ -172,6 +174,10 @@ def make_rows(settings, points=15, alphas=21) -> list[dict]:
             _merged(add, part, seeds, list(rows))
         if part["focus"] in part["encoders"]:
             _of_matrices(add, part, seeds)
+    if "number_of_tasks" in settings.get("analyses", ()):
+        _subsets(add, settings, seeds)
+    if "retention" in settings.get("analyses", ()):
+        _retained(add, settings, seeds)
     return rows
 
 
@@ -208,6 +214,29 @@ def _of_matrices(add, part, seeds):
             for method, task in product(methods, tasks):
                 value = draw("aligned", mode, method, task, low=0.5)
                 add("subspace_alignment", encoder, mode, value, seed, task, method=method)
+
+
+def _subsets(add, settings, seeds):
+    """Merging subsets of the tasks: the more, the worse."""
+    said, tasks = settings["subsets"], settings["tasks"]
+    subsets = [s for n in said["sizes"] for s in subsets_of(tasks, n, said["draws"])]
+    for mode, method, seed in product(settings["modes"], said["methods"], seeds):
+        for subset in subsets:
+            value = 1 - 0.5 * QUALITY.get(mode, (0, 0.2))[1] * (len(subset) - 1) / len(tasks)
+            value += draw("subset", method, high=0.05) + draw(seed, mode, *subset, high=0.03)
+            keys = seed, label_of(subset), "test", 0.3, ("", ""), "" if method == "sum" else method
+            add("subset_accuracy", settings["focus"], mode, 0.9 * value, *keys)
+            add("subset_normalized_accuracy", settings["focus"], mode, value, *keys)
+
+
+def _retained(add, settings, seeds):
+    """The control task's accuracy of every merged model."""
+    merging = settings.get("merging") or {"encoders": [], "methods": {}}
+    merged = merging["methods"] if settings["focus"] in merging["encoders"] else ()
+    for mode, method, seed in product(settings["modes"], ["", *merged], seeds):
+        value = draw("kept", mode, method, low=0.45, high=0.6) + draw("kept", seed, high=0.01)
+        keys = seed, settings["control"], "test", 0.3, ("", ""), method
+        add("retained_accuracy", settings["focus"], mode, value, *keys)
 
 
 def _merged(add, part, seeds, rows):

@@ -10,6 +10,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from task_arithmetic.config import settings
 from task_arithmetic.config.available import PAPER_FIGURES
+from task_arithmetic.config.view import SUM
 from task_arithmetic.planning import requests as requested
 from task_arithmetic.pipeline.gpu import has_gpu
 from task_arithmetic.pipeline.rerun import stage_code
@@ -182,8 +183,14 @@ def optional(name, values):
     return [f"--{name}", *values] if values else []
 
 
+def of_method(wildcards):
+    """A parameter: what rows call the merging method; of the sum nothing."""
+    return [] if wildcards.method == SUM else ["--method", wildcards.method]
+
+
 def artifacts_of(hashes):
     """The tensors that files of hashes belong to."""
+    hashes = [hashes] if isinstance(hashes, str) else hashes
     return [path.replace(".sha256", ".safetensors") for path in hashes]
 
 

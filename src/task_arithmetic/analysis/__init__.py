@@ -1,3 +1,3 @@
-"""Analyses of task vectors, and of what they were merged into, as pure functions: no files, no
-configuration. What needs examples stands in core.
+"""Analyses of task vectors, of what they were merged into and of what was measured, as pure
+functions: no files, no configuration. What needs examples stands in core.
 """

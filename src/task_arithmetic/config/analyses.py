@@ -24,11 +24,13 @@ class Subsets(Section):
     """Merging subsets of the tasks."""
 
     draws: a.Count = key("random subsets of each size, at most", 5)
-    sizes: Annotated[list[a.Count], a.SOME, a.DISTINCT] | Literal["all"] = key(
-        "numbers of tasks, or all", "all"
+    sizes: Annotated[list[a.Count], a.SOME, a.DISTINCT] | Literal["all", "doubled"] = key(
+        "numbers of tasks; all; doubled: 2, 4, 8, … and as many as there are", "all"
     )
-    methods: Annotated[a.Names, a.SOME] = key("sum, or merging.methods", ["sum"])
-    alphas: Alphas | None = key("the grid of α; null: the method's own", None)
+    methods: Annotated[a.Names, a.SOME] = key("sum, or those that need vectors alone", ["sum"])
+    alphas: Alphas | None = key(
+        "the grid of α; null: `alphas` of the sum, each other method's own", None
+    )
 
 
 class Analyses(Section):

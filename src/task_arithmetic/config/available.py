@@ -16,12 +16,15 @@ OWN_FIGURES = ["fig3", "fig5", "fig7", "fig9", "fig10"]  # the others are of pai
 PAPER_PAIRS = {"fig6", "fig8"}  # those of the paper
 TEXT_FIGURES = ["fig7_language", "fig9_language", "fig10_language"]
 ANALYSES = [
+    "robustness",
     "layers",
     "spectra",
     "alignment",
     "pairs",
     "interference",
     "linearity",
+    "number_of_tasks",
+    "retention",
 ]  # figures that have the name of the analysis that they show
 PLANE = "plane_"  # and the name of a pair: of the analysis loss_plane
 PAPER_FIGURES = {*OWN_FIGURES, *TEXT_FIGURES, *PAPER_PAIRS}

@@ -18,6 +18,7 @@ from .definitions import (
     checkpoint_of,
 )
 from .experiment import BY, Experiment, ImageRecipe, Language, Part, Recipe
+from .mergers import check_tasks
 from .recipes import recipes_of
 
 WHERE = {"vision": "", "language": "language."}  # modality → what stands before its keys
@@ -179,6 +180,7 @@ def check_experiment(experiment: Experiment) -> None:
 
 def _in_experiment(experiment: Experiment) -> Iterator[str]:
     yield from _in_names(experiment)
+    yield from _in_subsets(experiment.part("vision"))
     yield from _in_special(experiment, WHERE["vision"])
     if experiment.language:
         yield from _in_special(experiment.language, WHERE["language"])
@@ -210,6 +212,26 @@ def _in_published(experiment: Experiment) -> Iterator[str]:
                 f"seeds has several, but {encoder}, {mode}, {task} is published weights, which "
                 f"have none: give one seed, or set published.{encoder} to null to fine-tune it"
             )
+
+
+def _in_subsets(part: Part) -> Iterator[str]:
+    """Subsets of the tasks have two of them at least, and are merged without more than vectors."""
+    if part.subsets is None:
+        return
+    key, count = "analyses.number_of_tasks", len(part.tasks)
+    for size in part.subsets.sizes:
+        if not 2 <= size <= count:
+            yield (
+                f"{key}.sizes has {size}, where 2 to {count} of the {count} tasks can be merged; "
+                "remove it, or write all or doubled"
+            )
+    for merger in part.subsets.mergers:
+        if merger.needs != "vectors":
+            yield (
+                f"{key}.methods has {merger.label!r}, which needs {merger.needs} examples of the "
+                "tasks; name methods that need task vectors alone, as sum and tsv do"
+            )
+    check_tasks(part.subsets.mergers, min(part.subsets.sizes), f"{key}.methods")
 
 
 def check_weights(experiment: Experiment) -> None:

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SkipValidation
 
+from ..analysis.subsets import sizes_of, subsets_of
 from . import kinds as a  # a.Share
 from .analyses import OF_TEXTS, Analyses
 from .definitions import Checkpoint, Checkpoints, Definitions, checkpoint_of
 from .kinds import Maybe, Section, key, partly
-from .mergers import Alphas, Merger, Merging, check_tasks, mergers_of
+from .mergers import Alphas, Merger, Merging, check_tasks, mergers_of, subset_mergers
 
 # What a recipe may say of single encoders, modes and tasks, each over the one before, key by key.
 BY = {"by_encoder": "encoders", "by_mode": "modes", "by_task": "tasks"}
@@ -166,6 +167,24 @@ class Configuration(Section):
 
 
 @dataclass(frozen=True)
+class Subsets:
+    """Subsets of the tasks that are merged: how many tasks they have, how many of each size are
+    drawn at most, and by which methods."""
+
+    sizes: list[int]
+    draws: int
+    mergers: tuple[Merger, ...]
+
+    def merger(self, label: str) -> Merger:
+        """One of `mergers`."""
+        return next(each for each in self.mergers if each.label == label)
+
+    def of(self, tasks: list[str]) -> list[tuple[str, ...]]:
+        """All of these tasks' subsets."""
+        return [each for size in self.sizes for each in subsets_of(tasks, size, self.draws)]
+
+
+@dataclass(frozen=True)
 class Part:
     """What is done in a modality: with images (vision), or with texts (language).
 
@@ -177,6 +196,7 @@ class Part:
         reference_selection: whether α is chosen on test, as in the published code.
         merged: encoders whose vectors are merged by more methods than the sum: by `mergers`.
         analyses: names of those that are made of the encoder `focus`.
+        subsets: of the tasks, for the analysis number_of_tasks; None: it is not made.
     """
 
     modality: str
@@ -192,6 +212,7 @@ class Part:
     merged: list[str] = field(default_factory=list)
     mergers: tuple[Merger, ...] = ()
     analyses: tuple[str, ...] = ()
+    subsets: Subsets | None = None
 
     @property
     def unit(self) -> str:
@@ -299,7 +320,7 @@ def parts_of(configuration: Configuration) -> dict[str, Part]:
         found.append(Part("language", *own, reference_selection=texts.reference_selection))
     mergers = mergers_of(c.merging)
     merging = (_merging(part, c.merging, mergers) for part in found if part.encoders)
-    return {part.modality: _analysing(part, c.analyses) for part in merging}
+    return {part.modality: _analysing(part, c) for part in merging}
 
 
 def _merging(part: Part, merging: Merging | None, mergers: tuple[Merger, ...]) -> Part:
@@ -311,7 +332,7 @@ def _merging(part: Part, merging: Merging | None, mergers: tuple[Merger, ...]) -
     return replace(part, merged=merged if mergers else [], mergers=mergers)
 
 
-def _analysing(part: Part, analyses: Analyses | None) -> Part:
+def _analysing(part: Part, configuration: Configuration) -> Part:
     """The part with those of the analyses that it can have."""
     lacks = {
         "loss_plane": not part.pairs,
@@ -319,8 +340,15 @@ def _analysing(part: Part, analyses: Analyses | None) -> Part:
         "alignment": len(part.tasks) < 2,
         "pairs": len(part.tasks) < 2,
         "interference": len(part.tasks) < 2,
-        "number_of_tasks": len(part.tasks) < 3,
+        "number_of_tasks": len(part.tasks) < 2,
     }
+    analyses, of_images = configuration.analyses, part.modality == "vision"
     asked = [name for name, of in analyses or () if of is not None and not lacks.get(name)]
-    of_images = part.modality == "vision"
-    return replace(part, analyses=tuple(n for n in asked if of_images or n in OF_TEXTS))
+    made = tuple(name for name in asked if of_images or name in OF_TEXTS)
+    subsets = None
+    if analyses and analyses.number_of_tasks and "number_of_tasks" in made:
+        said, where = analyses.number_of_tasks, "analyses.number_of_tasks"
+        grids = said.alphas, part.mergers, configuration.alphas.given()
+        mergers = subset_mergers(said.methods, *grids, where)
+        subsets = Subsets(sizes_of(said.sizes, len(part.tasks)), said.draws, mergers)
+    return replace(part, analyses=made, subsets=subsets)

@@ -113,14 +113,42 @@ def mergers_of(merging: Merging | None) -> tuple[Merger, ...]:
     return (*plain, *_scaled(merging.layer_scale, [_merger(SUM, {}), *plain]))
 
 
-def check_tasks(mergers: Iterable[Merger], count: int) -> None:
+def subset_mergers(
+    labels: Iterable[str],
+    alphas: Alphas | None,
+    mergers: Iterable[Merger],
+    of_sum: Mapping[str, float],
+    where: str,
+) -> tuple[Merger, ...]:
+    """The methods by which subsets of the tasks are merged: the sum, those of merging.methods with
+    their options, and others with their defaults.
+
+    Args:
+        alphas: a grid for all of them; None: of_sum for the sum, and each other method's own.
+    Raises:
+        UserError: an unknown method, a grid that is none.
+    """
+    grid = None if alphas is None else _grid(alphas.given(), (0, 0, 0), f"{where}.alphas")
+    known = {merger.label: merger for merger in mergers}
+    found = []
+    for label in labels:
+        try:
+            own = known.get(label) or _merger(label, {})
+        except UserError as error:
+            raise UserError(str(error).replace(f"{WHERE}.{label}", f"{where}.methods")) from None
+        own = replace(own, alphas=of_sum) if label == SUM else own
+        found.append(replace(own, alphas=grid) if grid else own)
+    return tuple(found)
+
+
+def check_tasks(mergers: Iterable[Merger], count: int, where: str = WHERE) -> None:
     """Raises UserError: a method asks for more tasks than there are."""
     for merger in mergers:
         if isinstance(merger.options, consensus.ConsensusOptions):
             try:
                 consensus.check_tasks(merger.options, count)
             except UserError as error:
-                raise UserError(f"{WHERE}.{merger.label}: {error}") from None
+                raise UserError(f"{where}.{merger.label}: {error}") from None
 
 
 def _merger(label: str, said: Mapping[str, Any]) -> Merger:

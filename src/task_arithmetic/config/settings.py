@@ -20,6 +20,7 @@ from .analyses import Samples
 from .checks import ENCODER_FILES
 from .definitions import AnyEncoder, AnyTask, Checkpoint, Encoder, Task, TextTask
 from .experiment import Configuration, Experiment, Part
+from .mergers import Merger
 from .published import paper_beside
 from .recipes import recipes_of
 from .view import View, view_of
@@ -208,17 +209,29 @@ def merge_settings(experiment: Experiment, encoder: str, label: str) -> str:
     """The merge stage's slice: a method and its options; of one that learns from data also what
     evaluations depend on."""
     own = experiment.part_of(encoder).merger(label)
-    slices: dict[str, Any] = {"method": own.method.name, "options": own.given}
-    if own.layer_scaled:
-        slices["layer_scaled"] = True
     shared = _shared(experiment, encoder) if own.learns else {}
-    return canonical({**shared, **slices})
+    return canonical({**shared, **_merging(own)})
+
+
+def _merging(own: Merger) -> dict[str, Any]:
+    scaled = {"layer_scaled": True} if own.layer_scaled else {}
+    return {"method": own.method.name, "options": own.given, **scaled}
 
 
 def merged_settings(experiment: Experiment, mode: str, encoder: str, label: str) -> str:
     """The addition stage's slice for a merged vector: its method's grid."""
     grid = {"alphas": experiment.part_of(encoder).merger(label).alphas}
     return canonical({**_addition(experiment, mode, encoder), **grid})
+
+
+def subset_settings(experiment: Experiment, mode: str, encoder: str, label: str) -> str:
+    """The number_of_tasks stage's slice: a method, its options and grid, and which subsets."""
+    subsets = experiment.part_of(encoder).subsets
+    assert subsets
+    own = subsets.merger(label)
+    drawn = {"sizes": subsets.sizes, "draws": subsets.draws, "alphas": own.alphas}
+    shared = {**_evaluation(experiment, mode, encoder), **drawn}
+    return canonical({**shared, "merging": _merging(own)})
 
 
 def negation_settings(experiment: Experiment, mode: str, encoder: str) -> str:
@@ -270,6 +283,12 @@ def _shown(experiment: Experiment, part: Part) -> dict[str, Any]:
             name: of.samples
             for name, of in experiment.analyses or ()
             if name in part.analyses and isinstance(of, Samples)
+        },
+        "subsets": part.subsets
+        and {
+            "sizes": part.subsets.sizes,
+            "draws": part.subsets.draws,
+            "methods": {each.label: each.title for each in part.subsets.mergers},
         },
         "merging": {
             "encoders": part.merged,

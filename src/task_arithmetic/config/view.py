@@ -43,6 +43,15 @@ class MethodShown(NamedTuple):
     last_alpha: float | None
 
 
+class SubsetsShown(NamedTuple):
+    """Subsets of the tasks that are merged: how many tasks they have, how many of each size are
+    drawn at most, and label → title of the methods."""
+
+    sizes: list[int]
+    draws: int
+    methods: dict[str, str]
+
+
 SUM = "sum"  # θ0 + α Σ τ: every run has it, whatever else it merges with
 THE_SUM = MethodShown("Task arithmetic", "vectors", None)  # α of addition is reported by itself
 
@@ -72,6 +81,7 @@ class Part:
             order. merged_encoders: those whose task vectors they merge, in the order of rows.
         analyses: names of those that are shown, of the encoder `focus`. samples: of those that take
             some test images of each task, how many.
+        subsets: of the tasks, for the analysis number_of_tasks; None: it is not shown.
     """
 
     run: str
@@ -96,6 +106,7 @@ class Part:
     merged_encoders: tuple[str, ...] = ()
     analyses: tuple[str, ...] = ()
     samples: dict[str, int] = field(default_factory=dict)
+    subsets: SubsetsShown | None = None
     of_texts: bool = False
 
     @property
@@ -122,6 +133,11 @@ class Part:
         return title if titles.count(title) == 1 else label
 
 
+def central_mode(part: Part) -> str:
+    """The mode that is shown where there is room for one: attention, or the first."""
+    return "attention" if "attention" in part.modes else next(iter(part.modes))
+
+
 @dataclass(frozen=True, kw_only=True)
 class View(Part):
     """What is shown of a run: its part on images, and `language`, that on texts.
@@ -144,7 +160,7 @@ class View(Part):
 
 def view_of(settings: Mapping[str, Any]) -> View:
     """The view that settings.view_settings or settings.report_settings describe, parsed."""
-    of_texts = {"merging": {}, "analyses": (), **settings["language"]}
+    of_texts = {"merging": {}, "analyses": (), "subsets": None, **settings["language"]}
     of_texts = {**settings, **of_texts}  # the rest is what images have
     language = Part(**_typed(of_texts, of_texts["modes"], of_texts=True))
     own = {key: settings[key] for key in ("recipes", "classes", "checkpoints") if key in settings}
@@ -160,6 +176,7 @@ def _typed(
     ordered = sorted(modes, key=lambda mode: [*PAPER_MODES, mode].index(mode))
     tested = [mode for mode in ordered if mode in settings["kernel_modes"] and not of_texts]
     merging = settings.get("merging") or {"encoders": [], "methods": {}}
+    subsets = settings.get("subsets")
     return found | {
         "seeds": tuple(map(str, settings["seeds"])),
         "tasks": tuple(settings["tasks"]),
@@ -170,6 +187,7 @@ def _typed(
         "kernel_modes": tuple(tested),
         "scores": tuple(settings.get("scores", ())),
         "analyses": tuple(settings.get("analyses", ())),
+        "subsets": SubsetsShown(**subsets) if subsets else None,
         "methods": {label: MethodShown(**each) for label, each in merging["methods"].items()},
         "merged_encoders": tuple(name for name in found["encoders"] if name in merging["encoders"]),
         "of_texts": of_texts,

@@ -116,6 +116,7 @@ def requests(experiment: Experiment, basedir: PathLike = ROOT) -> Callable[..., 
         method: str | None = None,
     ) -> Request:
         cores, seconds, held, read = 1, 0.0, 0.0, 0
+        subsets = experiment.part("vision").subsets
         tasks = [task] if task else []
         if encoder:
             tasks = tasks_read(experiment.part_of(encoder), stage, task)
@@ -152,6 +153,11 @@ def requests(experiment: Experiment, basedir: PathLike = ROOT) -> Callable[..., 
                     )
                     seconds += whole * decomposing_seconds(shapes)
                 read = files * FLOAT * parameters(shapes.values())
+            if stage == "number_of_tasks" and encoder and mode and subsets:
+                merger, names = subsets.merger(method or ""), experiment.part_of(encoder).tasks
+                shapes = moved_shapes(experiment, encoder, mode, geometry(encoder))
+                every = (merging_seconds(merger, shapes, len(each)) for each in subsets.of(names))
+                seconds += sum(every)
         if task and stage in ("data", "head"):
             definition, rows = definitions.tasks[task], known(task).rows or 0
             if definition.modality == "language":
@@ -211,7 +217,11 @@ def _held(
         # and what trains: θ, moments, gradients, a tangent, and each layer's activations
         twice = 1 + experiment.linearized(mode)
         return 13 * weights + part.recipe(encoder, mode, tasks[0]).batch_size * twice * trained
-    grid, drawn, collected = experiment.disentanglement, 0, 0
+    grid, drawn, collected = experiment.disentanglement, 0, 0.0
+    if stage == "number_of_tasks" and part.subsets:
+        moved = moved_shapes(experiment, encoder, mode, geometry)
+        merger = part.subsets.merger(job.method or "")
+        collected = _held_by_merging(merger, moved, len(tasks), geometry)
     if stage == "statistics":  # the Gram matrices, in float64 and as they are written
         matrices = matrices_of(moved_shapes(experiment, encoder, mode, geometry))
         collected = sum(3 * FLOAT * columns**2 for _, columns in matrices.values())

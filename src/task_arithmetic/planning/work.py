@@ -14,6 +14,7 @@ from ..config import settings
 from ..config.available import figure_names, table_names
 from ..config.experiment import Disentanglement, Experiment, Part
 from ..config.geometries import Geometry, geometries_of
+from ..config.view import SUM
 from ..core.alpha import alpha_values
 from ..core.vectors import moved_names
 from ..merging.matrices import PROJECTION, is_matrix
@@ -34,13 +35,13 @@ from .operations import SOURCE, Moved, flops
 STAGES = "download embedded data encoder head finetune vector published pretrained".split()
 STAGES += "single_task kernel".split()
 STAGES += "statistics merge merge_on_data addition merged posthoc negation".split()
-STAGES += "disentanglement interference pairs linearity".split()
+STAGES += "disentanglement interference pairs linearity number_of_tasks retention".split()
 STAGES += "cosine layers spectra alignment efficiency metrics tables figures report".split()
 # Stages that hold a GPU where there is one.
 LEARNING = "head finetune pretrained single_task kernel addition posthoc negation".split()
 LEARNING += "statistics merge merge_on_data merged disentanglement efficiency".split()
 SAMPLED = "interference pairs linearity".split()  # analyses of some test images
-LEARNING += ["spectra", "alignment", *SAMPLED]
+LEARNING += ["spectra", "alignment", *SAMPLED, "number_of_tasks", "retention"]
 OF_MATRICES = "merge spectra alignment".split()  # no examples: linear algebra of weight matrices
 OF_MODES = "finetune vector published merge merge_on_data statistics".split()  # write its tensors
 GRIDS = ("addition", "posthoc", "negation")  # these walk the α on validation
@@ -190,6 +191,16 @@ def _listed(experiment: Experiment) -> Iterator[Job]:
             if of_images and main and m == "nonlinear":
                 output = f"{metrics}/addition/{e}/posthoc/{s}.csv"
                 yield Job("posthoc", output, e, "posthoc", seed=s)
+            shown = part.analyses if main and e == part.focus else ()
+            if "number_of_tasks" in shown and part.subsets:
+                for label in (merger.label for merger in part.subsets.mergers):
+                    output = f"{metrics}/number_of_tasks/{e}/{m}/{label}/{s}.csv"
+                    yield Job("number_of_tasks", output, e, m, seed=s, method=label)
+            if "retention" in shown:
+                merged = [merger.label for merger in part.mergers if e in part.merged]
+                for label in (SUM, *merged):
+                    output = f"{metrics}/retention/{e}/{m}/{label}/{s}.csv"
+                    yield Job("retention", output, e, m, seed=s, method=label)
             for p in part.pairs if main and e == part.focus else ():
                 output = f"{metrics}/disentanglement/{e}/{m}/{s}/{p}.csv"
                 yield Job("disentanglement", output, e, m, seed=s, pair=p)
@@ -258,6 +269,20 @@ def work_of(experiment: Experiment, known: Known, job: Job, auto: str = "bf16") 
         # in `interference` also the pretrained model
         passed = add_up([read, sample]) if stage == "interference" else read
         return some("image", passed), some("read", read)
+    if stage == "number_of_tasks" and part.subsets:
+        own, subsets = part.subsets.merger(job.method or ""), part.subsets.of(names)
+        walked = add_up(count("validation", [*subset]) for subset in subsets)
+        tested = add_up(count("test", [*subset]) for subset in subsets)
+        if linearized:  # and the offset of what is scaled by depth
+            passed = add_up([times(1 + own.layer_scaled, walked), tested])
+            return (some("linearized", passed, mode),)
+        models = add_up([times(len(own.grid), walked), tested])
+        return some(part.unit, models), some("read", add_up([walked, tested]))
+    if stage == "retention":
+        tested = count("test", names)
+        if linearized:
+            return (some("linearized", tested, mode),)
+        return some(part.unit, tested), some("read", tested)
     merger = part.merger(job.method) if job.method else None
     if stage == "statistics":
         images = count("train", names, part.collected(encoder))
@@ -291,6 +316,8 @@ def tasks_read(part: Part, stage: str, task: str | None) -> list[str]:
     the first one to time steps."""
     if stage in ("head", "efficiency"):
         return part.tasks[: stage == "efficiency"]
+    if stage == "retention":
+        return [*filter(None, [part.control])]
     control = [part.control] if stage == "negation" and part.control else []
     return [*([task] if task else part.tasks), *control]
 

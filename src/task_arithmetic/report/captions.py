@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ..config.available import PLANE, part_of
 from ..config.published import TOLERANCE, has_published_merging
-from ..config.view import Part, View
+from ..config.view import Part, View, central_mode
 
 TABLES = {
     "table1": "Task arithmetic performance. Individual: mean single-task accuracy; normalized: "
@@ -113,6 +113,23 @@ FIGURES = {
     "goes, the larger the error by itself. It is f that is measured, of a linearized mode too, "
     "whose vectors were trained for f_lin. {samples}, here of the vector's own. Marks and bars: "
     "mean ± sample standard deviation over {tasks} tasks. {vectors}",
+    "robustness": "Accuracy around the chosen α, α*, for encoder {focus}: mean normalized accuracy "
+    "of the unified model on validation against α/α*, of every mode for the sum of its task "
+    "vectors{by_method}. α* is chosen on {selection}, for each mode and method by itself. Marks: "
+    "the points of the grid, up to 4 α*; thick: the plateau, the connected interval around α* with "
+    "at least 95 % of the curve's maximum, by linear interpolation. Its width is given in α and, "
+    "in parentheses, in α*; ≥: it ends where the grid does.",
+    "number_of_tasks": "Merging more and fewer of the {tasks} tasks, for encoder {focus}: test "
+    "accuracy of the unified model of a subset of the tasks relative to the individual models of "
+    "the mode, mean over the subset, against the subset's size; a line for each mode and merging "
+    "method. Points and bars: mean ± sample standard deviation over at most {draws} random subsets "
+    "of each size, the same for all modes, methods and seeds. α is chosen on validation of the "
+    "subset's tasks, for each subset by itself.",
+    "retention": "What unified models keep of the control task, for encoder {focus}: test accuracy "
+    "on {control}, relative to the pre-trained encoder's, against their normalized test accuracy "
+    "on the {tasks} merged tasks, mean over these; a mark for each mode and merging method, whose "
+    "number stands beside it, the sum's in a ring. α is chosen on validation of the merged tasks; "
+    "the control task has no part in it.",
     "fig10": "Cosine similarity of task vectors of encoder {focus}. One colour scale for "
     "all modes, light at 0, to the largest size of the entries off the diagonal on both sides; the "
     "diagonal is 1 by definition.",
@@ -152,6 +169,9 @@ BANDS = {
     "spectra": "Means over {n} seeds.",
     "alignment": "Means over {n} seeds.",
     "fig9": "Lines, bands and bars: mean ± sample standard deviation over {n} seeds.",
+    "robustness": "Lines, bands and widths: mean (± sample standard deviation) over {n} seeds.",
+    "number_of_tasks": "Each subset's accuracy is a mean over {n} seeds.",
+    "retention": "Marks and bars: mean ± sample standard deviation over {n} seeds.",
 }
 
 
@@ -239,6 +259,7 @@ def figure_caption(name: str, view: View) -> str:
     kind = "plane" if pair and base.startswith(PLANE) else kind
     selection = "test" if part.reference_selection else "validation"
     encoders = f" for encoder {', '.join(part.merged_encoders)}"
+    of_methods = f" (left) and of every merging method for {part.label(central_mode(part))} (right)"
     words = {
         "tasks": len(part.tasks),
         "pairs": len(part.tasks) * (len(part.tasks) - 1) // 2,
@@ -246,6 +267,9 @@ def figure_caption(name: str, view: View) -> str:
         "fused": "separate matrices" if part.of_texts else "one matrix",
         "samples": _samples(kind, part),
         "vectors": f"Task vectors of this run, seed{'s' * (n > 1)} {', '.join(part.seeds)}.",
+        "control": part.control,
+        "draws": part.subsets.draws if part.subsets else 0,
+        "by_method": of_methods * (part.focus in part.merged_encoders),
     }
     words |= {"focus": part.focus, "pair": pair, "selection": selection, "encoders": encoders}
     notes = [

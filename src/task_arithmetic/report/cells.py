@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..analysis.subsets import label_of, subsets_of
 from ..config.view import SUM, Part
 from ..errors import UserError
 from ..files.hashes import check_file
@@ -222,6 +223,19 @@ class Measured:
                 )
         return alphas[:, 0]
 
+    def retained(self, mode: str, method: str = SUM) -> np.ndarray:
+        """Test accuracy (S,) of a unified model of the encoder `focus` on the control task."""
+        where = self.part.focus, mode, [self.part.control or ""]
+        return self.cells("retained_accuracy", *where, method=method)[:, 0]
+
+    def of_subsets(self, mode: str, size: int, method: str) -> np.ndarray:
+        """Normalized test accuracies (S, draws) of merging subsets of so many tasks, means over
+        theirs, of the encoder `focus`."""
+        assert self.part.subsets
+        drawn = subsets_of(self.part.tasks, size, self.part.subsets.draws)
+        where = self.part.focus, mode, [label_of(subset) for subset in drawn]
+        return self.cells("subset_normalized_accuracy", *where, method=method)
+
     def of_merge(self, metric: str, encoder: str, mode: str, method: str) -> np.ndarray:
         """What merging itself took (S,): merge_seconds, or merge_peak_memory_bytes."""
         return self.cells(metric, encoder, mode, tasks=[""], split="", method=method)[:, 0]
@@ -230,12 +244,20 @@ class Measured:
         """Norms ‖τ_t‖ (S, T) of the task vectors."""
         return self.cells("vector_norm", encoder, mode, split="")
 
-    def curve(self, metric: str, encoder: str, mode: str, tasks: Names | None = None) -> OverGrid:
+    def curve(
+        self,
+        metric: str,
+        encoder: str,
+        mode: str,
+        tasks: Names | None = None,
+        method: str = SUM,
+    ) -> OverGrid:
         """A metric (S, T, A) on validation; the grid is that of all modes."""
         keys = {"metric": metric, "encoder": encoder, "split": "validation"}
-        grid = np.unique(self._rows(**keys)["alpha"])
+        method = "" if method == SUM else method
+        grid = np.unique(self._rows(method, **keys)["alpha"])
         axes: Axes = {"seed": self.part.seeds, "task": tasks or self.part.tasks, "alpha": grid}
-        return OverGrid(grid, self._array(axes, **keys, mode=mode))
+        return OverGrid(grid, self._array(axes, method=method, **keys, mode=mode))
 
     def surface(self, module: str, mode: str, pair: tuple[str, str]) -> OverGrid:
         """The disentanglement error ξ(α₁, α₂), Equation 2, of a pair of tasks, as `plane` gives it.

@@ -24,8 +24,11 @@ from . import (
     interference_figure,
     linearity_figure,
     merging_figure,
+    number_of_tasks_figure,
     pairs_figure,
     plane_figure,
+    retention_figure,
+    robustness_figure,
 )
 from .cells import Measured, OverGrid, load_metrics, percent
 from .drawing import (
@@ -266,12 +269,15 @@ def fig10(run: Measured) -> Figure:
 DRAWN = {"fig3": fig3, "fig5": fig5, "fig7": fig7, "fig9": fig9, "fig10": fig10}
 DRAWN |= {
     "merging": merging_figure.merging,
+    "robustness": robustness_figure.robustness,
     "layers": depth_figures.layers,
     "spectra": depth_figures.spectra,
     "alignment": alignment_figure.alignment,
     "interference": interference_figure.interference,
     "pairs": pairs_figure.pairs,
     "linearity": linearity_figure.linearity,
+    "number_of_tasks": number_of_tasks_figure.number_of_tasks,
+    "retention": retention_figure.retention,
 }
 
 

@@ -109,10 +109,18 @@ class Resampled(Measured):
         rest = tasks, split, other_task, seeds, column, method
         return super().cells(metric, encoder, mode, *rest)
 
-    def curve(self, metric: str, encoder: str, mode: str, tasks: Names | None = None) -> OverGrid:
+    def curve(
+        self,
+        metric: str,
+        encoder: str,
+        mode: str,
+        tasks: Names | None = None,
+        method: str = SUM,
+    ) -> OverGrid:
         """A metric (draws, T, A) on validation."""
-        grid, measured = super().curve(metric, encoder, mode, tasks)
-        of, names = (metric, encoder, mode, ""), tasks or self.part.tasks
+        grid, measured = super().curve(metric, encoder, mode, tasks, method)
+        of = metric, encoder, mode, "" if method == SUM else method
+        names = tasks or self.part.tasks
         found = self._drawn(of, names, "", "validation", self.part.seeds)
         return OverGrid(grid, measured if found is None else found)
 

@@ -4,14 +4,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ..core.addition import choose_alpha, normalized
 from ..core.alpha import alpha_values
-from ..core.encoder import CPU
+from ..core.encoder import CPU, Encoder
+from ..core.vectors import TaskVector
 from ..errors import UserError
 from ..files.metrics import read_rows
 from ..files.outcomes import Answers
@@ -69,13 +70,44 @@ def addition(
     files = dict(zip(tasks, zip(heads, data_dirs, strict=True), strict=True))
     how = AdditionSettings.of(settings)
     model, splits = load(encoder_dir, files, how, device)
-    own = _own_accuracy(single_task, tasks, splits, model.modality.may_fail)
-    alphas = alpha_values(**how.alphas)
+    own = own_accuracy(single_task, tasks, splits, model.modality.may_fail)
     if method:
         offset, tau = merged_of(vectors[0], model)
     else:
         offset, tau = None, total(vector_of(path, model) for path in vectors)
     answers = Answers(dict(zip(tasks, data_dirs, strict=True)), how.limit)
+    added = add(model, tau, offset, splits, own, how, answers)
+    if added.at_end:
+        print(
+            f"α = {added.alpha:g} is the largest of the grid: a larger one may be better; let "
+            "`alphas` go on.",
+            file=sys.stderr,
+        )
+    answers.write(output, outcomes, encoder=encoder, mode=mode, seed=seed, method=method)
+
+
+class Added(NamedTuple):
+    """The chosen α of task addition, and whether it is the last of its grid."""
+
+    alpha: float
+    at_end: bool
+
+
+def add(
+    model: Encoder,
+    tau: TaskVector,
+    offset: TaskVector | None,
+    splits: Splits,
+    own: Mapping[str, Mapping[str, float]],
+    how: AdditionSettings,
+    answers: Answers,
+) -> Added:
+    """What `addition` says, of θ0 + offset + α τ and the tasks of `splits`.
+
+    Args:
+        own: what own_accuracy gives. answers: gets what `addition` writes.
+    """
+    alphas, tasks = alpha_values(**how.alphas), [*splits["test"]]
 
     def record(split: str, grid: Sequence[float]) -> np.ndarray:
         found = evaluated(model, tau, grid, splits[split], how, offset)
@@ -94,16 +126,10 @@ def addition(
         on_test = accuracies(model, tau, alphas, splits["test"], how, offset)
         chosen = choose_alpha(alphas, np.stack([on_test[task] for task in tasks], axis=1))
     record("test", [alphas[chosen]])
-    if 0 < chosen == len(alphas) - 1:
-        print(
-            f"α = {alphas[-1]:g} is the largest of the grid: a larger one may be better; let "
-            "`alphas` go on.",
-            file=sys.stderr,
-        )
-    answers.write(output, outcomes, encoder=encoder, mode=mode, seed=seed, method=method)
+    return Added(alphas[chosen], 0 < chosen == len(alphas) - 1)
 
 
-def _own_accuracy(
+def own_accuracy(
     paths: list[PathLike], tasks: list[str], splits: Splits, may_fail: bool
 ) -> dict[str, dict[str, float]]:
     """split → task → the mode's own single-task accuracy. Zero cannot normalize, and is an error

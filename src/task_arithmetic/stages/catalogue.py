@@ -212,6 +212,39 @@ class Addition(OfManyTasks):
     method: Name | None = None
 
 
+@stage(
+    "stages.number_of_tasks.number_of_tasks",
+    on_device=True,
+    stored=True,
+    hashed=True,
+    modal=True,
+    by_method=True,
+)
+class NumberOfTasks(OfManyTasks):
+    """task addition of random subsets of the tasks"""
+
+    single_task: list[Input]
+    method: Name | None = None
+
+
+@stage("stages.retention.retention", on_device=True, stored=True, hashed=True, modal=True)
+class Retention:
+    """accuracy of a merged model on the control task"""
+
+    encoder_dir: Input
+    head: Input
+    data_dir: Input
+    encoder: Name
+    mode: Name
+    seed: Seed
+    control: Name
+    vectors: list[Input]
+    addition: Input
+    settings: Settings
+    output: Output
+    method: Name | None = None
+
+
 @stage("stages.negation.negation", on_device=True, stored=True, hashed=True, modal=True)
 class Negation(OfOneTask):
     """task negation with a control task"""
@@ -260,16 +293,10 @@ class Cosine:
 
 
 @stage("stages.layers.layers", hashed=True)
-class Layers:
+class Layers(Cosine):
     """cosine similarity and relative norm of task vectors in each layer"""
 
     encoder_dir: Input
-    encoder: Name
-    mode: Name
-    seed: Seed
-    tasks: list[Name]
-    vectors: list[Input]
-    output: Output
 
 
 class OfMerged:

@@ -43,6 +43,7 @@ HELP = {  # of the stages' options
     "files": "files of a local checkpoint: its weights, and configuration if it has one",
     "finetuned": "file made by `finetune`",
     "single_task": "metrics of the mode's single-task accuracy, one file for each task",
+    "addition": "metrics made by `addition`, of the same vectors",
     "pretrained": "metrics made by `pretrained`, of the control task",
     "control": "name of the control task",
     "control_head": "the control task's head",

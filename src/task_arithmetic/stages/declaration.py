@@ -98,7 +98,8 @@ class Declared:
     def variant(self, arguments: dict[str, Any]) -> str | None:
         """The one of several codes that a call reaches: a merging method, or a modality."""
         if self.by_method:
-            return (arguments.get("settings") or {}).get("method")
+            settings = arguments.get("settings") or {}
+            return settings.get("merging", settings).get("method")
         return self.modality(arguments)
 
     def function(self, arguments: dict[str, Any]) -> Callable[..., None]:

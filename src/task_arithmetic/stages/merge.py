@@ -245,6 +245,24 @@ def merge_files(
         names: of the encoder's tensors, for what is scaled by depth.
     """
     first = sources.check()
+    merged = merge_tensors(sources, how, state, device, progress, names)
+    offsets, directions = offsets_and_directions(merged)
+    made_by = _made_by(sources, how, first)
+    if isinstance(state, Coefficients):
+        made_by["merging"]["coefficients"] = state.as_rows()
+    write_merged(output, offsets, directions, made_by)
+    return merged
+
+
+def merge_tensors(
+    sources: Sources,
+    how: MergeSettings,
+    state: Any = None,
+    device: torch.device = CPU,
+    progress: Progress = SILENT,
+    names: Iterable[str] = (),
+) -> dict[str, Merged]:
+    """What merge_files merges of files that were checked, as it is in memory."""
     method, options = how.read()
     parts = VectorFiles(sources.vectors, sources.tasks, sources.seed, device, sources.weights)
     merged: dict[str, Merged] = {}
@@ -254,13 +272,15 @@ def merge_files(
         progress.at(len(merged), count, "tensor")
     if how.layer_scaled:
         merged = scaled(merged, prepared(parts, options), len(sources.tasks), names)
-    offsets = {name: each.offset for name, each in merged.items() if each.offset is not None}
-    directions = {name: each.direction for name, each in merged.items()}
-    made_by = _made_by(sources, how, first)
-    if isinstance(state, Coefficients):
-        made_by["merging"]["coefficients"] = state.as_rows()
-    write_merged(output, offsets, directions, made_by)
     return merged
+
+
+def offsets_and_directions(
+    merged: Mapping[str, Merged],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A, which may have no tensor, and B of θ(α) = θ0 + A + α·B."""
+    offsets = {name: each.offset for name, each in merged.items() if each.offset is not None}
+    return offsets, {name: each.direction for name, each in merged.items()}
 
 
 @contextmanager
