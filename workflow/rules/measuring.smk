@@ -127,7 +127,8 @@ rule disentanglement:
             VECTOR_SHA256, task=PAIRS[wildcards.pair], allow_missing=True
         ),
     output:
-        "results/{run}/metrics/disentanglement/{encoder}/{mode}/{seed}/{pair}.csv",
+        rows="results/{run}/metrics/disentanglement/{encoder}/{mode}/{seed}/{pair}.csv",
+        outcomes="results/{run}/metrics/disentanglement/{encoder}/{mode}/{seed}/{pair}.safetensors",
     log:
         "results/{run}/logs/disentanglement/{encoder}/{mode}/{seed}/{pair}.log",
     priority: longest_first("disentanglement")
@@ -145,7 +146,7 @@ rule disentanglement:
     message:
         "Measure the disentanglement error of {params.tasks}: {wildcards.encoder}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
-        call("disentanglement")
+        call("disentanglement", **EVALUATED)
 
 
 # Cosine similarity between the task vectors of one mode (Figure 10).

@@ -45,6 +45,11 @@ ANSWERED = [
     *of_stage("addition", *FINETUNED, {**OF_IMAGES, "mode": POSTHOC}),
     *of_stage("addition", *MERGED, name="{method}/{seed}"),
     *of_stage("negation", *[OF_IMAGES] * bool(CONTROL), name="{task}/{seed}"),
+    *of_stage(
+        "disentanglement",
+        {**OF_IMAGES, "encoder": VISION.focus or [], "pair": PAIRS},
+        name="{seed}/{pair}",
+    ),
 ]
 
 
@@ -52,11 +57,6 @@ rule metrics:
     input:
         answered=ANSWERED,
         merge=[expand(MERGED_LOG, **each, allow_missing=True) for each in MERGED],
-        disentanglement=of_stage(
-            "disentanglement",
-            {**OF_IMAGES, "encoder": VISION.focus or [], "pair": PAIRS},
-            name="{seed}/{pair}",
-        ),
         cosine=of_stage("cosine", *COMPARED),
         analyses=ANALYSED,
         efficiency=[

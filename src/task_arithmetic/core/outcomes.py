@@ -9,7 +9,8 @@ class Outcomes(NamedTuple):
     """The answers of A models to the same N examples.
 
     Attributes:
-        found: whether each is right, bool (A, N); of a task of scores the numbers, float64 (A, N).
+        found: whether each is right, bool (A, N); of a task of scores the numbers, float64 (A, N);
+            or what else is a mean over examples, float32 (A, N).
         truth: of a task of scores the true ones, float64 (N,).
     """
 
@@ -17,9 +18,9 @@ class Outcomes(NamedTuple):
     truth: np.ndarray | None = None
 
     def accuracy(self) -> np.ndarray:
-        """Shares of right answers, or Spearman's ρ with the true scores: float64 (A,)."""
+        """Shares of right answers, or means, or Spearman's ρ with the true scores: float64 (A,)."""
         if self.truth is None:
-            return self.found.mean(axis=1)
+            return self.found.mean(axis=1, dtype=np.float64)
         return np.array([spearman(answers, self.truth) for answers in self.found])
 
 

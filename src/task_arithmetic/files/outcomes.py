@@ -13,7 +13,7 @@ from .hashes import sha256_of
 from .manifest import read_manifest
 from .metrics import write_rows
 from .paths import PathLike, atomic_path, mend
-from .tensors import header, open_tensors, read_made_by
+from .tensors import header, read_made_by, read_tensors
 
 
 class Answered(NamedTuple):
@@ -93,18 +93,17 @@ def sample_of(data_dir: PathLike, split: str, limit: Mapping[str, int] | None = 
     return sha256_of([own, (limit or {}).get(split)])[:16]
 
 
-def write_outcomes(path: PathLike, found: Iterable[Named]) -> None:
-    """Write outcomes: bits, eight examples to a byte, the first in the highest bit; or float64."""
+def write_outcomes(path: PathLike, named: Iterable[Named]) -> None:
+    """Write outcomes as they are; of bits eight to a byte, the first in the highest bit."""
     from safetensors.numpy import save_file
 
     tensors, cells = {}, []
-    for place, (cell, outcomes) in enumerate(found):
+    for place, (cell, (found, truth)) in enumerate(named):
         cells.append({**cell._asdict(), "alphas": list(cell.alphas)})
-        if outcomes.truth is None:
-            tensors[f"{place}"] = np.packbits(outcomes.found, axis=1)
-        else:
-            tensors[f"{place}"] = np.ascontiguousarray(outcomes.found, dtype=np.float64)
-            tensors[f"{place}.truth"] = np.asarray(outcomes.truth, dtype=np.float64)
+        plain = np.ascontiguousarray(found)
+        tensors[str(place)] = np.packbits(plain, axis=1) if plain.dtype == bool else plain
+        if truth is not None:
+            tensors[f"{place}.truth"] = np.asarray(truth, dtype=np.float64)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, header({"stage": "outcomes", "cells": cells}))
 
@@ -114,17 +113,11 @@ def read_outcomes(path: PathLike) -> list[Named]:
     made_by: dict[str, Any] = read_made_by(path)
     if made_by.get("stage") != "outcomes":
         raise UserError(f"{path} holds no outcomes of examples: {mend(path)}.")
-    found = []
-    with open_tensors(path) as file:
-        names = set(file.keys())
-        for place, said in enumerate(made_by["cells"]):
-            cell, values = (
-                Answered(**{**said, "alphas": tuple(said["alphas"])}),
-                file.get_tensor(f"{place}"),
-            )
-            if f"{place}.truth" in names:
-                found.append((cell, Outcomes(values, file.get_tensor(f"{place}.truth"))))
-            else:
-                right = np.unpackbits(values, axis=1, count=cell.examples).astype(bool)
-                found.append((cell, Outcomes(right)))
-    return found
+    cells = [Answered(**{**cell, "alphas": tuple(cell["alphas"])}) for cell in made_by["cells"]]
+    tensors, named = read_tensors(path, framework="np"), []
+    for place, cell in enumerate(cells):
+        found = tensors[str(place)]
+        if found.dtype == np.uint8:
+            found = np.unpackbits(found, axis=1, count=cell.examples).astype(bool)
+        named.append((cell, Outcomes(found, tensors.get(f"{place}.truth"))))
+    return named

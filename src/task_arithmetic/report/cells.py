@@ -10,6 +10,7 @@ and of what is not merged, have none: nothing here mixes them with another metho
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -110,23 +111,29 @@ class Measured:
         """The rows of the metrics whose cells were asked for until now, in their order."""
         return self.metrics[self.metrics.index.isin(list(self.taken))]
 
-    def _rows(self, method: str = "", **keys: str | None) -> pd.DataFrame:
-        """All rows of a method that have a value, with these keys; None: any. Of a layer only if
-        one is asked for, by `layer` or along an axis."""
-        keys = {"layer": "", **keys}
-        chosen = np.isfinite(self.metrics["value"]) & (self.metrics["method"] == method)
-        for key, value in keys.items():
+    @cached_property
+    def _of_metric(self) -> dict[str, pd.DataFrame]:
+        """Metric → its rows that have a value."""
+        there = self.metrics[np.isfinite(self.metrics["value"])]
+        return {str(metric): rows for metric, rows in there.groupby("metric", sort=False)}
+
+    def _rows(self, metric: str, method: str = "", **keys: str | None) -> pd.DataFrame:
+        """All rows of a metric and method that have a value, with these keys; None: any. Of a layer
+        only if one is asked for, by `layer` or along an axis."""
+        rows = self._of_metric.get(metric, self.metrics[:0])
+        chosen = rows["method"] == method
+        for key, value in {"layer": "", **keys}.items():
             if value is not None:
-                chosen &= self.metrics[key] == value
-        return self.metrics[chosen]
+                chosen &= rows[key] == value
+        return rows[chosen]
 
     def _array(
-        self, axes: Axes, column: str = "value", method: str = "", **keys: str | None
+        self, axes: Axes, metric: str, column: str = "value", method: str = "", **keys: str | None
     ) -> np.ndarray:
         """The cells with these keys along axes. Raises UserError if one has not exactly one row."""
         cells = pd.MultiIndex.from_product(axes.values(), names=list(axes))
         any_layer = {"layer": None} if "layer" in axes else {}
-        found = self._rows(method, **any_layer, **keys)
+        found = self._rows(metric, method, **any_layer, **keys)
         rows = found.set_index(list(axes))
         inside = rows.index.isin(cells)
         self.taken.update(found.index[inside])
@@ -137,7 +144,7 @@ class Measured:
             cell, count = (wrong.index[0], wrong.iloc[0]) if len(wrong) else ([], 0)
             of = dict(zip(axes, cell, strict=False))
             raise UserError(
-                f"The metrics hold {f'{count} values of' if count else 'no'} {keys.pop('metric')} "
+                f"The metrics hold {f'{count} values of' if count else 'no'} {metric} "
                 f"for {_in_words(keys | {'method': method} | of)}, where one is "
                 "expected: run the stage that measures it, or take what it belongs to out of the "
                 "configuration."
@@ -163,9 +170,9 @@ class Measured:
             column: "value", or "alpha": the α that it has, NaN where that does not apply.
         """
         axes = {"seed": seeds or self.part.seeds, "task": tasks or self.part.tasks}
-        keys = {"metric": metric, "encoder": encoder, "mode": mode, "split": split}
+        keys = {"encoder": encoder, "mode": mode, "split": split}
         method = "" if method == SUM else method
-        return self._array(axes, column, method, **keys, other_task=other_task)
+        return self._array(axes, metric, column, method, **keys, other_task=other_task)
 
     def pretrained(self, encoder: str, tasks: Names | None = None) -> np.ndarray:
         """Zero-shot test accuracies (1, T)."""
@@ -253,11 +260,11 @@ class Measured:
         method: str = SUM,
     ) -> OverGrid:
         """A metric (S, T, A) on validation; the grid is that of all modes."""
-        keys = {"metric": metric, "encoder": encoder, "split": "validation"}
+        keys = {"encoder": encoder, "split": "validation"}
         method = "" if method == SUM else method
-        grid = np.unique(self._rows(method, **keys)["alpha"])
+        grid = np.unique(self._rows(metric, method, **keys)["alpha"])
         axes: Axes = {"seed": self.part.seeds, "task": tasks or self.part.tasks, "alpha": grid}
-        return OverGrid(grid, self._array(axes, method=method, **keys, mode=mode))
+        return OverGrid(grid, self._array(axes, metric, method=method, **keys, mode=mode))
 
     def surface(self, module: str, mode: str, pair: tuple[str, str]) -> OverGrid:
         """The disentanglement error ξ(α₁, α₂), Equation 2, of a pair of tasks, as `plane` gives it.
@@ -291,7 +298,7 @@ class Measured:
         """Between which ratios the medians of both modes' steps are, by their 95 % intervals; None:
         these were not measured."""
         ends = [f"step_seconds_{end}" for end in ("low", "high")]
-        if not set(ends) <= set(self._rows(encoder=encoder)["metric"]):
+        if ends[0] not in self._of_metric:
             return None
         (low, high), (other_low, other_high) = (
             [float(self.cells(end, encoder, m, [""], "", seeds=[""])[0, 0]) for end in ends]

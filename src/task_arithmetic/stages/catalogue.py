@@ -262,6 +262,8 @@ class Negation(OfOneTask):
 class Disentanglement(OfManyTasks):
     """disentanglement error of two tasks on a grid"""
 
+    outcomes: Output | None = None
+
 
 @stage("stages.interference.interference", on_device=True, stored=True, hashed=True, modal=True)
 class Interference(OfManyTasks):

@@ -8,8 +8,11 @@ import torch
 
 from ..core.disentanglement import MODULES, Sample, disentanglement_errors
 from ..core.encoder import CPU
+from ..core.outcomes import Outcomes
+from ..files.hashes import sha256_of
 from ..files.manifest import sample_indices
 from ..files.metrics import write_rows
+from ..files.outcomes import Answered, Named, sample_of, write_outcomes
 from ..files.paths import PathLike
 from ..progress import SILENT, Progress
 from . import modalities
@@ -46,6 +49,7 @@ def disentanglement(
     vectors: list[PathLike],
     settings: dict[str, Any],
     output: PathLike,
+    outcomes: PathLike | None = None,
     device: torch.device = CPU,
     progress: Progress = SILENT,
 ) -> None:
@@ -60,6 +64,9 @@ def disentanglement(
     Args:
         tasks, heads, data_dirs, vectors: two of each.
         settings: see DisentanglementSettings.
+        outcomes: where the part of each image in the mean of ξ over the grid is written, and over
+            its cells in [0, 1]² (`…_inside`): their means over images, summed over both tasks, are
+            these means of ξ.
     """
     how = DisentanglementSettings.of(settings)
     model = modalities.read_encoder(encoder_dir, device=device)
@@ -96,6 +103,21 @@ def disentanglement(
     ]
     at = {"task": tasks[0], "other_task": tasks[1], "split": "test"}
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, **at)
+    if outcomes is not None:
+        kept: list[Named] = []
+        for task, other, data_dir, sample, parts in zip(
+            tasks, reversed(tasks), data_dirs, samples, found.per_image, strict=True
+        ):
+            which = [sample_of(data_dir, "test", how.limit), how.samples, how.reference_scaling]
+            for name, distance in parts._asdict().items():
+                module, _, inside = name.partition("_")
+                metric = f"{module}_disentanglement{'_inside' * bool(inside)}"
+                images = len(distance), sha256_of(which)[:16]
+                whose = Answered("test", metric, task, (None,), *images, encoder, mode, seed, other)
+                if np.isfinite(distance).all():
+                    values = distance * sample.weights * len(distance)
+                    kept.append((whose, Outcomes(values[None].astype(np.float32))))
+        write_outcomes(outcomes, kept)
 
 
 def reference_weights(count: int) -> np.ndarray:
