@@ -132,6 +132,16 @@ def test_cosine_scale_ignores_the_diagonal(three):
     assert all(len(axes.texts) == 100 for axes in panels)
 
 
+def test_the_data_of_layers_are_cosines_and_norms(tmp_path):
+    settings = views.make_settings(tasks=3, encoders=1, analyses=["layers"])
+    path = metrics_of(tmp_path, settings, points=2, alphas=3)
+    figures.write("layers", path, settings, tmp_path)
+    shown, every = load_metrics(tmp_path / "layers.csv"), load_metrics(path)
+    expected = every[every["layer"] != ""].reset_index(drop=True)
+    assert {*expected["metric"]} == {"cosine_similarity", "relative_norm"}
+    pd.testing.assert_frame_equal(shown, expected)
+
+
 def test_the_numbers_on_a_map_have_contrast(three):
     settings, path = three
     figure = figures.draw("fig10", load_metrics(path), view_of(settings))
