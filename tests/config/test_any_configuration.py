@@ -26,7 +26,7 @@ from task_arithmetic.planning.work import by_stage, jobs
 from task_arithmetic.report import figures, page, tables
 from task_arithmetic.report.captions import table_caption
 from task_arithmetic.report.cells import load_metrics
-from task_arithmetic.report.findings import claims
+from task_arithmetic.report.claims import claims
 from task_arithmetic.report.printing import has_paper, to_csv
 
 DRAWN, DRAWN_FIGURES, PLANNED = 60, 12, 5

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import views
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from task_arithmetic.config.available import ANALYSES, figure_names
@@ -15,6 +16,7 @@ from task_arithmetic.errors import UserError
 from task_arithmetic.report import drawing, figures
 from task_arithmetic.report.cells import Measured, load_metrics
 
+WEIGHTS = [0.2126, 0.7152, 0.0722]  # of red, green and blue in relative luminance
 NAMES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"]
 
 
@@ -128,6 +130,33 @@ def test_cosine_scale_ignores_the_diagonal(three):
     (clim,) = {axes.images[0].get_clim() for axes in panels}
     assert clim[1] < 0.5
     assert all(len(axes.texts) == 100 for axes in panels)
+
+
+def test_the_data_of_layers_are_cosines_and_norms(tmp_path):
+    settings = views.make_settings(tasks=3, encoders=1, analyses=["layers"])
+    path = metrics_of(tmp_path, settings, points=2, alphas=3)
+    figures.write("layers", path, settings, tmp_path)
+    shown, every = load_metrics(tmp_path / "layers.csv"), load_metrics(path)
+    expected = every[every["layer"] != ""].reset_index(drop=True)
+    assert {*expected["metric"]} == {"cosine_similarity", "relative_norm"}
+    pd.testing.assert_frame_equal(shown, expected)
+
+
+def test_the_numbers_on_a_map_have_contrast(three):
+    settings, path = three
+    figure = figures.draw("fig10", load_metrics(path), view_of(settings))
+
+    def luminance(color):
+        rgb = np.array(to_rgb(color))
+        return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ WEIGHTS
+
+    for axes in figure.axes:
+        for text in axes.texts:
+            column, row = text.get_position()
+            value = axes.images[0].get_array()[row, column]
+            behind = axes.get_facecolor() if row == column else axes.images[0].to_rgba(value)
+            low, high = sorted([luminance(text.get_color()), luminance(behind[:3])])
+            assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
 def test_a_cosine_of_zero_is_in_the_middle_of_its_scale(three):

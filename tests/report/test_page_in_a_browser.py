@@ -80,6 +80,7 @@ def folder(tmp_path_factory):
     texts = views.TEXTS | {"merging": views.make_merging("ties", encoders=["t5"])}
     settings = views.make_settings(encoders=2, seeds=2, suite="paper", language=texts)
     settings |= {"tasks": tasks, "pairs": pairs, "merging": views.make_merging("ties", "tsv")}
+    settings |= {"analyses": ["robustness", "layers", "spectra", "alignment", "retention"]}
     folder = tmp_path_factory.mktemp("browser")
     test_report.make_run(folder, settings, points=3, alphas=4)
     for name in figure_names(view_of(settings)):

@@ -36,11 +36,12 @@ def test_what_belongs_to_no_question_is_more_and_nothing_is_twice(monkeypatch, s
 
 
 def test_a_verdict_is_what_all_claims_say():
-    assert judged([claim("holds"), claim("holds")]).verdict == "Yes (2 hold of 2 comparisons)."
+    assert judged([claim("holds"), claim("holds")]).verdict == "Yes (all 2 comparisons)."
     assert judged([claim("does not hold")]).verdict == "No."
     assert judged([claim("cannot be told")]).verdict == "This run cannot tell."
     both = judged([claim("does not hold"), claim("holds"), claim("cannot be told")])
-    assert both.verdict.startswith("In part (1 hold, 1 do not hold, 1 cannot be told")
+    counts = "1 holds, 1 does not hold, 1 cannot be told of 3 comparisons"
+    assert both.verdict == f"In part ({counts})."
     assert both.text == "The paper's claim: Task addition: A > B. Here (small): A 70.0 %; B 60.0 %."
     assert counted([claim("does not hold"), claim("does not hold")]) == "2 do not hold"
 

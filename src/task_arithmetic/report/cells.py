@@ -337,7 +337,9 @@ class Measured:
             for layer in layers
             for i, j in pairs
         ]
-        values = rows.set_index(["seed", "layer", "task", "other_task"])["value"].reindex(cells)
+        found = rows.set_index(["seed", "layer", "task", "other_task"])["value"]
+        self.taken.update(rows.index[found.index.isin(cells)])
+        values = found.reindex(cells)
         norms = self.in_layers("relative_norm", mode, layers, tasks)
         both = [(norms[..., i] > 0) & (norms[..., j] > 0) for i, j in pairs]
         lacking = values.index[values.isna() & np.stack(both, axis=-1).ravel()]

@@ -112,18 +112,20 @@ def _first(which: str, fits: Callable[[str, str], object], text: str) -> Questio
 def counted(claims: Sequence[Claim]) -> str:
     """How many claims hold, do not, and cannot be told."""
     counts = Counter(claim.holds for claim in claims)
-    return ", ".join(f"{counts[each]} {VERDICTS[each][1]}" for each in VERDICTS if counts[each])
+    words = {each: each if counts[each] == 1 else VERDICTS[each][1] for each in counts}
+    return ", ".join(f"{counts[each]} {words[each]}" for each in VERDICTS if each in words)
 
 
 def judged(claims: Sequence[Claim]) -> Answer:
     """Whether what the paper claims here holds, with the numbers of the first of several claims."""
-    found = {claim.holds for claim in claims}
-    lead = VERDICTS[found.pop()][0] if len(found) == 1 else "In part"
-    several = f" ({counted(claims)} of {len(claims)} comparisons)" if len(claims) > 1 else ""
-    first = claims[0]
+    first, *others = claims
+    if any(claim.holds != first.holds for claim in others):
+        lead = f"In part ({counted(claims)} of {len(claims)} comparisons)."
+    else:
+        lead = VERDICTS[first.holds][0] + (f" (all {len(claims)} comparisons)." if others else ".")
     plain = re.sub(r" \([^()]*(Table|Figure)[^()]*\)$", "", first.claim)
     text = f"The paper's claim: {plain}. Here ({first.where}): {first.numbers}."
-    return Answer(f"{lead}{several}.", text)
+    return Answer(lead, text)
 
 
 def best(evidence: Evidence, name: str, column: str, what: str, lowest: bool = False) -> str:
