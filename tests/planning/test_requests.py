@@ -116,6 +116,18 @@ def test_the_embedded_suite_asks_for_little():
     assert request("data", task="letters").cores == 1
 
 
+def test_linear_algebra_asks_for_its_matrices_and_not_for_images():
+    few, many = (requests(resolved(more)) for more in ({"merging": None}, {}))
+    for stage in ("spectra", "alignment"):
+        of = stage, "ViT-B-32"
+        assert few(*of, "nonlinear").seconds < many(*of, "nonlinear").seconds < 1_200
+        assert many(*of, "attention").seconds < many(*of, "nonlinear").seconds
+        held = many(*of, "nonlinear").memory_mb - resources.LEAST - resources.CUDA
+        assert 8 * 4 * 3072 * 768 / 1e6 < held < 2 * 350  # a matrix of each task, no two models
+    alike = requests(resolved({"tasks": ["mnist", "svhn"], "disentanglement": None}))
+    assert alike("layers", "ViT-B-32", "nonlinear").memory_mb == resources.LEAST
+
+
 def test_a_t5_asks_for_its_tensors_and_the_rows_of_its_texts():
     request = requests(resolved(TEXTS, {"language": {"tasks": ["cola", "qqp"]}}))
     weights = 4 * 222_903_552 / 1e6

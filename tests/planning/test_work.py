@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -95,6 +96,19 @@ def test_what_is_scaled_by_depth_has_one_pass_more_of_f_lin_on_validation(tmp_pa
     assert found["ntk", "sum_lines"] == {"linearized": (2 + 1) * examples}
     assert found["ntk", "ties"] == {"linearized": (1 + 1) * examples}
     assert found["nonlinear", "sum_lines"]["image"] == (points + 1) * examples
+
+
+@pytest.mark.parametrize("off", [None, {"layers": None}, {"spectra": None, "alignment": None}])
+def test_an_analysis_that_is_off_has_no_job_and_no_figure(tmp_path, off):
+    (tmp_path / "off.yaml").write_text(json.dumps({"analyses": off}))
+    found = by_stage(jobs(read_config(ROOT / "config/mini.yaml", tmp_path / "off.yaml"), "float32"))
+    figures = {Path(job.output).stem for job in found["figures"]}
+    for name in ("layers", "spectra", "alignment"):
+        there = off is not None and name not in off
+        modes = [(job.encoder, job.mode) for job in found[name]]
+        models = product(("embedded-small", "embedded-t5"), ("nonlinear", "ntk", "attention"))
+        assert modes == [*models] * there
+        assert len({name, f"{name}_language"} & figures) == 2 * there
 
 
 def test_the_stages_numbers_are_the_models():

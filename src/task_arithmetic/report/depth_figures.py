@@ -155,8 +155,12 @@ class _Grid:
             panel.set_title(KINDS[kind])
         for panel in axes[-1]:
             panel.set_xlabel("Block (encoder ¦ decoder)" if crossed else "Block")
+        known = [block for *_, blocks in self.lines() for block in blocks]
+        first, last = min(known), max(known)
+        margin = 0.05 * max(1, last - first)
         for panel in axes.flat:
             panel.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+            panel.set_xlim(first - margin, last + margin)
             if crossed:
                 panel.axvline(min(crossed) - 0.5, color="0.5", linewidth=0.8, linestyle=":")
 
