@@ -43,6 +43,7 @@ def linearity(run: Measured) -> Figure:
         panel.set_xticks(range(0, len(names), every), names[::every])
         panel.set(title=title, xlim=(-0.5, len(names) - 0.5))
         panel.set_xlabel("Block, from the input" if of_blocks else "Part")
+    for panel in axes[0]:
         panel.set_ylim(bottom=0)
     axes[0, 0].set_ylabel(RATIO)
     entries = [panel.get_legend_handles_labels() for panel in axes[0][::-1]]

@@ -29,7 +29,7 @@ def plane(run: Measured, pair: tuple[str, str]) -> Figure:
         low, high = np.min(maps), np.max(maps)
         if extend == "max":  # corners are far above what matters
             high = np.percentile(maps, 70)
-        levels = MaxNLocator(14).tick_values(low, max(high, low + 1e-3))
+        levels = MaxNLocator(16, steps=[1, 2, 5, 10]).tick_values(low, max(high, low + 1e-3))
         for cell, mode, (grid, _), values in zip(row, modes, found, maps, strict=True):
             image = cell.contourf(grid, grid, values.T, levels, cmap=colors, extend=extend)
             cell.contour(grid, grid, values.T, levels=levels, colors="0.35", linewidths=0.4)
