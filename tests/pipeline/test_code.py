@@ -437,8 +437,8 @@ def test_all_functions_that_a_stage_runs_on_texts_count_as_its_code(tmp_path, mo
     settings["head"] = {key: definition[key] for key in ("prompt", "metric")}
     wanted = ["data", "encoder", "head", "vector", "cosine"]
     wanted += [command for command, stage in STAGES.items() if stage.modal]
-    of_images = "kernel negation disentanglement interference pairs linearity"
-    of_images += " number-of-tasks retention".split()
+    of_images = "kernel negation disentanglement interference pairs linearity".split()
+    of_images += ["number-of-tasks", "retention"]
     wanted = [command for command in STAGES if command in wanted and command not in of_images]
     made = {command: tmp_path / command for command in wanted}
     one = {"data_dir": made["data"], "head": made["head"], "finetuned": made["finetune"]}
