@@ -33,6 +33,7 @@ from task_arithmetic.stages import (
     finetune,
     merge,
     negation,
+    number_of_tasks,
     sampled,
     statistics,
 )
@@ -207,7 +208,8 @@ STARTS = {
 TRAINING = {("finetune", m) for m in MODALITIES} | {("efficiency", m) for m in MODALITIES}
 GENERATING = {(c, "language") for c in (*(c for c, s in STAGES.items() if s.modal), "encoder")}
 GENERATING |= {("published", "language")}
-GENERATING |= {("merge-on-data", "vision")}  # whose label is of its method, and of both modalities
+# Whose label is of its method, and of both modalities.
+GENERATING |= {("merge-on-data", "vision"), ("number-of-tasks", "vision")}
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,8 @@ GENERATING |= {("merge-on-data", "vision")}  # whose label is of its method, and
         ("core/training", "beta1=0.9", "beta1=0.8", TRAINING),
         ("language/t5", "geometry: T5) -> Dual:", "geometry: T5, x=1) -> Dual:", GENERATING),
         ("core/addition", "np.argmax(", "np.argmin(",  # by which per_task searches too
-         {(c, m) for c in ("addition", "merge", "merge-on-data") for m in MODALITIES}),
+         {(c, m) for c in ("addition", "merge", "merge-on-data", "number-of-tasks")
+          for m in MODALITIES}),
         ("core/negation", "np.argmin(", "np.argmax(", {("negation", m) for m in MODALITIES}),
         ("report/figures", 'marker="*", markersize=11', 'marker="P", markersize=11',
          {("figure", m) for m in MODALITIES}),  # the report only embeds them
@@ -293,6 +296,8 @@ SETTINGS = {
     **dict.fromkeys(("pretrained", "single-task", "kernel"), evaluate.EvaluationSettings),
     "addition": addition.AdditionSettings,
     "negation": negation.NegationSettings,
+    "number-of-tasks": number_of_tasks.SubsetSettings,
+    "retention": evaluate.EvaluationSettings,
     "disentanglement": disentanglement.DisentanglementSettings,
     **dict.fromkeys(("interference", "pairs", "linearity"), sampled.SampledSettings),
     "efficiency": efficiency.EfficiencySettings,
@@ -309,6 +314,9 @@ def of_merging(command: str, arguments: dict, task: str) -> dict:
         settings = {"method": "adamerging", "options": {"steps": 1, "batch": 2}}
     many = ("vectors", "heads", "data_dirs", "single_task")
     cut = {key: arguments[key][:1] for key in many if key in arguments}
+    if command == "number-of-tasks":
+        own = {"sizes": [1], "draws": 1, "merging": settings}
+        return {**arguments, **cut, "tasks": [task], "settings": {**arguments["settings"], **own}}
     modality = {k: v for k, v in arguments["settings"].items() if k == "modality"}
     return {**arguments, **cut, "tasks": [task], "settings": {**settings, **modality}}
 
@@ -397,6 +405,7 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
     given |= {"pretrained": tmp_path / "control.csv"}
     before = [{"task": "b", "split": "validation", "value": 0.5}]
     write_rows(given["pretrained"], before, metric="pretrained_accuracy")
+    given |= {"addition": made["addition"]}
     given |= {"inputs": [made["pretrained"]], "metrics": folder / "metrics.csv"}
     given |= {"reference": test_report.REFERENCE, "output_dir": tmp_path}
     for command, stage in STAGES.items():
@@ -405,7 +414,7 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
             given |= {"settings": own, "output": made[command]}
             given |= {"name": name, "task": name}
             arguments = {option: given[option] for option in stage.options if option in given}
-            if command.startswith("merge"):
+            if command.startswith("merge") or command == "number-of-tasks":
                 arguments = of_merging(command, arguments, "a")
             if command == "embedded":
                 arguments |= {"output": made[command] / name, "limit": 12}
@@ -429,6 +438,7 @@ def test_all_functions_that_a_stage_runs_on_texts_count_as_its_code(tmp_path, mo
     wanted = ["data", "encoder", "head", "vector", "cosine"]
     wanted += [command for command, stage in STAGES.items() if stage.modal]
     of_images = "kernel negation disentanglement interference pairs linearity".split()
+    of_images += ["number-of-tasks", "retention"]
     wanted = [command for command in STAGES if command in wanted and command not in of_images]
     made = {command: tmp_path / command for command in wanted}
     one = {"data_dir": made["data"], "head": made["head"], "finetuned": made["finetune"]}

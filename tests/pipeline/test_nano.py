@@ -28,7 +28,8 @@ TABLES = {
 }
 MODES = ["nonlinear", "ntk", "attention"]
 FIGURES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "merging"]
-FIGURES += ["layers", "spectra", "alignment"]
+FIGURES += "loss_plane robustness interference layers spectra alignment pairs linearity".split()
+FIGURES += ["number_of_tasks", "retention"]
 METRICS = {
     "pretrained_accuracy",
     "single_task_accuracy",
@@ -52,6 +53,15 @@ METRICS = {
     "stable_rank",
     "merged_effective_rank",
     "subspace_alignment",
+    "subset_accuracy",
+    "subset_normalized_accuracy",
+    "retained_accuracy",
+}
+
+
+SUBSETS = {  # of a subset → of its tasks
+    "subset_accuracy": "unified_accuracy",
+    "subset_normalized_accuracy": "normalized_accuracy",
 }
 
 
@@ -76,6 +86,21 @@ def test_modes_are_crossed_with_methods(nano):
     lead = table["absolute"] - table["mode"].map(of_sum["absolute"])
     assert np.allclose(table["delta"], lead, atol=0.011)  # both are rounded
     assert (table["method"] == "sum").equals(table["seconds"].isna())
+
+
+def test_all_tasks_as_a_subset_have_the_accuracies_of_task_addition(nano):
+    """Of the sum, which has the run's grid, and of a method with its own."""
+    metrics = pd.read_csv(nano.results / "metrics.csv", keep_default_na=False)
+    metrics = metrics[(metrics.split == "test") & (metrics.encoder == "embedded-small")]
+    for kind, of_tasks in SUBSETS.items():
+        added = metrics[metrics.metric == of_tasks]
+        added = added[added.method.isin(["", "ties"])].groupby(["mode", "method"])
+        subsets = metrics[metrics.metric == kind]
+        assert set(subsets.task) == {"textures+landcover"}
+        for row in subsets.itertuples():
+            own = added.get_group((row.mode, row.method))
+            assert float(row.value) == own.value.astype(float).mean()
+            assert {row.alpha} == set(own.alpha)
 
 
 def test_every_table_is_there_in_three_forms(nano):

@@ -67,7 +67,7 @@ def test_a_run_passes_the_examples_that_the_model_names(nano, planned):
         for path in Path("results/shared/data").glob("*/manifest.json")
         for task in [path.parent.name]
     }
-    for stage in ("pretrained", "single_task", "kernel", "addition", "posthoc", "negation"):
+    for stage in "pretrained single_task kernel addition posthoc negation retention".split():
         for job in planned[stage]:
             rows = pd.read_csv(job.output)
             if stage == "negation":  # two accuracies for each α: of its task, and of the control

@@ -1,7 +1,6 @@
 # Analyses beside the paper's, of the encoder `focus`.
 OF_FOCUS = {"encoder": VISION.focus or [], "mode": VISION.modes, "seed": SEEDS}
 ANALYSED = []  # the metrics of those that this run has
-SUBSETS = {merger.label: merger for merger in VISION.subsets.mergers} if VISION.subsets else {}
 if "number_of_tasks" in VISION.analyses:
     ANALYSED += of_stage(
         "number_of_tasks", {**OF_FOCUS, "method": [*SUBSETS]}, name="{method}/{seed}"
@@ -211,7 +210,7 @@ rule number_of_tasks:
     resources:
         **needs("number_of_tasks", gpus),
     params:
-        code=lambda wildcards: stage_code("number-of-tasks", SUBSETS[wildcards.method].method.name),
+        code=code_of_method("number-of-tasks"),
         vectors=lambda wildcards, input: artifacts_of(input.vectors),
         tasks=tasks_of,
         data_dirs=of_tasks(DATA_DIR),

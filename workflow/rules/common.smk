@@ -21,6 +21,7 @@ TASKS, ENCODERS, MODES = experiment.definitions  # name -> what it stands for
 CONTROL = VISION.read[len(VISION.tasks) :]
 SEEDS, PAIRS = experiment.seeds, VISION.pairs
 MERGERS = {merger.label: merger for part in (VISION, LANGUAGE) for merger in part.mergers}
+SUBSETS = {merger.label: merger for merger in VISION.subsets.mergers} if VISION.subsets else {}
 LEARNERS = [label for label, merger in MERGERS.items() if merger.learns]
 VIEW = settings.view(experiment)  # of tables, figures and the report
 REQUESTS = requested.requests(experiment, workflow.basedir)
@@ -117,7 +118,8 @@ def code_of(stage):
 
 def code_of_method(stage):
     """A parameter: the label of the code that a stage can reach for a job's merging method."""
-    return lambda wildcards: stage_code(stage, MERGERS[wildcards.method].method.name)
+    every = {**SUBSETS, **MERGERS}
+    return lambda wildcards: stage_code(stage, every[wildcards.method].method.name)
 
 
 def sampled(analysis):
