@@ -225,7 +225,7 @@ def page(
         chosen = [row for row in published.rows if row[task] == "average" or row[-1] == "yes"]
         flagged = published._replace(rows=chosen)
     found = sentences(metrics, view, draws)
-    questions = asked(view, judged, tables)
+    questions = asked(view, judged, tables, metrics)
     findings = [each for each in questions if each.answer][:FINDINGS]
     names = figure_names(view)
     if rows:

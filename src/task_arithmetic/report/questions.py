@@ -8,6 +8,7 @@ names it, of images and texts alike; what none names is More.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ import pandas as pd
 
 from ..config.available import figure_names, table_names
 from ..config.view import SUM, View
+from .answers import answer
+from .cells import Measured
 from .claims import Claim, Verdict, signed, within
 from .findings import sentence_on_published
 from .printing import number
@@ -27,10 +30,12 @@ VERDICTS: dict[Verdict, tuple[str, str]] = {  # what a claim is, in an answer an
 
 
 class Evidence(NamedTuple):
-    """What answers are computed from where no claim answers: name → table, all that a run has."""
+    """What answers are computed from where no claim answers: name → table, all that a run has, and
+    the cells of its parts."""
 
     view: View
     tables: Mapping[str, pd.DataFrame]
+    runs: list[Measured]
 
 
 class Question(NamedTuple):
@@ -68,12 +73,19 @@ class Asked(NamedTuple):
     answer: Answer | None
 
 
-def asked(view: View, claims: Iterable[Claim], tables: Mapping[str, pd.DataFrame]) -> list[Asked]:
+def asked(
+    view: View,
+    claims: Iterable[Claim],
+    tables: Mapping[str, pd.DataFrame],
+    metrics: pd.DataFrame | None = None,
+) -> list[Asked]:
     """The questions on which a run has a table, a figure or a claim.
 
     Args:
         claims: what claims.claims returns. tables: name → what tables.make_table returns.
+        metrics: what load_metrics returns; None: no answers of analyses.
     """
+    runs = [] if metrics is None else [Measured(metrics, part) for part in view.parts]
     own: dict[Question, tuple[list[str], list[str], list[Claim]]]
     own = {question: ([], [], []) for question in (*QUESTIONS, MORE)}
     for name in table_names(view):
@@ -84,16 +96,12 @@ def asked(view: View, claims: Iterable[Claim], tables: Mapping[str, pd.DataFrame
         own[_first("figures", re.fullmatch, base)][1].append(name)
     for claim in claims:
         own[_first("claims", re.search, claim.claim.lower())][2].append(claim)
-    answer: Answer | None
     found = []
     for question, parts in own.items():
         if any(parts):
-            if parts[2]:
-                answer = judged(parts[2])
-            else:
-                text = question.otherwise(Evidence(view, tables))
-                answer = Answer("", text) if text else None
-            found.append(Asked(question, *parts, answer))
+            text = "" if parts[2] else question.otherwise(Evidence(view, tables, runs))
+            said = Answer("", text) if text else None
+            found.append(Asked(question, *parts, judged(parts[2]) if parts[2] else said))
     return found
 
 
@@ -235,6 +243,11 @@ def on_published(evidence: Evidence) -> str:
     return "" if table is None else sentence_on_published(table, evidence.view)
 
 
+def on_analysis(name: str, evidence: Evidence) -> str:
+    """What an analysis beside the paper's says."""
+    return answer(name, evidence.runs)
+
+
 NONE = r"(?!)"
 QUESTIONS = (
     Question("unified", "Does attention-only fine-tuning make better unified models?",
@@ -258,19 +271,26 @@ QUESTIONS = (
              lambda evidence: best(evidence, "table5", "absolute", "accuracy of a unified model")),
     Question("cost", "Does it cost less?", r"table4", NONE, r"efficien|cost", on_cost),
     Question("interference", "What does one task's vector do to other tasks?",
-             r"interference", r"interference", r"interfere"),
+             r"interference", r"interference", r"interfere",
+             partial(on_analysis, "interference")),
     Question("number", "How does merging scale with the number of tasks?",
-             r"number_of_tasks", r"number_of_tasks", r"number of tasks"),
+             r"number_of_tasks", r"number_of_tasks", r"number of tasks",
+             partial(on_analysis, "number_of_tasks")),
     Question("retention", "What is lost on the control task?",
-             r"retention", r"retention", r"retention|control"),
+             r"retention", r"retention", r"retention|control",
+             partial(on_analysis, "retention")),
     Question("layers", "Where in depth do task vectors agree, and where are they large?",
-             r"layers", r"layers", r"depth|layer"),
+             r"layers", r"layers", r"depth|layer",
+             partial(on_analysis, "layers")),
     Question("spectra", "How low is the rank of task vectors?",
-             r"spectra", r"spectra", r"rank|spectr"),
+             r"spectra", r"spectra", r"rank|spectr",
+             partial(on_analysis, "spectra")),
     Question("alignment", "Does the alignment of subspaces explain how well merging works?",
-             r"alignment", r"alignment", r"align"),
+             r"alignment", r"alignment", r"align",
+             partial(on_analysis, "alignment")),
     Question("linearity", "Where in depth is the model linear?",
-             r"linearity", r"linearity", r"linearity"),
+             r"linearity", r"linearity", r"linearity",
+             partial(on_analysis, "linearity")),
     Question("published", "Are the single models as good as those that others publish?",
              r"targets", NONE, r"published", on_published),
 )  # fmt: skip

@@ -1,0 +1,161 @@
+"""What the analyses beside the paper's say, each in a sentence with the numbers of the run."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ..config.view import SUM
+from .alignment_figure import points_of
+from .cells import Measured
+from .claims import signed
+
+
+def on_interference(run: Measured) -> str:
+    """What a vector does to other tasks, and what merging takes from its own."""
+    off, focus = ~np.eye(len(run.part.tasks), dtype=bool), run.part.focus
+
+    def of_others(mode: str) -> float:
+        return float(100 * run.interference(mode)[:, off].mean())
+
+    def of_merging(mode: str) -> float:
+        return float(100 * (run.unified(focus, mode) - run.individual(focus, mode)).mean())
+
+    return (
+        f"A task's vector changes the accuracy on another task by {_listed(run, of_others)} "
+        f"points on average; merging all changes that on its own by {_listed(run, of_merging)}."
+    )
+
+
+def on_number_of_tasks(run: Measured) -> str:
+    """Normalized accuracy of the smallest and the largest subsets, by the sum."""
+    subsets = run.part.subsets
+    if not subsets or len(subsets.sizes) < 2:
+        return ""
+    few, many = min(subsets.sizes), max(subsets.sizes)
+    method = SUM if SUM in subsets.methods else next(iter(subsets.methods))
+
+    def ends(mode: str) -> str:
+        found = (100 * run.of_subsets(mode, size, method).mean() for size in (few, many))
+        return " to ".join(f"{value:.1f} %" for value in found)
+
+    return (
+        f"From {few} to {many} tasks normalized accuracy goes from {_texts(run, ends)} "
+        f"({subsets.methods[method]})."
+    )
+
+
+def on_retention(run: Measured) -> str:
+    """What the sum, and the methods that keep most and least, leave of the control task."""
+    part = run.part
+    before = run.pretrained(part.focus, [str(part.control)]).mean()
+    methods = [SUM, *(part.methods if part.focus in part.merged_encoders else ())]
+    kept = {
+        (mode, method): float(100 * (run.retained(mode, method) / before).mean())
+        for mode in part.modes
+        for method in methods
+    }
+    of_sum = _listed(run, lambda mode: kept[mode, SUM])
+    text = f"Of the accuracy on {part.control} the sum keeps {of_sum} %"
+    if len(methods) > 1:
+        (least, low), *_, (most, high) = sorted(kept.items(), key=lambda item: item[1])
+        named = [f"{part.method_title(m)} of {part.label(mode)}" for mode, m in (most, least)]
+        text += f"; most is kept by {named[0]} ({high:.1f} %), least by {named[1]} ({low:.1f} %)"
+    return f"{text}."
+
+
+def on_layers(run: Measured) -> str:
+    """In which layer the vectors of a mode are most alike, and how large they are."""
+
+    def most(mode: str) -> str:
+        layers = run.layers("relative_norm", mode)
+        if not layers:
+            return "no weight matrix moves"
+        alike = np.nanmean(run.layer_cosines(mode, layers), axis=(0, 2))
+        norms = run.in_layers("relative_norm", mode, layers, run.part.tasks).mean(axis=(0, 2))
+        top, far = int(np.nanargmax(alike)), int(norms.argmax())
+        cosine, norm = signed(float(alike[top]), 3), f"{norms[far]:.2g}"
+        return f"{_place(layers[top])} ({cosine}) and {_place(layers[far])} ({norm})"
+
+    found = _texts(run, most)
+    return f"Mean cosine, and norm beside that of the pretrained weights, are largest in: {found}."
+
+
+def on_spectra(run: Measured) -> str:
+    """The mean stable rank of vectors and of their sum."""
+
+    def ranks(mode: str) -> str:
+        layers = run.layers("stable_rank", mode)
+        if not layers:
+            return "no weight matrix moves"
+        alone = run.in_layers("stable_rank", mode, layers).mean()
+        merged = run.in_layers("merged_stable_rank", mode, layers).mean()
+        return f"{alone:.1f} and {merged:.1f}"
+
+    return f"The mean stable rank of a task's vector, and of their sum, is {_texts(run, ranks)}."
+
+
+def on_alignment(run: Measured) -> str:
+    """Pearson's correlation of alignment and improvement in each mode."""
+
+    def correlation(mode: str) -> str:
+        points = points_of(run, mode)
+        none = np.zeros(0)
+        x, y = (points.aligned.ravel(), points.improved.ravel()) if points else (none, none)
+        if len(x) < 3 or not np.ptp(x) or not np.ptp(y):
+            return "none"
+        return f"{signed(float(np.corrcoef(x, y)[0, 1]), 2)} (n = {len(x)})"
+
+    return f"Pearson's correlation of the two is {_texts(run, correlation)}."
+
+
+def on_linearity(run: Measured) -> str:
+    """The mean error of attention and of MLP parts, and in how many blocks attention's is less."""
+
+    def parts(mode: str) -> str:
+        of = {layer: float(values.mean()) for layer, values in run.linearity(mode).items()}
+        attention, mlp = (
+            {layer.split(".")[0]: value for layer, value in of.items() if layer.endswith(kind)}
+            for kind in (".attention", ".mlp")
+        )
+        both = [block for block in attention if block in mlp]
+        shown = [f"{np.mean([*each.values()]):.2f} {name}" if each else "" for name, each in
+                 (("in attention", attention), ("in the MLP", mlp))]  # fmt: skip
+        text = ", ".join(filter(None, shown)) or "no block moves"
+        if both:
+            ahead = sum(attention[block] < mlp[block] for block in both)
+            text += f" (attention is closer to linear in {ahead} of {len(both)} blocks)"
+        return text
+
+    return f"The mean error over blocks is {_texts(run, parts)}."
+
+
+def _texts(run: Measured, of: Callable[[str], str]) -> str:
+    return "; ".join(f"{run.part.label(mode)} {of(mode)}" for mode in run.part.modes)
+
+
+def _listed(run: Measured, of: Callable[[str], float]) -> str:
+    return _texts(run, lambda mode: signed(of(mode)))
+
+
+def _place(layer: str) -> str:
+    block, kind = layer.split(".")
+    return f"block {block}, {kind}"
+
+
+ANSWERS: Mapping[str, Callable[[Measured], str]] = {
+    "interference": on_interference,
+    "number_of_tasks": on_number_of_tasks,
+    "retention": on_retention,
+    "layers": on_layers,
+    "spectra": on_spectra,
+    "alignment": on_alignment,
+    "linearity": on_linearity,
+}
+
+
+def answer(analysis: str, runs: list[Measured]) -> str:
+    """What an analysis says of the first part of a run that has it; "": no part has."""
+    for run in runs:
+        if analysis in run.part.analyses:
+            return ANSWERS[analysis](run)
+    return ""
