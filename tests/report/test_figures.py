@@ -26,7 +26,9 @@ def metrics_of(folder, settings, **sizes):
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
-    more = {"analyses": ANALYSES, "merging": views.make_merging(*views.METHODS)}
+    subsets = {"sizes": [2, 5, 10], "draws": 2, "methods": {"sum": "Task arithmetic"}}
+    merging = views.make_merging(*views.METHODS)
+    more = {"analyses": ANALYSES, "merging": merging, "subsets": subsets}
     settings = views.make_settings(tasks=10, encoders=3, seeds=3, **more)
     return settings, metrics_of(tmp_path_factory.mktemp("three"), settings, points=5, alphas=6)
 
