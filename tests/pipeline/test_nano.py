@@ -28,8 +28,8 @@ TABLES = {
 }
 MODES = ["nonlinear", "ntk", "attention"]
 FIGURES = ["fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "merging"]
-FIGURES += "loss_plane robustness interference layers spectra alignment pairs linearity".split()
-FIGURES += ["number_of_tasks", "retention"]
+FIGURES += "plane_fig6 plane_fig8 robustness layers spectra alignment pairs interference".split()
+FIGURES += ["linearity", "number_of_tasks", "retention"]
 METRICS = {
     "pretrained_accuracy",
     "single_task_accuracy",

@@ -26,8 +26,8 @@ VIEWS |= {"fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"}
 VIEWS |= {"table_merging", "figure_merging", "figure_plane_fig6", "figure_plane_fig8"}
 # A job for each mode and seed of the focus encoder.
 ANALYSES = ["layers", "spectra", "alignment", "interference", "pairs", "linearity"]
-VIEWS |= {f"figure_{name}" for name in ANALYSES}
-ONCE = {"metrics", "report", "all"}
+VIEWS |= {f"figure_{name}" for name in [*ANALYSES, "robustness", "number_of_tasks", "retention"]}
+ONCE = {"metrics", "intervals", "report", "all"}
 
 
 PAPER, MINI, NANO = (11, 2), (10, 1), (2, 1)  # methods that need no examples now, and that learn
@@ -69,12 +69,14 @@ def crossed(tasks, modes, seeds, methods):
     statistics = tasks * modes * seeds
     counts = {"merge": merge, "merge_on_data": learn, "merged": merge + learn}
     counts |= dict.fromkeys(ANALYSES, modes * seeds)
+    counts["number_of_tasks"] = 2 * modes * seeds  # the sum and another method
+    counts["retention"] = modes * seeds * (1 + sum(methods))
     return {**counts, "statistics": statistics}
 
 
 OF_TEXTS = {"table3", "table_tasks_language", "fig7_language", "fig9_language", "fig10_language"}
 OF_TEXTS |= {"table_merging_language", "figure_merging_language"}
-OF_TEXTS |= {f"figure_{name}_language" for name in ANALYSES[:3]}
+OF_TEXTS |= {f"figure_{name}_language" for name in [*ANALYSES[:3], "robustness"]}
 
 
 def with_texts(counts, tasks=7, encoders=1, modes=3, seeds=1, methods=PAPER) -> dict:

@@ -36,7 +36,8 @@ STAGES = "download embedded data encoder head finetune vector published pretrain
 STAGES += "single_task kernel".split()
 STAGES += "statistics merge merge_on_data addition merged posthoc negation".split()
 STAGES += "disentanglement interference pairs linearity number_of_tasks retention".split()
-STAGES += "cosine layers spectra alignment efficiency metrics tables figures report".split()
+STAGES += "cosine layers spectra alignment efficiency metrics intervals".split()
+STAGES += "tables figures report".split()
 # Stages that hold a GPU where there is one.
 LEARNING = "head finetune pretrained single_task kernel addition posthoc negation".split()
 LEARNING += "statistics merge merge_on_data merged disentanglement efficiency".split()
@@ -52,7 +53,7 @@ REFERENCE_SAMPLES = 16 * 128  # images of a heatmap with reference_scaling
 # mark, and what Snakemake notes of each output.
 FILES = {"download": 4, "embedded": 16, "data": 15, "encoder": 8, "head": 7, "finetune": 11}
 FILES |= {"vector": 8, "published": 8, "efficiency": 7, "metrics": 6, "tables": 8, "figures": 10}
-FILES |= {"report": 6}
+FILES |= {"report": 6, "intervals": 8}
 OTHER_FILES = 10  # of stages that write metrics
 
 Shapes = dict[str, tuple[int, ...]]
@@ -210,6 +211,7 @@ def _listed(experiment: Experiment) -> Iterator[Job]:
         for e, m in part.main:
             yield Job("efficiency", f"{metrics}/efficiency/{e}/{m}.csv", e, m)
     yield Job("metrics", f"{run}/metrics.csv")
+    yield Job("intervals", f"{run}/intervals.csv")
     yield from (Job("tables", f"{run}/tables/{name}.csv") for name in table_names(view))
     yield from (Job("figures", f"{run}/figures/{name}.png") for name in figure_names(view))
     yield Job("report", f"{run}/report.html")

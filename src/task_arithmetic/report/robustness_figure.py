@@ -14,7 +14,7 @@ from .drawing import center, new_figure, spread, style_of
 
 SHARE = 0.95  # of the largest accuracy
 FARTHEST = 4  # α/α* that is shown
-MARKERS = "o^sDvPXp<>hd"
+MARKERS = "so^DvPXp<>hd"
 
 
 class Curve(NamedTuple):
@@ -68,6 +68,9 @@ def robustness(run: Measured) -> Figure:
         right, shades = axes[0, 1], matplotlib.colormaps["viridis"]
         for m, method in enumerate(methods):
             style = {"color": shades(0.9 * m / len(methods)), "marker": MARKERS[m % len(MARKERS)]}
+            if method == SUM:  # as in the other panel
+                color, marker, line, _ = style_of(mode, part)
+                style = {"color": color, "marker": marker, "linestyle": line}
             _draw(right, curve_of(run, mode, method), part.method_title(method), style)
         right.set_title(part.label(mode), loc="left")
     below, beside = ("upper center", (0.45, -0.16)), ("center left", (1, 0.5))
