@@ -97,7 +97,10 @@ def with_texts(counts, tasks=7, encoders=1, modes=3, seeds=1, methods=PAPER) -> 
         "efficiency": encoders * modes,
         **dict.fromkeys(OF_TEXTS, 1),
     }
-    more |= crossed(tasks, modes, seeds, methods)
+    of_texts = crossed(tasks, modes, seeds, methods)
+    for name in (*ANALYSES[3:], "number_of_tasks", "retention"):  # of images alone
+        del of_texts[name]
+    more |= of_texts
     return {rule: counts.get(rule, 0) + more.get(rule, 0) for rule in counts | more}
 
 

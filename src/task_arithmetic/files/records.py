@@ -15,6 +15,7 @@ from .paths import PathLike, atomic_path, mend, node, place_of_log, read_json
 STAGES = "embedded download data encoder head finetune vector published pretrained".split()
 STAGES += "single_task kernel".split()
 STAGES += "statistics merge addition negation interference pairs linearity".split()
+STAGES += "number_of_tasks retention".split()
 STAGES += "disentanglement cosine layers spectra alignment efficiency metrics intervals".split()
 STAGES += "tables figures report".split()
 COLUMNS = "stage job attempt command node device gpu slurm_job started seconds".split()
