@@ -15,9 +15,8 @@ from .paths import PathLike, atomic_path, mend, node, place_of_log, read_json
 STAGES = "embedded download data encoder head finetune vector published pretrained".split()
 STAGES += "single_task kernel".split()
 STAGES += "statistics merge addition negation interference pairs linearity".split()
-STAGES += "number_of_tasks retention".split()
-STAGES += "disentanglement cosine layers spectra alignment efficiency metrics intervals".split()
-STAGES += "tables figures report".split()
+STAGES += "disentanglement number_of_tasks retention cosine layers spectra alignment".split()
+STAGES += "efficiency metrics intervals tables figures report".split()
 COLUMNS = "stage job attempt command node device gpu slurm_job started seconds".split()
 COLUMNS += "peak_memory_bytes gpu_memory_bytes exit from_store steps_first steps_done".split()
 QUIET = 60.0  # seconds without an update after which a job on another node is taken for lost

@@ -14,7 +14,8 @@ from .drawing import legend_above, new_figure, placed, styled
 # Light and dark take turns, so that neighbours differ in grey; the last: a stage of another name.
 COLORS = "#b5793c #4d4d4d #9ecae1 #543005 #fdd870 #2288c9 #b5e0ae #d2649a #7a0177 #f7a3b5".split()
 COLORS += "#00592b #f2eda1 #8c2d04 #e69f00 #08306b #cdb5e6 #015c5e #dedede #6a51a3 #c8d94a".split()
-COLORS += "#7f5f3f #a0a0a0 #000000".split()
+COLORS += "#7f5f3f #a0a0a0 #49e44f #3da001 #4ce1b2 #a15bf9 #2325c0 #fb5dfb #bf2149".split()
+COLORS += "#0eab7e #ae1ab8 #000000".split()
 FINE: dict[str, Any] = {"linewidth": 0}
 FAILED: dict[str, Any] = {"hatch": "//////", "edgecolor": "#d40000", "linewidth": 0.8}
 LANES = 40  # of the timeline, at most
