@@ -56,6 +56,12 @@ METRICS = {
     "subset_accuracy",
     "subset_normalized_accuracy",
     "retained_accuracy",
+    "plane_accuracy",
+    "plane_loss",
+    "interference",
+    "representation_pair_error",
+    "classification_pair_error",
+    "linearity_error",
 }
 
 

@@ -606,6 +606,14 @@ def test_work_is_counted_as_the_stages_do_it():
         assert amounts(several, stage) == {key: 3 * amount for key, amount in once.items()}
 
 
+@pytest.mark.parametrize("name", SAMPLED)
+def test_an_analysis_that_is_off_is_not_planned(name):
+    off = outputs(resolved(NANO, {"analyses": {name: None}}))
+    assert not off[name] and f"results/nano/figures/{name}.png" not in off["figures"]
+    on = outputs(resolved(NANO))
+    assert len(on[name]) == 3 and f"results/nano/figures/{name}.png" in on["figures"]
+
+
 def test_work_on_texts_is_counted_as_the_stages_do_it():
     limit = {"train": 9, "validation": 30, "test": 7}
     config = resolved(NANO, TEXTS, {"alphas": {"step": 0.1}, "seeds": [3, 4, 9], "limit": limit})
