@@ -226,7 +226,15 @@ def log_info(self, *arguments, **more):
 Job.log_info = log_info
 sys.exit(main())
 """
-LOCAL = {"download", "metrics", "config", "timings", "report", "all"}  # and tables and figures
+LOCAL = {
+    "download",
+    "metrics",
+    "intervals",
+    "config",
+    "timings",
+    "report",
+    "all",
+}  # and tables and figures
 
 
 @pytest.mark.parametrize("overlay", [NANO, None], ids=["nano", "paper"])
