@@ -31,7 +31,7 @@ def interference(run: Measured) -> Figure:
             cell.add_patch(box)
         mean = f"mean off the diagonal {values[off].mean():+.1f}".replace("-", "−")
         cell.set_title(f"{textwrap.fill(part.label(mode), 26)}\n{mean}")
-        cell.set_xlabel("Evaluated on")
+        cell.set_xlabel("Evaluated on\n")
         if cell is not cells[0]:
             cell.tick_params(labelleft=False)
     cells[0].set_ylabel("Task vector of")
