@@ -10,6 +10,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+import answered
 import pytest
 import test_data
 import test_report
@@ -21,6 +22,7 @@ from task_arithmetic.config.available import figure_names
 from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.metrics import write_rows
+from task_arithmetic.files.outcomes import write_outcomes
 from task_arithmetic.merging.methods import names
 from task_arithmetic.pipeline import code
 from task_arithmetic.pipeline.code import changes, code_hash, code_parts, package_versions
@@ -416,12 +418,25 @@ def test_all_functions_that_a_stage_runs_count_as_its_code(tmp_path, mode):
             arguments = {option: given[option] for option in stage.options if option in given}
             if command.startswith("merge") or command == "number-of-tasks":
                 arguments = of_merging(command, arguments, "a")
+            if command == "intervals":
+                arguments = of_intervals(tmp_path / "answers", view)
             if command == "embedded":
                 arguments |= {"output": made[command] / name, "limit": 12}
             function = stage.function({"settings": {"modality": "vision"}})
             call = partial(function, **arguments)
             call = partial(test_report.write, folder, view) if command == "report" else call
             run(call, *modules(command, None if stage.by_method else "vision"))
+
+
+def of_intervals(folder, view):
+    """What the stage `intervals` is given: answers, and the metrics that are their means."""
+    folder.mkdir()
+    named, rows = answered.make_answers(views.make_rows(view, points=5, alphas=6))
+    write_outcomes(folder / "0.safetensors", named)
+    given = {"answers": [folder / "0.safetensors"], "settings": view}
+    given["metrics"] = views.write_metrics(folder / "metrics.csv", rows)
+    written = ("output", "comparisons", "draws")
+    return given | {name: folder / f"{name}.x" for name in written}
 
 
 @pytest.mark.parametrize("mode", ["nonlinear", "ntk"])
