@@ -49,7 +49,7 @@ def test_a_run_writes_the_bytes_that_the_model_names(planned):
         for job in own:
             size = bytes_at(job.output)
             if not job.size:
-                assert size < 1e6, job
+                assert size < (4e6 if stage == "report" else 1e6), job
             elif stage in ("finetune", "vector", "data"):  # and headers, hashes, a log of training
                 assert job.size <= size < job.size + 20_000, job
         if any(job.size for job in own) and stage not in ("embedded", "head"):

@@ -86,7 +86,7 @@ class Job(NamedTuple):
 
     Attributes:
         output: one of its outputs, as its rule names it.
-        size: bytes that it writes; None: unknown, 0: less than a megabyte.
+        size: bytes that it writes; None: unknown, 0: less than a megabyte, or the report.
     """
 
     stage: str
