@@ -221,7 +221,7 @@ def _claim_on_alpha(runs: Runs) -> Claims:
     found, drawn = ahead(runs.measured).mean(), ahead(runs.samples)
     ends = interval(drawn) if len(drawn) == DRAWS else None
     text = f" {within(ends, 0)}" if ends else ""
-    claim = "Sensitivity to α: attention is ahead at most α (Figure 9)"
+    claim = "Sensitivity to α: attention is ahead at more than half of the α (Figure 9)"
     numbers = f"attention is highest on validation at {found:.3g}{text} of {len(grid)} α"
     half = len(grid) / 2
     yield Claim(
