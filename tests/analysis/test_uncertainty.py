@@ -100,18 +100,6 @@ def test_the_sign_test_of_very_many_is_finite():
     assert 0 <= u.sign_test(np.array([1.0] * 40_000 + [-1.0] * 39_000))[2] < 0.001
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 6, 20, 61])
-def test_an_interval_of_the_median_is_between_two_of_the_values(n):
-    values = np.random.default_rng(n).permutation(n).astype(float)
-    low, high = u.median_interval(values)
-    below = int(low)  # so many values are below it
-    assert high == n - 1 - low
-    chance = 1 - 2 * scipy.stats.binom.cdf(below, n, 0.5)
-    assert chance >= 0.95 or below == 0
-    if n >= 6:
-        assert 1 - 2 * scipy.stats.binom.cdf(below + 1, n, 0.5) < 0.95, "a narrower one would do"
-
-
 def test_a_mean_over_pairs_counts_a_pair_as_often_as_both_tasks_are_drawn():
     generator = np.random.default_rng(0)
     values, counts = generator.random((4, 4)), np.array([[2, 1, 1, 0], [1, 1, 1, 1], [4, 0, 0, 0]])
@@ -120,6 +108,43 @@ def test_a_mean_over_pairs_counts_a_pair_as_often_as_both_tasks_are_drawn():
         drawn = np.repeat(np.arange(4), row)
         pairs = [values[i, j] for i, j in itertools.permutations(drawn, 2) if i != j]
         assert found == pytest.approx(np.mean(pairs)) if pairs else np.isnan(found)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 10, 11, 15, 30, 100])
+def test_student_has_the_quantiles_of_its_t(freedom):
+    assert u.student(freedom) == pytest.approx(scipy.stats.t.ppf(0.975, freedom), abs=1e-3)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_few_seeds_do_not_look_surer_than_they_are(seeds):
+    """Differences of seeds alone, of which the true mean is 0: rarely above 0 by chance."""
+    generator, above = np.random.default_rng(0), 0
+    for _ in range(400):
+        values = np.repeat(generator.normal(size=(seeds, 1)), u.DRAWS, axis=1)
+        above += u.interval(u.over_seeds(values))[0] > 0
+    assert above / 400 < 0.045
+
+
+def test_one_seed_is_as_it_is():
+    values = np.random.default_rng(0).normal(size=(1, 50, 3))
+    assert (u.over_seeds(values) == values[0]).all()
+
+
+def test_a_statistic_that_noise_moves_is_moved_back():
+    """|x| of a model that is off by nothing: its samples are not, and their mean is not 0."""
+    draws = np.abs(np.random.default_rng(0).normal(0, 1, 4000))
+    low, high = u.interval(draws, 0.0)
+    assert low < 0 < high
+    assert (low + high) / 2 < u.interval(draws)[1] / 2
+    assert u.interval(draws, float(draws.mean())) == pytest.approx(u.interval(draws))
+
+
+def test_a_statistic_that_is_often_undefined_has_no_interval():
+    draws = np.arange(1000.0)
+    draws[:20] = np.nan
+    assert np.isfinite(u.interval(draws)).all()
+    draws[:30] = np.nan
+    assert np.isnan(u.interval(draws)).all()
 
 
 def test_seeds_and_tasks_are_drawn_with_replacement():

@@ -123,3 +123,15 @@ def test_measuring_does_not_change_what_training_gives(tmp_path):
     measure(tmp_path)
     after = train("after")
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 20, 61])
+def test_an_interval_of_the_median_is_between_two_of_the_values(n):
+    values = np.random.default_rng(n).permutation(n).astype(float)
+    low, high = median_interval(values)
+    below = int(low)  # so many values are below it
+    assert high == n - 1 - low
+    chance = 1 - 2 * scipy.stats.binom.cdf(below, n, 0.5)
+    assert chance >= 0.95 or below == 0
+    if n >= 6:
+        assert 1 - 2 * scipy.stats.binom.cdf(below + 1, n, 0.5) < 0.95, "a narrower one would do"

@@ -44,4 +44,4 @@ def improvement(merged: np.ndarray, individual: np.ndarray, pretrained: np.ndarr
     one shape or that broadcast; NaN where fine-tuning improved nothing."""
     gained = individual - pretrained
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(gained == 0, np.nan, (merged - pretrained) / gained)
+        return np.where(gained <= 0, np.nan, (merged - pretrained) / gained)

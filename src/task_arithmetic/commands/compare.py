@@ -1,7 +1,6 @@
 """In what two runs differ: what they were configured as, and what they measured on test."""
 
 import json
-import math
 import os
 import shutil
 import statistics
@@ -43,12 +42,13 @@ class Cell(NamedTuple):
     task: str
     method: str
     other_task: str
+    layer: str
     alpha: float | None
     other_alpha: float | None
 
     def __str__(self) -> str:
         alphas = [f"α {x:g}" for x in (self.alpha, self.other_alpha) if x is not None]
-        return " ".join([*filter(None, self[:6]), *alphas])
+        return " ".join([*filter(None, self[:7]), *alphas])
 
 
 class Spread(NamedTuple):
@@ -187,11 +187,10 @@ def _cells(folder: Path) -> dict[Cell, dict[int | None, float]]:
     paths = [whole] if whole.is_file() else sorted((folder / "metrics").rglob("*.csv"))
     found: dict[Cell, dict[int | None, float]] = {}
     for row in (row for path in paths for row in read_rows(path) if row.split == "test"):
-        grid = not math.isnan(row.other_alpha)
-        alphas = (row.alpha, row.other_alpha) if grid else (None, None)
-        cell = Cell(
-            row.metric, row.encoder, row.mode, row.task, row.method, row.other_task, *alphas
-        )
+        of_grid = row.metric.endswith("_disentanglement") or row.metric.startswith("plane_")
+        alphas = (row.alpha, row.other_alpha) if of_grid else (None, None)
+        names = row.metric, row.encoder, row.mode, row.task, row.method, row.other_task, row.layer
+        cell = Cell(*names, *alphas)
         found.setdefault(cell, {})[row.seed] = row.value
     return found
 

@@ -338,6 +338,7 @@ def _analysing(part: Part, configuration: Configuration) -> Part:
         "loss_plane": not part.pairs,
         "retention": not part.control,
         "alignment": len(part.tasks) < 2,
+        "layers": len(part.tasks) < 2,
         "pairs": len(part.tasks) < 2,
         "interference": len(part.tasks) < 2,
         "number_of_tasks": len(part.tasks) < 2,

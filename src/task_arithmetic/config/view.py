@@ -160,7 +160,9 @@ class View(Part):
 
 def view_of(settings: Mapping[str, Any]) -> View:
     """The view that settings.view_settings or settings.report_settings describe, parsed."""
-    of_texts = {"merging": {}, "analyses": (), "subsets": None, **settings["language"]}
+    own: dict[str, Any] = {"merging": {}, "analyses": (), "subsets": None, "samples": {}}
+    own |= {"control": None, "pairs": {}, "keep": None}  # which texts have not
+    of_texts = {**own, **settings["language"]}
     of_texts = {**settings, **of_texts}  # the rest is what images have
     language = Part(**_typed(of_texts, of_texts["modes"], of_texts=True))
     own = {key: settings[key] for key in ("recipes", "classes", "checkpoints") if key in settings}

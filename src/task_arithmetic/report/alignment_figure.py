@@ -15,7 +15,7 @@ from .drawing import Marks, Panel, center, legend_above, new_figure, number_task
 
 class Points(NamedTuple):
     """Of a mode, means over seeds: alignment and normalized accuracy improvement (methods, T), of
-    the T tasks whose accuracy fine-tuning changes in every seed; left_out: how many others."""
+    the T tasks whose accuracy fine-tuning raises in every seed; left_out: how many others."""
 
     aligned: np.ndarray
     improved: np.ndarray

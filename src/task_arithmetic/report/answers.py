@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from ..analysis.subsets import subsets_of
 from ..config.view import SUM
 from .alignment_figure import points_of
 from .cells import Measured
 from .claims import signed
+from .depth_figures import common_layers
 
 
 def on_interference(run: Measured) -> str:
@@ -27,20 +29,22 @@ def on_interference(run: Measured) -> str:
 
 
 def on_number_of_tasks(run: Measured) -> str:
-    """Normalized accuracy of the smallest and the largest subsets, by the sum."""
-    subsets = run.part.subsets
-    if not subsets or len(subsets.sizes) < 2:
+    """Normalized accuracy of the smallest subsets by the sum, and of the unified model of all tasks
+    on the tasks of these subsets."""
+    subsets, part = run.part.subsets, run.part
+    if not subsets or min(subsets.sizes) == len(part.tasks) or SUM not in subsets.methods:
         return ""
-    few, many = min(subsets.sizes), max(subsets.sizes)
-    method = SUM if SUM in subsets.methods else next(iter(subsets.methods))
+    few, focus = min(subsets.sizes), part.focus
+    drawn = subsets_of(part.tasks, few, subsets.draws)
 
     def ends(mode: str) -> str:
-        found = (100 * run.of_subsets(mode, size, method).mean() for size in (few, many))
-        return " to ".join(f"{value:.1f} %" for value in found)
+        alone = 100 * run.of_subsets(mode, few, SUM).mean()
+        whole = 100 * np.mean([run.normalized(focus, mode, subset) for subset in drawn])
+        return f"{alone:.1f} % and {whole:.1f} %"
 
     return (
-        f"From {few} to {many} tasks normalized accuracy goes from {_texts(run, ends)} "
-        f"({subsets.methods[method]})."
+        f"The sum of {few} tasks, and the sum of all {len(part.tasks)} on the same tasks, have a "
+        f"normalized accuracy of: {_texts(run, ends)}."
     )
 
 
@@ -64,15 +68,18 @@ def on_retention(run: Measured) -> str:
 
 
 def on_layers(run: Measured) -> str:
-    """In which layer the vectors of a mode are most alike, and how large they are."""
+    """In which layer the vectors of a mode are most alike, and where they are largest."""
 
     def most(mode: str) -> str:
         layers = run.layers("relative_norm", mode)
-        if not layers:
-            return "no weight matrix moves"
-        alike = np.nanmean(run.layer_cosines(mode, layers), axis=(0, 2))
+        cosines = run.layer_cosines(mode, layers)
+        there = np.isfinite(cosines).any(axis=(0, 2))
+        if not there.any():
+            return "no layer moves"
+        layers = [layer for layer, own in zip(layers, there, strict=True) if own]
+        alike = np.nanmean(cosines[:, there], axis=(0, 2))
         norms = run.in_layers("relative_norm", mode, layers, run.part.tasks).mean(axis=(0, 2))
-        top, far = int(np.nanargmax(alike)), int(norms.argmax())
+        top, far = int(alike.argmax()), int(norms.argmax())
         cosine, norm = signed(float(alike[top]), 3), f"{norms[far]:.2g}"
         return f"{_place(layers[top])} ({cosine}) and {_place(layers[far])} ({norm})"
 
@@ -81,17 +88,22 @@ def on_layers(run: Measured) -> str:
 
 
 def on_spectra(run: Measured) -> str:
-    """The mean stable rank of vectors and of their sum."""
+    """The mean stable rank of vectors and of their sum, over the layers that all modes move."""
+    layers = common_layers(run, "stable_rank")
 
     def ranks(mode: str) -> str:
-        layers = run.layers("stable_rank", mode)
-        if not layers:
-            return "no weight matrix moves"
+        if not run.layers("stable_rank", mode):
+            return "no layer moves"
         alone = run.in_layers("stable_rank", mode, layers).mean()
         merged = run.in_layers("merged_stable_rank", mode, layers).mean()
         return f"{alone:.1f} and {merged:.1f}"
 
-    return f"The mean stable rank of a task's vector, and of their sum, is {_texts(run, ranks)}."
+    if not layers:
+        return ""
+    return (
+        "The mean stable rank of a task's vector, and of their sum, over the layers that all modes "
+        f"move is {_texts(run, ranks)}."
+    )
 
 
 def on_alignment(run: Measured) -> str:

@@ -2,8 +2,8 @@
 
 A claim is that some numbers are larger than others. Each difference has a 95 % interval over
 bootstrap samples of the test examples, and of the seeds where there are several (resampled.py); of
-similarities of task vectors over samples of the tasks. The claim holds if all of these intervals
-are above 0, and does not hold if any is below.
+similarities of task vectors over samples of the tasks, of five or more. The claim holds if all of
+these intervals are above 0, and does not hold if any is below.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..analysis.uncertainty import DRAWS, interval, mean_over_pairs, task_draws
+from ..analysis.uncertainty import DRAWS, interval, mean_over_pairs, over_seeds, task_draws
 from ..config.view import Part, View
 from .cells import Measured, Region, percent
 from .resampled import Draws, Resampled
@@ -22,6 +22,7 @@ PAPER_ORDER = ["attention", "ntk", "nonlinear"]  # of accuracy in task addition,
 Verdict = Literal["holds", "does not hold", "cannot be told"]
 Values = dict[str, np.ndarray]  # mode → (S,), or (draws,) in bootstrap samples
 Order = list[tuple[str, str]]  # pairs of modes, the one with the larger number first
+LEAST_TASKS = 5  # of which samples say something: of fewer they are far too alike
 
 
 class Claim(NamedTuple):
@@ -99,7 +100,19 @@ def verdict(intervals: Iterable[tuple[float, float] | None]) -> Verdict:
     ends = list(intervals)
     if any(each and each[1] < 0 for each in ends):
         return "does not hold"
-    return "holds" if all(each and each[0] > 0 for each in ends) else "cannot be told"
+    all_above = bool(ends) and all(each and each[0] > 0 for each in ends)
+    return "holds" if all_above else "cannot be told"
+
+
+def in_samples(samples: Resampled, values_of: Callable[[Measured], Values]) -> Values:
+    """Values of each seed in every sample, and of these the means over drawn seeds (draws,); of a
+    mode whose values have no samples, none."""
+    each = [values_of(one) for one in samples.of_seeds()]
+    return {
+        mode: over_seeds(np.stack([values[mode] for values in each]))
+        for mode in each[0]
+        if all(len(values[mode]) == DRAWS for values in each)
+    }
 
 
 def judged(
@@ -112,7 +125,7 @@ def judged(
     unit: str = " %",
 ) -> Claim:
     """A claim on one number per mode, as measured and in every sample."""
-    values, drawn = values_of(runs.measured), values_of(runs.samples)
+    values, drawn = values_of(runs.measured), in_samples(runs.samples, values_of)
     return _judged(claim, where, runs.part, values, drawn, order, digits, unit)
 
 
@@ -128,9 +141,9 @@ def _judged(
 ) -> Claim:
     seeds, texts, ends = len(next(iter(values.values()))), [], []
     for larger, smaller in order:
-        found = len(drawn[larger]) == len(drawn[smaller]) == DRAWS
-        ends.append(interval(drawn[larger] - drawn[smaller]) if found else None)
-        gap = values[larger].mean() - values[smaller].mean()
+        gap = float(values[larger].mean() - values[smaller].mean())
+        there = larger in drawn and smaller in drawn
+        ends.append(interval(drawn[larger] - drawn[smaller], gap) if there else None)
         text = f"{part.label(larger)} less {part.label(smaller)} {signed(gap, digits)}"
         texts.append(text + (f" {within(ends[-1], digits)}" if ends[-1] else ""))
     numbers = f"{listed(values, part, digits, unit)} ({'; '.join(texts)})"
@@ -209,17 +222,19 @@ def _claim_on_alpha(runs: Runs) -> Claims:
     """That attention is ahead at more than half of the α."""
     focus, modes = runs.part.focus, runs.part.modes
 
-    def ahead(run: Measured) -> np.ndarray:
-        """At how many α, in every sample, or in every seed."""
+    def ahead(run: Measured) -> Values:
+        """At how many α."""
         curves = {mode: run.curve("unified_accuracy", focus, mode).values for mode in modes}
         means = {mode: values.mean(axis=1) for mode, values in curves.items()}
         best = np.max([values for mode, values in means.items() if mode != "attention"], axis=0)
-        found: np.ndarray = (means["attention"] > best).sum(axis=1)
-        return found
+        return {"attention": (means["attention"] > best).sum(axis=1)}
 
     grid, _ = runs.measured.curve("unified_accuracy", focus, "attention")
-    found, drawn = ahead(runs.measured).mean(), ahead(runs.samples)
-    ends = interval(drawn) if len(drawn) == DRAWS else None
+    found = float(ahead(runs.measured)["attention"].mean())
+    ends = None
+    if drawn := in_samples(runs.samples, ahead):
+        low, high = np.clip(interval(drawn["attention"], found), 0, len(grid))
+        ends = float(low), float(high)
     text = f" {within(ends, 0)}" if ends else ""
     claim = "Sensitivity to α: attention is ahead at more than half of the α (Figure 9)"
     numbers = f"attention is highest on validation at {found:.3g}{text} of {len(grid)} α"
@@ -236,8 +251,8 @@ def _claim_on_cosines(runs: Runs) -> Claims:
     off, counts = ~np.eye(tasks, dtype=bool), task_draws(tasks)
     cosines = {mode: np.abs(runs.measured.cosines(mode)) for mode in part.modes}
     values = {mode: each[:, off].mean(axis=1) for mode, each in cosines.items()}
-    drawn = values  # two tasks are one pair, which says nothing of others
-    if tasks > 2:
+    drawn: Values = {}
+    if tasks >= LEAST_TASKS:
         drawn = {m: mean_over_pairs(each.mean(axis=0), counts) for m, each in cosines.items()}
     claim = "Mean |cosine| between different task vectors: smallest for attention (Figure 10)"
     order = attention_lowest(part.modes)

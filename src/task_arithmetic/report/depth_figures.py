@@ -98,7 +98,7 @@ def spectra(run: Measured) -> Figure:
         names = ["Individual", *(part.method_title(label) for label in part.compared_methods)]
         axes[-1, -1].set_xticks(range(len(names)), names, rotation=60, ha="right",
                                 rotation_mode="anchor", fontsize=6.5)  # fmt: skip
-        axes[0, -1].set_title("Mean over all layers")
+        axes[0, -1].set_title("Mean over the layers\nthat all modes move")
     marks = [
         Line2D([], [], color="0.35", marker="o", markersize=4, label="Individual, mean over tasks"),
         Line2D([], [], color="0.35", marker="o", markersize=4, label="Their sum",
@@ -108,12 +108,19 @@ def spectra(run: Measured) -> Figure:
     return figure
 
 
+def common_layers(run: Measured, metric: str) -> list[str]:
+    """The layers that have a metric in all modes, but in those that move no weight matrix."""
+    every = [own for mode in run.part.modes if (own := run.layers(metric, mode))]
+    return [layer for layer in every[0] if all(layer in own for own in every)] if every else []
+
+
 def _of_methods(panel: Axes, run: Measured, metric: str) -> None:
-    """Means over all layers: of the individual vectors, and of what each method makes of them."""
+    """Means over the layers that all modes move: of the individual vectors, and of what each method
+    makes of them."""
     modes = [mode for mode in run.part.modes if run.layers(metric, mode)]
-    top = 0.0
-    for m, mode in enumerate(modes):
-        style, own = style_of(mode, run.part), run.layers(metric, mode)
+    top, own = 0.0, common_layers(run, metric)
+    for m, mode in enumerate(modes if own else []):
+        style = style_of(mode, run.part)
         values = [run.in_layers(metric, mode, own)]
         values += [
             run.in_layers(f"merged_{metric}", mode, own, method=method)

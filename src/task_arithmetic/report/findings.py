@@ -5,14 +5,14 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from ..analysis.uncertainty import DRAWS, interval
+from ..analysis.uncertainty import interval
 from ..config.available import MERGING, has, part_of
 from ..config.published import TOLERANCE
 from ..config.view import Part, View
 from ..files.leaks import leak
 from . import merging
 from .cells import Measured, percent
-from .claims import Runs, listed, shown, within
+from .claims import Runs, in_samples, listed, shown, within
 from .resampled import Draws, Resampled
 
 
@@ -60,15 +60,17 @@ def sentence_on_addition(runs: Runs, encoder: str) -> str:
     def of_modes(run: Measured) -> dict[str, np.ndarray]:
         return {mode: percent(run.unified(encoder, mode)) for mode in part.unified_modes}
 
-    values, drawn = of_modes(runs.measured), of_modes(runs.samples)
+    values, drawn = of_modes(runs.measured), in_samples(runs.samples, of_modes)
     best, *others = sorted(values, key=lambda mode: -values[mode].mean())
     text = (
         f"Task addition, {encoder}: the unified model of {part.label(best)} has the "
         f"highest mean accuracy on test, {shown(values[best])}"
     )
     if others:
-        lead, gap = values[best].mean() - values[others[0]].mean(), drawn[best] - drawn[others[0]]
-        spread = f" {within(interval(gap))}" if len(gap) == DRAWS else ""
+        lead = float(values[best].mean() - values[others[0]].mean())
+        spread = ""
+        if best in drawn and others[0] in drawn:
+            spread = f" {within(interval(drawn[best] - drawn[others[0]], lead))}"
         text += f", {lead:.1f}{spread} points above {part.label(others[0])}, the next one"
     zero_shot = shown(percent(runs.measured.pretrained(encoder)))
     return f"{text} ({listed(values, part)}; pre-trained {zero_shot})."

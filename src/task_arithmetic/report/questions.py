@@ -141,6 +141,7 @@ def best(evidence: Evidence, name: str, column: str, what: str, lowest: bool = F
     table = evidence.tables.get(name)
     if table is None or not table[column].notna().any():
         return ""
+    table = table[table["mode"] != "pretrained"]  # which nobody unified
     ranked = table.dropna(subset=[column]).sort_values(column, ascending=lowest, kind="stable")
     texts = []
     for row in ranked.head(2).to_dict("records"):

@@ -5,12 +5,12 @@ samples.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..analysis.uncertainty import DRAWS, resampled, seed_draws
+from ..analysis.uncertainty import over_seeds, resampled
 from ..config.view import SUM
 from ..errors import UserError
 from ..files.outcomes import Answered, Named
@@ -71,7 +71,7 @@ def normalized_of(values: Draws) -> Draws:
 @dataclass(frozen=True)
 class Resampled(Measured):
     """The cells of a part in every bootstrap sample: as Measured gives them, with samples in place
-    of seeds, each a mean over seeds drawn with replacement. What has no outcomes is as measured.
+    of seeds, each a mean over drawn seeds (over_seeds). What has no outcomes is as measured.
     """
 
     draws: Draws = field(default_factory=dict)
@@ -84,8 +84,16 @@ class Resampled(Measured):
         if any(key not in self.draws for row in keys for key in row):
             return None
         values = np.array([[self.draws[key] for key in row] for row in keys])
-        each = seed_draws(len(seeds)).T
-        return np.mean([values[chosen, :, np.arange(DRAWS)] for chosen in each], axis=0)
+        return over_seeds(np.moveaxis(values, 2, 1))
+
+    def of_seeds(self) -> list["Resampled"]:
+        """The same of each seed by itself, of which nothing is drawn."""
+        parts = [replace(self.part, seeds=(seed,)) for seed in self.part.seeds]
+        return [Resampled(self.metrics, part, draws=self.draws) for part in parts]
+
+    def normalizable(self, encoder: str, mode: str) -> tuple[str, ...]:
+        """The tasks that have a normalized accuracy as measured: those of a sample may be fewer."""
+        return Measured(self.metrics, self.part).normalizable(encoder, mode)
 
     def cells(
         self,
@@ -142,10 +150,10 @@ class Resampled(Measured):
 
 
 def write_draws(path: PathLike, draws: Draws) -> None:
-    """Write them as safetensors, float32."""
+    """Write them as safetensors, float64."""
     from safetensors.numpy import save_file
 
-    tensors = {str(i): each.astype(np.float32) for i, each in enumerate(draws.values())}
+    tensors = {str(i): np.ascontiguousarray(each) for i, each in enumerate(draws.values())}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, header({"stage": "resample", "cells": list(draws)}))
 

@@ -290,10 +290,12 @@ def make_table(
 
 def _ends(samples: Row) -> dict[str, float]:
     """The ends of the intervals of what was resampled."""
-    found = {}
+    found: dict[str, float] = {}
     for column, each in samples.items():
         if not isinstance(each, str) and len(each) == DRAWS and np.isfinite(each).any():
-            found[f"{column}_low"], found[f"{column}_high"] = interval(each)
+            low, high = interval(each)
+            if np.isfinite(low):
+                found |= {f"{column}_low": low, f"{column}_high": high}
     return found
 
 

@@ -1,14 +1,15 @@
 """What training costs in each mode, measured (paper, Table 4)."""
 
+import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 
-from ..analysis.uncertainty import median_interval
 from ..core.encoder import CPU
 from ..core.schedule import learning_rate_at
 from ..core.training import batches
@@ -89,3 +90,15 @@ def efficiency(
 
 def _count(tensors: dict[str, torch.Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
+
+
+def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """An interval of the median between two of the values, as narrow as one may be that has the
+    chance `level` or more; of fewer than six values between the smallest and the largest.
+    """
+    n, ordered = len(values), sorted(values)
+    chances = list(
+        accumulate(math.comb(n, k) / 2**n for k in range(n))
+    )  # of at most k below the median
+    outside = max(sum(chance <= (1 - level) / 2 for chance in chances) - 1, 0)
+    return ordered[outside], ordered[-1 - outside]
