@@ -99,3 +99,34 @@ def test_mistakes_are_one_sentence(make_run, fails):
     (folder / "metrics.csv").write_text("a,b\n")
     for words in (["mine", "mine"], ["mine", "mine", "--json"]):
         assert "metrics.csv is not a metrics file" in fails("compare", *words)
+
+
+def test_layers_are_compared_one_by_one(make_run, says):
+    def layers(*values):
+        row = {
+            "metric": "linearity_error",
+            "mode": "ntk",
+            "task": "one",
+            "seed": 0,
+            "split": "test",
+        }
+        names = ("0.attention", "whole")
+        return [row | {"layer": n, "value": v} for n, v in zip(names, values, strict=True)]
+
+    make_run("a", layers(0.1, 0.3))
+    make_run("b", layers(0.6, 0.3))
+    status, out, _ = says("compare", "a", "b")
+    assert status == 0 and "0.attention" in out
+
+
+def test_what_is_at_another_chosen_alpha_differs_and_is_not_elsewhere(make_run, says):
+    def pair(alpha, value):
+        row = {"metric": "representation_pair_error", "mode": "ntk", "task": "one", "seed": 0}
+        row |= {"other_task": "two", "alpha": alpha, "other_alpha": alpha, "value": value}
+        return [row | {"split": "test"}]
+
+    make_run("a", pair(0.2, 0.1))
+    make_run("b", pair(0.3, 0.4))
+    _, out, _ = says("compare", "a", "b", "--json")
+    found = json.loads(out)
+    assert len(found["differing"]) == 1 and found["equal"] == 0

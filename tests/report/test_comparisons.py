@@ -8,7 +8,7 @@ import scipy.stats
 import views
 from test_tables import REFERENCE
 
-from task_arithmetic.analysis.uncertainty import DRAWS, interval, seed_draws
+from task_arithmetic.analysis.uncertainty import DRAWS, interval, over_seeds, seed_draws
 from task_arithmetic.config.view import view_of
 from task_arithmetic.errors import UserError
 from task_arithmetic.files.outcomes import write_outcomes
@@ -287,7 +287,7 @@ def test_a_claim_does_not_hold_by_noise_alone(tmp_path, monkeypatch):
     write_outcomes(tmp_path / "b.safetensors", made.named[1::2])
     made.run()
     claim = verdict_of(made, "Kernel behaviour")
-    assert "Non-linear fine-tuning 0.0 points" in claim.numbers
+    assert "Non-linear fine-tuning 0.0\N{NO-BREAK SPACE}points" in claim.numbers
     assert claim.holds != "holds"
 
 

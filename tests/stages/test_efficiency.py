@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import tiny
 import torch
 
@@ -14,7 +15,7 @@ from task_arithmetic.core.training import Training
 from task_arithmetic.files.metrics import read_rows
 from task_arithmetic.files.tensors import read_tensors
 from task_arithmetic.stages import efficiency as module
-from task_arithmetic.stages.efficiency import efficiency
+from task_arithmetic.stages.efficiency import efficiency, median_interval
 from task_arithmetic.stages.finetune import finetune
 
 

@@ -1,6 +1,7 @@
 """In what two runs differ: what they were configured as, and what they measured on test."""
 
 import json
+import math
 import os
 import shutil
 import statistics
@@ -187,8 +188,8 @@ def _cells(folder: Path) -> dict[Cell, dict[int | None, float]]:
     paths = [whole] if whole.is_file() else sorted((folder / "metrics").rglob("*.csv"))
     found: dict[Cell, dict[int | None, float]] = {}
     for row in (row for path in paths for row in read_rows(path) if row.split == "test"):
-        of_grid = row.metric.endswith("_disentanglement") or row.metric.startswith("plane_")
-        alphas = (row.alpha, row.other_alpha) if of_grid else (None, None)
+        grid = not math.isnan(row.other_alpha) and not row.metric.endswith("_pair_error")
+        alphas = (row.alpha, row.other_alpha) if grid else (None, None)
         names = row.metric, row.encoder, row.mode, row.task, row.method, row.other_task, row.layer
         cell = Cell(*names, *alphas)
         found.setdefault(cell, {})[row.seed] = row.value

@@ -97,8 +97,7 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float
     chance `level` or more; of fewer than six values between the smallest and the largest.
     """
     n, ordered = len(values), sorted(values)
-    chances = list(
-        accumulate(math.comb(n, k) / 2**n for k in range(n))
-    )  # of at most k below the median
+    # of at most k values below the median
+    chances = accumulate(math.comb(n, k) / 2**n for k in range(n))
     outside = max(sum(chance <= (1 - level) / 2 for chance in chances) - 1, 0)
     return ordered[outside], ordered[-1 - outside]
