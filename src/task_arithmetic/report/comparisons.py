@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..analysis.uncertainty import interval, sign_test
-from ..config.view import SUM, Part, view_of
+from ..config.view import SUM, Part, View, view_of
 from ..errors import UserError
 from ..files.outcomes import Answered, Named, read_outcomes
 from ..files.paths import PathLike, atomic_path
@@ -95,8 +95,7 @@ def write(
     """
     view, measured = view_of(settings), load_metrics(metrics)
     every = [named for path in answers for named in read_outcomes(path)]
-    focus = {part.focus for part in view.parts}
-    found = {key_of(cell): (cell, each) for cell, each in every if _is_shown(cell, focus)}
+    found = {key_of(cell): (cell, each) for cell, each in every if _is_shown(cell, view)}
     drawn = draws_of(found.values())
     write_draws(draws, drawn)
     test = {key: named for key, named in found.items() if key.split == "test"}
@@ -119,10 +118,10 @@ def write(
             made.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _is_shown(cell: Answered, focus: set[str]) -> bool:
-    """Test; and the curve of task addition over α."""
-    curve = cell.metric == "unified_accuracy" and not cell.method and cell.encoder in focus
-    return cell.split == "test" or curve
+def _is_shown(cell: Answered, view: View) -> bool:
+    """Test; and the curves over α that a claim is about."""
+    curve = cell.metric == "unified_accuracy" and not cell.method and cell.encoder == view.focus
+    return cell.split == "test" or (curve and cell.mode in view.modes)
 
 
 def _of_cells(test: dict[Key, Named], drawn: Draws) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,8 @@ from ..files.paths import PathLike, atomic_path, mend
 from ..files.tensors import header, read_made_by, read_tensors
 from .cells import Measured, Names, OverGrid, Region
 
+NORMALIZED = "normalized_accuracy"
+
 
 class Key(NamedTuple):
     """A cell with outcomes: what names it in metrics.csv, texts all."""
@@ -64,7 +66,7 @@ def normalized_of(values: Draws) -> Draws:
         if key.metric == "unified_accuracy" and own in values and key.split == "test":
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.where(values[own] > 0, each / values[own], np.nan)
-            found[key._replace(metric="normalized_accuracy")] = ratio
+            found[key._replace(metric=NORMALIZED)] = ratio
     return found
 
 
@@ -150,9 +152,10 @@ class Resampled(Measured):
 
 
 def write_draws(path: PathLike, draws: Draws) -> None:
-    """Write them as safetensors, float64."""
+    """Write them as safetensors, float64; normalized accuracies follow from the others."""
     from safetensors.numpy import save_file
 
+    draws = {key: each for key, each in draws.items() if key.metric != NORMALIZED}
     tensors = {str(i): np.ascontiguousarray(each) for i, each in enumerate(draws.values())}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, header({"stage": "resample", "cells": list(draws)}))
@@ -164,4 +167,5 @@ def read_draws(path: PathLike) -> Draws:
     if made_by.get("stage") != "resample":
         raise UserError(f"{path} holds no bootstrap samples: {mend(path)}.")
     tensors = read_tensors(path, framework="np")
-    return {Key(*key): tensors[str(place)] for place, key in enumerate(made_by["cells"])}
+    draws = {Key(*key): tensors[str(place)] for place, key in enumerate(made_by["cells"])}
+    return draws | normalized_of(draws)
