@@ -56,11 +56,12 @@ def weighted_spearman(a: np.ndarray, b: np.ndarray, counts: np.ndarray) -> np.nd
     Args:
         a, b: (N,). counts: (D, N).
     """
+    counts = counts.astype(np.float64)  # whose products BLAS knows
     total = counts.sum(axis=1, keepdims=True)
 
     def centred_ranks(values: np.ndarray) -> np.ndarray:
         distinct, inverse = np.unique(values, return_inverse=True)
-        of_value = counts @ (inverse[:, None] == np.arange(len(distinct)))
+        of_value = counts @ np.eye(len(distinct))[inverse]
         return (np.cumsum(of_value, axis=1) - (of_value - 1) / 2)[:, inverse] - (total + 1) / 2
 
     a, b = centred_ranks(a), centred_ranks(b)

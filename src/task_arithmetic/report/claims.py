@@ -87,7 +87,9 @@ def listed(values: Values, part: Part, digits: int = 1, unit: str = " %") -> str
 
 def signed(value: float, digits: int = 1) -> str:
     """A number with a minus that is one."""
-    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    text = f"{value:.{digits}f}"
+    text = text.removeprefix("-") if float(text) == 0 else text
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def within(ends: tuple[float, float], digits: int = 1) -> str:
