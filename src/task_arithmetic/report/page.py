@@ -262,6 +262,7 @@ def page(
         questions=questions,
         claims={each.question.name: claim_grid(each.claims) for each in questions},
         tables=grids,
+        sampled={name for name, made in tables.items() if any("_low" in c for c in made)},
         title_of=title_of,
         table_caption=table_caption,
         flagged=flagged,

@@ -128,7 +128,8 @@ def judged(claims: Sequence[Claim]) -> Answer:
     """Whether what the paper claims here holds, with the numbers of the first of several claims."""
     first, *others = claims
     if any(claim.holds != first.holds for claim in others):
-        lead = f"In part ({counted(claims)} of {len(claims)} comparisons)."
+        some = "In part" if any(claim.holds == "holds" for claim in claims) else "In no case"
+        lead = f"{some} ({counted(claims)} of {len(claims)} comparisons)."
     else:
         lead = VERDICTS[first.holds][0] + (f" (all {len(claims)} comparisons)." if others else ".")
     plain = re.sub(r" \([^()]*(Table|Figure)[^()]*\)$", "", first.claim)
