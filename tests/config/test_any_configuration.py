@@ -29,7 +29,7 @@ from task_arithmetic.report.cells import load_metrics
 from task_arithmetic.report.claims import claims
 from task_arithmetic.report.printing import has_paper, to_csv
 
-DRAWN, DRAWN_FIGURES, PLANNED = 60, 12, 5
+DRAWN, DRAWN_FIGURES, PLANNED = 40, 6, 5
 OWN_MODES = {  # besides those that come with the code
     "layernorm": "{label: Layer norms, train: ['*.ln_1.*', '*.ln_2.*'], linearized: false}",
     "norm_ntk": "{label: Layer norms linearized, train: ['*.ln_1.*'], linearized: true}",

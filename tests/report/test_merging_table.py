@@ -16,6 +16,7 @@ from task_arithmetic.merging import methods
 from task_arithmetic.report import findings, tables
 from task_arithmetic.report.captions import table_caption
 from task_arithmetic.report.cells import Measured, load_metrics
+from task_arithmetic.report.claims import claims
 
 MERGING = REFERENCE.with_name("merging.csv")
 LABELS = ["ties", "tsv", "regmean", "adamerging_test", "mean"]
@@ -193,7 +194,7 @@ def test_other_tables_figures_and_sentences_are_those_of_the_sum(one, tmp_path):
     plain = view_of(settings | {"merging": {}})
     assert findings.sentences(with_all, plain) == findings.sentences(without, plain)
     table4 = tables.make_table("table4", with_all, paper, view)
-    assert findings.claims(with_all, view, table4) == findings.claims(without, view, table4)
+    assert claims(with_all, view, table4) == claims(without, view, table4)
     run, same = Measured(with_all, view), Measured(without, view)
     found = run.curve("unified_accuracy", "small", "ntk")
     assert (found.alphas == same.curve("unified_accuracy", "small", "ntk").alphas).all()

@@ -1,6 +1,6 @@
 """What the analyses beside the paper's say, each in a sentence with the numbers of the run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -165,7 +165,7 @@ ANSWERS: Mapping[str, Callable[[Measured], str]] = {
 }
 
 
-def answer(analysis: str, runs: list[Measured]) -> str:
+def answer(analysis: str, runs: Sequence[Measured]) -> str:
     """What an analysis says of the first part of a run that has it; "": no part has."""
     for run in runs:
         if analysis in run.part.analyses:

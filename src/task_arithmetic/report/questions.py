@@ -35,7 +35,7 @@ class Evidence(NamedTuple):
 
     view: View
     tables: Mapping[str, pd.DataFrame]
-    runs: list[Measured]
+    runs: Sequence[Measured] = ()
 
 
 class Question(NamedTuple):
