@@ -72,7 +72,7 @@ def on_layers(run: Measured) -> str:
 
     def most(mode: str) -> str:
         layers = run.layers("relative_norm", mode)
-        cosines = run.layer_cosines(mode, layers)
+        cosines = run.layer_cosines(mode, layers) if layers else np.full((1, 0, 1), np.nan)
         there = np.isfinite(cosines).any(axis=(0, 2))
         if not there.any():
             return "no layer moves"
