@@ -206,6 +206,8 @@ rule report:
         VIEWS,
         metrics="results/{run}/metrics.csv",
         draws="results/{run}/draws.safetensors",
+        intervals="results/{run}/intervals.csv",
+        comparisons="results/{run}/comparisons.csv",
         paper=f"{REFERENCE}/paper.csv",
         targets=f"{REFERENCE}/targets.csv",
         merging=f"{REFERENCE}/merging.csv",

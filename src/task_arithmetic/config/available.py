@@ -26,6 +26,9 @@ ANALYSES = [
     "number_of_tasks",
     "retention",
 ]  # figures that have the name of the analysis that they show
+NEED = dict.fromkeys(("interference", "layers", "alignment", "pairs"), " and two tasks")
+NEED |= {"number_of_tasks": " and two tasks", "retention": " and a control task (negation.control)"}
+NEED |= {"loss_plane": " and pairs of tasks (disentanglement.pairs)"}
 PLANE = "plane_"  # and the name of a pair: of the analysis loss_plane
 PAPER_FIGURES = {*OWN_FIGURES, *TEXT_FIGURES, *PAPER_PAIRS}
 RESERVED_PAIRS = {*OWN_FIGURES, *TABLES, *ANALYSES}  # names of other views
@@ -102,7 +105,7 @@ def _lacks(name: str, view: View) -> str | None:
     elif name == "claims":
         there, needed = set(PAPER_MODES) <= set(modes), f"the modes {', '.join(PAPER_MODES)}"
     elif base in (*ANALYSES, "loss_plane"):
-        there, needed = base in part.analyses, f"analyses.{base}, and what it is of"
+        there, needed = base in part.analyses, f"analyses.{base}{NEED.get(base, '')}"
     elif name == "heatmaps":
         there, needed = bool(view.pairs), "pairs of tasks (disentanglement.pairs)"
     elif name.startswith("fig10"):

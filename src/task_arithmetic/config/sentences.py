@@ -14,6 +14,12 @@ from .kinds import COLUMN, GIVEN, HUB, WORD, Section
 Form = TypeVar("Form", bound=Section)
 
 MAPPING = "a mapping (`key: value` lines)"
+OF_UNION = (
+    "function-",
+    "list[",
+    "literal[",
+    "constrained-",
+)  # what pydantic calls the ways of a union
 TAGS = {"mapping": MAPPING, "list": "a list", "str": "a text", "number": "a number"}  # of unions
 KINDS = {  # pydantic's error → what is to stand there
     "int_type": "a whole number",
@@ -58,6 +64,10 @@ def _sentence(form: type[Section], error: ErrorDetails, where: str) -> str:
     if kind in ("extra_forbidden", "invalid_key"):
         known = list(section.model_fields)
         under = f" under {_path(parents)}" if parents else ""
+        if not known:
+            return (
+                f"{_path(parents)} in {where} takes no options: write {{}} instead of {str(key)!r}."
+            )
         near = nearest(str(key), known) or f"; known: {_list(known)}"
         return f"Unknown key {str(key)!r}{under} in {where}{near}."
     here = f"{_path(error['loc'])} in {where}"
@@ -100,7 +110,8 @@ def _path(location: Iterable[int | str]) -> str:
     path = ""
     parts = [*location, ""]
     for part, following in zip(parts, parts[1:], strict=False):
-        if following != "[key]" and part not in (*TAGS, "[key]"):
+        of_union = isinstance(part, str) and part.startswith(OF_UNION)
+        if following != "[key]" and part not in (*TAGS, "[key]") and not of_union:
             path += f"[{part}]" if isinstance(part, int) else f".{part}"
     return path.removeprefix(".")
 

@@ -23,8 +23,8 @@ def on_interference(run: Measured) -> str:
         return float(100 * (run.unified(focus, mode) - run.individual(focus, mode)).mean())
 
     return (
-        f"A task's vector changes the accuracy on another task by {_listed(run, of_others)} "
-        f"points on average; merging all changes that on its own by {_listed(run, of_merging)}."
+        f"Mean change of the accuracy on another task, in points: {_listed(run, of_others)}. Of that "
+        f"on a task by merging all vectors instead of its own alone: {_listed(run, of_merging)}."
     )
 
 
@@ -43,8 +43,8 @@ def on_number_of_tasks(run: Measured) -> str:
         return f"{alone:.1f} % and {whole:.1f} %"
 
     return (
-        f"The sum of {few} tasks, and the sum of all {len(part.tasks)} on the same tasks, have a "
-        f"normalized accuracy of: {_texts(run, ends)}."
+        f"Normalized accuracy of the sum of {few} tasks, and that of all {len(part.tasks)} tasks' "
+        f"sum (Table tasks) on the same {few}: {_texts(run, ends)}."
     )
 
 
@@ -58,8 +58,8 @@ def on_retention(run: Measured) -> str:
         for mode in part.modes
         for method in methods
     }
-    of_sum = _listed(run, lambda mode: kept[mode, SUM])
-    text = f"Of the accuracy on {part.control} the sum keeps {of_sum} %"
+    of_sum = _texts(run, lambda mode: f"{kept[mode, SUM]:.1f} %")
+    text = f"Of the accuracy on {part.control} the sums keep: {of_sum}"
     if len(methods) > 1:
         (least, low), *_, (most, high) = sorted(kept.items(), key=lambda item: item[1])
         named = [f"{part.method_title(m)} of {part.label(mode)}" for mode, m in (most, least)]
@@ -101,8 +101,8 @@ def on_spectra(run: Measured) -> str:
     if not layers:
         return ""
     return (
-        "The mean stable rank of a task's vector, and of their sum, over the layers that all modes "
-        f"move is {_texts(run, ranks)}."
+        "Mean stable rank of a task's vector, and of the sum of all, over the layers that all modes "
+        f"move: {_texts(run, ranks)}."
     )
 
 
@@ -117,7 +117,7 @@ def on_alignment(run: Measured) -> str:
             return "none"
         return f"{signed(float(np.corrcoef(x, y)[0, 1]), 2)} (n = {len(x)})"
 
-    return f"Pearson's correlation of the two is {_texts(run, correlation)}."
+    return f"Pearson's correlation of the two: {_texts(run, correlation)}."
 
 
 def on_linearity(run: Measured) -> str:
@@ -138,7 +138,7 @@ def on_linearity(run: Measured) -> str:
             text += f" (attention is closer to linear in {ahead} of {len(both)} blocks)"
         return text
 
-    return f"The mean error over blocks is {_texts(run, parts)}."
+    return f"Mean error over blocks: {_texts(run, parts)}."
 
 
 def _texts(run: Measured, of: Callable[[str], str]) -> str:

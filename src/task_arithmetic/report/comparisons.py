@@ -177,8 +177,7 @@ def compared(
     difference, gap = found[0] - found[1], (drawn[0] - drawn[1]).mean(axis=1)
     row: dict[str, Any] = {"encoder": encoder, "metric": metric}
     row |= {"first": first.label, "second": second.label, "difference": difference.mean()}
-    ends = interval(gap, float(difference.mean()))
-    row |= dict(zip(("low", "high"), ends, strict=True))
+    row |= dict(zip(("low", "high"), interval(gap), strict=True))
     counted = {"tasks": difference.mean(axis=0), "seeds": difference.mean(axis=1)}
     if metric != "normalized_accuracy":
         counted = {"images": _of_images(run.part, test, metric, encoder, models), **counted}

@@ -200,7 +200,8 @@ def on_merging(evidence: Evidence) -> str:
     part = view if name == "merging" else view.language
     row = table.loc[table["absolute"].idxmax()].to_dict()
     where = f"{part.label(row['mode'])}, {row['encoder']}"
-    text = f"The highest accuracy, {row['absolute']:.1f}{_ends(row, 'absolute')} %, is that of "
+    of = " on texts" if part.of_texts else ""
+    text = f"The highest absolute accuracy{of}, {row['absolute']:.1f}{_ends(row, 'absolute')} %, is that of "
     if row["method"] == SUM:
         text += f"{part.method_title(SUM)} itself, the plain sum ({where})"
     else:
@@ -210,7 +211,7 @@ def on_merging(evidence: Evidence) -> str:
     if {"attention", "nonlinear"} <= {*wide}:
         ahead = int((wide["attention"] > wide["nonlinear"] + 1e-9).sum())
         modes = f"{part.label('attention')} is ahead of {part.label('nonlinear')}"
-        text += f"; {modes} under {ahead} of {len(wide)} methods"
+        text += f"; in absolute accuracy {modes} under {ahead} of {len(wide)} methods"
     return f"{text}."
 
 
@@ -258,13 +259,13 @@ QUESTIONS = (
              "alone (disentanglement)?", NONE, r"heatmap|pairs|plane_.*", r"disentangle"),
     Question("linear", "Does the model stay closer to linear while it is fine-tuned?",
              NONE, r"fig3", r"kernel"),
-    Question("single", "Is it as good as non-linear fine-tuning on a task by itself?",
+    Question("single", "Does it lose less to non-linear fine-tuning than NTK, on a task by itself?",
              r"tasks", r"fig[57]", r"non-?linear advantage|single.task", on_single_tasks),
-    Question("alpha", "Is its accuracy robust to α, the factor of the task vectors?",
+    Question("alpha", "Is it ahead over a wide range of α, the factor of the task vectors?",
              NONE, r"fig9|robustness", r"sensitiv|robust|α", on_alpha),
     Question("merging", "Does it also help other methods of merging?",
              r"merging", r"merging", r"merging|method", on_merging),
-    Question("similarity", "Are its task vectors of different tasks close to orthogonal?",
+    Question("similarity", "Are its task vectors of different tasks the closest to orthogonal?",
              NONE, r"fig10", r"cosine|orthogonal"),
     Question("negation", "Can a task be forgotten without loss elsewhere?",
              r"negation", NONE, r"negat|forget", on_negation),

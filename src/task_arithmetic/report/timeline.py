@@ -36,7 +36,8 @@ def timeline(rows: list[Row]) -> Figure:
     hair = 0.001 * drawn[-1]  # between neighbours, and the width of the shortest
     colors = [COLORS[place(r.stage)] + ("ff" if r.attempt.exit == 0 else "80") for r in rows]
     with styled():
-        figure, ((axes,),) = new_figure(7.2, 1.3 + min(0.21 * len(shown), 7))
+        named = 0.045 * len({row.stage for row in rows})  # rows of the legend
+        figure, ((axes,),) = new_figure(7.2, 1.1 + named + min(0.21 * len(shown), 7))
         for y, style in itertools.product(range(len(shown)), (FINE, FAILED)):
             own = [i for i in lanes[shown[y]] if (rows[i].attempt.exit == 0) == (style is FINE)]
             bars = [(left[i], max(hair, right[i] - left[i] - hair)) for i in own]
