@@ -14,12 +14,7 @@ from .kinds import COLUMN, GIVEN, HUB, WORD, Section
 Form = TypeVar("Form", bound=Section)
 
 MAPPING = "a mapping (`key: value` lines)"
-OF_UNION = (
-    "function-",
-    "list[",
-    "literal[",
-    "constrained-",
-)  # what pydantic calls the ways of a union
+OF_UNION = ("function-", "list[", "literal[")  # what names of the ways of a union begin with
 TAGS = {"mapping": MAPPING, "list": "a list", "str": "a text", "number": "a number"}  # of unions
 KINDS = {  # pydantic's error → what is to stand there
     "int_type": "a whole number",

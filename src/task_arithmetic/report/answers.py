@@ -23,8 +23,8 @@ def on_interference(run: Measured) -> str:
         return float(100 * (run.unified(focus, mode) - run.individual(focus, mode)).mean())
 
     return (
-        f"Mean change of the accuracy on another task, in points: {_listed(run, of_others)}. Of that "
-        f"on a task by merging all vectors instead of its own alone: {_listed(run, of_merging)}."
+        f"Mean change of the accuracy on another task, in points: {_listed(run, of_others)}. By "
+        f"merging all vectors, of that on a vector's own task: {_listed(run, of_merging)}."
     )
 
 
@@ -101,8 +101,8 @@ def on_spectra(run: Measured) -> str:
     if not layers:
         return ""
     return (
-        "Mean stable rank of a task's vector, and of the sum of all, over the layers that all modes "
-        f"move: {_texts(run, ranks)}."
+        "Mean stable rank of a task's vector, and of the sum of all, over the layers that all "
+        f"modes move: {_texts(run, ranks)}."
     )
 
 

@@ -153,7 +153,10 @@ MERGING_PUBLISHED = (
     "one set for each number, and are not comparable digit by digit, neither with this run nor "
     "between sets."
 )
-METHODS_RANK = " Right: means over the layers that all modes move, and of what each method makes of the vectors."
+METHODS_RANK = (
+    " Right: means over the layers that all modes move, also of what each method makes of the "
+    "vectors."
+)
 SELECTION = {  # by reference_selection
     False: "on validation",
     True: "on the test scores that are shown, as in published code",

@@ -201,7 +201,8 @@ def on_merging(evidence: Evidence) -> str:
     row = table.loc[table["absolute"].idxmax()].to_dict()
     where = f"{part.label(row['mode'])}, {row['encoder']}"
     of = " on texts" if part.of_texts else ""
-    text = f"The highest absolute accuracy{of}, {row['absolute']:.1f}{_ends(row, 'absolute')} %, is that of "
+    highest = f"{row['absolute']:.1f}{_ends(row, 'absolute')} %"
+    text = f"The highest absolute accuracy{of}, {highest}, is that of "
     if row["method"] == SUM:
         text += f"{part.method_title(SUM)} itself, the plain sum ({where})"
     else:
