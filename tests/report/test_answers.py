@@ -42,7 +42,7 @@ def test_interference_is_that_of_other_tasks_in_points(run):
     rows = rows_of(run, "interference", "ntk")
     others = rows[rows["task"] != rows["other_task"]]
     mean = f"{100 * others['value'].mean():.1f}".replace("-", "−")
-    assert f"NTK linearization {mean}" in answers.on_interference(run).split("points")[0]
+    assert f"NTK linearization {mean}" in answers.on_interference(run).split("By merging")[0]
 
 
 def test_few_tasks_and_all_are_compared_on_the_same_tasks(run):

@@ -241,7 +241,7 @@ def test_a_claim_holds_if_its_intervals_do(tmp_path, monkeypatch, gain, verdict)
     monkeypatch.setattr(views, "make_rows", lambda *a, **k: level(make(*a, **k)))
     claim = verdict_of(Made(tmp_path), "absolute accuracy")
     assert claim.holds == verdict
-    assert claim.numbers.count("[") == 2, "two differences, each with its interval"
+    assert claim.numbers.count("[") == 3, "three differences, each with its interval"
 
 
 def test_without_answers_nothing_is_told_of_accuracies(made):
