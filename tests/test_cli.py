@@ -177,6 +177,7 @@ def test_every_evaluation_runs_as_its_rule_calls_it(work, tmp_path):
         "representation_disentanglement", "classification_disentanglement", "cosine_similarity",
         "step_seconds", "peak_memory_bytes", "trained_parameters", "held_parameters",
         "training_seconds", "vector_norm", "merge_seconds", "merge_peak_memory_bytes",
+        "step_seconds_low", "step_seconds_high", "plane_accuracy", "plane_loss",
     }  # fmt: skip
     keys = [c for c in frame.columns if c != "value"]
     assert not frame.duplicated(keys).any()

@@ -12,6 +12,7 @@ from task_arithmetic.pipeline.verify import verify
 pytestmark = pytest.mark.slow
 
 TABLE3 = "mode,sst2,stsb,average,paper_sst2,paper_stsb,paper_average".split(",")
+RANKS = ["stable_rank", "effective_rank", "top_energy"]
 METRICS = {
     "pretrained_accuracy",
     "cut_inputs",
@@ -27,6 +28,12 @@ METRICS = {
     "vector_norm",
     "merge_seconds",
     "merge_peak_memory_bytes",
+    "step_seconds_low",
+    "step_seconds_high",
+    *(f"{name}_matrices" for name in ("layer", "spectrum", "alignment")),
+    "relative_norm",
+    *(f"{of}{name}" for of in ("", "merged_") for name in RANKS),
+    "subspace_alignment",
 }
 
 
