@@ -20,9 +20,14 @@ TRAINED |= {"disentanglement", "cosine"}  # what fine-tuned weights go into
 TABLES = {"table1", "table2", "table4", "table5", "table_negation", "table_tasks"}
 TABLES |= {"table_merging"}
 FIGURES = {"fig3", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10"}
-FIGURES |= {"figure_merging"}
+FIGURES |= {"figure_merging", "figure_plane_fig6", "figure_plane_fig8"}
+OF_VECTORS = {"layers", "interference", "linearity"}  # analyses of vectors alone,
+AT_ALPHA = {"pairs", "retention"}  # at what addition chose,
+OF_METHODS = {"spectra", "alignment", "retention"}  # of what methods merged
+ANALYSES = OF_VECTORS | AT_ALPHA | OF_METHODS | {"number_of_tasks"}
+FIGURES |= {f"figure_{name}" for name in (*ANALYSES, "robustness")}
 MERGES = {"merge", "merge_on_data", "merged"}
-AFTER = {"metrics", "report"} | TABLES | FIGURES  # what metrics go into
+AFTER = {"metrics", "intervals", "report"} | TABLES | FIGURES  # what metrics go into
 
 
 @contextmanager
@@ -65,13 +70,14 @@ def test_comments_docstrings_and_formatting_plan_nothing(nano):
 def test_a_line_of_the_training_code_plans_training_and_all_after_it(nano):
     with changed(code(nano, "core/training"), "eps=1e-8", "eps=1e-7"):
         planned = nano.planned()
-    assert set(planned) == TRAINED | MERGES | AFTER | {"efficiency", "statistics"}
+    assert set(planned) == TRAINED | ANALYSES | MERGES | AFTER | {"efficiency", "statistics"}
     assert planned["finetune"] == 8
 
 
 def test_a_line_of_the_evaluation_plans_no_training(nano):
     with changed(code(nano, "core/addition"), "np.argmax(np.mean", "np.argmax(np.median"):
-        assert set(nano.planned()) == {"addition", "posthoc", "merged"} | AFTER
+        own = {"addition", "posthoc", "merged", "number_of_tasks"} | AT_ALPHA | OF_METHODS
+        assert set(nano.planned()) == own | AFTER
 
 
 def test_a_colour_in_a_figure_plans_the_figures_and_the_report(nano):
@@ -96,29 +102,29 @@ def test_another_task_plans_its_own_jobs_and_the_aggregates(nano):
     own |= {"single_task": 4, "kernel": 2, "negation": 3, "statistics": 3}  # no other task's again
     assert planned == {**planned, **own}
     # The pairs of the heatmaps and the first task's training steps are what they were.
-    assert set(planned) == set(own) | {"addition", "posthoc", "cosine"} | MERGES | AFTER
+    assert set(planned) == set(own) | {"addition", "posthoc", "cosine"} | ANALYSES | MERGES | AFTER
 
 
 def test_a_method_plans_its_own_merges(nano):
     """Another one, other options, another grid; and a line of its code, which is no other's."""
-    tables = {"metrics", "report"} | TABLES | FIGURES
+    after = AFTER | OF_METHODS
     for said, jobs in (
         ("{tsv: {}}", {"merge": 3, "merged": 3}),
-        ("{ties: {keep: 0.5}}", {"merge": 3, "merged": 3}),
+        ("{ties: {keep: 0.5}}", {"merge": 3, "merged": 3, "number_of_tasks": 3}),
         ("{regmean: {alphas: {start: 1.0, stop: 1.0, step: 1.0}}}", {"merged": 3}),
     ):
         planned = nano.planned("--config", f"merging={{methods: {said}}}")
-        assert planned == {**planned, **jobs} and set(planned) == set(jobs) | tables
+        assert planned == {**planned, **jobs} and set(planned) == set(jobs) | after
     with changed(code(nano, "merging/ties"), "LOW_BITS = 16", "LOW_BITS = 8"):
         planned = nano.planned()
-    assert (
-        planned == {**planned, "merge": 3} and set(planned) == MERGES - {"merge_on_data"} | tables
-    )
+    assert planned == {**planned, "merge": 3, "number_of_tasks": 3}
+    assert set(planned) == MERGES - {"merge_on_data"} | {"number_of_tasks"} | after
 
 
 def test_another_grid_of_alphas_plans_no_training(nano):
     planned = nano.planned("--config", "alphas={step: 0.5}")
-    assert set(planned) == {"addition", "posthoc", "negation"} | AFTER
+    own = {"addition", "posthoc", "negation", "number_of_tasks"} | AT_ALPHA
+    assert set(planned) == own | AFTER
 
 
 @pytest.fixture
@@ -135,7 +141,7 @@ def other_version(tmp_path):
 
 
 def test_another_version_of_a_package_plans_what_depends_on_it(nano, other_version):
-    assert set(nano.planned(env=other_version("pandas"))) == TABLES | FIGURES | {"report"}
+    assert set(nano.planned(env=other_version("pandas"))) == AFTER - {"metrics"}
 
 
 def test_another_version_of_torch_plans_neither_data_nor_cosines_for_themselves(
