@@ -68,6 +68,7 @@ def test_the_data_of_a_figure_are_the_rows_that_it_shows(name, metrics, encoders
     assert {*shown["metric"]} == metrics and {*shown["encoder"]} == encoders
     where = every["metric"].isin(metrics) & every["encoder"].isin(encoders)
     where &= every["mode"].isin([*settings["modes"], *["posthoc"] * (name == "fig9")])
+    where &= (every["method"] == "") & (every["layer"] == "")
     if name == "fig5":
         where &= every["split"] == "test"
     pd.testing.assert_frame_equal(shown, every[where].reset_index(drop=True))
