@@ -274,7 +274,8 @@ def heatmap_ratio(name: str, batch: int, points: int, repeats: int, device) -> d
     theta0, geometry, pixels = given.encoder.theta0, given.geometry, given.inputs
     taus = [given.tau, -0.5 * given.tau]
     alphas = np.linspace(-2, 2, points).tolist()
-    samples = [Sample(given.images, np.full(batch, 1 / batch), given.head)]
+    labels = np.zeros(batch, np.int64)
+    samples = [Sample(given.images, np.full(batch, 1 / batch), labels, given.head)]
 
     def heatmap(linearized):
         return lambda: disentanglement_errors(given.encoder, taus, samples, alphas, linearized)

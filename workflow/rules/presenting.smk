@@ -197,7 +197,9 @@ for figure in FIGURES:
 # The report: one HTML page of tables, figures, configuration and timings.
 VIEWS = [
     expand("results/{run}/tables/{name}.csv", name=TABLES, allow_missing=True),
-    expand("results/{run}/figures/{name}.svg", name=FIGURES, allow_missing=True),
+    expand(
+        "results/{run}/figures/{name}.{kind}", name=FIGURES, kind=["svg", "png"], allow_missing=True
+    ),
 ]
 
 
