@@ -42,7 +42,8 @@ def command_of(nano, stage, folder) -> list[str]:
         if record["stage"] == stage:
             break
     words = shlex.split(record["attempts"][-1]["command"])[1:]
-    for option in ("--output", "--log", "--output-dir", "--job"):
+    written = [f"--{name.replace('_', '-')}" for name in STAGES[stage].of_kind(Output)]
+    for option in (*written, "--job"):
         if option in words:
             at = words.index(option) + 1
             words[at] = str(folder / "out" / words[at])

@@ -127,7 +127,7 @@ def test_a_run_with_a_cancelled_job_one_out_of_memory_and_one_out_of_time_equals
         for before, after in pairwise(rows.itertuples()):
             assert before.at + before.seconds <= after.at, f"two jobs at once on {place}"
     local = set(trace[trace.slurm_job.isna()].stage)
-    assert local == {"metrics", "tables", "figures"}
+    assert local == {"metrics", "intervals", "tables", "figures"}
 
 
 def test_a_controller_that_is_killed_and_started_again_trains_nothing_twice(nano, run, tmp_path):
