@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from task_arithmetic.cli import STAGES, main
+from task_arithmetic.stages.declaration import Output
 
 pytestmark = pytest.mark.slow
 SIZE = 64 * 2**20  # bytes of the file system
