@@ -334,15 +334,9 @@ def _merging(part: Part, merging: Merging | None, mergers: tuple[Merger, ...]) -
 
 def _analysing(part: Part, configuration: Configuration) -> Part:
     """The part with those of the analyses that it can have."""
-    lacks = {
-        "loss_plane": not part.pairs,
-        "retention": not part.control,
-        "alignment": len(part.tasks) < 2,
-        "layers": len(part.tasks) < 2,
-        "pairs": len(part.tasks) < 2,
-        "interference": len(part.tasks) < 2,
-        "number_of_tasks": len(part.tasks) < 2,
-    }
+    of_several = ("layers", "alignment", "pairs", "interference", "number_of_tasks")
+    lacks = dict.fromkeys(of_several, len(part.tasks) < 2)
+    lacks |= {"loss_plane": not part.pairs, "retention": not part.control}
     analyses, of_images = configuration.analyses, part.modality == "vision"
     asked = [name for name, of in analyses or () if of is not None and not lacks.get(name)]
     made = tuple(name for name in asked if of_images or name in OF_TEXTS)
