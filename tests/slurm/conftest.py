@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items):
 def slurm():
     """The environment of a cluster: two nodes, n1 and n2, of two GPUs and four cores each."""
     if missing := cluster.missing():
-        pytest.skip(f"SLURM is not installed: no {', '.join(missing)} (docs/cluster.md)")
+        pytest.skip(f"SLURM is not installed: no {', '.join(missing)} (docs/guides/cluster.md)")
     env = cluster.start()
     # Each job starts Python three times: without its bytecode that takes twice as long.
     env.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -1,6 +1,6 @@
-"""A contact sheet of the embedded tasks and of the corpus (docs/embedded.png).
+"""A contact sheet of the embedded tasks and of the corpus (docs/images/embedded.png).
 
-python tools/embedded/sheet.py --output docs/embedded.png
+python tools/embedded/sheet.py --output docs/images/embedded.png
 """
 
 import argparse
