@@ -39,9 +39,9 @@ mini: setup
 	@echo; cat results/mini/tables/table3.md
 	@echo; echo 'Report: $(CURDIR)/results/mini/report.html'
 
-# Two groups side by side (tests/conftest.py): SLURM's tests and those of kills wait most of the time.
+# Two files of tests side by side, slow ones first (tests/conftest.py).
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """What several test modules share: the repository, and running its Snakefile elsewhere."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -13,10 +14,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items):
-    """Two groups, which `make test` runs side by side: what mostly waits, and the rest."""
-    for item in items:
-        waits = item.path.parent.name == "slurm" or item.path.stem == "test_killed"
-        item.add_marker(pytest.mark.xdist_group("waits" if waits else "computes"))
+    """Files with slow tests first: `make test` gives each process a file at a time, so that what a
+    file prepares is prepared once, and no long file is left for one process at the end."""
+    slow = {item.path for item in items if {"slow", "slurm"} & {m.name for m in item.iter_markers()}}
+    items.sort(key=lambda item: (item.path not in slow, "slurm" not in item.keywords))
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +51,17 @@ def project(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def nano(tmp_path_factory) -> Nano:
-    """A finished run of config/nano.yaml, for all tests; who changes it puts it back."""
-    nano = Nano(copy_project(tmp_path_factory.mktemp("nano") / "project"))
-    done = nano.run()
-    assert done.returncode == 0, done.stdout[-6000:]
-    return nano
+def nano(tmp_path_factory, worker_id) -> Nano:
+    """A finished run of config/nano.yaml, for all tests; who changes it puts it back. The first
+    process that asks makes it, those beside it take copies."""
+    base = tmp_path_factory.getbasetemp()
+    made = Nano((base if worker_id == "master" else base.parent) / "made")
+    with open(made.folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.folder.exists():
+            done = Nano(copy_project(made.folder)).run()
+            assert done.returncode == 0, done.stdout[-6000:]
+        assert (made.results / "report.html").exists(), "it failed in another process"
+    folder = tmp_path_factory.mktemp("nano") / "project"
+    subprocess.run(["cp", "-a", made.folder, folder], check=True)
+    return Nano(folder)

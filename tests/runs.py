@@ -60,12 +60,18 @@ class Nano:
         return {rule: count for rule, count in counts.items() if rule != "all"}
 
 
-def same_files(one, other):
-    """Names of the result files that differ: weights, vectors, metrics, tables, figures."""
-    differing = []
-    folders = ("finetuned", "vectors", "statistics", "merged", "metrics", "tables", "figures")
+# Of nano what is not the paper's, which runs that are disturbed on purpose do without.
+WITHOUT_ADDITIONS = ["--config", "analyses=null", "merging=null"]
+
+
+def same_files(one, other, additions=True):
+    """Names of the result files that differ: weights, vectors, metrics, tables, figures. Without
+    additions the other is a run WITHOUT_ADDITIONS: then what it has is compared that is of a stage."""
+    differing, roots = [], (one, other) if additions else (other,)
+    folders = ["finetuned", "vectors", "metrics"]
+    folders += ["statistics", "merged", "tables", "figures"] if additions else []
     for folder in folders:
-        names = {p.relative_to(root) for root in (one, other) for p in (root / folder).rglob("*.*")}
+        names = {p.relative_to(root) for root in roots for p in (root / folder).rglob("*.*")}
         for name in sorted(names):
             measured = "efficiency" in name.parts or name.stem in ("table4", "merging", "timeline")
             measured = measured and (name.stem, name.parts[0]) != ("merging", "figures")
@@ -76,5 +82,8 @@ def same_files(one, other):
                 differing.append(str(name))
     metrics = [pd.read_csv(root / "metrics.csv") for root in (one, other)]
     metrics = [rows[~rows.metric.isin(MEASURED)].reset_index(drop=True) for rows in metrics]
+    if not additions:
+        assert len(metrics[1]) and len(metrics[0].merge(metrics[1])) == len(metrics[1])
+        return differing
     pd.testing.assert_frame_equal(*metrics)
     return differing

@@ -8,7 +8,7 @@ import time
 
 import pandas as pd
 import pytest
-from runs import Nano, copy_project, same_files
+from runs import WITHOUT_ADDITIONS, Nano, copy_project, same_files
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def test_thirty_kills_of_the_whole_tree_change_no_result(nano, tmp_path):
     generator, moments = random.Random(0), []
     for _ in range(KILLS):
         process = subprocess.Popen(
-            killed.command(),
+            killed.command(*WITHOUT_ADDITIONS),
             cwd=killed.folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
@@ -57,10 +57,10 @@ def test_thirty_kills_of_the_whole_tree_change_no_result(nano, tmp_path):
         time.sleep(moments[-1])
         assert process.poll() in (None, 0), "the run failed by itself"
         kill(process, killed.folder)
-    done = killed.run()
+    done = killed.run(*WITHOUT_ADDITIONS)
     assert done.returncode == 0, done.stdout[-6000:]
-    assert same_files(nano.results, killed.results) == []
-    assert killed.planned() == {}
+    assert same_files(nano.results, killed.results, additions=False) == []
+    assert killed.planned(*WITHOUT_ADDITIONS) == {}
     left = [p for p in killed.results.rglob(".*") if p.suffix in (".partial", ".state")]
     assert left == [], moments
     # Each kill costs a training at most one checkpoint interval (2 steps) and the step at hand.

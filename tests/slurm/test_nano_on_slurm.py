@@ -8,7 +8,7 @@ from itertools import pairwise
 import cluster
 import pandas as pd
 import pytest
-from runs import Nano, copy_project, same_files
+from runs import WITHOUT_ADDITIONS, Nano, copy_project, same_files
 
 MODEL = "embedded-small"
 # Put first in the path of every process: slows single trainings down, or lets them grow.
@@ -108,12 +108,13 @@ def test_a_run_with_a_cancelled_job_one_out_of_memory_and_one_out_of_time_equals
     slow, cancelled, large = "ntk/textures", "attention/textures", "nonlinear/textures"
     faults = {slow: {"seconds": 25}, cancelled: {"seconds": 5}, large: {"bytes": 2_300_000_000}}
     memory = "finetune:mem_mb=attempt*2500"
-    process = run(ours, faults, "--set-resources", "finetune:runtime=attempt", memory)
+    requests = ["--set-resources", "finetune:runtime=attempt", memory]
+    process = run(ours, faults, *requests, *WITHOUT_ADDITIONS)
     job = until_step(ours, cancelled, 1, process)["slurm_job"]
     cluster.ask(slurm, "scancel", job)
     done(process)
-    assert same_files(nano.results, ours.results) == []
-    assert ours.planned() == {}
+    assert same_files(nano.results, ours.results, additions=False) == []
+    assert ours.planned(*WITHOUT_ADDITIONS) == {}
     ends = {name: [a["exit"] for a in attempts(ours, name)] for name in faults}
     assert ends[slow][:1] == [143] and ends[slow][-1] == 0, "stopped at its limit, then finished"
     assert ends[cancelled] == [143, 0]
