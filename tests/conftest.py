@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def pytest_collection_modifyitems(items):
     """Files with slow tests first: `make test` gives each process a file at a time, so that what a
     file prepares is prepared once, and no long file is left for one process at the end."""
-    slow = {item.path for item in items if {"slow", "slurm"} & {m.name for m in item.iter_markers()}}
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in slow, "slurm" not in item.keywords))
 
 

@@ -65,8 +65,8 @@ WITHOUT_ADDITIONS = ["--config", "analyses=null", "merging=null"]
 
 
 def same_files(one, other, additions=True):
-    """Names of the result files that differ: weights, vectors, metrics, tables, figures. Without
-    additions the other is a run WITHOUT_ADDITIONS: then what it has is compared that is of a stage."""
+    """Names of the result files that differ: weights, vectors, metrics, tables, figures. If the
+    other is a run WITHOUT_ADDITIONS, those of the stages that it has."""
     differing, roots = [], (one, other) if additions else (other,)
     folders = ["finetuned", "vectors", "metrics"]
     folders += ["statistics", "merged", "tables", "figures"] if additions else []
