@@ -50,24 +50,24 @@ TEXTS = NO_TEXTS | {
 
 
 METHODS = {  # label → what the view says of it; whether it is better than the sum
-    "mean": ("Weight averaging", "vectors", None),
-    "ties": ("TIES", "vectors", 1.6),
-    "dare": ("DARE", "vectors", 1.0),
-    "consensus": ("Consensus task arithmetic", "vectors", 1.0),
-    "tsv": ("TSV-M", "vectors", 3.0),
-    "iso_c": ("Iso-C", "vectors", 3.0),
-    "iso_cts": ("Iso-CTS", "vectors", 3.0),
-    "wudi": ("WUDI", "vectors", 1.5),
-    "regmean": ("RegMean", "unlabelled", 2.0),
-    "per_task": ("Task arithmetic", "labelled", 1.0),  # with the title of the sum
-    "adamerging": ("AdaMerging", "unlabelled", None),
-    "adamerging_test": ("AdaMerging on test", "transductive", None),
+    "mean": ("Weight averaging", "vectors", (1.0, 1.0)),
+    "ties": ("TIES", "vectors", (0.1, 1.6)),
+    "dare": ("DARE", "vectors", (0.1, 1.0)),
+    "consensus": ("Consensus task arithmetic", "vectors", (0.1, 1.0)),
+    "tsv": ("TSV-M", "vectors", (0.1, 3.0)),
+    "iso_c": ("Iso-C", "vectors", (0.1, 3.0)),
+    "iso_cts": ("Iso-CTS", "vectors", (0.1, 3.0)),
+    "wudi": ("WUDI", "vectors", (0.1, 1.5)),
+    "regmean": ("RegMean", "unlabelled", (0.1, 2.0)),
+    "per_task": ("Task arithmetic", "labelled", (0.1, 1.0)),  # with the title of the sum
+    "adamerging": ("AdaMerging", "unlabelled", (1.0, 1.0)),
+    "adamerging_test": ("AdaMerging on test", "transductive", (1.0, 1.0)),
 }
 
 
 def make_merging(*labels, encoders=("small",)) -> dict:
     """The settings of merging, with these of METHODS."""
-    keys = ("title", "needs", "last_alpha")
+    keys = ("title", "needs", "grid")
     methods = {label: dict(zip(keys, METHODS[label], strict=True)) for label in labels}
     return {"encoders": list(encoders), "methods": methods}
 
@@ -246,8 +246,7 @@ def _merged(add, part, seeds, rows):
     of_sum = [r for r in of_sum if r["metric"] in ("unified_accuracy", "normalized_accuracy")]
     merged = product(part["merging"]["encoders"], part["modes"], part["merging"]["methods"].items())
     for encoder, mode, (method, about) in merged:
-        last = about["last_alpha"]
-        grid = np.linspace(0.1, last, 5).round(4) if last else [1.0]
+        grid = np.unique(np.linspace(*about["grid"], 5).round(4))
         for row in of_sum:
             if (row["encoder"], row["mode"]) != (encoder, mode):
                 continue

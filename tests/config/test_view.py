@@ -39,8 +39,8 @@ def test_methods_are_in_their_own_order_and_encoders_in_that_of_rows():
     said = views.make_merging("tsv", "mean", encoders=["base", "small"])
     view = view_of(views.make_settings(merging=said, language=views.TEXTS))
     assert list(view.methods) == ["tsv", "mean"] and view.merged_encoders == ("small", "base")
-    assert view.methods["tsv"] == ("TSV-M", "vectors", 3.0)
-    assert view.methods["mean"].last_alpha is None
+    assert view.methods["tsv"] == ("TSV-M", "vectors", (0.1, 3.0))
+    assert view.methods["mean"].grid == (1.0, 1.0)
     assert list(view.compared_methods) == ["sum", "tsv", "mean"]
     assert view.method_title("sum") == "Task arithmetic" and view.method_title("tsv") == "TSV-M"
     assert view.language.methods == {} and view.language.merged_encoders == ()  # not of images

@@ -148,19 +148,24 @@ def test_the_encoder_says_how_deep_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stop", "chosen", "warned"), [(0.2, 2, True), (0.2, 1, False), (0.0, 0, False)]
-)
-def test_the_last_alpha_of_a_grid_is_warned_of(tmp_path, capsys, monkeypatch, stop, chosen, warned):
+    ("start", "stop", "chosen", "end"),
+    [(0.0, 0.2, 2, "largest"), (0.0, 0.2, 1, ""), (0.0, 0.2, 0, ""), (0.1, 0.3, 0, "smallest"),
+     (0.1, 0.3, 2, "largest"), (0.1, 0.1, 0, "")],
+)  # fmt: skip
+def test_an_end_of_a_grid_is_warned_of(tmp_path, capsys, monkeypatch, start, stop, chosen, end):
     monkeypatch.setattr("task_arithmetic.stages.addition.choose_alpha", lambda *_: chosen)
     arguments = tiny.common(mode="attention")
     own = tiny.each(single_task, arguments, tmp_path / "own.csv", settings={"linearized": False})
     path = merged(tmp_path / "m.safetensors", "ties")
-    settings = {"alphas": {"start": 0.0, "stop": stop, "step": 0.1}}
+    settings = {"alphas": {"start": start, "stop": stop, "step": 0.1}}
     addition(**{**arguments, "vectors": [path]}, settings=settings, single_task=own,
              output=tmp_path / "a.csv", method="ties")  # fmt: skip
-    assert ("0.2 is the largest of the grid" in capsys.readouterr().err) == warned
+    alpha, said = round(start + 0.1 * chosen, 10), capsys.readouterr().err
+    assert ("of the grid" in said) == bool(end) and (
+        f"α = {alpha:g} is the {end}" in said or not end
+    )
     frame = tiny.frame_of(tmp_path / "a.csv")
-    assert set(frame[frame["split"] == "test"]["alpha"]) == {round(0.1 * chosen, 10)}
+    assert set(frame[frame["split"] == "test"]["alpha"]) == {alpha}
 
 
 def test_a_method_that_learns_is_what_learning_in_memory_gives(tmp_path):

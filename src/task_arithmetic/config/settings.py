@@ -296,7 +296,7 @@ def _shown(experiment: Experiment, part: Part) -> dict[str, Any]:
                 each.label: {
                     "title": each.title,
                     "needs": each.needs,
-                    "last_alpha": each.grid[-1] if len(each.grid) > 1 else None,
+                    "grid": [each.grid[0], each.grid[-1]],
                 }
                 for each in part.mergers
             },

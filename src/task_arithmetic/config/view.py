@@ -35,12 +35,12 @@ class MethodShown(NamedTuple):
 
     Attributes:
         title: for people. needs: which data it sees besides the task vectors.
-        last_alpha: the largest α of its grid; None: the grid has one value.
+        grid: the smallest and the largest α of its grid.
     """
 
     title: str
     needs: Needs
-    last_alpha: float | None
+    grid: tuple[float, float]
 
 
 class SubsetsShown(NamedTuple):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..core.addition import end_of_grid
 from ..core.alpha import alpha_grid, alpha_values
 from ..core.vectors import check_alike
 from ..errors import UserError
@@ -79,9 +80,9 @@ def grid_of(alphas: Sequence[float] | str | None) -> list[float]:
 
 
 def warn_at_the_end(alpha: float, grid: list[float]) -> None:
-    if len(grid) > 1 and alpha == max(grid):
+    if end := end_of_grid(alpha, grid):
         warnings.warn(
-            f"α = {alpha:g} is the largest of the grid: a larger one may be better; give "
-            "`alphas` that go on.",
+            f"α = {alpha:g} is the {end} of the grid: one beyond may be better; give `alphas` "
+            "that go on.",
             stacklevel=3,
         )

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..config.view import SUM, Needs, Part
+from ..core.addition import end_of_grid
 from .cells import Measured, percent
 
 COLUMNS = "encoder mode method absolute normalized alpha delta data seconds peak_memory_mb"
@@ -136,22 +137,24 @@ def _ahead(cells: list[Cell], kind: str, mode: str) -> tuple[int, int]:
 
 
 def sentence_on_grids(run: Measured) -> list[str]:
-    """Where the chosen α is the last of its method's grid; nothing if no method has a grid."""
+    """Where the chosen α is an end of its method's grid; nothing if no method has a grid."""
     part, at_end = run.part, []
-    every = {label: method.last_alpha for label, method in part.methods.items()}
-    last = {label: alpha for label, alpha in every.items() if alpha is not None}
-    if not last:
+    grids = {label: method.grid for label, method in part.methods.items()}
+    grids = {label: grid for label, grid in grids.items() if grid[0] < grid[1]}
+    if not grids:
         return []
-    for encoder, method in product(part.merged_encoders, last):
+    for encoder, method in product(part.merged_encoders, grids):
         modes = []
         for mode in part.modes:
-            chosen = np.isclose(run.chosen_alpha(encoder, mode, method), last[method])
-            seeds = f" in {chosen.sum()} of {len(chosen)} seeds" * (len(chosen) > 1)
-            modes += [part.label(mode) + seeds] * bool(chosen.any())
+            chosen = run.chosen_alpha(encoder, mode, method)
+            ends = [end_of_grid(alpha, grids[method]) for alpha in chosen]
+            for end in ("smallest", "largest"):
+                seeds = f" in {ends.count(end)} of {len(ends)} seeds" * (len(ends) > 1)
+                modes += [f"{part.label(mode)}: the {end}{seeds}"] * (end in ends)
         if modes:
             at_end.append(f"{encoder}, {part.method_title(method)} ({', '.join(modes)})")
     what = f"chosen for the merging methods on {'texts' if part.of_texts else 'images'}"
     if not at_end:
-        return [f"No α {what} is the last of its grid."]
+        return [f"No α {what} is an end of its grid."]
     where = "; ".join(at_end)
-    return [f"The α {what} is the last of its grid, which may be too short, for {where}."]
+    return [f"The α {what} is an end of its grid, beyond which a better one may lie, for {where}."]

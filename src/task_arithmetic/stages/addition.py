@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..core.addition import choose_alpha, normalized
+from ..core.addition import choose_alpha, end_of_grid, normalized
 from ..core.alpha import alpha_values
 from ..core.encoder import CPU, Encoder
 from ..core.vectors import TaskVector
@@ -77,20 +77,20 @@ def addition(
         offset, tau = None, total(vector_of(path, model) for path in vectors)
     answers = Answers(dict(zip(tasks, data_dirs, strict=True)), how.limit)
     added = add(model, tau, offset, splits, own, how, answers)
-    if added.at_end:
+    if added.end:
         print(
-            f"α = {added.alpha:g} is the largest of the grid: a larger one may be better; let "
-            "`alphas` go on.",
+            f"α = {added.alpha:g} is the {added.end} of the grid: one beyond may be better; give "
+            "`alphas` that go on.",
             file=sys.stderr,
         )
     answers.write(output, outcomes, encoder=encoder, mode=mode, seed=seed, method=method)
 
 
 class Added(NamedTuple):
-    """The chosen α of task addition, and whether it is the last of its grid."""
+    """The chosen α of task addition, and which end of its grid it is, as end_of_grid says."""
 
     alpha: float
-    at_end: bool
+    end: str
 
 
 def add(
@@ -126,7 +126,7 @@ def add(
         on_test = accuracies(model, tau, alphas, splits["test"], how, offset)
         chosen = choose_alpha(alphas, np.stack([on_test[task] for task in tasks], axis=1))
     record("test", [alphas[chosen]])
-    return Added(alphas[chosen], 0 < chosen == len(alphas) - 1)
+    return Added(alphas[chosen], end_of_grid(alphas[chosen], alphas))
 
 
 def own_accuracy(

@@ -83,7 +83,7 @@ def number_of_tasks(
         part = {split: {task: each[task] for task in subset} for split, each in splits.items()}
         answers = Answers(folders, how.limit)
         added = add(model, tau, offset if offset.tensors else None, part, own, how, answers)
-        at_end += added.at_end
+        at_end += bool(added.end)
         for metric, of_tasks in METRICS.items():
             test = (row for row in answers.rows if row["split"] == "test")
             found = [row["value"] for row in test if row["metric"] == of_tasks]
@@ -92,8 +92,8 @@ def number_of_tasks(
         progress.at(number + 1, len(subsets), "subset")
     if at_end:
         print(
-            f"α is the largest of the grid for {at_end} of {len(subsets)} subsets: a larger one "
-            "may be better; let `alphas` go on.",
+            f"α is an end of its grid for {at_end} of {len(subsets)} subsets: one beyond may be "
+            "better; give `alphas` that go on.",
             file=sys.stderr,
         )
     write_rows(output, rows, encoder=encoder, mode=mode, seed=seed, method=method)
