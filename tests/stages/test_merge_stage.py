@@ -161,9 +161,8 @@ def test_an_end_of_a_grid_is_warned_of(tmp_path, capsys, monkeypatch, start, sto
     addition(**{**arguments, "vectors": [path]}, settings=settings, single_task=own,
              output=tmp_path / "a.csv", method="ties")  # fmt: skip
     alpha, said = round(start + 0.1 * chosen, 10), capsys.readouterr().err
-    assert ("of the grid" in said) == bool(end) and (
-        f"α = {alpha:g} is the {end}" in said or not end
-    )
+    assert (f"α = {alpha:g} is the {end} of the grid" if end else "") in said
+    assert end or "of the grid" not in said
     frame = tiny.frame_of(tmp_path / "a.csv")
     assert set(frame[frame["split"] == "test"]["alpha"]) == {alpha}
 
