@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 # uv, as pip, trusts the system's certificates: a company may have an authority of its own.
 export UV_SYSTEM_CERTS ?= 1
 
-.PHONY: help setup mini test lint bench pins clean
+.PHONY: help setup mini test lint bench docs docs-serve pins clean
 
 help:
 	@echo 'make setup  install the pinned environment into .venv (about a minute, once)'
@@ -19,7 +19,9 @@ help:
 	@echo 'make test   all tests'
 	@echo 'make lint   ruff, mypy, snakefmt, snakemake --lint'
 	@echo 'make bench  time the hot paths (benchmarks/run.py) and print a table'
-	@echo 'make pins   resolve envs/requirements.txt and envs/torch.yaml again from pyproject.toml'
+	@echo 'make docs   build the documentation site into build/site'
+	@echo 'make docs-serve  show it at http://127.0.0.1:8000, built again when a page changes'
+	@echo 'make pins   resolve envs/requirements.txt, envs/torch.yaml and envs/docs.txt again'
 	@echo 'make clean  remove what mini and the tests made; never the results of another run'
 
 setup: .venv/installed
@@ -33,6 +35,11 @@ setup: .venv/installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
+# What the site is built with lies in the same .venv.
+.venv/docs-installed: .venv/installed envs/docs.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r envs/docs.txt
+	@touch $@
+
 mini: setup
 	$(BIN)/snakemake --cores all --configfile config/mini.yaml
 	@echo; cat results/mini/tables/table2.md
@@ -40,10 +47,10 @@ mini: setup
 	@echo; echo 'Report: $(CURDIR)/results/mini/report.html'
 
 # Two files of tests side by side, slow ones first (tests/conftest.py).
-test: setup
+test: setup .venv/docs-installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: setup
+lint: setup .venv/docs-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -53,6 +60,19 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/run.py
 
+# PYTHONPATH: for tools/docs/equations.py, which mkdocs.yml names as a Markdown extension.
+docs docs-serve: export PYTHONPATH := tools/docs
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+
+docs: setup .venv/docs-installed
+	$(BIN)/python tools/docs/pages.py
+	$(BIN)/mkdocs --quiet build --strict --clean
+	@echo 'Site: $(CURDIR)/build/site; `make docs-serve` shows it'
+
+docs-serve: setup .venv/docs-installed
+	$(BIN)/python tools/docs/pages.py
+	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000 --watch src --watch tools/docs
+
 # Both files hold the same pins: conda gets them one by one, because Snakemake copies the
 # environment's file elsewhere before it reads it.
 pins: setup
@@ -60,10 +80,13 @@ pins: setup
 	  --python-platform x86_64-unknown-linux-gnu --extra dev pyproject.toml -o envs/requirements.txt
 	{ sed -n '1,/- pip:/p' envs/torch.yaml; sed 's/^/      - /' envs/requirements.txt; } > envs/torch.yaml.new
 	mv envs/torch.yaml.new envs/torch.yaml
+	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --python-version 3.11 \
+	  --python-platform x86_64-unknown-linux-gnu -c envs/requirements.txt envs/docs.in -o envs/docs.txt
 
 clean:
 	for task in $$(grep -l '^embedded:' config/tasks/*.yaml); do \
 	  rm -rf results/shared/*/"$$(basename "$$task" .yaml)"; done
 	rm -rf results/mini results/nano results/nano-language results/shared/embedded results/shared/encoders/embedded-*
 	rm -rf results/shared/store  # of every run: only what changes replaced is in no other place
+	rm -rf build/site
 	rm -rf .pytest_cache .ruff_cache .mypy_cache

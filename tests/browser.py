@@ -13,9 +13,13 @@ OPTIONS += " --no-first-run --disable-extensions --disable-background-networking
 
 
 class Browser:
-    """One page of a browser; `events` are what it has told since it was opened."""
+    """One page of a browser; `events` are what it has told since it was opened.
 
-    def __init__(self, profile: Path):
+    Args:
+        network: whether names of other machines than this one are found.
+    """
+
+    def __init__(self, profile: Path, network: bool = True):
         self.events, self._count, self._session = [], 0, None
         read, self._write = os.pipe()
         self._read, write = os.pipe()
@@ -26,6 +30,7 @@ class Browser:
             os.dup2(second, 4)
 
         command = [PATH, *OPTIONS.split(), "--remote-debugging-pipe", f"--user-data-dir={profile}"]
+        command += [] if network else ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(
             command, preexec_fn=as_three_and_four, close_fds=False, **quiet
@@ -60,16 +65,21 @@ class Browser:
         message, self._rest = self._rest.split(b"\0", 1)
         return json.loads(message)
 
-    def open(self, path: Path, width: int, scheme: str):
-        """Open a file in a window of so many pixels, for someone who prefers this scheme."""
+    def open(self, page: Path | str, width: int, scheme: str):
+        """Open a file, or an address, as `look` says, until it is loaded."""
         self.events.clear()
+        self.look(width, scheme)
+        is_address = isinstance(page, str) and page.startswith("http")
+        self.call("Page.navigate", url=page if is_address else Path(page).resolve().as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._next())
+
+    def look(self, width: int, scheme: str):
+        """Show the page in a window of so many pixels, to someone who prefers this scheme."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         prefers = {"name": "prefers-color-scheme", "value": scheme}
         self.call("Emulation.setEmulatedMedia", features=[prefers])
-        self.call("Page.navigate", url=Path(path).resolve().as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._next())
 
     def evaluate(self, expression: str):
         """The value of a JavaScript expression, or of its promise."""
