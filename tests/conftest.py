@@ -6,10 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import ROOT, Nano, copy_project
+from runs import ROOT, Nano, copy_project, same_code
 
 # Before torch is imported: tests run beside each other and beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser):
+    told = "a finished run of config/nano.yaml in a copy of the repository, made there if need be"
+    parser.addoption("--nano", metavar="FOLDER", type=Path, help=told)
 
 
 def pytest_collection_modifyitems(items):
@@ -50,9 +55,16 @@ def project(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def nano(tmp_path_factory) -> Nano:
-    """A finished run of config/nano.yaml, for all tests; who changes it puts it back."""
-    nano = Nano(copy_project(tmp_path_factory.mktemp("nano") / "project"))
+def nano(tmp_path_factory, request) -> Nano:
+    """A finished run of config/nano.yaml, for all tests; who changes it puts it back. With --nano
+    it is kept for other sessions, which saves a minute and a half each time."""
+    kept = request.config.getoption("nano")
+    if kept and kept.exists():
+        nano = Nano(kept.resolve())
+        differs = not same_code(ROOT / "src", kept / "src")
+        assert not differs, f"{kept} is of other code: remove it, and it is made again"
+        return nano
+    nano = Nano(copy_project((kept or tmp_path_factory.mktemp("nano") / "project").resolve()))
     done = nano.run()
     assert done.returncode == 0, done.stdout[-6000:]
     return nano
