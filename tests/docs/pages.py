@@ -126,9 +126,10 @@ def hold_to_schema(text: str) -> str | None:
 
 
 class Page:
-    """A page whose blocks are run in a folder: a copy of a finished run of config/nano.yaml."""
+    """A page whose blocks are run in a folder: a copy of a finished run of config/nano.yaml. What is
+    prepared once, such as the embedded suite's images, pages share in `cache`."""
 
-    def __init__(self, path: Path, nano: Path, folder: Path):
+    def __init__(self, path: Path, nano: Path, folder: Path, cache: Path):
         self.blocks, self.folder = blocks_of(path), folder / "project"
         self.done: dict[Block, str | Exception] = {}  # what each put out, or what was wrong
         self.broken: Block | None = None
@@ -138,7 +139,7 @@ class Page:
         (folder / "home").mkdir()
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         own = {"PYTHONPATH": str(self.folder / "src"), "PATH": programs, "MPLBACKEND": "Agg"}
-        own |= {"HOME": str(folder / "home"), "TASK_ARITHMETIC_CACHE": str(folder / "cache")}
+        own |= {"HOME": str(folder / "home"), "TASK_ARITHMETIC_CACHE": str(cache)}
         own |= {
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",

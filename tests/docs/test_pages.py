@@ -37,7 +37,8 @@ def pages(nano, tmp_path_factory) -> Iterator:
         if not opened or opened[-1].blocks[0].page != path:
             if opened:
                 opened.pop().close()
-            opened.append(Page(path, nano.folder, tmp_path_factory.mktemp("page") / "page"))
+            folder = tmp_path_factory.mktemp("page") / "page"
+            opened.append(Page(path, nano.folder, folder, nano.folder.parent / "cache"))
         return opened[-1]
 
     yield page
@@ -158,7 +159,7 @@ def test_a_wrong_block_fails_with_its_line_and_the_ones_below_are_not_run(tmp_pa
     blocks = [Block(page, 10 * i, kind, text, None, i == 2) for i, (text, kind) in enumerate(given)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pages.blocks_of", lambda path: blocks)
-        run = Page(page, nano, tmp_path / "page")
+        run = Page(page, nano, tmp_path / "page", tmp_path / "cache")
     for block in blocks[:4]:
         run.run(block)
     with pytest.raises(Wrong, match=r"docs/page.md:40.*(?s:.)*page.md\", line 41"):
