@@ -25,6 +25,14 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
+def same_code(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same Python files."""
+    read = [
+        {p.relative_to(root): p.read_bytes() for p in root.rglob("*.py")} for root in (one, other)
+    ]
+    return read[0] == read[1]
+
+
 class Nano:
     """A folder with a copy of the repository, in which config/nano.yaml is run, or another file."""
 
