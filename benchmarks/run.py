@@ -2,7 +2,8 @@
 
 Prints ratios and writes benchmarks/latest.json. Every ratio compares medians of interleaved
 repetitions, so that a busy machine slows both sides alike. Random weights and images: speed does
-not depend on them. benchmarks/README.md says what each key means and what was found.
+not depend on them. benchmarks/README.md says what each key means, docs/evidence/speed.md what was
+found.
 """
 
 import argparse
