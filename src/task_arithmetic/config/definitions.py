@@ -25,7 +25,7 @@ class Source(Section):
     config: Maybe[str] = key("of the hub's dataset", None)
     revision: Maybe[str] = key("of the hub's dataset", None)
     path: Maybe[a.Text] = key(
-        "a folder or file, see README: class folders, saved by datasets, parquet, CSV, JSON lines",
+        "a folder or file: class folders, saved by datasets, parquet, CSV, JSON lines",
         None,
     )
     embedded: Maybe[str] = key("a task that comes with the code", None)
@@ -115,7 +115,7 @@ class Checkpoint(Section):
 
     hub: Maybe[a.Hub] = key("owner/name", None)
     revision: Maybe[str] = key("of the hub's repository", None)
-    path: Maybe[a.Text] = key("a folder of transformers or open_clip, or a file, see README", None)
+    path: Maybe[a.Text] = key("a folder of transformers or open_clip, or a file", None)
 
     @property
     def source(self) -> str:
