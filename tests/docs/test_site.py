@@ -75,7 +75,9 @@ def test_every_metric_that_a_stage_writes_has_its_meaning():
         name
         for path in stages
         for name in re.findall(r'"([a-z]+_[a-z_]+)"', path.read_text("utf-8"))
-        if re.search(r"_(accuracy|error|norm|similarity|rank|energy|seconds|bytes|alignment)$", name)
+        if re.search(
+            r"_(accuracy|error|norm|similarity|rank|energy|seconds|bytes|alignment)$", name
+        )
         or name.endswith(("_matrices", "_parameters", "_loss"))
     }
     assert len(written) > 15 and written - said == set()
@@ -189,7 +191,9 @@ def test_every_equation_is_mathml(site):
 def test_no_page_names_a_file_of_another_host(site):
     for path in site.rglob("*.html"):
         page = path.read_text("utf-8")
-        loads = re.findall(r'<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)="([^"]+)"', page)
+        loads = re.findall(
+            r'<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)="([^"]+)"', page
+        )
         assert [url for url in loads if re.match(r"(https?:)?//", url)] == [], path
 
 

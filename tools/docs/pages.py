@@ -93,7 +93,9 @@ def _tables(schema: Schema, place: str, defaults: Any, level: str) -> Iterator[s
         properties, within = own.get("properties", {}), []
         if path != place:
             yield from (f"{level or '###'} {path}", "")
-            mark = f'<a id="{path}"></a>' if "." in path or "_" in path else ""  # else the heading's
+            mark = (
+                f'<a id="{path}"></a>' if "." in path or "_" in path else ""
+            )  # else the heading's
             yield from (f"{mark}{_sentence(own['description'])}", "")
         yield from ("| Key | Value | Default | Meaning |", "| :-- | :-- | :-- | :-- |")
         for key, value in properties.items():
@@ -229,9 +231,7 @@ def command_line() -> str:
 def _meanings(stages: argparse.ArgumentParser) -> Iterator[str]:
     """What the stages' options mean: each means the same in all."""
     every = {
-        option.dest: option
-        for stage in _choices(stages).values()
-        for option in _options(stage)
+        option.dest: option for stage in _choices(stages).values() for option in _options(stage)
     }
     yield from ("| Option of a stage | Meaning |", "| :-- | :-- |")
     for _, option in sorted(every.items()):
