@@ -199,7 +199,10 @@ def test_no_page_names_a_file_of_another_host(site):
 
 CHECKS = """
 (async () => {
-  const wrong = [], root = document.documentElement;
+  const wrong = [], root = document.documentElement, still = document.createElement("style");
+  still.textContent = "* { transition: none !important; animation: none !important; }";
+  document.head.append(still);
+  for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
   if (root.scrollWidth > root.clientWidth) {
     const wide = [...document.querySelectorAll("article *")]
       .filter(each => each.getBoundingClientRect().right > root.clientWidth + 1)

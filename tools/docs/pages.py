@@ -37,14 +37,15 @@ OF = {
 START = """\
 # Configuration
 
-A configuration is `config.yaml` with overlays over it, each a YAML file of single keys. An unknown key is an
-error; `task-arithmetic check --config FILE` reads a configuration without running it. Tasks, encoders and
-modes are files of their own. This page is made from the JSON schemas in `config/schemas`, with which editors complete and
-check these files; `task-arithmetic schema` prints them.
+A configuration is `config.yaml` with overlays over it, each a YAML file of single keys. An
+unknown key is an error; `task-arithmetic check --config FILE` reads a configuration without
+running it. Tasks, encoders and modes are files of their own. This page is made from the JSON
+schemas in `config/schemas`, with which editors complete and check these files; `task-arithmetic
+schema` prints them.
 
 Each key has an anchor: its path, such as [`finetune.steps`](#finetune.steps) or
-[`tasks.templates`](#tasks.templates). The default is what `config.yaml` says, and else what is assumed without the key;
-– means that there is none.
+[`tasks.templates`](#tasks.templates). The default is what `config.yaml` says, and else what is
+assumed without the key; – means that there is none.
 
 ## The configuration
 
@@ -93,7 +94,9 @@ def _tables(schema: Schema, place: str, defaults: Any, level: str) -> Iterator[s
         properties, within = own.get("properties", {}), []
         if path != place:
             yield from (f"{level or '###'} {path}", "")
-            mark = f'<a id="{path}"></a>' if "." in path or "_" in path else ""  # else the heading's
+            mark = (
+                f'<a id="{path}"></a>' if "." in path or "_" in path else ""
+            )  # else the heading's
             yield from (f"{mark}{_sentence(own['description'])}", "")
         yield from ("| Key | Value | Default | Meaning |", "| :-- | :-- | :-- | :-- |")
         for key, value in properties.items():
@@ -183,18 +186,20 @@ def _cell(text: str) -> str:
 COMMANDS = """\
 # Command line
 
-`task-arithmetic COMMAND` does what a command says. A mistake is one sentence on stderr and exit status 1; a mistyped
-option has exit status 2. Commands with `--json` print the same as JSON, for machines. `task-arithmetic COMMAND --help`
-prints what stands here, and `task-arithmetic --version` the version. `source <(task-arithmetic completion bash)` lets a shell
-complete all of it.
+`task-arithmetic COMMAND` does what a command says. A mistake is one sentence on stderr and exit
+status 1; a mistyped option has exit status 2. Commands with `--json` print the same as JSON, for
+machines. `task-arithmetic COMMAND --help` prints what stands here, and `task-arithmetic
+--version` the version. `source <(task-arithmetic completion bash)` lets a shell complete all of
+it.
 """
 STAGES = """\
 ## stage
 
-`task-arithmetic stage NAME` runs one stage, as the workflow does in each of its jobs; a job's log begins with its command. All
-files that a stage reads and writes are options, and `--settings` is its slice of the configuration as JSON, so that a job can
-be repeated by hand. Every stage also takes `--job LOG`, the job's log beside which its record goes, and `--code`, the label
-of the code that the run was planned with. Options in brackets may be left out.
+`task-arithmetic stage NAME` runs one stage, as the workflow does in each of its jobs; a job's log
+begins with its command. All files that a stage reads and writes are options, and `--settings` is
+its slice of the configuration as JSON, so that a job can be repeated by hand. Every stage also
+takes `--job LOG`, the job's log beside which its record goes, and `--code`, the label of the code
+that the run was planned with. Options in brackets may be left out.
 """
 
 
@@ -229,9 +234,7 @@ def command_line() -> str:
 def _meanings(stages: argparse.ArgumentParser) -> Iterator[str]:
     """What the stages' options mean: each means the same in all."""
     every = {
-        option.dest: option
-        for stage in _choices(stages).values()
-        for option in _options(stage)
+        option.dest: option for stage in _choices(stages).values() for option in _options(stage)
     }
     yield from ("| Option of a stage | Meaning |", "| :-- | :-- |")
     for _, option in sorted(every.items()):
