@@ -88,10 +88,9 @@ def same_files(one, other, additions=True):
                 assert (one / name).exists() == (other / name).exists(), name
             elif (one / name).read_bytes() != (other / name).read_bytes():
                 differing.append(str(name))
-    metrics = [pd.read_csv(root / "metrics.csv") for root in (one, other)]
+    metrics = [pd.read_csv(root / "metrics.csv", dtype=str) for root in (one, other)]
     metrics = [rows[~rows.metric.isin(MEASURED)].reset_index(drop=True) for rows in metrics]
-    if not additions:
-        assert len(metrics[1]) and len(metrics[0].merge(metrics[1])) == len(metrics[1])
-        return differing
+    if not additions:  # the rows that both have are all of the other's
+        metrics = [metrics[0].merge(metrics[1]), metrics[1]]
     pd.testing.assert_frame_equal(*metrics)
     return differing

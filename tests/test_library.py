@@ -1,6 +1,5 @@
 """What a notebook uses gives the numbers of the pipeline, and refuses what does not fit."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -411,6 +410,19 @@ def test_texts_are_merged_as_images_are(tmp_path, monkeypatch):
     assert set(found) == {"sentiment", "paraphrase"} and all(0 <= v <= 1 for v in found.values())
     with pytest.raises(ta.UserError, match="encoder of images"):
         ta.disentanglement(t5, taus, tasks)
+
+
+def test_a_task_without_the_encoders_prompt_set_is_told_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    prompts = {"mine": {"input": "{text}", "labels": ["bad", "good"]}}
+    t5 = replace(ta.load_encoder("embedded-t5"), name="t5", prompts="embedded")
+    with pytest.raises(ta.UserError, match="t5 reads embedded: name a prompt set .* embedded, or"):
+        ta.load_task("./rows", t5, texts=["text"], prompts=prompts, metric="exact_match")
+    with pytest.raises(ta.UserError, match="none in particular: give a task with one, or"):
+        both = prompts | {"other": prompts["mine"]}
+        own = {"texts": ["text"], "metric": "exact_match"}
+        ta.load_task("./rows", replace(t5, prompts=""), prompts=both, **own)
 
 
 @pytest.mark.parametrize("name", ["embedded-small", "embedded-t5"])

@@ -127,7 +127,7 @@ def hold_to_schema(text: str) -> str | None:
 
 
 class Page:
-    """A page whose blocks are run in a folder: a copy of a finished run of config/nano.yaml. What is
+    """A page whose blocks are run in a copy of a finished run of config/nano.yaml. What is
     prepared once, such as the embedded suite's images, pages share in `cache`."""
 
     def __init__(self, path: Path, nano: Path, folder: Path, cache: Path):
