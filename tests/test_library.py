@@ -1,6 +1,5 @@
 """What a notebook uses gives the numbers of the pipeline, and refuses what does not fit."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -377,30 +376,6 @@ def test_the_quickstart_runs_in_an_empty_folder(root, tmp_path, monkeypatch):
     assert "No pretrained weights" not in done.stderr
 
 
-def in_readme(root, number):
-    return re.findall(r"```python\n(.*?)```", (root / "README.md").read_text("utf-8"), re.S)[number]
-
-
-def test_the_merging_method_of_the_readme_merges(root, tasks):
-    spoken: dict = {}
-    exec(in_readme(root, 1), spoken)
-    taus = [ta.TaskVector.load(tiny.shared_vector("attention", task.name)) for task in tasks]
-    merged = ta.merge([*taus, 3 * taus[0]], spoken["METHOD"])
-    for name in merged.keys():
-        rows = torch.stack([taus[0][name], taus[1][name], 3 * taus[0][name]])
-        assert torch.equal(merged[name], rows.sort(dim=0).values[1])
-
-
-def test_the_lines_of_the_readme_run(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("TASK_ARITHMETIC_CACHE", str(tmp_path / "cache"))
-    code = in_readme(root, 0)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("'numbers': ") == 5 and (tmp_path / "numbers.safetensors").is_file()
-
-
 def test_texts_are_merged_as_images_are(tmp_path, monkeypatch):
     monkeypatch.setenv("TASK_ARITHMETIC_CACHE", str(tmp_path / "cache"))
     t5 = ta.load_encoder("embedded-t5")
@@ -413,6 +388,19 @@ def test_texts_are_merged_as_images_are(tmp_path, monkeypatch):
     assert set(found) == {"sentiment", "paraphrase"} and all(0 <= v <= 1 for v in found.values())
     with pytest.raises(ta.UserError, match="encoder of images"):
         ta.disentanglement(t5, taus, tasks)
+
+
+def test_a_task_without_the_encoders_prompt_set_is_told_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    prompts = {"mine": {"input": "{text}", "labels": ["bad", "good"]}}
+    t5 = replace(ta.load_encoder("embedded-t5"), name="t5", prompts="embedded")
+    with pytest.raises(ta.UserError, match="t5 reads embedded: name a prompt set .* embedded, or"):
+        ta.load_task("./rows", t5, texts=["text"], prompts=prompts, metric="exact_match")
+    with pytest.raises(ta.UserError, match="none in particular: give a task with one, or"):
+        both = prompts | {"other": prompts["mine"]}
+        own = {"texts": ["text"], "metric": "exact_match"}
+        ta.load_task("./rows", replace(t5, prompts=""), prompts=both, **own)
 
 
 @pytest.mark.parametrize("name", ["embedded-small", "embedded-t5"])

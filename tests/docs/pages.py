@@ -1,4 +1,5 @@
-"""The fenced blocks of a Markdown page, and running them in order in a folder of the page's own."""
+"""The fenced blocks of a Markdown page, and running them in order in a folder of the page's own.
+YAML and Python whose first line is a comment with a path are written there, and not run."""
 
 import json
 import os
@@ -126,7 +127,7 @@ def hold_to_schema(text: str) -> str | None:
 
 
 class Page:
-    """A page whose blocks are run in a folder: a copy of a finished run of config/nano.yaml. What is
+    """A page whose blocks are run in a copy of a finished run of config/nano.yaml. What is
     prepared once, such as the embedded suite's images, pages share in `cache`."""
 
     def __init__(self, path: Path, nano: Path, folder: Path, cache: Path):
@@ -177,6 +178,8 @@ class Page:
             if path := hold_to_schema(block.text):
                 (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (self.folder / path).write_text(block.text)
+        elif named := re.match(r"# (\S+/\S+\.py)\n", block.text):
+            (self.folder / named[1]).write_text(block.text)
         elif block.language == "python":
             return self._python(block)
         elif block.language == "console":

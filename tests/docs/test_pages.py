@@ -51,11 +51,13 @@ def pages(nano, tmp_path_factory) -> Iterator:
 def test_block(pages, block):
     if block.skip is not None:
         pytest.skip(block.skip)
-    page = pages(block.page)
+    page, wrong = pages(block.page), ""
     try:
         page.run(block)
-    except Wrong as wrong:
-        pytest.fail(str(wrong), pytrace=False)
+    except Wrong as error:
+        wrong = str(error)
+    if wrong:
+        pytest.fail(wrong, pytrace=False)
     if block not in page.done:
         pytest.skip(f"{page.broken} failed")
 

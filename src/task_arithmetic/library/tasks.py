@@ -126,10 +126,11 @@ def load_task(
     sets = list(task.get("prompts", {}))
     prompts = encoder.prompts or (sets[0] if len(sets) == 1 else None)
     if sets and prompts not in sets:
+        advice = f"name a prompt set of the task {prompts}" if prompts else "give a task with one"
         raise UserError(
             f"Task {key} has the prompt sets {', '.join(sets)}, and encoder {encoder.name} reads "
-            f"{prompts or 'none in particular'}: give a task with one prompt set, or an encoder "
-            "of config/encoders that names one of them."
+            f"{prompts or 'none in particular'}: {advice}, or take an encoder of config/encoders "
+            "that names one of them."
         )
     settings = json.loads(data_settings(model))
     if "embedded" in task:
