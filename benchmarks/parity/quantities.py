@@ -546,9 +546,12 @@ class Accuracies:
 
 
 def _beside(name: str, pairs: list[tuple[float, float]], bound: float) -> Row:
-    """A row of numbers: their means and the largest difference."""
+    """A row of numbers: means, the largest difference, and in its name how many differ."""
     ours, found = np.array(pairs).T
-    return Row(name, len(ours), ours.mean(), found.mean(), np.abs(ours - found).max(), bound)
+    apart = np.abs(ours - found)
+    differ = int(np.sum(~(apart <= 1e-9)))  # NaN too
+    name += f" ({differ} differ)" if differ else ""
+    return Row(name, len(ours), ours.mean(), found.mean(), apart.max(), bound)
 
 
 # --- Disentanglement -----------------------------------------------------------------------------
