@@ -35,12 +35,12 @@ class MethodShown(NamedTuple):
 
     Attributes:
         title: for people. needs: which data it sees besides the task vectors.
-        grid: the smallest and the largest α of its grid.
+        grid: the smallest and the largest α of its own grid; None: that of task addition.
     """
 
     title: str
     needs: Needs
-    grid: tuple[float, float]
+    grid: tuple[float, float] | None
 
 
 class SubsetsShown(NamedTuple):

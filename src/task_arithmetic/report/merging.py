@@ -139,7 +139,7 @@ def _ahead(cells: list[Cell], kind: str, mode: str) -> tuple[int, int]:
 def sentence_on_grids(run: Measured) -> list[str]:
     """Where the chosen α is an end of its method's grid; nothing if no method has a grid."""
     part, at_end = run.part, []
-    grids = {label: method.grid for label, method in part.methods.items()}
+    grids = {label: method.grid for label, method in part.methods.items() if method.grid}
     grids = {label: grid for label, grid in grids.items() if grid[0] < grid[1]}
     if not grids:
         return []
