@@ -114,13 +114,14 @@ def test_fused_kernels_are_back_after_a_forward_derivative(parity):
         assert fused() == before[0]
 
 
+CHECKOUT = os.environ.get("TANGENT_TASK_ARITHMETIC")
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not CHECKOUT, reason="TANGENT_TASK_ARITHMETIC names no checkout of their code")
 def test_nano_agrees_with_the_published_code(parity, nano, tmp_path, capsys):
-    checkout = os.environ.get("TANGENT_TASK_ARITHMETIC")
-    if checkout is None:
-        pytest.skip("TANGENT_TASK_ARITHMETIC names no checkout of the published code")
     compare, which = parity("compare"), parity("compare").QUANTITIES[:-1]
-    options = ["--checkout", checkout, "--steps", "4", "--points", "3"]
+    options = ["--checkout", CHECKOUT, "--steps", "4", "--points", "3"]
     assert compare.main([*options, "--run", str(nano.results), "--only", *which]) == 0
     assert "| accuracies, negation | 72 |" in capsys.readouterr().out
     other = tmp_path / "results/nano"
