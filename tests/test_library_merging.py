@@ -1,6 +1,6 @@
 """Merging from a notebook: methods that need the tasks' data, and LiNeS, whose A is kept."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ import task_arithmetic as ta
 from task_arithmetic.core.addition import choose_alpha, normalized
 from task_arithmetic.merging.coefficients import Coefficients
 from task_arithmetic.merging.merge import merge_vectors
-from task_arithmetic.merging.method import Data, Merged, Method, options_of
+from task_arithmetic.merging.method import Data, Merged, Method, Options, option, options_of
 from task_arithmetic.merging.methods import find
 from task_arithmetic.progress import SILENT
 
@@ -265,3 +265,45 @@ def test_an_offset_of_ones_own_method_is_not_lost(encoder, tasks):
     taus = vectors(tasks)
     found = ta.merge(taus, method(needs="vectors", merge=merge))
     assert alike(found.offset, taus[0]) and alike(found.direction, taus[1])
+
+
+@dataclass(frozen=True)
+class Bare(Options):
+    power: float = 2.0
+
+
+@dataclass(frozen=True)
+class Beyond(Options):
+    power: float = option(2.0, "of what", high=1.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"name": "my method"}, "a name of small letters"),
+        ({"scope": "elements"}, "a scope of element or matrix; found 'elements'"),
+        ({"needs": "labels"}, "a needs of vectors or unlabelled or labelled; found 'labels'"),
+        ({"grid": (0.1, 2.0)}, "a grid of start, stop and step"),
+        ({"grid": (0.1, 2.0, 0)}, "step > 0"),
+        ({"grid": (2.0, 0.1, 0.1)}, "start <= stop"),
+        ({"merge": lambda part, options: None}, r"a function merge\(part, options, state\)"),
+        ({"options": dict}, "a class below Options"),
+        ({"options": Bare}, "an option power without a description"),
+        ({"options": Beyond}, "a default of power that must be a number at most 1; found 2.0"),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_one_sentence(wrong, says):
+    with pytest.raises(ta.UserError, match=says):
+        method(**wrong)
+
+
+def test_the_grid_of_a_method_of_ones_own_is_walked(encoder, tasks):
+    taus = vectors(tasks)
+
+    def first(part, options, state):
+        return Merged(None, part.deltas[0])
+
+    own = method(grid=(0.25, 0.75, 0.25), needs="vectors", merge=first)
+    merged = ta.merge(taus, own)
+    chosen = ta.choose_alpha(encoder, merged, tasks, taus, alphas=own)
+    assert chosen == ta.choose_alpha(encoder, merged, tasks, taus, alphas=[0.25, 0.5, 0.75])

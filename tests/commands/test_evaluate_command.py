@@ -99,6 +99,13 @@ def test_a_folder_of_images_is_a_task(says, tmp_path, monkeypatch):
     given = {"templates": ["a {} ball."], "classes": ["red", "blue"], "source_classes": ["a", "b"]}
     task = ta.load_task(tmp_path / "balls", clip := ta.load_encoder(encoder), **given)
     assert row["accuracy"] == ta.evaluate(clip, [task])["balls"]
+    # What is said of folders is not said of a task by name beside them.
+    monkeypatch.setenv("TASK_ARITHMETIC_CACHE", str(tmp_path / "cache"))
+    both = ["--tasks", tmp_path / "balls", "shapes", *more]
+    _, out, _ = says("evaluate", "embedded-small", *both)
+    of = {row["task"]: row["accuracy"] for row in json.loads(out)["tasks"]}
+    clip = ta.load_encoder("embedded-small")
+    assert of["shapes"] == ta.evaluate(clip, [ta.load_task("shapes", clip)])["shapes"]
 
 
 def test_mistakes_are_one_sentence(fails, tasks, tmp_path):
@@ -115,6 +122,10 @@ def test_mistakes_are_one_sentence(fails, tasks, tmp_path):
         (fails(*words("--vectors", one, one)), "are one file: give each vector once"),
         (fails(*words("--vectors", tmp_path)), "is a folder: give the task vector's file in it"),
         (fails(*words("--vectors", one, "--alpha", "nan")), "--alpha must be a number"),
+        (
+            fails("evaluate", "embedded-small", "--tasks", "shapes", "--templates", "a {}."),
+            "are of folders of images, and no task is one",
+        ),
         (fails(*words("--device", "tpu")), "There is no device 'tpu'"),
         (fails("evaluate", "embedded-smal", "--tasks", "one"), "did you mean 'embedded-small'?"),
         (fails("evaluate", tmp_path, "--tasks", "one", "--json"), "is no folder of an encoder"),

@@ -14,6 +14,7 @@ from ..files.paths import PathLike
 from ..files.tensors import read_made_by
 from ..library import Encoder, MergedVector, TaskVector, load_encoder, load_task, merge
 from ..library import evaluate as accuracies
+from ..library.cache import is_path
 from ..library.vectors import check_file
 from ..planning.text import aligned
 from ..stages.evaluate import MERGED
@@ -80,7 +81,13 @@ def evaluate(
     model = load_encoder(encoder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     scale = 1.0 if alpha is None else alpha
     moved = _with(model, vectors, scale)
-    loaded = [load_task(task, model, **own) for task in tasks]
+    folders = {task for task in tasks if is_path("tasks", task)}
+    if (templates or classes) and not folders:
+        raise UserError(
+            "--templates and --classes are of folders of images, and no task is one: a named task "
+            "has its own in config/tasks."
+        )
+    loaded = [load_task(task, model, **own if task in folders else {}) for task in tasks]
     found = accuracies(moved, loaded, split)
     before = accuracies(model, loaded, split) if vectors else {}
     rows = [

@@ -9,6 +9,7 @@ from ..core.addition import end_of_grid
 from ..core.alpha import alpha_grid, alpha_values
 from ..core.vectors import check_alike
 from ..errors import UserError
+from ..merging.method import Method
 from ..merging.methods import find
 from .encoders import Encoder
 from .tasks import Task
@@ -65,11 +66,12 @@ def check_pretrained(encoder: Encoder, vectors: Iterable[TaskVector]) -> None:
         check_same_mode(some[0], vector)
 
 
-def grid_of(alphas: Sequence[float] | str | None) -> list[float]:
+def grid_of(alphas: Sequence[float] | str | Method | None) -> list[float]:
     if alphas is None:
         return alpha_grid(0, 1, 0.05)
-    if isinstance(alphas, str):
-        alphas = alpha_values(*find(alphas).grid)
+    if isinstance(alphas, str | Method):
+        method = find(alphas) if isinstance(alphas, str) else alphas
+        alphas = alpha_values(*method.grid)
     try:
         grid = [float(alpha) for alpha in alphas]
     except (TypeError, ValueError):

@@ -20,6 +20,7 @@ from ..core.vectors import check_alike
 from ..errors import UserError
 from ..files.manifest import sample_indices
 from ..files.shipped import ROOT
+from ..merging.method import Method
 from ..progress import Bar, Progress
 from .cache import defined
 from .checks import (
@@ -170,7 +171,7 @@ def choose_alpha(
     tau: TaskVector | MergedVector,
     tasks: Sequence[Task],
     vectors: Sequence[TaskVector],
-    alphas: Sequence[float] | str | None = None,
+    alphas: Sequence[float] | str | Method | None = None,
     precision: str = "auto",
 ) -> float:
     """The α with the largest mean normalized accuracy of θ0 + α·τ on validation (paper,
@@ -178,7 +179,7 @@ def choose_alpha(
 
     Args:
         tau: the merged vector. vectors: of each task its own, whose accuracy normalizes.
-        alphas: default 0, 0.05, …, 1; a merging method's name: its own grid.
+        alphas: default 0, 0.05, …, 1; a merging method, or its name: its own grid.
     Raises:
         UserError: not one vector for each task, or an accuracy of 0, which cannot normalize.
     """

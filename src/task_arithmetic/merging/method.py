@@ -2,7 +2,9 @@
 
 from __future__ import annotations  # names of torch: what only plans does not import it
 
+import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 Grid = tuple[float, float, float]  # of α: start, stop, step
 Needs = Literal["vectors", "unlabelled", "labelled"]
+Scope = Literal["element", "matrix"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class Method:
     paper: str
     arxiv: str
     equation: str
-    scope: Literal["element", "matrix"]
+    scope: Scope
     grid: Grid
     merge: Callable[[Part, Any, Any], Merged]
     needs: Needs = "vectors"
@@ -160,6 +163,11 @@ class Method:
     cost: Callable[[Any, int], Cost] = lambda options, tasks: Cost()
     grid_by: Callable[[Any], Grid] | None = None
     needs_by: Callable[[Any], Needs] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError for what would fail, or be ignored, only when the method is used."""
+        if problem := _wrong_with(self):
+            raise UserError(f"The merging method {self.name!r} {problem}.")
 
     def grid_of(self, options: Options) -> Grid:
         """The grid of α of these options, if none is configured."""
@@ -179,6 +187,35 @@ class Method:
             for each in option_fields(self)
         ]
         return "\n".join([*lines, ""])
+
+
+def _wrong_with(method: Method) -> str:
+    """What a declaration says that cannot be; empty: it is all right."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", str(method.name)):
+        return "must have a name of small letters, digits and _"
+    for what, value, words in (("scope", method.scope, Scope), ("needs", method.needs, Needs)):
+        if value not in (known := get_args(words)):
+            return f"must have a {what} of {' or '.join(known)}; found {value!r}"
+    grid = tuple(method.grid)
+    if len(grid) != 3 or not all(isinstance(each, (int, float)) for each in grid):
+        return f"must have a grid of start, stop and step; found {method.grid!r}"
+    if not (0 <= grid[0] <= grid[1] < math.inf and grid[2] > 0):
+        return f"must have a grid with 0 <= start <= stop and step > 0; found {method.grid!r}"
+    try:
+        inspect.signature(method.merge).bind(None, None, None)
+    except TypeError:
+        return "must have a function merge(part, options, state)"
+    if not (isinstance(method.options, type) and issubclass(method.options, Options)):
+        return f"must have options that are a class below Options; found {method.options!r}"
+    for each in fields(method.options):
+        if "option" not in each.metadata:
+            return f"has an option {each.name} without a description: {each.name} = option(…)"
+    for known in option_fields(method):
+        if known.kind not in (bool, int, float, str, Mapping):
+            return f"has an option {known.name} that is no bool, int, float, Literal or Mapping"
+        if problem := _problem(known, known.default):
+            return f"has a default of {known.name} that must be {problem}"
+    return ""
 
 
 def option_fields(method: Method) -> list[OptionField]:

@@ -29,7 +29,7 @@ def points_of(run: Measured, mode: str) -> Points | None:
     if not count.all():
         return None
     individual, zero = run.individual(focus, mode), run.pretrained(focus)
-    defined = (individual != zero).all(axis=0)
+    defined = (individual > zero).all(axis=0)
     aligned, improved = [], []
     for method in run.part.compared_methods:
         ratios = run.cells("subspace_alignment", focus, mode, split="", method=method)
