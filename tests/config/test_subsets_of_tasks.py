@@ -39,7 +39,7 @@ def test_options_are_those_of_the_run_and_else_the_defaults():
 def test_the_grid_is_the_runs_or_the_methods_own_or_the_one_that_is_given():
     config = read(methods=["sum", "tsv"], alphas=None)
     assert slices(config, "sum")["alphas"] == config.alphas.given()
-    assert slices(config, "tsv")["alphas"] == {"start": 0.6, "stop": 3.0, "step": 0.6}
+    assert slices(config, "tsv")["alphas"] == {"start": 0.3, "stop": 1.8, "step": 0.3}
     given = {"start": 0.0, "stop": 2.0, "step": 0.5}
     config = read(methods=["sum", "tsv"], alphas=given)
     assert slices(config, "sum")["alphas"] == slices(config, "tsv")["alphas"] == given

@@ -26,11 +26,3 @@ def choose_alpha(alphas: Sequence[float], accuracies: np.ndarray) -> int:
         accuracies: normalized, (alphas, tasks), of the validation split only (paper, appendix A).
     """
     return int(np.argmax(np.mean(accuracies, axis=1)))
-
-
-def end_of_grid(alpha: float, grid: Sequence[float]) -> str:
-    """Which end of its grid an α is, beyond which a better one may lie: "largest", "smallest" or
-    "", as 0, below which is nothing to look for, and the value of a grid of one."""
-    if len(grid) < 2 or min(grid) < alpha < max(grid) or alpha == 0:
-        return ""
-    return "largest" if alpha >= max(grid) else "smallest"

@@ -1,5 +1,7 @@
 """The grid of α (paper, appendix A)."""
 
+from collections.abc import Sequence
+
 from ..errors import UserError
 
 MOST_ALPHAS = 201
@@ -37,3 +39,11 @@ def alpha_grid(
 def alpha_values(start: float, stop: float, step: float) -> list[float]:
     """The values of a grid that is right; start = stop is one value."""
     return [round(start + i * step, 10) for i in range(round((stop - start) / step) + 1)]
+
+
+def end_of_grid(alpha: float, grid: Sequence[float]) -> str:
+    """Which end of its grid an α is, beyond which a better one may lie: "largest", "smallest" or
+    "", as 0, below which is nothing to look for, and the value of a grid of one."""
+    if len(grid) < 2 or min(grid) < alpha < max(grid) or alpha == 0:
+        return ""
+    return "largest" if alpha >= max(grid) else "smallest"

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..core.addition import end_of_grid
-from ..core.alpha import alpha_grid, alpha_values
+from ..core.alpha import alpha_grid, alpha_values, end_of_grid
 from ..core.vectors import check_alike
 from ..errors import UserError
 from ..merging.method import Method

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..config.view import SUM, Needs, Part
-from ..core.addition import end_of_grid
+from ..core.alpha import end_of_grid
 from .cells import Measured, percent
 
 COLUMNS = "encoder mode method absolute normalized alpha delta data seconds peak_memory_mb"

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..core.addition import choose_alpha, end_of_grid, normalized
-from ..core.alpha import alpha_values
+from ..core.addition import choose_alpha, normalized
+from ..core.alpha import alpha_values, end_of_grid
 from ..core.encoder import CPU, Encoder
 from ..core.vectors import TaskVector
 from ..errors import UserError
