@@ -78,7 +78,7 @@ def until_step(nano, name, step, process, patience=150):
         time.sleep(0.2)
 
 
-def done(process, seconds=420):
+def done(process, seconds=600):
     status = process.wait(seconds)
     assert status == 0, process.log.read_text()[-5000:]
 
