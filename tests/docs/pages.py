@@ -9,8 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import interpreter
 import jsonschema
 import yaml
 from runs import ROOT
@@ -134,7 +137,8 @@ class Page:
         self.blocks, self.folder = blocks_of(path), folder / "project"
         self.done: dict[Block, str | Exception] = {}  # what each put out, or what was wrong
         self.broken: Block | None = None
-        self.python: subprocess.Popen[str] | None = None
+        self.python: BaseProcess | None = None
+        self.asked: Connection
         folder.mkdir(parents=True)
         subprocess.run(["cp", "-a", "--reflink=auto", nano, self.folder], check=True)
         (folder / "home").mkdir()
@@ -168,7 +172,7 @@ class Page:
     def close(self) -> None:
         if self.python:
             self.python.kill()
-            self.python.wait()
+            self.python.join()
 
     def _run(self, block: Block) -> str:
         if block.output:
@@ -212,24 +216,15 @@ class Page:
 
     def _python(self, block: Block) -> str:
         if self.python is None:
-            self.python = subprocess.Popen(
-                [sys.executable, Path(__file__).with_name("interpreter.py")],
-                cwd=self.folder,
-                env=self.env,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        assert self.python.stdin and self.python.stdout
-        asked = {"text": block.text, "page": str(block.page), "line": block.line}
-        print(json.dumps(asked | {"seconds": SECONDS}), file=self.python.stdin, flush=True)
-        answer = self.python.stdout.readline()
-        if not answer:
-            raise Wrong(f"Python ended, or took more than {SECONDS} s.")
-        said = json.loads(answer)
-        if said["error"]:
-            raise Wrong(f"\n{said['output'][-2000:]}{said['error']}")
-        return said["output"]
+            self.python, self.asked = interpreter.start(self.folder, self.env)
+        self.asked.send((block.text, str(block.page), block.line, SECONDS))
+        try:
+            printed, error = self.asked.recv()
+        except EOFError:
+            raise Wrong(f"Python ended, or took more than {SECONDS} s.") from None
+        if error:
+            raise Wrong(f"\n{printed[-2000:]}{error}")
+        return printed
 
 
 def _hold(what: str, expected: str, actual: str) -> None:
