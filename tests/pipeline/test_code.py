@@ -165,6 +165,27 @@ def test_data_files_beside_a_module_count(toy):
     assert label(toy({**files, "far/b.csv": "2"}), "sub.a") == before
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sub/__pycache__/a.cpython-311.pyc.140213",  # as Python begins to write it
+        "sub/__pycache__/a.f-1.py311.nbi",
+        "sub/a.pyc",
+        "sub/.rows.json.swp",
+        "sub/.ipynb_checkpoints/rows.json",
+        "sub/rows.json~",
+        "sub/#rows.json#",
+        "sub/4913",  # by which vim sees whether it may write
+    ],
+)
+def test_what_compiling_and_editors_leave_does_not_count(toy, name):
+    folder = toy({"sub/a": "x = 1", "sub/rows.json": "[1]"})
+    before, files = label(folder, "sub.a"), {*code.written(folder)}
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("2")
+    assert label(folder, "sub.a") == before and {*code.written(folder)} == files
+
+
 def test_an_unknown_module_or_a_file_that_is_not_python_is_one_sentence(toy):
     with pytest.raises(UserError, match="There is no module none in"):
         label(toy({}), "none")

@@ -45,10 +45,19 @@ def code_parts(*modules: str, package_dir: Path = PACKAGE) -> dict[str, str]:
     the data files beside it: "stages/finetune.py" → hash, sorted."""
     parts = {module.file: module.digest for module in _reached(modules, package_dir)}
     rooms = {package_dir / file.parent for file in parts if len(file.parts) > 1}
-    for path in (p for room in rooms for p in room.rglob("*") if p.is_file()):
-        if path.suffix not in (".py", ".pyc", ".so") and not path.name.startswith("."):
-            parts[path.relative_to(package_dir)] = _hash(path.read_bytes())
+    for path in (p for room in rooms for p in written(room) if p.suffix not in (".py", ".so")):
+        parts[path.relative_to(package_dir)] = _hash(path.read_bytes())
     return {file.as_posix(): digest for file, digest in sorted(parts.items())}
+
+
+def written(folder: Path) -> Iterator[Path]:
+    """The files in a folder that someone wrote: not what compiling makes, which comes and goes
+    while others run, nor what editors and notebooks keep beside a file."""
+    for path in folder.rglob("*.*"):
+        parts = path.relative_to(folder).parts
+        beside = any(x == "__pycache__" or x[0] in ".#" or x[-1] == "~" for x in parts)
+        if not beside and path.suffix != ".pyc" and path.is_file():
+            yield path
 
 
 def package_versions(*modules: str, package_dir: Path = PACKAGE) -> dict[str, str]:

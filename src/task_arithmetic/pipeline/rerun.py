@@ -16,7 +16,7 @@ from ..files.records import Made, as_json, read_record
 from ..merging.methods import names
 from ..stages.catalogue import STAGES
 from ..stages.declaration import MODALITIES, Declared
-from .code import PACKAGE, changes, code_hash, code_parts, package_versions
+from .code import PACKAGE, changes, code_hash, code_parts, package_versions, written
 
 RESULTS = Path("results")
 SHARED = "shared"  # below the results
@@ -95,9 +95,7 @@ def modules(command: str, variant: str | None = None) -> list[str]:
 
 def sources() -> str:
     """A hash of the sizes and times of all source files: equal while nobody touches them."""
-    every = sorted(PACKAGE.rglob("[!.]*.*"))  # editors hide some, and compiling makes some
-    paths = [path for path in every if path.parent.name != "__pycache__"]
-    states = [(path.relative_to(PACKAGE), path.stat()) for path in paths]
+    states = [(path.relative_to(PACKAGE), path.stat()) for path in sorted(written(PACKAGE))]
     return sha256_of([[str(name), state.st_size, state.st_mtime_ns] for name, state in states])
 
 
