@@ -82,7 +82,7 @@ def test_vectors_that_cannot_be_merged_are_refused(method, taus, says):
 def test_a_result_that_is_not_finite_is_refused():
     huge = TaskVector({"a": torch.full((2,), 3e38)})
     for wrong, found in (
-        (lambda part, *_: part.deltas[0], r"Tensor float32 \(2,\)"),
+        (lambda part, *_: part.deltas[0], r"Tensor float32 \(2,\), which is no Merged"),
         (lambda *_: None, "NoneType"),
         (lambda *_: Merged(None, torch.zeros(3)), r"Tensor float32 \(3,\)"),
         (lambda *_: Merged(None, torch.zeros(2).double()), r"Tensor float64 \(2,\)"),

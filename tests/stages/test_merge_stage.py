@@ -264,9 +264,9 @@ def test_what_cannot_be_merged_is_a_sentence_and_writes_nothing(tmp_path):
     made_by = read_made_by(first) | {"theta0_sha256": "f" * 64}
     write_tensors(foreign, read_tensors(first), made_by)
     for wrong, said in (
-        (lambda: merged(output, "sum", vectors=[first, other]), "is of two, ntk, where the"),
+        (lambda: merged(output, "sum", vectors=[first, other]), "mode ntk, where one of attention"),
         (lambda: merged(output, "sum", vectors=[first, foreign]), "of different encoders"),
-        (lambda: merged(output, "sum", vectors=[swapped, first]), "where the vector of one, att"),
+        (lambda: merged(output, "sum", vectors=[swapped, first]), "of task two, where the vect"),
         (lambda: merged(output, "summ"), r"no merging method 'summ' \(did you mean 'sum'"),
         (lambda: merged(output, "ties", keep=0), "keep of the merging method ties must be"),
         (lambda: merged(output, "regmean"), "regmean needs unlabelled examples of every"),

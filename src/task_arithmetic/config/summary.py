@@ -113,7 +113,8 @@ def _lines(checked: Checked) -> Iterator[str]:
 
 
 def _of_part(part: Held, seeds: int) -> Iterator[str]:
-    runs = f"{part.finetunings} runs ({seeds} seed{'s' * (seeds > 1)})"
+    several = "s" * (part.finetunings > 1)
+    runs = f"{part.finetunings} run{several} ({seeds} seed{'s' * (seeds > 1)})"
     if len(part.recipes) == 1:
         only = part.recipes[0].recipe
         runs += f" of {only.steps} steps of {only.batch_size} examples"

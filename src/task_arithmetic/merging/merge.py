@@ -133,6 +133,7 @@ def _check_merged(method: Method, part: Part, merged: Any) -> None:
             if right and (tensor.shape, tensor.dtype) == (like.shape, like.dtype):
                 continue
             found = f"{found} {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+            found += "" if right else ", which is no Merged"
         raise UserError(
             f"The merging method {method.name} must give a Merged of float32 {tuple(like.shape)} "
             f"for {part.name}; found {found}: correct it."

@@ -67,10 +67,15 @@ class Sources:
         for path, task, header in zip(vectors, tasks, headers, strict=True):
             check_base(first, header)
             of = header.task if self.encoder else task
-            if of not in ("", task) or header.mode not in ("", self.mode):
+            if of not in ("", task):
                 raise UserError(
-                    f"{path} is of {header.task}, {header.mode}, where the vector of {task}, "
-                    f"{self.mode} is needed: give each task its own."
+                    f"{path} is of task {of}, where the vector of {task} is needed: give each task "
+                    "its own."
+                )
+            if header.mode not in ("", self.mode):
+                raise UserError(
+                    f"{path} is of mode {header.mode}, where one of {self.mode} is needed: merge "
+                    "vectors of one mode."
                 )
             if header.linearized != first.linearized:
                 raise UserError(
