@@ -179,7 +179,8 @@ def choose_alpha(
 
     Args:
         tau: the merged vector. vectors: of each task its own, whose accuracy normalizes.
-        alphas: default 0, 0.05, …, 1; a merging method, or its name: its own grid.
+        alphas: default 0, 0.05, …, 1; a merging method, or its name: its own grid, that of its
+            default options.
     Raises:
         UserError: not one vector for each task, or an accuracy of 0, which cannot normalize.
     """
