@@ -19,7 +19,7 @@ import yaml
 from runs import ROOT
 
 LANGUAGES = {"python", "console", "yaml", "text", "bibtex"}
-SECONDS = 150  # more than this a block may not take
+SECONDS = 400  # more than this a block may not take, however busy the machine
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>.*)$")
 SKIP = re.compile(r"^\s*<!-- skip: next: *(?P<reason>.*?) *-->\s*$")
 OUTPUT = re.compile(r"^\s*<!-- output -->\s*$")
