@@ -160,6 +160,9 @@ def test_modules_that_import_each_other_are_followed_once(toy):
 def test_data_files_beside_a_module_count(toy):
     files = {"sub/a": "x = 1", "sub/rows.json": "[1]", "sub/deep/more.txt": "1", "far/b.csv": "1"}
     before = label(toy(files), "sub.a")
+    plain = toy(files) / "sub/merges"  # without an ending
+    plain.write_text("1")
+    assert label(plain.parents[1], "sub.a") != before
     for name in ("sub/rows.json", "sub/deep/more.txt"):
         assert label(toy({**files, name: "[2]"}), "sub.a") != before
     assert label(toy({**files, "far/b.csv": "2"}), "sub.a") == before
@@ -175,7 +178,6 @@ def test_data_files_beside_a_module_count(toy):
         "sub/.ipynb_checkpoints/rows.json",
         "sub/rows.json~",
         "sub/#rows.json#",
-        "sub/4913",  # by which vim sees whether it may write
     ],
 )
 def test_what_compiling_and_editors_leave_does_not_count(toy, name):

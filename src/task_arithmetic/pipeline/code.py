@@ -53,7 +53,7 @@ def code_parts(*modules: str, package_dir: Path = PACKAGE) -> dict[str, str]:
 def written(folder: Path) -> Iterator[Path]:
     """The files in a folder that someone wrote: not what compiling makes, which comes and goes
     while others run, nor what editors and notebooks keep beside a file."""
-    for path in folder.rglob("*.*"):
+    for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
         beside = any(x == "__pycache__" or x[0] in ".#" or x[-1] == "~" for x in parts)
         if not beside and path.suffix != ".pyc" and path.is_file():
