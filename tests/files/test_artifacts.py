@@ -60,6 +60,14 @@ def test_a_failed_write_keeps_the_earlier_artifact(tmp_path, kind):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("place", ["file/artifact", "file/deeper/artifact"])
+def test_a_folder_that_is_a_file_is_one_sentence(tmp_path, place):
+    (tmp_path / "file").write_text("a user's")
+    with pytest.raises(UserError, match=f"{place} cannot be written, as .* lies where a file is"):
+        write_json(tmp_path / place, {})
+    assert (tmp_path / "file").read_text() == "a user's"
+
+
 def test_the_final_name_does_not_exist_while_writing(tmp_path):
     path = tmp_path / "new" / "artifact"
     with atomic_path(path) as temporary:

@@ -79,6 +79,17 @@ def test_vectors_that_cannot_be_merged_are_refused(method, taus, says):
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
+def test_a_method_that_works_in_place_changes_no_vector():
+    def halved(part, *_):
+        return Merged(part.deltas[1].zero_(), part.deltas[0].mul_(0.5))
+
+    mine = replace(find("sum"), name="mine", merge=halved)
+    taus = [TaskVector({"a": torch.full((2,), float(t))}) for t in (1, 2)]
+    offset, direction = merge_vectors(taus, mine)
+    assert direction["a"].tolist() == [0.5, 0.5] and offset["a"].tolist() == [0, 0]
+    assert [tau["a"].tolist() for tau in taus] == [[1, 1], [2, 2]]
+
+
 def test_a_result_that_is_not_finite_is_refused():
     huge = TaskVector({"a": torch.full((2,), 3e38)})
     for wrong, found in (

@@ -25,13 +25,18 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it otherwise.
 
     The block may make a file or a folder. A folder's entries are moved into `path` one by one,
-    JSON last; other entries of `path` stay. A full disk becomes a UserError.
+    JSON last; other entries of `path` stay. A full disk, and a folder that is a file, become a
+    UserError.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     _temporaries.add(temporary)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            wrong = f"{path} cannot be written, as {path.parent} lies where a file is"
+            raise UserError(f"{wrong}: choose another place.") from None
         yield temporary
         if temporary.is_dir():
             path.mkdir(exist_ok=True)

@@ -143,7 +143,7 @@ def _check_merged(method: Method, part: Part, merged: Any) -> None:
 def _overflow(method: Method, part: Part) -> UserError:
     return UserError(
         f"Merging with {method.name} gives values in {part.name} that are not finite: its vectors "
-        "are too large or too small for float32."
+        "are too large or too small for float32, or it divides by zero."
     )
 
 
@@ -159,7 +159,8 @@ def prepared(parts: Iterable[Part], options: Options) -> Iterable[Part]:
 
 @dataclass(frozen=True)
 class InMemory:
-    """The parts of vectors in memory, in the order of the tensors' names."""
+    """The parts of vectors in memory, in the order of the tensors' names; copies, as a method of
+    one's own may change them in place."""
 
     vectors: Sequence[TaskVector]
     tasks: Sequence[str]
@@ -173,8 +174,8 @@ class InMemory:
         for name in self.names:
             held = [vector.tensors.get(name) for vector in self.vectors]
             like = next(tensor for tensor in held if tensor is not None)
-            zero = torch.zeros_like(like, dtype=torch.float32)
-            deltas = [zero if tensor is None else tensor.float() for tensor in held]
+            filled = (torch.zeros_like(like) if tensor is None else tensor for tensor in held)
+            deltas = [tensor.to(torch.float32, copy=True) for tensor in filled]
             yield Part(name, deltas, self.tasks, self.seed)
 
 
